@@ -1,0 +1,167 @@
+"""Decode files in other processes, with bounded memory.
+
+A thread of ours attends each worker process: it sends one path, waits, and queues the answer. The
+queue is short, so decoding runs ahead of the model by a few batches and no further. A worker that
+dies or hangs costs the file that it was at, which is reported as failed, and is replaced.
+"""
+
+import multiprocessing
+import os
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from types import TracebackType
+
+from clipsearch.errors import ImageError
+from clipsearch.images import absolute
+from clipsearch.records import DecodedImage, ImageFile, Preprocessing
+
+Outcome = DecodedImage | ImageError | OSError
+
+_SECONDS_PER_FILE = 60.0
+"""No picture below the pixel limit takes a healthy decoder this long, even from a slow disk."""
+
+
+class DecodePool:
+    """Decodes a list of files while the caller does something else.
+
+    Iterating gives ``(file, outcome)`` in order of completion, where the outcome is the decoded
+    picture or the error. Use as a context manager: leaving it stops the workers.
+    """
+
+    def __init__(
+        self,
+        root: bytes,
+        files: Sequence[ImageFile],
+        preprocessing: Preprocessing,
+        *,
+        max_pixels: int,
+        ahead: int,
+        workers: int | None = None,
+        timeout: float = _SECONDS_PER_FILE,
+    ) -> None:
+        """``ahead``: how many decoded pictures may wait for the caller."""
+        self._root = root
+        self._total = len(files)
+        self._todo = iter(files)
+        self._todo_lock = threading.Lock()
+        self._done: queue.Queue[tuple[ImageFile, Outcome] | BaseException]
+        self._done = queue.Queue(maxsize=max(1, ahead))
+        self._stopped = threading.Event()
+        self._arguments = (preprocessing, max_pixels)
+        self._timeout = timeout
+        count = min(len(files), workers or os.cpu_count() or 1)
+        self._attendants = [
+            threading.Thread(target=self._attend, name=f"decoder-{n}", daemon=True)
+            for n in range(count)
+        ]
+
+    def __enter__(self) -> "DecodePool":
+        for attendant in self._attendants:
+            attendant.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        while any(attendant.is_alive() for attendant in self._attendants):
+            try:  # an attendant may wait for room in the queue
+                self._done.get(timeout=0.05)
+            except queue.Empty:
+                continue
+
+    def __iter__(self) -> Iterator[tuple[ImageFile, Outcome]]:
+        for _ in range(self._total):
+            answer = self._done.get()
+            if isinstance(answer, BaseException):
+                raise answer
+            yield answer
+
+    def _attend(self) -> None:
+        try:
+            self._decode_until_done()
+        except BaseException as error:
+            # No process can be started, say. Without this the caller would wait for ever.
+            self._done.put(error)
+
+    def _decode_until_done(self) -> None:
+        worker = _Worker(*self._arguments)
+        try:
+            while not self._stopped.is_set():
+                with self._todo_lock:
+                    file = next(self._todo, None)
+                if file is None:
+                    break
+                outcome = worker.decode(absolute(self._root, file.path), self._timeout)
+                if not worker.alive:
+                    worker = _Worker(*self._arguments)
+                self._done.put((file, outcome))
+        finally:
+            worker.stop()
+
+
+class _Worker:
+    """One decoding process and the pipe to it."""
+
+    def __init__(self, preprocessing: Preprocessing, max_pixels: int) -> None:
+        # "spawn" everywhere: a fork would copy torch's threads and locks in an unknown state.
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_work, args=(theirs, preprocessing, max_pixels), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self.alive = True
+
+    def decode(self, path: bytes, timeout: float) -> Outcome:
+        """Have one file decoded; after a crash or a time-out the worker is no longer alive."""
+        outcome: Outcome
+        try:
+            self._pipe.send(path)
+            if self._pipe.poll(timeout):
+                outcome = self._pipe.recv()
+                return outcome
+            outcome = ImageError(f"the decoder did not finish within {timeout:.0f} seconds")
+        except (EOFError, OSError):
+            self._process.join(5)
+            outcome = ImageError(f"the decoder crashed on it (exit {self._process.exitcode})")
+        self._process.kill()
+        self.alive = False
+        return outcome
+
+    def stop(self) -> None:
+        """End the process, whatever it is at."""
+        self._pipe.close()
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+
+
+def _work(pipe: Connection, preprocessing: Preprocessing, max_pixels: int) -> None:
+    """The worker process: a path in, an outcome out, until the pipe closes."""
+    import signal
+
+    from clipsearch.decoding import decode
+
+    # Ctrl-C goes to the whole process group; it is for the parent to decide what to keep.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        try:
+            path = pipe.recv()
+        except (EOFError, OSError):
+            return
+        outcome: Outcome
+        try:
+            outcome = decode(path, preprocessing, max_pixels)
+        except (ImageError, OSError) as error:
+            outcome = error
+        try:
+            pipe.send(outcome)
+        except OSError:
+            return

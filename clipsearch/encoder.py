@@ -1,0 +1,257 @@
+"""open_clip's dual encoder: the one room that imports torch and open_clip.
+
+Pictures arrive as pixels and leave as float32 unit vectors. Weights are loaded by open_clip's own
+loader, strictly: a checkpoint that does not fill the model, or brings more than it takes, is an
+error and never a model that is random in parts.
+"""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.factory import load_checkpoint
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch.overrides import TorchFunctionMode
+
+from clipsearch.errors import BadCheckpoint, DeviceError, ModelError, WeightsNotFound
+from clipsearch.models.weights import text_tower_copy
+from clipsearch.records import ModelFiles, Pixels, Vectors
+from clipsearch.text_encoder import supports
+from clipsearch.vectors import l2_normalise
+
+
+class OpenClipEncoder:
+    """A loaded model on one device."""
+
+    def __init__(self, files: ModelFiles, device: str = "auto", batch_size: int | None = None):
+        """Load ``files`` on ``device`` ("auto", "cpu", "cuda" or one of torch's own names).
+
+        Raises DeviceError, BadCheckpoint.
+        """
+        self._spec = files.spec
+        self._weights = files.weights
+        self.device = _device(device)
+        self._model = _load(files)
+        self.dtype = _choose_dtype(self.device)
+        self._model.to(device=self.device)
+        self._model.visual.to(dtype=self.dtype)
+        self.batch_size = batch_size or (16 if self.device.type == "cpu" else 256)
+        shape = (1, 3, 1, 1)
+        self._mean = torch.tensor(files.spec.preprocessing.mean, device=self.device).view(shape)
+        self._std = torch.tensor(files.spec.preprocessing.std, device=self.device).view(shape)
+        self._tokenizer: Any = None
+        if files.weights.suffix != ".safetensors" and supports(files.spec):
+            self._keep_mappable_text_tower()
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Pixels) -> Vectors:
+        """Embed ``(n, height, width, 3)`` pixels as ``(n, dim)`` unit vectors.
+
+        A batch that the device has no memory for is halved until it fits. Raises DeviceError.
+        """
+        try:
+            x = torch.from_numpy(pixels).to(self.device)
+            x = x.permute(0, 3, 1, 2).float().div_(255)  # (n, 3, height, width)
+            x = ((x - self._mean) / self._std).to(self.dtype)
+            return self._unit(self._model.encode_image(x))
+        except torch.OutOfMemoryError as error:
+            if len(pixels) == 1:
+                raise DeviceError(
+                    f"{self.device} has no memory for a single picture",
+                    hint="Free some, or use --device cpu.",
+                ) from error
+        torch.cuda.empty_cache()
+        self.batch_size = half = len(pixels) // 2
+        return np.concatenate(
+            [self.encode_images(pixels[:half]), self.encode_images(pixels[half:])]
+        )
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Embed ``n`` texts as ``(n, dim)`` unit vectors."""
+        if self._tokenizer is None:
+            self._tokenizer = _tokenizer(self._spec.name, self._spec.pretrained, self._weights)
+        tokens = self._tokenizer(list(texts)).to(self.device)
+        return self._unit(self._model.encode_text(tokens))
+
+    def _unit(self, features: torch.Tensor) -> Vectors:
+        try:
+            return l2_normalise(features.float().cpu().numpy())
+        except ValueError as error:
+            raise ModelError(
+                f"{self._spec.label} gave {error} in {self.dtype}",
+                hint="Its weights may be damaged. Nothing of this batch was stored.",
+            ) from error
+
+    def _keep_mappable_text_tower(self) -> None:
+        """Write the text tower once as safetensors, so that no later query needs torch."""
+        path = text_tower_copy(self._spec.weights_sha256)
+        if path.exists():
+            return
+        tower = {
+            name: tensor.contiguous()
+            for name, tensor in self._model.state_dict().items()
+            if not name.startswith("visual.")
+        }
+        temporary = path.with_suffix(f".{os.getpid()}")
+        with suppress(OSError, SafetensorError):  # a cache; queries work without it, slower
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            save_file(tower, temporary)
+            os.replace(temporary, path)
+
+
+def published_weights(architecture: str) -> Mapping[str, Mapping[str, Any]]:
+    """Tag -> open_clip's entry (hub repository, preprocessing, QuickGELU) for an architecture."""
+    return {
+        tag: open_clip.get_pretrained_cfg(architecture, tag)
+        for tag in open_clip.list_pretrained_tags_by_model(architecture)
+    }
+
+
+def download_published(entry: Mapping[str, Any], *, offline: bool) -> Path:
+    """Weights that are published at an address of their own, through open_clip's downloader.
+
+    Raises WeightsNotFound.
+    """
+    target = Path("~/.cache/clip").expanduser() / os.path.basename(entry.get("url", ""))
+    if offline and not target.is_file():
+        raise WeightsNotFound(
+            f"{target.name} is not on this machine, and the network is not to be used",
+            hint=f"Put the file at {target}.",
+        )
+    try:
+        return Path(open_clip.download_pretrained(dict(entry)))
+    except Exception as error:  # urllib, the hub client and open_clip each have their own
+        raise WeightsNotFound(f"the download failed: {error}") from error
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DeviceError(
+            f"the device '{name}' cannot be used: {reason}", hint="Use --device auto or cpu."
+        ) from error
+    return device
+
+
+def _choose_dtype(device: torch.device) -> torch.dtype:
+    """The arithmetic in which the image tower is fastest on this very device.
+
+    A CPU is asked to multiply two matrices: units for bf16 can make it five times as fast as
+    fp32, and where they are missing or weak it is slower, whatever the processor's name and
+    flags say. fp16 is never tried on a CPU, where it is hundreds of times slower.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.float32
+    seconds = {dtype: _matmul_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    faster = seconds[torch.float32] > 1.3 * seconds[torch.bfloat16]
+    return torch.bfloat16 if faster else torch.float32
+
+
+@torch.inference_mode()
+def _matmul_seconds(dtype: torch.dtype) -> float:
+    a, b = torch.ones(512, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)
+    best = float("inf")
+    for _ in range(4):  # the first one also loads and compiles kernels
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _load(files: ModelFiles) -> Any:
+    """Build the architecture and fill it from the weights file."""
+    cfg = deepcopy(dict(files.spec.model_cfg))
+    cfg["vision_cfg"]["timm_model_pretrained"] = False
+    cfg["text_cfg"]["hf_model_pretrained"] = False
+    custom_text = cfg.pop("custom_text", False) or cfg["text_cfg"].get("hf_model_name")
+    kind = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
+    if "multimodal_cfg" in cfg:
+        kind = open_clip.CoCa
+    with _quiet():
+        try:
+            with _SkipRandomInitialisation():
+                model = kind(**cfg)
+        except Exception as error:
+            raise BadCheckpoint(
+                f"open_clip cannot build {files.spec.label}: {error}",
+                hint="Its configuration is not one that this open_clip understands.",
+            ) from error
+        try:
+            load_checkpoint(model, os.fspath(files.weights), strict=True, weights_only=True)
+        except Exception as error:
+            # open_clip, torch, pickle and safetensors each have their own way of saying it.
+            raise BadCheckpoint(
+                f"{files.weights} does not hold the weights of {files.spec.label}: "
+                f"{_first_line(error)}",
+                hint="The file may be cut short, or of another architecture. "
+                "Fetch it again, or name the right --model.",
+            ) from error
+    model.eval()
+    return model
+
+
+class _SkipRandomInitialisation(TorchFunctionMode):
+    """Leave new tensors unfilled, since the checkpoint fills every one of them (strictly)."""
+
+    _FILLS = frozenset(
+        {
+            *(torch.Tensor.normal_, torch.Tensor.uniform_),
+            *(torch.nn.init.normal_, torch.nn.init.uniform_, torch.nn.init.trunc_normal_),
+            *(torch.nn.init.kaiming_uniform_, torch.nn.init.kaiming_normal_),
+            *(torch.nn.init.xavier_uniform_, torch.nn.init.xavier_normal_),
+        }
+    )
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]
+        kwargs = kwargs or {}
+        if function in self._FILLS:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """open_clip reports its progress to the root logger and timm warns of registry details."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(before)
+
+
+def _tokenizer(name: str, pretrained: str | None, weights: Path) -> Any:
+    source = name if pretrained else f"local-dir:{weights.parent}"
+    with _quiet():
+        try:
+            return open_clip.get_tokenizer(source)
+        except Exception as error:
+            raise ModelError(
+                f"the tokenizer of {name} cannot be loaded: {_first_line(error)}",
+                hint="Models with a tokenizer of their own may need: pip install transformers",
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

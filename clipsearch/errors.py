@@ -1,0 +1,99 @@
+"""Everything that can go wrong, and the exit code that each outcome has.
+
+::
+
+    ClipsearchError
+    ├── UsageError               the command line asks for something that cannot be done
+    ├── ImageError               one picture cannot be read or decoded
+    ├── ModelError               a model cannot be used
+    │   ├── UnknownModel         no such architecture, tag, file or folder
+    │   ├── WeightsNotFound      the model is known, but its weights are not on this machine
+    │   ├── BadCheckpoint        weights or configuration that do not make a working model
+    │   └── DeviceError          the device that was asked for is not there, or gave up
+    └── StoreError               an index cannot be used
+        ├── IndexNotFound        no index where one was looked for
+        ├── IndexLocked          another process is writing to the index
+        ├── IndexUnreadable      not an index, damaged, or written by a newer clipsearch
+        ├── ModelMismatch        the index was made with another model
+        └── CollectionGone       the pictures are not where the index says (an unmounted disk?)
+
+Every error carries one sentence that says what is wrong and, as ``hint``, the next step.
+Only the command line catches the root of this tree.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process returns to its caller."""
+
+    OK = 0
+    """There are hits; or the collection is up to date."""
+    NO_MATCH = 1
+    """Searched well, and nothing matches."""
+    ERROR = 2
+    """Anything that went wrong."""
+    REFUSED = 3
+    """Refused by the domain or by the usage policy."""
+    INTERRUPTED = 130
+    """Stopped by Ctrl-C or SIGTERM; what was committed is kept."""
+
+
+class ClipsearchError(Exception):
+    """The root of the tree: a message for people, and the next step as ``hint``."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(ClipsearchError):
+    """The command line asks for something that cannot be done."""
+
+
+class ImageError(ClipsearchError):
+    """One picture cannot be read or decoded; the message is the reason, without the path."""
+
+
+class ModelError(ClipsearchError):
+    """A model cannot be used."""
+
+
+class UnknownModel(ModelError):
+    """There is no such architecture, tag, file or folder."""
+
+
+class WeightsNotFound(ModelError):
+    """The model is known, but its weights are not on this machine."""
+
+
+class BadCheckpoint(ModelError):
+    """Weights or a configuration that do not make a working model."""
+
+
+class DeviceError(ModelError):
+    """The device that was asked for is not there, or gave up."""
+
+
+class StoreError(ClipsearchError):
+    """An index cannot be used."""
+
+
+class IndexNotFound(StoreError):
+    """There is no index where one was looked for."""
+
+
+class IndexLocked(StoreError):
+    """Another process is writing to the index."""
+
+
+class IndexUnreadable(StoreError):
+    """Not an index, a damaged one, or one written by a newer clipsearch."""
+
+
+class ModelMismatch(StoreError):
+    """The index was made with another model than the one at hand."""
+
+
+class CollectionGone(StoreError):
+    """The pictures are not where the index says they are."""

@@ -1,0 +1,93 @@
+"""Find the image files below a folder: one ``scandir`` pass, and no file is opened."""
+
+import os
+import stat
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from clipsearch.errors import CollectionGone
+from clipsearch.records import Found, ImageFile
+
+SUFFIXES = frozenset(
+    {
+        *(b".jpg", b".jpeg", b".jpe", b".jfif", b".mpo"),
+        *(b".png", b".apng", b".webp", b".gif", b".bmp", b".dib", b".tif", b".tiff"),
+        *(b".heic", b".heif", b".hif", b".avif"),
+    }
+)
+"""Names that say "picture", in lower case. Content decides later whether it is one."""
+
+EXCLUDED = (".*", "node_modules", "@eaDir")
+"""What no one means by "my photos": hidden files and folders, package trees, NAS thumbnails."""
+
+
+def find(root: bytes, *, exclude: Sequence[str] = (), under: bytes = b"") -> Found:
+    """List the image files below ``root``, or below its part ``under``, in a stable order.
+
+    root: an absolute path. under: relative to root, separated by ``/``.
+    exclude: globs, beside the built-in ``EXCLUDED``; one with a slash is matched against the path
+    relative to root, one without against each file's or folder's own name.
+
+    Symbolic links are counted and not followed, so a loop cannot trap the walk and nothing
+    outside the root is read. Devices, sockets and FIFOs are no pictures, whatever their names.
+    Raises CollectionGone if ``root`` itself cannot be listed.
+    """
+    names = tuple(os.fsencode(glob) for glob in (*EXCLUDED, *exclude) if "/" not in glob)
+    paths = tuple(os.fsencode(glob.strip("/")) for glob in exclude if "/" in glob)
+    files: list[ImageFile] = []
+    unreadable: list[tuple[bytes, str]] = []
+    links = 0
+    folders = [under]
+    while folders:
+        folder = folders.pop()
+        prefix = folder + b"/" if folder else b""
+        try:
+            entries = list(os.scandir(os.path.join(root, _native(folder))))
+        except OSError as error:
+            if folder == under:
+                raise CollectionGone(
+                    f"cannot read the folder {os.fsdecode(os.path.join(root, folder))}: "
+                    f"{error.strerror}",
+                    hint="Is its disk mounted, and may you read it? Nothing was changed.",
+                ) from error
+            unreadable.append((folder, error.strerror or str(error)))
+            continue
+        for entry in entries:
+            name = entry.name
+            if _matches(name, names):
+                continue
+            is_picture = os.path.splitext(name)[1].lower() in SUFFIXES
+            path = prefix + name
+            if paths and _matches(path, paths):
+                continue
+            try:
+                if entry.is_symlink():
+                    links += is_picture or entry.is_dir()
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                elif is_picture:
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode):
+                        files.append(ImageFile(path, status.st_size, status.st_mtime_ns))
+            except FileNotFoundError:
+                continue  # deleted while we looked
+            except OSError as error:
+                unreadable.append((path, error.strerror or str(error)))
+    files.sort()
+    return Found(files, sorted(unreadable), links)
+
+
+def _matches(name: bytes, globs: tuple[bytes, ...]) -> bool:
+    return any(
+        name.startswith(b".") if glob == b".*" else fnmatchcase(name, glob) for glob in globs
+    )
+
+
+def _native(path: bytes) -> bytes:
+    """A stored path in the separators of this system."""
+    return path if os.sep == "/" else path.replace(b"/", os.fsencode(os.sep))
+
+
+def absolute(root: bytes, path: bytes) -> bytes:
+    """Where the file stored as ``path`` lies on this system."""
+    return os.path.join(root, _native(path))

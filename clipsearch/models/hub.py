@@ -1,0 +1,126 @@
+"""Model files from the hub's cache on this machine, or from the hub if it answers at once."""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from clipsearch.errors import WeightsNotFound
+
+SECONDS_TO_ANSWER = 4.0
+"""How long the hub may take to say that it is there."""
+
+CONFIG = "open_clip_config.json"
+
+WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+"""What weights are called in a model folder, in the order in which open_clip prefers them."""
+
+
+def cached(repo: str, names: Sequence[str]) -> Path | None:
+    """The first of ``names`` that the hub's cache holds, as its path in the snapshot."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in names:
+        path = try_to_load_from_cache(repo, name)
+        if isinstance(path, str):
+            return Path(path)
+    return None
+
+
+def cached_models() -> list[tuple[str, Path]]:
+    """Repository and snapshot folder of every open_clip model in the hub's cache."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    return sorted(
+        (repo.repo_id, revision.snapshot_path)
+        for repo in repos
+        for revision in repo.revisions
+        if CONFIG in {file.file_name for file in revision.files}
+    )
+
+
+def get(repo: str, names: Sequence[str], *, offline: bool, notify: Callable[[str], None]) -> Path:
+    """The first of ``names`` in ``repo``, from the cache or else from the hub.
+
+    Raises WeightsNotFound if it is not cached and ``offline`` is set, the hub does not answer
+    within seconds, or the repository has none of the files.
+    """
+    found = cached(repo, names)
+    if found is not None:
+        return found
+    if offline or is_offline():
+        raise WeightsNotFound(
+            f"{repo} is not in the hub's cache on this machine, and the network is not to be used",
+            hint=_BRING.format(repo=repo),
+        )
+    name = _first_offered(repo, names)
+    notify(f"downloading {name} of {repo} from the hub")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repo, name))
+    except Exception as error:
+        raise WeightsNotFound(
+            f"the download of {name} of {repo} failed: {_one_line(error)}",
+            hint="Run the same command again; " + _BRING.format(repo=repo),
+        ) from error
+
+
+def is_offline() -> bool:
+    """Whether the environment forbids the network, in the hub's own variables."""
+    return any(
+        os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
+
+
+def _first_offered(repo: str, names: Sequence[str]) -> str:
+    """Which of ``names`` the hub offers. It may take SECONDS_TO_ANSWER and no longer."""
+    answer: list[str | Exception] = []
+
+    def ask() -> None:
+        from huggingface_hub import HfApi
+
+        try:
+            offered = set(HfApi().list_repo_files(repo))
+            answer.append(next(name for name in names if name in offered))
+        except Exception as error:  # the hub client's errors are many, and all mean "no"
+            answer.append(error)
+
+    # A daemon thread, since a resolver that hangs cannot be told to stop.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(SECONDS_TO_ANSWER)
+    if not answer:
+        why = f"it does not answer within {SECONDS_TO_ANSWER:.0f} seconds"
+    elif isinstance(answer[0], StopIteration):
+        why = "it has no weights under any of the names that open_clip uses"
+    elif isinstance(answer[0], Exception):
+        why = _one_line(answer[0])
+    else:
+        return answer[0]
+    raise WeightsNotFound(
+        f"{repo} is not on this machine and cannot be had from the hub: {why}",
+        hint=_BRING.format(repo=repo),
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+_BRING = "`clipsearch models` says how to bring {repo} to a machine without a network."

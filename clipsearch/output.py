@@ -1,0 +1,248 @@
+"""Hits and reports as text: for a terminal, for a pipe, for a program.
+
+Writes bytes where a path is printed: a path is bytes, and whoever reads it from a pipe wants the
+very bytes that open the file.
+"""
+
+import base64
+import json
+import os
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+from clipsearch.images import absolute
+from clipsearch.records import CollectionStatus, Hit, IndexSummary
+
+Write = Callable[[Sequence[Hit], str, BinaryIO], None]
+"""Writes ranked hits, found by a model with this label, to a stream."""
+
+
+def write_lines(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
+    """One path a line."""
+    for hit in hits:
+        stream.write(shown_path(hit) + b"\n")
+
+
+def write_null(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
+    """Paths ended by NUL, for ``xargs -0``: the only byte that no path contains."""
+    for hit in hits:
+        stream.write(shown_path(hit) + b"\0")
+
+
+def write_json_lines(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
+    """One JSON object a line. Keys are only ever added."""
+    for rank, hit in enumerate(hits, start=1):
+        record = {
+            "rank": rank,
+            "score": round(hit.score, 6),
+            "path": json_path(shown_path(hit)),
+            "root": json_path(os.fsencode(hit.root)),
+            "id": hit.id,
+            "width": hit.width,
+            "height": hit.height,
+            "taken_at": hit.taken_at,
+            "model": model,
+        }
+        stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        stream.flush()
+
+
+def write_table(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
+    """A table for people."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("#", justify="right", style="dim")
+    table.add_column("score", justify="right", style="cyan")
+    table.add_column("size", justify="right", style="dim")
+    table.add_column("path", overflow="fold")
+    for rank, hit in enumerate(hits, start=1):
+        path = Text(printable(os.fsdecode(shown_path(hit))))
+        table.add_row(str(rank), f"{hit.score:.3f}", f"{hit.width} x {hit.height}", path)
+    screen = console(sys.stdout)
+    screen.print(table)
+    screen.print(f"ranked by {model}", style="dim")
+
+
+def shown_path(hit: Hit) -> bytes:
+    """A hit's path as the user would type it: relative if it lies below the current folder."""
+    path = absolute(os.fsencode(hit.root), hit.path)
+    here = os.path.join(os.fsencode(Path.cwd()), b"")
+    return path.removeprefix(here)
+
+
+def json_path(path: bytes) -> str | dict[str, str]:
+    """A path as JSON text, or, where it is not UTF-8, as ``{"bytes": base64}``."""
+    try:
+        return path.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"bytes": base64.b64encode(path).decode("ascii")}
+
+
+def printable(text: str) -> str:
+    """Text that cannot move a terminal's cursor or turn its writing around.
+
+    Control, format (bidi overrides among them), surrogate and line-separator characters become
+    the replacement character.
+    """
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}"
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else character
+        for character in text
+    )
+
+
+def console(stream: TextIO) -> Any:
+    """A rich console that never guesses at markup in file names."""
+    from rich.console import Console
+
+    return Console(file=stream, markup=False, highlight=False, emoji=False)
+
+
+def size_text(count: int) -> str:
+    """A number of bytes as people say it: 1.4 MB."""
+    amount = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def summary_lines(root: str, summary: IndexSummary) -> list[str]:
+    """What a run of ``index`` did, failures first."""
+    lines = [
+        f"skipping {printable(os.fsdecode(path))}: {reason}" for path, reason in summary.failed
+    ]
+    lines += [
+        f"cannot read {printable(os.fsdecode(path))}: {reason}"
+        for path, reason in summary.unreadable
+    ]
+    counts = [
+        f"{summary.added} added",
+        f"{summary.changed} changed",
+        f"{summary.moved} moved",
+        f"{summary.removed} removed",
+        f"{summary.unchanged} unchanged",
+        f"{len(summary.failed)} failed",
+    ]
+    text = f"{root}: {', '.join(counts)}"
+    if summary.still_failed:
+        text += f" ({summary.still_failed} failed before and have not changed)"
+    if summary.links:
+        text += f", {summary.links} links not followed"
+    if summary.embedded:
+        text += f"; {summary.embedded} embedded in {summary.seconds:.1f} s"
+    return [*lines, text]
+
+
+def status_text(status: CollectionStatus, model_here: str) -> str:
+    """One collection for people."""
+    spec = status.spec
+    lines = [
+        printable(os.fspath(status.root)),
+        f"  images   {status.images}",
+        f"  failed   {len(status.failed)}",
+        *(f"           {printable(os.fsdecode(path))}: {why}" for path, why in status.failed),
+        f"  model    {spec.label} ({spec.dim} dimensions, {model_here})",
+        f"  index    {printable(os.fspath(status.directory))}",
+        f"  sizes    catalogue {size_text(status.catalog_bytes)}, "
+        f"vectors {size_text(status.vector_bytes)}",
+        f"  created  {status.created_at}",
+        f"  updated  {status.updated_at}",
+    ]
+    return "\n".join(lines)
+
+
+def status_record(status: CollectionStatus) -> dict[str, object]:
+    """One collection for programs. Keys are only ever added."""
+    return {
+        "root": json_path(os.fsencode(status.root)),
+        "index": json_path(os.fsencode(status.directory)),
+        "images": status.images,
+        "failed": [{"path": json_path(path), "reason": why} for path, why in status.failed],
+        "model": status.spec.label,
+        "fingerprint": status.spec.fingerprint,
+        "dimensions": status.spec.dim,
+        "catalog_bytes": status.catalog_bytes,
+        "vector_bytes": status.vector_bytes,
+        "not_in_vector_file": status.pending,
+        "created_at": status.created_at,
+        "updated_at": status.updated_at,
+    }
+
+
+def models_text(models: Sequence[tuple[str, str, Path | None]]) -> str:
+    """The models that can be used, where they are, and how to bring one along."""
+    lines = []
+    for name, what, path in models:
+        where = printable(os.fspath(path)) if path else "not on this machine"
+        lines += [f"--model {name}", f"  {what}", f"  {where}", ""]
+    return "\n".join(lines) + BRING_A_MODEL
+
+
+BRING_A_MODEL = """\
+Also: any architecture of open_clip with its published weights (--model NAME --pretrained TAG;
+clipsearch models --all lists them), a checkpoint file (--model NAME --pretrained FILE), or a
+folder in the hub's layout (--model FOLDER).
+
+To bring the default to a machine without a network, on one that has it:
+  hf download laion/CLIP-ViT-B-16-laion2B-s34B-b88K open_clip_config.json \\
+    open_clip_model.safetensors --local-dir vit-b-16
+copy the folder vit-b-16 over, and index with it:
+  clipsearch index PHOTOS --model ./vit-b-16
+An index keeps the model it was made with; add --rebuild to change it."""
+
+
+class ProgressBar:
+    """Progress on stderr while it is a terminal: what, how many, how fast, how much longer."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._doing = ""
+        self._shown = time.monotonic()
+
+    def __call__(self, doing: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` are done."""
+        if not sys.stderr.isatty():
+            return
+        if self._bar is None:
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
+
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=console(sys.stderr),
+                transient=True,
+            )
+            self._bar.start()
+        if doing != self._doing:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(doing, total=total, rate="")
+            self._doing, self._shown = doing, time.monotonic()
+        seconds = time.monotonic() - self._shown
+        rate = f"{done / seconds:.1f}/s" if done and seconds > 0 else ""
+        self._bar.update(self._task, completed=done, rate=rate)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

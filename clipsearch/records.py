@@ -1,0 +1,205 @@
+"""The things that pass between the rooms: immutable, and free of any behaviour of their own."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]
+"""Embeddings of shape ``(n, dim)``, float32, each row of unit length."""
+
+Pixels = npt.NDArray[np.uint8]
+"""Pictures ready for the image tower, shape ``(n, height, width, 3)``, RGB, 0 to 255."""
+
+
+class ImageFile(NamedTuple):
+    """A file as a directory listing tells of it.
+
+    A named tuple and not a dataclass: a walk makes one for every file, and this is the kind of
+    record that Python makes fastest.
+    """
+
+    path: bytes
+    """Relative to the collection's root, in the file system's own bytes, separated by ``/``."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    """Modification time in nanoseconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one walk over a folder saw."""
+
+    files: list[ImageFile]
+    unreadable: list[tuple[bytes, str]] = field(default_factory=list)
+    """Folders that could not be listed, with the reason; nothing is known about what they hold."""
+    links: int = 0
+    """Symbolic links to pictures or folders, which are not followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownImage:
+    """What the catalogue knows of a file, as far as the next walk needs it."""
+
+    id: int
+    size: int
+    mtime_ns: int
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How a picture becomes the image tower's input, in open_clip's terms (its PreprocessCfg)."""
+
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+    fill_color: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Which model made a set of embeddings, and all that is needed to find and load it again."""
+
+    name: str
+    """``pocket``, an architecture as open_clip spells it, ``hf-hub:...`` or a folder's path."""
+    pretrained: str | None
+    """The tag or the checkpoint file, as open_clip spells it; None where ``name`` says it all."""
+    weights_sha256: str
+    model_cfg: Mapping[str, Any]
+    """open_clip's own model configuration."""
+    preprocessing: Preprocessing
+    fingerprint: str
+    """Of weights, configuration, preprocessing and tokenizer: equal means interchangeable."""
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return int(self.model_cfg["embed_dim"])
+
+    @property
+    def label(self) -> str:
+        """How people name the model: ``ViT-B-16/laion2b_s34b_b88k``."""
+        return f"{self.name}/{self.pretrained}" if self.pretrained else self.name
+
+    def to_json(self) -> str:
+        """The record as JSON text; ``from_json`` is its inverse."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelSpec":
+        """Rebuild a record from ``to_json``'s text."""
+        values = json.loads(text)
+        pre = values.pop("preprocessing")
+        pre |= {key: tuple(pre[key]) for key in ("size", "mean", "std")}
+        return cls(preprocessing=Preprocessing(**pre), **values)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model together with where its weights lie on this machine."""
+
+    spec: ModelSpec
+    weights: Path
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """A picture as the decoder hands it to the image tower."""
+
+    pixels: Pixels
+    """Shape ``(height, width, 3)``: one picture."""
+    content_hash: bytes
+    """BLAKE2b-160 of the file's bytes."""
+    width: int
+    """Of the picture as it is looked at, in pixels."""
+    height: int
+    taken_at: str | None
+    """The camera's own local time, ISO 8601, where the picture tells it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedImage:
+    """A file with all that the catalogue stores about it."""
+
+    file: ImageFile
+    content_hash: bytes
+    width: int
+    height: int
+    taken_at: str | None
+    vector: Vectors
+    """Shape ``(dim,)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One ranked result."""
+
+    id: int
+    path: bytes
+    """Relative to ``root``."""
+    root: Path
+    score: float
+    """Cosine similarity of the query's and the picture's embedding."""
+    width: int
+    height: int
+    taken_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionStatus:
+    """What ``status`` tells about one collection."""
+
+    root: Path
+    directory: Path
+    spec: ModelSpec
+    images: int
+    failed: list[tuple[bytes, str]]
+    catalog_bytes: int
+    vector_bytes: int
+    created_at: str
+    updated_at: str
+    pending: int
+    """Pictures in the catalogue that are newer than the FAISS file (searched exactly)."""
+
+
+@dataclass(slots=True)
+class IndexSummary:
+    """What one run of ``index`` did."""
+
+    added: int = 0
+    changed: int = 0
+    moved: int = 0
+    copied: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    failed: list[tuple[bytes, str]] = field(default_factory=list)
+    """Pictures that failed in this run, with the reason."""
+    still_failed: int = 0
+    """Pictures that failed in an earlier run and have not changed since."""
+    unreadable: list[tuple[bytes, str]] = field(default_factory=list)
+    links: int = 0
+    embedded: int = 0
+    seconds: float = 0.0
+
+
+class Encoder(Protocol):
+    """A dual encoder: pictures and texts into one space."""
+
+    @property
+    def batch_size(self) -> int:
+        """How many pictures make a good batch on the encoder's device."""
+
+    def encode_images(self, pixels: Pixels) -> Vectors:
+        """Embed ``(n, height, width, 3)`` pixels as ``(n, dim)`` unit vectors."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Embed ``n`` texts as ``(n, dim)`` unit vectors."""

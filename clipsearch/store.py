@@ -1,0 +1,571 @@
+"""The index folder: a catalogue that is the truth, and the FAISS file derived from it.
+
+``catalog.sqlite3`` holds a row an image, its vector as fp16, and the model that made it. SQLite
+mints the ids and never uses one twice; a changed picture gets a new id, so an id means one vector
+for ever and nothing is joined by row position. ``vectors.faiss`` may be missing, old or damaged:
+whatever it lacks is searched exactly in the catalogue, and what it has too much is passed over,
+so a search is right at every moment in between.
+
+The journal is SQLite's rollback journal and not its write-ahead log, which needs shared memory
+and so fails on network shares and read-only media. Transactions are one batch long; readers and
+the writer wait for each other for moments.
+"""
+
+import os
+import shutil
+import sqlite3
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from clipsearch.errors import (
+    IndexLocked,
+    IndexNotFound,
+    IndexUnreadable,
+    ModelMismatch,
+    StoreError,
+)
+from clipsearch.records import (
+    CollectionStatus,
+    EmbeddedImage,
+    Hit,
+    ImageFile,
+    KnownImage,
+    ModelSpec,
+    Vectors,
+)
+from clipsearch.vector_index import DamagedVectorIndex, Half, Ids, Stamp, VectorIndex
+from clipsearch.vectors import top_k
+
+FOLDER = ".clipsearch"
+"""The index folder's name inside the folder that it indexes."""
+
+CATALOG, VECTORS, LOCK, REBUILD = "catalog.sqlite3", "vectors.faiss", "writer.lock", "rebuild"
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice: the FAISS file carries it
+    path BLOB NOT NULL UNIQUE,             -- relative to the root, the file system's own bytes
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    hash BLOB,                             -- BLAKE2b-160 of the content; NULL where it failed
+    width INTEGER, height INTEGER,
+    taken_at TEXT,
+    error TEXT                             -- why there is no vector; NULL for a good picture
+);
+CREATE INDEX images_by_hash ON images (hash);
+-- Apart from images, so that comparing 60,000 paths does not read 60,000 vectors.
+CREATE TABLE vectors (
+    id INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
+    vector BLOB NOT NULL                   -- dim x fp16, little-endian
+);
+"""
+
+_BUSY_SECONDS = 30.0
+_ROWS_PER_CHUNK = 16_384
+_SQL_VARIABLES = 500
+"""How many values one statement may name; SQLite's least limit is 999."""
+
+
+class Store:
+    """One collection's index. Use as a context manager, or call ``close``."""
+
+    def __init__(self, directory: Path, connection: sqlite3.Connection, lock: FileLock | None):
+        """Use ``create``, ``open`` or ``open_for_writing``."""
+        self.directory = directory
+        self._db = connection
+        self._lock = lock
+        self._meta = dict(connection.execute("SELECT key, value FROM meta"))
+        self.spec = ModelSpec.from_json(self._meta["model"])
+        self._vector_index: VectorIndex | None = None
+        self.damage = ""
+        """Why the FAISS file could not be used, if a search met that; for a message."""
+
+    # -- opening and closing ---------------------------------------------------------------
+
+    @staticmethod
+    def exists(directory: Path) -> bool:
+        """Whether there is an index at ``directory``."""
+        return (directory / CATALOG).is_file()
+
+    @classmethod
+    def open(cls, directory: Path) -> "Store":
+        """Open for reading; works on read-only media and beside a writer.
+
+        Raises IndexNotFound, IndexUnreadable.
+        """
+        if not cls.exists(directory):
+            raise IndexNotFound(
+                f"there is no index at {directory}", hint="Make one with: clipsearch index FOLDER"
+            )
+        return cls._connect(directory, write=False, lock=None)
+
+    @classmethod
+    def open_for_writing(cls, directory: Path) -> "Store":
+        """Open as the one writer. Raises IndexLocked, IndexNotFound, IndexUnreadable."""
+        if not cls.exists(directory):
+            raise IndexNotFound(
+                f"there is no index at {directory}", hint="Make one with: clipsearch index FOLDER"
+            )
+        lock = _acquire(directory)
+        try:
+            return cls._connect(directory, write=True, lock=lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def create(cls, directory: Path, root: Path, spec: ModelSpec) -> "Store":
+        """Make an empty index for ``root`` and open it as the one writer.
+
+        Raises IndexLocked, and StoreError if the folder cannot be written to.
+        """
+        try:
+            # No wider than the folder of pictures itself: the index tells what is in it.
+            directory.mkdir(mode=root.stat().st_mode & 0o777, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"cannot make the index folder {directory}: {error.strerror}",
+                hint="Put the index elsewhere with --index DIR.",
+            ) from error
+        lock = _acquire(directory)
+        try:
+            with _sqlite_errors(directory):
+                connection = _connection(directory, write=True)
+                connection.execute("BEGIN IMMEDIATE")
+                for statement in _SCHEMA.split(";\n"):
+                    connection.execute(statement)
+                now = _now()
+                inside = directory == root / FOLDER
+                meta = {
+                    "collection": uuid.uuid4().bytes,
+                    "generation": 0,
+                    "model": spec.to_json(),
+                    # Empty where the index lies in its own root, so that both can travel.
+                    "root": b"" if inside else os.fsencode(root),
+                    "created_at": now,
+                    "updated_at": now,
+                }
+                connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                connection.execute("COMMIT")
+                return cls(directory, connection, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def _connect(cls, directory: Path, *, write: bool, lock: FileLock | None) -> "Store":
+        with _sqlite_errors(directory):
+            connection = _connection(directory, write=write)
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > SCHEMA_VERSION:
+                raise IndexUnreadable(
+                    f"the index at {directory} was written by a newer clipsearch "
+                    f"(schema {version}; this one knows {SCHEMA_VERSION})",
+                    hint="Upgrade clipsearch. The index was not touched.",
+                )
+            if version < 1:
+                raise IndexUnreadable(
+                    f"the index at {directory} was never finished",
+                    hint=f"Delete {directory} and index again.",
+                )
+            return cls(directory, connection, lock)
+
+    def close(self) -> None:
+        """Close the catalogue and let go of the writer's lock."""
+        self._db.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- what is known ---------------------------------------------------------------------
+
+    @property
+    def root(self) -> Path:
+        """The folder of pictures, wherever the index and it have travelled."""
+        root: bytes = self._meta["root"]
+        return Path(os.fsdecode(root)) if root else self.directory.parent
+
+    def known(self, under: bytes = b"") -> dict[bytes, KnownImage]:
+        """What the catalogue knows of every file, or of those below ``under``."""
+        where, values = _below(under)
+        with self._errors():
+            rows = self._db.execute(
+                f"SELECT path, id, size, mtime_ns, error IS NOT NULL FROM images WHERE {where}",
+                values,
+            )
+            return {
+                path: KnownImage(id, size, mtime_ns, bool(failed))
+                for path, id, size, mtime_ns, failed in rows
+            }
+
+    def find_content(self, content_hash: bytes) -> list[tuple[int, bytes]]:
+        """Ids and paths of the good pictures with this very content."""
+        with self._errors():
+            return self._db.execute(
+                "SELECT id, path FROM images WHERE hash = ? AND error IS NULL ORDER BY id",
+                (content_hash,),
+            ).fetchall()
+
+    def vector(self, id: int) -> Vectors:
+        """The stored embedding, ``(dim,)``. Raises KeyError for an id without one."""
+        with self._errors():
+            row = self._db.execute("SELECT vector FROM vectors WHERE id = ?", (id,)).fetchone()
+        if row is None:
+            raise KeyError(id)
+        return np.frombuffer(row[0], np.dtype("<f2")).astype(np.float32)
+
+    def status(self) -> CollectionStatus:
+        """Counts, sizes and times."""
+        with self._errors():
+            (images,) = self._db.execute(
+                "SELECT count(*) FROM images WHERE error IS NULL"
+            ).fetchone()
+            failed = self._db.execute(
+                "SELECT path, error FROM images WHERE error IS NOT NULL ORDER BY path"
+            ).fetchall()
+            newest = self._open_vector_index().stamp.newest_id
+            (pending,) = self._db.execute(
+                "SELECT count(*) FROM vectors WHERE id > ?", (newest,)
+            ).fetchone()
+        return CollectionStatus(
+            root=self.root,
+            directory=self.directory,
+            spec=self.spec,
+            images=images,
+            failed=failed,
+            catalog_bytes=_size(self.directory / CATALOG),
+            vector_bytes=_size(self.directory / VECTORS),
+            created_at=self._meta["created_at"],
+            updated_at=self._meta["updated_at"],
+            pending=pending,
+        )
+
+    # -- searching -------------------------------------------------------------------------
+
+    def search(self, query: Vectors, k: int, under: bytes = b"") -> list[Hit]:
+        """The ``k`` pictures most similar to the unit vector ``query`` ``(dim,)``, best first.
+
+        Exact, at every moment of a collection's life. ``under`` restricts it to one folder.
+        """
+        with self._errors(), self._snapshot():
+            index = self._open_vector_index()
+            among = self._ids_below(under) if under else None
+            recent = self._vectors(index.stamp.newest_id, among)
+            recent_ids, recent_scores = top_k(query, *recent, k)
+            # Pictures that were removed since the file was written are still in it: ask for
+            # more until enough of what it gives is in the catalogue.
+            asked = k
+            while True:
+                ids, scores = index.search(query, asked, among)
+                rows = self._rows([*ids.tolist(), *recent_ids.tolist()])
+                if sum(int(id) in rows for id in ids) >= k or asked >= index.count:
+                    break
+                asked *= 4
+        scored = zip([*ids, *recent_ids], [*scores, *recent_scores], strict=True)
+        ranked = sorted((-float(score), int(id)) for id, score in scored if int(id) in rows)
+        return [Hit(id, rows[id][0], self.root, -score, *rows[id][1:]) for score, id in ranked[:k]]
+
+    def _rows(self, ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+        rows: dict[int, tuple[Any, ...]] = {}
+        for start in range(0, len(ids), _SQL_VARIABLES):
+            some = ids[start : start + _SQL_VARIABLES]
+            marks = ",".join("?" * len(some))
+            for id, *row in self._db.execute(
+                f"SELECT id, path, width, height, taken_at FROM images WHERE id IN ({marks})", some
+            ):
+                rows[id] = tuple(row)
+        return rows
+
+    def _ids_below(self, under: bytes) -> Ids:
+        where, values = _below(under)
+        rows = self._db.execute(f"SELECT id FROM images WHERE error IS NULL AND {where}", values)
+        return np.fromiter((id for (id,) in rows), np.int64)
+
+    def _vectors(self, newer_than: int, among: Ids | None = None) -> tuple[Ids, Half]:
+        """Ids and vectors that the FAISS file does not have."""
+        chunks = list(self._chunks(newer_than))
+        ids = np.concatenate([np.empty(0, np.int64), *(ids for ids, _ in chunks)])
+        empty = np.empty((0, self.spec.dim), np.float16)
+        vectors = np.concatenate([empty, *(vectors for _, vectors in chunks)])
+        if among is not None:
+            wanted = np.isin(ids, among)
+            ids, vectors = ids[wanted], vectors[wanted]
+        return ids, vectors
+
+    def _chunks(self, newer_than: int) -> Iterator[tuple[Ids, Half]]:
+        """All ``(ids, vectors)`` with a greater id, a few megabytes at a time."""
+        cursor = self._db.execute(
+            "SELECT id, vector FROM vectors WHERE id > ? ORDER BY id", (newer_than,)
+        )
+        while rows := cursor.fetchmany(_ROWS_PER_CHUNK):
+            ids = np.fromiter((id for id, _ in rows), np.int64, len(rows))
+            joined = b"".join(vector for _, vector in rows)
+            yield ids, np.frombuffer(joined, np.dtype("<f2")).reshape(len(rows), self.spec.dim)
+
+    def _open_vector_index(self) -> VectorIndex:
+        """The FAISS file, or an empty index in its place, with ``damage`` saying why."""
+        if self._vector_index is None:
+            collection: bytes = self._meta["collection"]
+            try:
+                self._vector_index = VectorIndex.read(
+                    self.directory / VECTORS, self.spec.dim, collection
+                )
+            except DamagedVectorIndex as error:
+                self.damage = str(error)
+                nothing = Stamp(collection, generation=0, newest_id=0, vectors=0)
+                self._vector_index = VectorIndex.build(self.spec.dim, [], nothing)
+        return self._vector_index
+
+    # -- changing --------------------------------------------------------------------------
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """All changes inside are committed together, or none of them is."""
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+                self._db.execute("UPDATE meta SET value = ? WHERE key = 'updated_at'", (_now(),))
+                self._db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # a full disk has already rolled it back
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def add(self, images: Iterable[EmbeddedImage]) -> None:
+        """Add or replace pictures, each under a new id. Inside ``batch``."""
+        for image in images:
+            facts = (image.content_hash, image.width, image.height, image.taken_at, None)
+            id = self._insert(image.file, *facts)
+            self._insert_vector(id, np.asarray(image.vector, np.dtype("<f2")).tobytes())
+
+    def add_copy(self, file: ImageFile, source: int) -> None:
+        """Add a file whose content is that of the picture ``source``. Inside ``batch``."""
+        facts = self._db.execute(
+            "SELECT hash, width, height, taken_at, NULL FROM images WHERE id = ?", (source,)
+        ).fetchone()
+        (vector,) = self._db.execute(
+            "SELECT vector FROM vectors WHERE id = ?", (source,)
+        ).fetchone()
+        self._insert_vector(self._insert(file, *facts), vector)
+
+    def add_failed(self, file: ImageFile, reason: str) -> None:
+        """Remember that a file cannot be decoded, and why. Inside ``batch``."""
+        self._insert(file, None, None, None, None, reason)
+
+    def move(self, id: int, file: ImageFile) -> None:
+        """Give a picture a new path, size or time; its vector stays. Inside ``batch``."""
+        self._db.execute("DELETE FROM images WHERE path = ? AND id <> ?", (file.path, id))
+        self._db.execute(
+            "UPDATE images SET path = ?, size = ?, mtime_ns = ? WHERE id = ?", (*file, id)
+        )
+
+    def remove(self, paths: Iterable[bytes]) -> None:
+        """Forget pictures. Inside ``batch``."""
+        self._db.executemany("DELETE FROM images WHERE path = ?", ((path,) for path in paths))
+
+    def set_spec(self, spec: ModelSpec) -> None:
+        """Note where the same model is now to be found. Inside ``batch``.
+
+        Raises ModelMismatch if it is not the same model.
+        """
+        if spec.fingerprint != self.spec.fingerprint:
+            raise ModelMismatch(
+                f"the index at {self.directory} was made with {self.spec.label} "
+                f"({self.spec.fingerprint[:12]}), not with {spec.label} ({spec.fingerprint[:12]})",
+                hint="Embed the collection with the new model: add --rebuild. "
+                "The index you have stays as it is until that has finished.",
+            )
+        self._db.execute("UPDATE meta SET value = ? WHERE key = 'model'", (spec.to_json(),))
+        self.spec = spec
+
+    def _insert(self, file: ImageFile, *facts: object) -> int:
+        self._db.execute("DELETE FROM images WHERE path = ?", (file.path,))
+        cursor = self._db.execute(
+            "INSERT INTO images (path, size, mtime_ns, hash, width, height, taken_at, error)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (*file, *facts),
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def _insert_vector(self, id: int, vector: bytes) -> None:
+        self._db.execute("INSERT INTO vectors VALUES (?, ?)", (id, vector))
+
+    def update_vector_index(self) -> None:
+        """Write the FAISS file anew, if it has fallen behind by more than a search should carry.
+
+        What it lacks is searched in the catalogue, at a cost that grows with its number; a new
+        file costs as much as the whole collection. One part in twenty balances the two.
+        """
+        with self._errors(), self._snapshot():
+            self._vector_index = None
+            stamp = self._open_vector_index().stamp
+            (images,) = self._db.execute(
+                "SELECT count(*) FROM images WHERE error IS NULL"
+            ).fetchone()
+            (newer,) = self._db.execute(
+                "SELECT count(*) FROM vectors WHERE id > ?", (stamp.newest_id,)
+            ).fetchone()
+            gone = stamp.vectors - (images - newer)
+            if not self.damage and (newer + gone) * 20 <= images:
+                return
+            fresh = dict(self._db.execute("SELECT key, value FROM meta"))
+            (newest,) = self._db.execute("SELECT coalesce(max(id), 0) FROM vectors").fetchone()
+            index = VectorIndex.build(
+                self.spec.dim,
+                self._chunks(newer_than=0),
+                Stamp(fresh["collection"], fresh["generation"], newest, vectors=0),
+            )
+        try:
+            index.write(self.directory / VECTORS)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {self.directory / VECTORS}: {error.strerror}",
+                hint="No picture is lost: searches read the catalogue until it can be written.",
+            ) from error
+        self._vector_index = None
+        self.damage = ""
+
+    def replace_with(self, other: "Store") -> None:
+        """Put another index (a finished rebuild) in this one's place, and close both.
+
+        Raises StoreError if the files cannot be moved.
+        """
+        with other.batch():
+            other._db.execute("UPDATE meta SET value = ? WHERE key = 'root'", (self._meta["root"],))
+        # Taking the write lock rolls back what a killed writer left, so that no journal of the
+        # old catalogue lies beside the new one.
+        with self.batch():
+            pass
+        for store in (other, self):
+            store._db.close()
+        try:
+            for name in (CATALOG, VECTORS):
+                os.replace(other.directory / name, self.directory / name)
+        except OSError as error:
+            raise StoreError(
+                f"cannot replace the old index: {error.strerror}",
+                hint="Is another program reading it? Run the same command again.",
+            ) from error
+        finally:
+            other.close()
+            self.close()
+        shutil.rmtree(other.directory, ignore_errors=True)
+
+    # -- SQLite ----------------------------------------------------------------------------
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """Reads inside see one state of the catalogue, whatever is committed meanwhile."""
+        self._db.execute("BEGIN")
+        try:
+            self._db.execute("SELECT 1 FROM meta").fetchone()  # this is what takes the snapshot
+            yield
+        finally:
+            self._db.execute("ROLLBACK")
+
+    def _errors(self) -> "_sqlite_errors":
+        return _sqlite_errors(self.directory)
+
+
+def _connection(directory: Path, *, write: bool) -> sqlite3.Connection:
+    mode = "rwc" if write else "ro"
+    connection = sqlite3.connect(
+        f"{(directory.absolute() / CATALOG).as_uri()}?mode={mode}",
+        uri=True,
+        timeout=_BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    if write:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+class _sqlite_errors:  # noqa: N801  (used like contextlib.suppress)
+    """Turn SQLite's errors into ours, with the next step."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if not isinstance(error, sqlite3.Error):
+            return
+        where = self._directory / CATALOG
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_BUSY:
+            raise IndexLocked(
+                f"{where} has been busy for {_BUSY_SECONDS:.0f} seconds", hint="Try again."
+            ) from error
+        if code == sqlite3.SQLITE_FULL:
+            raise StoreError(
+                f"the disk is full ({where})",
+                hint="Make room and run the same command again; what was committed is kept.",
+            ) from error
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+            raise StoreError(
+                f"cannot write or open {where}: {error}",
+                hint="Put the index elsewhere with --index DIR.",
+            ) from error
+        raise IndexUnreadable(
+            f"cannot read {where}: {error}",
+            hint=f"If it is damaged, delete {self._directory} and index again.",
+        ) from error
+
+
+def _acquire(directory: Path) -> FileLock:
+    """The writer's lock: the system releases it when its holder ends, however it ends."""
+    lock = FileLock(directory / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise IndexLocked(
+            f"another clipsearch is writing to {directory}",
+            hint="Wait until it has finished; searching works meanwhile.",
+        ) from error
+    except OSError as error:
+        raise StoreError(
+            f"cannot write to the index folder {directory}: {error.strerror}",
+            hint="Put the index elsewhere with --index DIR.",
+        ) from error
+    return lock
+
+
+def _below(under: bytes) -> tuple[str, tuple[bytes, ...]]:
+    """An SQL condition for the paths below a folder: a range, so that the index on path is used."""
+    if not under:
+        return "1", ()
+    return "(path = ? OR (path > ? AND path < ?))", (under, under + b"/", under + b"0")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

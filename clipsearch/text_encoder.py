@@ -1,0 +1,197 @@
+"""open_clip's causal text tower in numpy, over weights that are mapped and not loaded.
+
+A query of five words needs seven rows of the token table and one pass through the layers, so the
+whole of torch can stay out of the process. The tower is causal: what stands behind the end-of-text
+token cannot change its output, so texts are cut there instead of being padded to the context.
+
+The arithmetic is that of open_clip's TextTransformer with ResidualAttentionBlock: pre-norm
+attention and an MLP with GELU (or QuickGELU), a final norm, the features at the end-of-text token,
+and a projection. tests/test_text_encoder.py compares the two.
+"""
+
+import json
+import math
+import mmap
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipsearch.errors import BadCheckpoint
+from clipsearch.records import ModelFiles, ModelSpec, Vectors
+from clipsearch.tokenizer import tokenize
+from clipsearch.vectors import l2_normalise
+
+Floats = npt.NDArray[np.float32]
+
+_LAYER_NORM_EPS = 1e-5
+"""torch.nn.LayerNorm's default, which open_clip does not change."""
+
+_PLAIN = {
+    **dict.fromkeys(("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs")),
+    **dict.fromkeys(("act_kwargs", "norm_kwargs", "block_type", "ls_init_value")),
+    **dict.fromkeys(("embed_cls", "no_causal_mask", "proj_bias", "qk_norm"), False),
+    **dict.fromkeys(("scaled_cosine_attn", "scale_heads", "scale_attn_inner"), False),
+    **dict.fromkeys(("scale_attn", "scale_fc"), False),
+    "pool_type": "argmax",
+    "proj_type": "linear",
+}
+"""Settings of open_clip's text tower that this one does not implement otherwise."""
+
+
+def supports(spec: ModelSpec) -> bool:
+    """Whether this tower can stand in for open_clip's; another model's texts need torch."""
+    text_cfg = spec.model_cfg["text_cfg"]
+    return "multimodal_cfg" not in spec.model_cfg and all(
+        text_cfg.get(key, plain) == plain for key, plain in _PLAIN.items()
+    )
+
+
+class TextEncoder:
+    """Texts to unit vectors."""
+
+    def __init__(self, files: ModelFiles) -> None:
+        """Map the weights, which must be safetensors. Raises BadCheckpoint if they do not fit.
+
+        Only for models that ``supports`` approves of.
+        """
+        text_cfg = files.spec.model_cfg["text_cfg"]
+        self._context_length = int(text_cfg.get("context_length", 77))
+        self._layers = int(text_cfg.get("layers", 12))
+        self._heads = int(text_cfg.get("heads", 8))
+        self._quick_gelu = bool(files.spec.model_cfg.get("quick_gelu", False))
+        self._weights = _Safetensors(files.weights)
+        # open_clip's CLIP has the text tower's tensors at its top, CustomTextCLIP below "text.".
+        self._prefix = "" if "ln_final.weight" in self._weights else "text."
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Embed ``n`` texts as ``(n, dim)`` unit vectors, float32."""
+        return l2_normalise([self._features(text) for text in texts])
+
+    def _features(self, text: str) -> Floats:
+        ids = tokenize(text, self._context_length)
+        x = self._rows("token_embedding.weight", ids)  # (length, width)
+        x = x + self._rows("positional_embedding", list(range(len(ids))))
+        mask = np.triu(np.full((len(ids), len(ids)), -np.inf, np.float32), k=1)
+        for layer in range(self._layers):
+            block = f"transformer.resblocks.{layer}."
+            x = x + self._attention(self._norm(x, block + "ln_1"), block + "attn.", mask)
+            x = x + self._mlp(self._norm(x, block + "ln_2"), block + "mlp.")
+        end = self._norm(x[-1:], "ln_final")  # (1, width)
+        features: Floats = (end @ self._get("text_projection"))[0]  # (dim,)
+        return features
+
+    def _attention(self, x: Floats, name: str, mask: Floats) -> Floats:
+        length, width = x.shape
+        projected = x @ self._get(name + "in_proj_weight").T + self._get(name + "in_proj_bias")
+        # (length, 3 * width) -> three of (heads, length, width / heads)
+        q, k, v = projected.reshape(length, 3, self._heads, -1).transpose(1, 2, 0, 3)
+        scores = q @ k.transpose(0, 2, 1) / math.sqrt(width / self._heads) + mask
+        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        scores /= scores.sum(axis=-1, keepdims=True)
+        mixed = (scores @ v).transpose(1, 0, 2).reshape(length, width)
+        out: Floats = mixed @ self._get(name + "out_proj.weight").T
+        return out + self._get(name + "out_proj.bias")
+
+    def _mlp(self, x: Floats, name: str) -> Floats:
+        hidden = x @ self._get(name + "c_fc.weight").T + self._get(name + "c_fc.bias")
+        hidden = _quick_gelu(hidden) if self._quick_gelu else _gelu(hidden)
+        out: Floats = hidden @ self._get(name + "c_proj.weight").T
+        return out + self._get(name + "c_proj.bias")
+
+    def _norm(self, x: Floats, name: str) -> Floats:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = np.square(centred).mean(axis=-1, keepdims=True)
+        scaled: Floats = centred / np.sqrt(variance + np.float32(_LAYER_NORM_EPS))
+        return scaled * self._get(name + ".weight") + self._get(name + ".bias")
+
+    def _get(self, name: str) -> Floats:
+        return self._weights.read(self._prefix + name)
+
+    def _rows(self, name: str, rows: list[int]) -> Floats:
+        return self._weights.read(self._prefix + name, rows)
+
+
+def _gelu(x: Floats) -> Floats:
+    """x times the normal distribution's cumulative function, as torch's GELU has it by default."""
+    half = 0.5 * (1.0 + _erf(x * np.float32(math.sqrt(0.5))))
+    return x * half.astype(np.float32)
+
+
+def _quick_gelu(x: Floats) -> Floats:
+    out: Floats = x / (1.0 + np.exp(np.float32(-1.702) * x))
+    return out
+
+
+def _erf(x: Floats) -> npt.NDArray[np.float64]:
+    """The error function, to 1.2e-7 everywhere.
+
+    Numerical Recipes' Chebyshev fit of erfc (Press et al., 3rd edition, section 6.2.2), since
+    numpy has none and scipy would take longer to import than the query takes.
+    """
+    z = np.abs(x.astype(np.float64))
+    t = 2.0 / (2.0 + z)
+    y = np.zeros_like(t)
+    for coefficient in reversed(_ERFC):
+        y = y * t + coefficient
+    erfc = t * np.exp(-z * z + y)
+    return np.where(x >= 0, 1.0 - erfc, erfc - 1.0)
+
+
+_ERFC = (
+    *(-1.26551223, 1.00002368, 0.37409196, 0.09678418, -0.18628806),
+    *(0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277),
+)
+
+
+class _Safetensors:
+    """Tensors of a safetensors file as views of its mapped bytes.
+
+    The format is eight bytes of header length, a JSON header with each tensor's dtype, shape and
+    place, and the data. The library's own reader copies what it reads; a view of fp32 weights
+    costs nothing, and processes that run one after the other share the page cache.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8))
+                self._header: Mapping[str, Any] = json.loads(file.read(length))
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError, OverflowError, MemoryError, struct.error) as error:
+            raise BadCheckpoint(f"{path} is no safetensors file: {error}") from error
+        self._start = 8 + length
+        self._path = path
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._header
+
+    def read(self, name: str, rows: list[int] | None = None) -> Floats:
+        """A tensor, or some of its rows, as float32; a view where the file holds float32."""
+        try:
+            entry = self._header[name]
+            begin, end = entry["data_offsets"]
+            dtype = _DTYPES[entry["dtype"]]
+            stored = np.frombuffer(
+                self._bytes, dtype, (end - begin) // dtype.itemsize, self._start + begin
+            ).reshape(entry["shape"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise BadCheckpoint(f"{self._path} holds no usable tensor '{name}'") from error
+        if rows is not None:
+            stored = stored[rows]
+        if entry["dtype"] == "BF16":  # the upper half of a float32
+            widened: Floats = (stored.astype(np.uint32) << 16).view(np.float32)
+            return widened
+        values: Floats = stored.astype(np.float32, copy=False)
+        return values
+
+
+_DTYPES: Mapping[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "F64": np.dtype("<f8"),
+}

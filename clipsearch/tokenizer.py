@@ -1,0 +1,117 @@
+"""CLIP's byte-pair tokenizer, without torch: text to the ids that open_clip's own gives.
+
+The vocabulary file is the one that open_clip ships. Its layout is Radford et al.'s (CLIP, 2021):
+the 256 bytes, the same 256 as the end of a word, one id for each merge in the order of its rank,
+then start-of-text and end-of-text.
+"""
+
+import gzip
+import html
+import re
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+START, END = 49406, 49407
+_MERGES = 49152 - 256 - 2
+_END_OF_WORD = "</w>"
+
+# What open_clip's pattern comes to where there is nothing but ASCII.
+_ASCII_WORDS = re.compile(
+    r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+"
+)
+_WORDS = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_SPECIAL = {"<start_of_text>": START, "<end_of_text>": END}
+
+
+def tokenize(text: str, context_length: int) -> list[int]:
+    """Ids of one text, start and end included, cut to ``context_length`` with the end kept.
+
+    The list is not padded: behind the end of the text there is nothing that a causal text tower
+    could see.
+    """
+    ids = [START]
+    for word in _words(text):
+        ids += _word_ids(word)
+    ids = [*ids[: context_length - 1], END]
+    return ids[: ids.index(END) + 1]
+
+
+def _words(text: str) -> Sequence[str]:
+    plain = text.isascii() and text.isprintable()
+    if not plain:
+        import ftfy  # repairs mis-decoded text; there is nothing to repair in plain ASCII
+
+        text = ftfy.fix_text(text)
+    text = " ".join(html.unescape(html.unescape(text)).split()).lower()
+    if text.isascii():
+        return _ASCII_WORDS.findall(text)
+    import regex
+
+    words: list[str] = regex.findall(_WORDS, text, flags=regex.IGNORECASE)
+    return words
+
+
+@lru_cache(maxsize=65_536)
+def _word_ids(word: str) -> tuple[int, ...]:
+    """Merge the word's bytes by rank until no pair of neighbours is in the table."""
+    if word in _SPECIAL:
+        return (_SPECIAL[word],)
+    ranks, byte_symbols = _vocabulary()
+    symbols = [byte_symbols[byte] for byte in word.encode()]
+    symbols[-1] += _END_OF_WORD
+    merged: dict[str, int] = {}  # symbol -> the rank of the merge that made it
+    while len(symbols) > 1:
+        best = min(pairwise(symbols), key=lambda pair: ranks.get(" ".join(pair), _MERGES))
+        rank = ranks.get(" ".join(best))
+        if rank is None:
+            break
+        joined, out = "".join(best), []
+        at = 0
+        while at < len(symbols):
+            if tuple(symbols[at : at + 2]) == best:
+                out.append(joined)
+                at += 2
+            else:
+                out.append(symbols[at])
+                at += 1
+        merged[joined] = rank
+        symbols = out
+    ids = _byte_ids()
+    return tuple(512 + merged[s] if s in merged else ids[s] for s in symbols)
+
+
+@cache
+def _vocabulary() -> tuple[dict[str, int], list[str]]:
+    """Rank of each merge, keyed by its line in the file ("a b"), and the symbol of each byte."""
+    package = find_spec("open_clip")  # finds it without importing it, and so without torch
+    assert package is not None
+    assert package.submodule_search_locations
+    path = Path(package.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
+    lines = gzip.decompress(path.read_bytes()).decode().split("\n")[1 : _MERGES + 1]
+    return {line: rank for rank, line in enumerate(lines)}, _byte_symbols()
+
+
+@cache
+def _byte_symbols() -> list[str]:
+    """A printable character for each byte: itself where it has one, else from 256 upwards."""
+    symbols = [chr(byte) for byte in range(256)]
+    for n, byte in enumerate(byte for byte in range(256) if not _is_printable(byte)):
+        symbols[byte] = chr(256 + n)
+    return symbols
+
+
+def _is_printable(byte: int) -> bool:
+    return 0x21 <= byte <= 0x7E or 0xA1 <= byte <= 0xAC or 0xAE <= byte <= 0xFF
+
+
+@cache
+def _byte_ids() -> dict[str, int]:
+    """Ids of the unmerged symbols: the printable bytes in order, then the others."""
+    symbols = _byte_symbols()
+    order = [symbols[b] for b in range(256) if _is_printable(b)]
+    order += [symbols[b] for b in range(256) if not _is_printable(b)]
+    single = {symbol: n for n, symbol in enumerate(order)}
+    return single | {symbol + _END_OF_WORD: 256 + n for symbol, n in single.items()}

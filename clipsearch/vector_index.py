@@ -1,0 +1,143 @@
+"""The FAISS file: derived from the catalogue, replaced whole, mapped into memory to be searched.
+
+The vectors are stored as fp16, the very bytes that the catalogue holds, and searched exhaustively
+by inner product. Ids are the catalogue's. Behind FAISS's own data, which it reads no further than
+it needs, follows a stamp that ties the file to one catalogue at one moment.
+"""
+
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from clipsearch.records import Vectors
+
+Half = npt.NDArray[np.float16]
+Ids = npt.NDArray[np.int64]
+
+
+class DamagedVectorIndex(Exception):
+    """The file is missing, cut short, of another catalogue or dimension: build it again."""
+
+
+class Stamp(NamedTuple):
+    """Which catalogue a FAISS file was derived from, and how far."""
+
+    collection: bytes
+    """The catalogue's own 16 random bytes."""
+    generation: int
+    """The catalogue's count of commits when the file was written."""
+    newest_id: int
+    """Every picture with a greater id is not in the file."""
+    vectors: int
+    """How many there are in the file."""
+
+
+_STAMP = struct.Struct("<8s16sqqq")
+_MAGIC = b"CLIPSRCH"
+
+
+class VectorIndex:
+    """An exact index over unit vectors, read from a file or built in memory."""
+
+    def __init__(self, index: "faiss.Index", stamp: Stamp) -> None:
+        self._index = index
+        self.stamp = stamp
+
+    @classmethod
+    def build(cls, dim: int, chunks: Iterable[tuple[Ids, Half]], stamp: Stamp) -> "VectorIndex":
+        """Build from chunks of ``(n,)`` ids and ``(n, dim)`` fp16 vectors; it counts them."""
+        flat = faiss.IndexScalarQuantizer(
+            dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        )
+        index = faiss.IndexIDMap(flat)
+        for ids, vectors in chunks:
+            # QT_fp16's code of a vector is the vector in fp16, so nothing is converted.
+            index.add_sa_codes(np.ascontiguousarray(vectors).view(np.uint8), ids)
+        return cls(index, stamp._replace(vectors=int(index.ntotal)))
+
+    @classmethod
+    def read(cls, path: Path, dim: int, collection: bytes) -> "VectorIndex":
+        """Map the file into memory.
+
+        Raises DamagedVectorIndex, saying why, if it cannot be used for this collection.
+        """
+        try:
+            with path.open("rb") as file:
+                file.seek(-_STAMP.size, os.SEEK_END)
+                magic, *fields = _STAMP.unpack(file.read(_STAMP.size))
+        except FileNotFoundError as error:
+            raise DamagedVectorIndex("it is missing") from error
+        except (OSError, struct.error) as error:
+            raise DamagedVectorIndex("it is cut short") from error
+        if magic != _MAGIC:
+            raise DamagedVectorIndex("it is cut short or is another program's")
+        stamp = Stamp(*fields)
+        if stamp.collection != collection:
+            raise DamagedVectorIndex("it belongs to another catalogue")
+        try:
+            with _path_for_faiss(path) as name:
+                index = faiss.read_index(name, faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise DamagedVectorIndex("FAISS cannot read it") from error
+        if index.d != dim or index.ntotal != stamp.vectors:
+            raise DamagedVectorIndex(
+                f"it holds {index.ntotal} vectors of length {index.d}, "
+                f"not {stamp.vectors} of length {dim}"
+            )
+        return cls(index, stamp)
+
+    def write(self, path: Path) -> None:
+        """Replace the file at ``path`` as one step: a reader sees the old one or the new."""
+        temporary = path.with_name(path.name + ".new")
+        with temporary.open("wb") as file:
+            faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))
+            file.write(_STAMP.pack(_MAGIC, *self.stamp))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    @property
+    def count(self) -> int:
+        """How many vectors there are."""
+        return int(self._index.ntotal)
+
+    def search(self, query: Vectors, k: int, among: Ids | None = None) -> tuple[Ids, Vectors]:
+        """The ``k`` best ids and their inner products with ``query`` ``(dim,)``, best first.
+
+        ``among`` restricts the search, exactly, to the ids it names.
+        """
+        k = min(k, self.count)
+        if k == 0:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        parameters = None
+        if among is not None:
+            parameters = faiss.SearchParameters(sel=faiss.IDSelectorBatch(among))
+        scores, ids = self._index.search(query[np.newaxis], k, params=parameters)
+        found = ids[0] >= 0
+        return ids[0][found], scores[0][found]
+
+
+class _path_for_faiss:  # noqa: N801  (used like contextlib.nullcontext)
+    """FAISS takes a path as UTF-8; a folder with another name is reached by its descriptor."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> str:
+        try:
+            os.fspath(self._path).encode()
+        except UnicodeEncodeError:
+            self._descriptor = os.open(self._path, os.O_RDONLY)
+            return f"/dev/fd/{self._descriptor}"
+        return os.fspath(self._path)
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)

@@ -1,0 +1,42 @@
+"""Vector arithmetic that needs numpy alone; the exact search here is also the tests' oracle."""
+
+import numpy as np
+import numpy.typing as npt
+
+from clipsearch.records import Vectors
+
+
+def l2_normalise(vectors: npt.ArrayLike) -> Vectors:
+    """Scale each row of ``(..., dim)`` to unit length, in float32.
+
+    A zero vector has no direction: it raises ValueError, since a score against it means nothing.
+    """
+    array = np.asarray(vectors, dtype=np.float32)
+    norms = np.linalg.norm(array, axis=-1, keepdims=True)
+    if not np.all(np.isfinite(norms)) or np.any(norms == 0):
+        raise ValueError("a vector without a direction (zero, infinite or not a number)")
+    unit: Vectors = array / norms
+    return unit
+
+
+def top_k(
+    query: Vectors,
+    ids: npt.NDArray[np.int64],
+    vectors: npt.NDArray[np.floating],
+    k: int,
+) -> tuple[npt.NDArray[np.int64], Vectors]:
+    """The ``k`` rows most similar to ``query`` by inner product, best first.
+
+    query: ``(dim,)`` float32. ids: ``(n,)``. vectors: ``(n, dim)``, any float dtype.
+    Ties are broken by the smaller id, so that a ranking is the same on every run.
+    """
+    scores = vectors.astype(np.float32) @ query  # (n,)
+    if k < len(scores):
+        # Everything at least as good as the k-th best, so that a tie at the edge is not decided
+        # by the partition's whim.
+        edge = np.partition(scores, -k)[-k]
+        chosen = np.flatnonzero(scores >= edge)
+    else:
+        chosen = np.arange(len(scores))
+    order = chosen[np.lexsort((ids[chosen], -scores[chosen]))][:k]
+    return ids[order], scores[order].astype(np.float32)

@@ -1,0 +1,157 @@
+"""What many tests share: small pictures, a small model in the real format, and the program.
+
+The tiny model is a real open_clip CLIP with random weights, saved as a hub snapshot and loaded by
+the same code as any other. It is fast and it means nothing; tests of meaning use `pocket`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipsearch.records import ModelFiles
+
+TINY_CONFIG = {
+    "model_cfg": {
+        "embed_dim": 32,
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 2,
+            "width": 64,
+            "head_width": 32,
+            "patch_size": 8,
+        },
+        "text_cfg": {
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": 32,
+            "heads": 2,
+            "layers": 2,
+        },
+    },
+    "preprocess_cfg": {
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.3, 0.4],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    },
+}
+
+
+def save_snapshot(folder: Path, config: dict, seed: int = 0) -> Path:
+    """A model with random weights as a hub snapshot folder."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(seed)
+    model = open_clip.CLIP(**config["model_cfg"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's snapshot folder."""
+    return save_snapshot(tmp_path_factory.mktemp("models") / "tiny", TINY_CONFIG)
+
+
+@pytest.fixture(scope="session")
+def tiny_files(tiny_model: Path) -> ModelFiles:
+    """The tiny model, resolved."""
+    from clipsearch import models
+
+    return models.resolve(str(tiny_model), None, offline=True, notify=lambda _: None)
+
+
+@pytest.fixture(autouse=True)
+def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes what belongs to the person who runs it, or uses the network."""
+    monkeypatch.setenv("CLIPSEARCH_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("CLIPSEARCH_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("MODEL", "PRETRAINED", "DEVICE", "INDEX"):
+        monkeypatch.delenv(f"CLIPSEARCH_{name}", raising=False)
+
+
+def make_picture(path: Path | bytes, seed: int = 0, size: tuple[int, int] = (48, 40)) -> None:
+    """A picture of random blocks, different for every seed; the name's suffix says the format."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    image = Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST)
+    suffix = os.path.splitext(os.fsdecode(path))[1].lower()
+    kind = {
+        ".jpg": "JPEG",
+        ".jpeg": "JPEG",
+        ".png": "PNG",
+        ".webp": "WEBP",
+        ".gif": "GIF",
+        ".bmp": "BMP",
+        ".tif": "TIFF",
+        ".tiff": "TIFF",
+    }[suffix]
+    with open(path, "wb") as file:
+        image.save(file, kind)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of six pictures, two of them in a subfolder."""
+    root = tmp_path / "photos"
+    (root / "sub").mkdir(parents=True)
+    for n, name in enumerate(["a.png", "b.jpg", "c.png", "d.webp", "sub/e.png", "sub/f.jpg"]):
+        make_picture(root / name, seed=n)
+    return root
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run of the program did."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Standard output as lines of text."""
+        return self.out.decode().splitlines()
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run the program in a process of its own: `run("search", "a cat", cwd=photos)`."""
+
+    def run_program(
+        *arguments: str | bytes | Path,
+        cwd: Path | None = None,
+        stdin: bytes = b"",
+        env: dict[str, str] | None = None,
+        timeout: float = 120,
+        command: Sequence[str] = (sys.executable, "-m", "clipsearch"),
+    ) -> Ran:
+        done = subprocess.run(
+            [*command, *arguments],
+            cwd=cwd or tmp_path,
+            input=stdin,
+            capture_output=True,
+            timeout=timeout,
+            env={**os.environ, **(env or {})},
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr.decode("utf-8", "backslashreplace"))
+
+    return run_program

@@ -36,7 +36,7 @@ class DecodePool:
         files: Sequence[ImageFile],
         preprocessing: Preprocessing,
         *,
-        max_pixels: int,
+        max_pixels: int | None,
         ahead: int,
         workers: int | None = None,
         timeout: float = _SECONDS_PER_FILE,
@@ -108,7 +108,7 @@ class DecodePool:
 class _Worker:
     """One decoding process and the pipe to it."""
 
-    def __init__(self, preprocessing: Preprocessing, max_pixels: int) -> None:
+    def __init__(self, preprocessing: Preprocessing, max_pixels: int | None) -> None:
         # "spawn" everywhere: a fork would copy torch's threads and locks in an unknown state.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -143,7 +143,7 @@ class _Worker:
         self._process.close()
 
 
-def _work(pipe: Connection, preprocessing: Preprocessing, max_pixels: int) -> None:
+def _work(pipe: Connection, preprocessing: Preprocessing, max_pixels: int | None) -> None:
     """The worker process: a path in, an outcome out, until the pipe closes."""
     import signal
 

@@ -9,13 +9,11 @@ the crop is ever resampled. That is the same arithmetic, and a picture of 100,00
 no more than another.
 """
 
-import hashlib
-import io
 import os
 import warnings
 from contextlib import suppress
 from datetime import datetime
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +21,7 @@ import pillow_heif
 from PIL import Image, UnidentifiedImageError
 
 from clipsearch.errors import ImageError
+from clipsearch.images import content_hash
 from clipsearch.records import DecodedImage, Pixels, Preprocessing
 
 pillow_heif.register_heif_opener()
@@ -35,9 +34,6 @@ FORMATS = tuple(
     for name in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "HEIF", "AVIF")
     if name in Image.OPEN
 )
-
-HASH_BYTES = 20
-"""BLAKE2b-160: far more than enough to tell pictures apart, and quick to compute."""
 
 _ORIENTATION, _DATE_TIME, _EXIF_IFD, _DATE_TIME_ORIGINAL = 0x0112, 0x0132, 0x8769, 0x9003
 
@@ -67,16 +63,10 @@ def default_max_pixels() -> int:
     return limit
 
 
-def content_hash(file: BinaryIO) -> bytes:
-    """BLAKE2b-160 of an open file's bytes, from its start."""
-    file.seek(0)
-    return hashlib.file_digest(
-        cast(io.BufferedReader, file), lambda: hashlib.blake2b(digest_size=HASH_BYTES)
-    ).digest()
-
-
-def decode(path: bytes | str, preprocessing: Preprocessing, max_pixels: int) -> DecodedImage:
-    """Read, hash and decode one file.
+def decode(
+    path: bytes | str, preprocessing: Preprocessing, max_pixels: int | None = None
+) -> DecodedImage:
+    """Read, hash and decode one file of at most ``max_pixels`` (``default_max_pixels``).
 
     Raises ImageError if the file is no picture that can be decoded, and OSError if it cannot be
     opened or read at all.
@@ -90,7 +80,8 @@ def decode(path: bytes | str, preprocessing: Preprocessing, max_pixels: int) -> 
             with warnings.catch_warnings():
                 # Pillow warns of damaged metadata; the pixels are what counts here.
                 warnings.simplefilter("ignore")
-                image, width, height, taken_at = _open_upright(file, preprocessing, max_pixels)
+                limit = max_pixels or default_max_pixels()
+                image, width, height, taken_at = _open_upright(file, preprocessing, limit)
                 pixels = fit(image, preprocessing)
         except ImageError:
             raise

@@ -160,19 +160,33 @@ def _choose_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.float32
-    seconds = {dtype: _matmul_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    faster = seconds[torch.float32] > 1.3 * seconds[torch.bfloat16]
-    return torch.bfloat16 if faster else torch.float32
+    fp32, bf16 = _matmul_seconds((torch.float32, torch.bfloat16))
+    return torch.bfloat16 if fp32 > _WORTH_ROUNDING * bf16 else torch.float32
+
+
+_WORTH_ROUNDING = 1.5
+"""How much faster bf16 must be to be worth its rounding."""
 
 
 @torch.inference_mode()
-def _matmul_seconds(dtype: torch.dtype) -> float:
-    a, b = torch.ones(512, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)
-    best = float("inf")
-    for _ in range(4):  # the first one also loads and compiles kernels
-        start = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - start)
+def _matmul_seconds(dtypes: Sequence[torch.dtype]) -> list[float]:
+    """The time of one matrix product in each dtype.
+
+    On one thread, in turns, and the best of several, so that what else the machine is doing
+    weighs little; 20 to 60 milliseconds in all.
+    """
+    pairs = [(torch.ones(128, 768, dtype=d), torch.ones(768, 768, dtype=d)) for d in dtypes]
+    best = [float("inf")] * len(pairs)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(6):  # the first round also loads and compiles the kernels
+            for n, (a, b) in enumerate(pairs):
+                start = time.perf_counter()
+                a @ b
+                best[n] = min(best[n], time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
     return best
 
 

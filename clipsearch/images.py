@@ -1,9 +1,12 @@
-"""Find the image files below a folder: one ``scandir`` pass, and no file is opened."""
+"""Find the image files below a folder in one ``scandir`` pass, and know a file by its content."""
 
+import hashlib
+import io
 import os
 import stat
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import BinaryIO, cast
 
 from clipsearch.errors import CollectionGone
 from clipsearch.records import Found, ImageFile
@@ -19,6 +22,9 @@ SUFFIXES = frozenset(
 
 EXCLUDED = (".*", "node_modules", "@eaDir")
 """What no one means by "my photos": hidden files and folders, package trees, NAS thumbnails."""
+
+HASH_BYTES = 20
+"""BLAKE2b-160: far more than enough to tell pictures apart, and quick to compute."""
 
 
 def find(root: bytes, *, exclude: Sequence[str] = (), under: bytes = b"") -> Found:
@@ -62,7 +68,7 @@ def find(root: bytes, *, exclude: Sequence[str] = (), under: bytes = b"") -> Fou
                 continue
             try:
                 if entry.is_symlink():
-                    links += is_picture or entry.is_dir()
+                    links += is_picture or _leads_to_folder(entry)
                 elif entry.is_dir(follow_symlinks=False):
                     folders.append(path)
                 elif is_picture:
@@ -75,6 +81,13 @@ def find(root: bytes, *, exclude: Sequence[str] = (), under: bytes = b"") -> Fou
                 unreadable.append((path, error.strerror or str(error)))
     files.sort()
     return Found(files, sorted(unreadable), links)
+
+
+def _leads_to_folder(link: "os.DirEntry[bytes]") -> bool:
+    try:
+        return link.is_dir()
+    except OSError:  # a link to itself, say; it hides no picture
+        return False
 
 
 def _matches(name: bytes, globs: tuple[bytes, ...]) -> bool:
@@ -91,3 +104,11 @@ def _native(path: bytes) -> bytes:
 def absolute(root: bytes, path: bytes) -> bytes:
     """Where the file stored as ``path`` lies on this system."""
     return os.path.join(root, _native(path))
+
+
+def content_hash(file: BinaryIO) -> bytes:
+    """BLAKE2b-160 of an open file's bytes, from its start."""
+    file.seek(0)
+    return hashlib.file_digest(
+        cast(io.BufferedReader, file), lambda: hashlib.blake2b(digest_size=HASH_BYTES)
+    ).digest()

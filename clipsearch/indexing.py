@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from clipsearch import decoding
 from clipsearch.changes import diff
 from clipsearch.decode_pool import DecodePool
 from clipsearch.errors import CollectionGone, ImageError
-from clipsearch.images import absolute
+from clipsearch.images import absolute, content_hash
 from clipsearch.records import (
     DecodedImage,
     EmbeddedImage,
@@ -76,8 +75,7 @@ def update(
             store.remove(missing)
         summary.removed = len(missing)
     if to_embed:
-        limit = max_pixels or decoding.default_max_pixels()
-        for batch in _embedded(store, to_embed, load_encoder, limit, summary, progress):
+        for batch in _embedded(store, to_embed, load_encoder, max_pixels, summary, progress):
             with store.batch():
                 store.add(batch)
             new = sum(image.file.path not in known for image in batch)
@@ -152,7 +150,7 @@ def _reuse(
 def _content_hash(store: Store, file: ImageFile) -> bytes | None:
     try:
         with open(absolute(os.fsencode(store.root), file.path), "rb") as opened:
-            return decoding.content_hash(opened)
+            return content_hash(opened)
     except OSError:
         return None  # the decoder will meet the same error, and report it
 
@@ -161,7 +159,7 @@ def _embedded(
     store: Store,
     files: list[ImageFile],
     load_encoder: LoadEncoder,
-    max_pixels: int,
+    max_pixels: int | None,
     summary: IndexSummary,
     progress: Progress,
 ) -> Iterator[list[EmbeddedImage]]:

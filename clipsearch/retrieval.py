@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clipsearch import decoding
 from clipsearch.errors import ImageError, UsageError
-from clipsearch.images import absolute
+from clipsearch.images import absolute, content_hash
 from clipsearch.records import Encoder, Hit, Vectors
 from clipsearch.store import Store
 
@@ -31,13 +30,13 @@ def search_like(
     A picture whose content a collection has needs no model. Raises UsageError if the file cannot
     be read as a picture.
     """
+    from clipsearch import decoding  # here, since no text query needs its decoders
+
     try:
         query = _stored_vector(stores, image)
         if query is None:
             preprocessing = stores[0].spec.preprocessing
-            decoded = decoding.decode(
-                os.fspath(image), preprocessing, decoding.default_max_pixels()
-            )
+            decoded = decoding.decode(os.fspath(image), preprocessing)
             query = load_encoder().encode_images(decoded.pixels[np.newaxis])[0]
     except OSError as error:
         raise UsageError(f"cannot read {image}: {error.strerror}") from error
@@ -49,7 +48,7 @@ def search_like(
 
 def _stored_vector(stores: Sequence[Store], image: Path) -> Vectors | None:
     with image.open("rb") as file:
-        digest = decoding.content_hash(file)
+        digest = content_hash(file)
     for store in stores:
         for id, _ in store.find_content(digest):
             return store.vector(id)

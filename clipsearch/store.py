@@ -19,10 +19,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from clipsearch.errors import (
     IndexLocked,
@@ -42,6 +41,9 @@ from clipsearch.records import (
 )
 from clipsearch.vector_index import DamagedVectorIndex, Half, Ids, Stamp, VectorIndex
 from clipsearch.vectors import top_k
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 FOLDER = ".clipsearch"
 """The index folder's name inside the folder that it indexes."""
@@ -79,7 +81,7 @@ _SQL_VARIABLES = 500
 class Store:
     """One collection's index. Use as a context manager, or call ``close``."""
 
-    def __init__(self, directory: Path, connection: sqlite3.Connection, lock: FileLock | None):
+    def __init__(self, directory: Path, connection: sqlite3.Connection, lock: "FileLock | None"):
         """Use ``create``, ``open`` or ``open_for_writing``."""
         self.directory = directory
         self._db = connection
@@ -164,7 +166,7 @@ class Store:
             raise
 
     @classmethod
-    def _connect(cls, directory: Path, *, write: bool, lock: FileLock | None) -> "Store":
+    def _connect(cls, directory: Path, *, write: bool, lock: "FileLock | None") -> "Store":
         with _sqlite_errors(directory):
             connection = _connection(directory, write=write)
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -535,8 +537,10 @@ class _sqlite_errors:  # noqa: N801  (used like contextlib.suppress)
         ) from error
 
 
-def _acquire(directory: Path) -> FileLock:
+def _acquire(directory: Path) -> "FileLock":
     """The writer's lock: the system releases it when its holder ends, however it ends."""
+    from filelock import FileLock, Timeout  # here, since no reader needs it and it is slow to load
+
     lock = FileLock(directory / LOCK, timeout=0)
     try:
         lock.acquire()

@@ -40,9 +40,10 @@ def tokenize(text: str, context_length: int) -> list[int]:
 
 
 def _words(text: str) -> Sequence[str]:
-    plain = text.isascii() and text.isprintable()
+    plain = text.isascii() and text.isprintable() and "&" not in text
     if not plain:
-        import ftfy  # repairs mis-decoded text; there is nothing to repair in plain ASCII
+        # Repairs mis-decoded text. In plain ASCII there is none, unless HTML entities hide it.
+        import ftfy
 
         text = ftfy.fix_text(text)
     text = " ".join(html.unescape(html.unescape(text)).split()).lower()

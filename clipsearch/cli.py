@@ -12,16 +12,19 @@ import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from clipsearch import __version__
 from clipsearch.errors import (
     ClipsearchError,
     ExitCode,
     IndexLocked,
+    ModelMismatch,
     StoreError,
     UsageError,
 )
@@ -31,8 +34,30 @@ if TYPE_CHECKING:
     from clipsearch.records import Encoder, IndexSummary, ModelFiles, ModelSpec, Vectors
     from clipsearch.store import Store
 
+
+class _Interrupted(Exception):
+    """Ctrl-C or SIGTERM."""
+
+
+class _ReaderGone(Exception):
+    """Whoever was reading standard output has seen enough (head, say)."""
+
+
+class _Commands(TyperGroup):
+    """Our commands, whose interrupts and closed pipes typer would answer in its own way."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Interrupted from error
+        except BrokenPipeError as error:
+            raise _ReaderGone from error
+
+
 app = typer.Typer(
     name="clipsearch",
+    cls=_Commands,
     help="Find images in local folders by text or by example.",
     epilog="Exit codes: 0 hits, or the collection is up to date; 1 nothing matches; 2 an error; "
     "3 refused; 130 interrupted.",
@@ -76,19 +101,25 @@ DeviceOption = Annotated[
 ]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"clipsearch {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
+        ),
     ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show where in the program an error comes from.")
     ] = False,
 ) -> None:
     """Find images in local folders by text or by example."""
-    if version:
-        print(f"clipsearch {__version__}")
-        raise typer.Exit
 
 
 @app.command("index")
@@ -213,7 +244,9 @@ def _index_folder(
                     f"the index at {directory} is that of {store.root}, not of {root}",
                     hint="Name another place with --index.",
                 )
-            files = _model_for(store, choice, rebuild)
+            # An index without pictures is not bound to its model, which perhaps never worked.
+            files = _model_for(store, choice, may_change=rebuild or not store.known())
+            rebuild = rebuild or files.spec.fingerprint != store.spec.fingerprint
         else:
             files = _new_model(choice)
             store = stack.enter_context(Store.create(directory, root, files.spec))
@@ -243,14 +276,21 @@ def _index_folder(
     return summary
 
 
-def _model_for(store: "Store", choice: _ModelChoice, rebuild: bool) -> "ModelFiles":
-    """The model for an existing index: its own, unless the user names the same one or rebuilds."""
+def _model_for(store: "Store", choice: _ModelChoice, *, may_change: bool) -> "ModelFiles":
+    """The model for an existing index: its own, unless the user names it or may change it."""
     from clipsearch import models
 
     if choice.name is None and choice.pretrained is None:
-        return models.locate(store.spec)
+        try:
+            return models.locate(store.spec)
+        except ModelMismatch:  # other weights under the same name
+            if not may_change:
+                raise
+        spec = store.spec
+        return models.resolve(spec.name, spec.pretrained, offline=choice.offline, notify=_say)
     files = _named_model(choice)
-    if not rebuild and files.spec != store.spec:
+    same = files.spec.fingerprint == store.spec.fingerprint
+    if files.spec != store.spec and (same or not may_change):
         with store.batch():
             store.set_spec(files.spec)
     return files
@@ -343,6 +383,11 @@ def search_command(
         spec = _shared_model(stores)
         choice = _ModelChoice(None, None, device, None, offline=True)
         prefix = _relative(start, stores[0].root)
+        if under is not None and not prefix and not _holds(start, stores):
+            raise UsageError(
+                f"{under} is not in {stores[0].root}, which is what the index at {index} is of",
+                hint="--under takes a folder of the collection.",
+            )
         if image is not None:
             hits = retrieval.search_like(
                 stores, image, lambda: _load_encoder(models.locate(spec), choice), count, prefix
@@ -372,8 +417,6 @@ def status_command(
     index: IndexOption = None,
 ) -> int:
     """Tell what is indexed, with which model, how many images failed and why."""
-    import json as json_module
-
     from clipsearch import collections, models, output
     from clipsearch.store import Store
 
@@ -387,7 +430,7 @@ def status_command(
         except ClipsearchError as error:
             here = f"cannot be used here: {error}"
         if json:
-            print(json_module.dumps(output.status_record(status), ensure_ascii=False))
+            sys.stdout.buffer.write(output.json_line(output.status_record(status)))
         else:
             print(output.status_text(status, here))
     return ExitCode.OK
@@ -418,13 +461,13 @@ def models_command(
 
 def _checked(query: str | None) -> str:
     """The query's text, from standard input if it is ``-``."""
-    text = sys.stdin.read() if query == "-" else query or ""
+    try:
+        text = sys.stdin.read() if query == "-" else query or ""
+        text.encode()
+    except UnicodeError as error:
+        raise UsageError("the query is not valid text", hint="Use UTF-8.") from error
     if not text.strip():
         raise UsageError("the query is empty", hint="Say what to look for.")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError("the query is not valid text", hint="Use UTF-8.") from error
     return text
 
 
@@ -448,6 +491,11 @@ def _relative(path: Path, root: Path) -> bytes:
     if not path.is_relative_to(root) or path == root:
         return b""
     return os.fsencode(path.relative_to(root).as_posix())
+
+
+def _holds(folder: Path, stores: "Sequence[Store]") -> bool:
+    """Whether all these collections lie in ``folder``."""
+    return all(store.root.is_relative_to(folder) for store in stores)
 
 
 def _shared_model(stores: "Sequence[Store]") -> "ModelSpec":
@@ -503,6 +551,9 @@ def _heal(store: "Store") -> None:
 
 def main() -> NoReturn:
     """Run the program and leave with its exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A file name may hold what the terminal's encoding does not.
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -517,17 +568,20 @@ def run(arguments: Sequence[str]) -> int:
         return int(code or ExitCode.OK)
     except ClipsearchError as error:
         if debug:
-            raise
+            traceback.print_exc()
         _complain(str(error), error.hint)
         return ExitCode.ERROR
     except typer.TyperException as error:
-        _complain(error.format_message(), "See: clipsearch --help")
+        if arguments:
+            _complain(error.format_message(), "See: clipsearch --help")
+        else:
+            print(error.format_message(), file=sys.stderr)  # the whole help
         return ExitCode.ERROR
-    except (KeyboardInterrupt, typer.Abort):
+    except (_Interrupted, KeyboardInterrupt, typer.Abort):
         _say("interrupted; what was committed is kept, and the next run goes on from there")
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader (head, say) has seen enough. Python would complain once more at its exit.
+    except (_ReaderGone, BrokenPipeError):
+        # Python would complain once more at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except Exception as error:

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -21,6 +22,9 @@ Outcome = DecodedImage | ImageError | OSError
 
 _SECONDS_PER_FILE = 60.0
 """No picture below the pixel limit takes a healthy decoder this long, even from a slow disk."""
+
+_SECONDS_TO_NOTICE = 0.1
+"""How long a decoder that is at work may keep the pool from stopping."""
 
 
 class DecodePool:
@@ -97,8 +101,9 @@ class DecodePool:
                     file = next(self._todo, None)
                 if file is None:
                     break
-                outcome = worker.decode(absolute(self._root, file.path), self._timeout)
-                if not worker.alive:
+                path = absolute(self._root, file.path)
+                outcome = worker.decode(path, self._timeout, self._stopped)
+                if not worker.alive and not self._stopped.is_set():
                     worker = _Worker(*self._arguments)
                 self._done.put((file, outcome))
         finally:
@@ -119,28 +124,36 @@ class _Worker:
         theirs.close()
         self.alive = True
 
-    def decode(self, path: bytes, timeout: float) -> Outcome:
-        """Have one file decoded; after a crash or a time-out the worker is no longer alive."""
+    def decode(self, path: bytes, timeout: float, stopped: threading.Event) -> Outcome:
+        """Have one file decoded, unless that is ``stopped`` before it is done.
+
+        After a crash, a time-out or a stop the worker is no longer alive.
+        """
         outcome: Outcome
+        deadline = time.monotonic() + timeout
         try:
             self._pipe.send(path)
-            if self._pipe.poll(timeout):
-                outcome = self._pipe.recv()
-                return outcome
+            while (left := deadline - time.monotonic()) > 0 and not stopped.is_set():
+                if self._pipe.poll(min(left, _SECONDS_TO_NOTICE)):
+                    outcome = self._pipe.recv()
+                    return outcome
             outcome = ImageError(f"the decoder did not finish within {timeout:.0f} seconds")
         except (EOFError, OSError):
             self._process.join(5)
             outcome = ImageError(f"the decoder crashed on it (exit {self._process.exitcode})")
-        self._process.kill()
-        self.alive = False
+        self.stop()
         return outcome
 
     def stop(self) -> None:
         """End the process, whatever it is at."""
+        if not self.alive:
+            return
+        self.alive = False
         self._pipe.close()
         self._process.kill()
-        self._process.join()
-        self._process.close()
+        self._process.join(5)  # a process that waits for a dead disk cannot even be killed
+        if self._process.exitcode is not None:
+            self._process.close()
 
 
 def _work(pipe: Connection, preprocessing: Preprocessing, max_pixels: int | None) -> None:

@@ -5,8 +5,9 @@ size is checked before memory is taken, and every failure is an ImageError with 
 
 Faithfully: the geometry is that of open_clip's own evaluation transform (torchvision's Resize and
 CenterCrop, or its ResizeKeepRatio and CenterCropOrPad), except that only the part which survives
-the crop is ever resampled. That is the same arithmetic, and a picture of 100,000 x 1 pixels costs
-no more than another.
+the crop is ever resampled, so a picture of 100,000 x 1 pixels costs no more than another. The
+arithmetic is the same up to rounding (1/255 on pictures): since version 13, Pillow chooses by the
+sizes whether it resamples rows or columns first.
 """
 
 import os
@@ -105,6 +106,9 @@ def _open_upright(
             f"{width} x {height} pixels are {width * height / 1e6:,.0f} megapixels; "
             f"the limit is {max_pixels / 1e6:,.0f}"
         )
+    if image.format == "TIFF":
+        image.load()  # this already turns it upright, and strikes the orientation from its EXIF
+        width, height = image.size
     orientation, taken_at = _metadata(image)
     if image.format in ("JPEG", "MPO"):
         # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size at a fraction of the cost. Twice
@@ -150,7 +154,7 @@ def _to_8_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     """
     scaled = np.nan_to_num(values.astype(np.float64))
     low, high = float(scaled.min()), float(scaled.max())
-    if values.dtype == np.uint16:
+    if values.dtype.kind == "u":  # 16 bits, in either byte order
         low, high = 0.0, 65535.0
     elif low >= 0:
         limits = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
@@ -162,6 +166,7 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     """Resize and crop (or pad) an RGB image to ``(height, width, 3)``, as open_clip does."""
     target_h, target_w = preprocessing.size
     width, height = image.size
+    resampling = _RESAMPLING[preprocessing.interpolation]
     match preprocessing.resize_mode:
         case "squash":
             scaled_w, scaled_h = target_w, target_h
@@ -174,6 +179,8 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
         case mode:
             ratios = (height / target_h, width / target_w)
             ratio = max(ratios) if mode == "longest" else min(ratios)
+            if mode == "shortest":  # here open_clip is bicubic, whatever its configuration says
+                resampling = Image.Resampling.BICUBIC
             scaled_w, scaled_h = max(1, round(width / ratio)), max(1, round(height / ratio))
     # The window of the scaled picture that is kept. Where the picture is larger, the offset is
     # CenterCrop's; where it is smaller (only "longest"), it is pasted on the fill colour.
@@ -186,7 +193,7 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
         min(width, (left + kept_w) * step_x),
         min(height, (top + kept_h) * step_y),
     )
-    kept = image.resize((kept_w, kept_h), _RESAMPLING[preprocessing.interpolation], box=box)
+    kept = image.resize((kept_w, kept_h), resampling, box=box)
     if (kept_w, kept_h) != (target_w, target_h):
         fill = preprocessing.fill_color
         padded = Image.new("RGB", (target_w, target_h), (fill, fill, fill))

@@ -158,7 +158,9 @@ def _choose_dtype(device: torch.device) -> torch.dtype:
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return torch.float32
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.float32
     fp32, bf16 = _matmul_seconds((torch.float32, torch.bfloat16))
     return torch.bfloat16 if fp32 > _WORTH_ROUNDING * bf16 else torch.float32

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -47,7 +47,7 @@ def write_json_lines(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
             "taken_at": hit.taken_at,
             "model": model,
         }
-        stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        stream.write(json_line(record))
         stream.flush()
 
 
@@ -66,7 +66,7 @@ def write_table(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
         table.add_row(str(rank), f"{hit.score:.3f}", f"{hit.width} x {hit.height}", path)
     screen = console(sys.stdout)
     screen.print(table)
-    screen.print(f"ranked by {model}", style="dim")
+    screen.print(f"ranked by {printable(model)}", style="dim")
 
 
 def shown_path(hit: Hit) -> bytes:
@@ -74,6 +74,14 @@ def shown_path(hit: Hit) -> bytes:
     path = absolute(os.fsencode(hit.root), hit.path)
     here = os.path.join(os.fsencode(Path.cwd()), b"")
     return path.removeprefix(here)
+
+
+def json_line(record: Mapping[str, object]) -> bytes:
+    """A record as one line of JSON in UTF-8, whatever the terminal's encoding is.
+
+    Half a surrogate pair, which a model's path can hold, has no UTF-8; it stays an escape.
+    """
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def json_path(path: bytes) -> str | dict[str, str]:
@@ -109,7 +117,7 @@ def size_text(count: int) -> str:
     """A number of bytes as people say it: 1.4 MB."""
     amount = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):
-        if amount < 1000:
+        if round(amount, 1) < 1000:
             return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} TB"
@@ -118,10 +126,11 @@ def size_text(count: int) -> str:
 def summary_lines(root: str, summary: IndexSummary) -> list[str]:
     """What a run of ``index`` did, failures first."""
     lines = [
-        f"skipping {printable(os.fsdecode(path))}: {reason}" for path, reason in summary.failed
+        f"skipping {printable(os.fsdecode(path))}: {printable(reason)}"
+        for path, reason in summary.failed
     ]
     lines += [
-        f"cannot read {printable(os.fsdecode(path))}: {reason}"
+        f"cannot read {printable(os.fsdecode(path))}: {printable(reason)}"
         for path, reason in summary.unreadable
     ]
     counts = [
@@ -132,7 +141,7 @@ def summary_lines(root: str, summary: IndexSummary) -> list[str]:
         f"{summary.unchanged} unchanged",
         f"{len(summary.failed)} failed",
     ]
-    text = f"{root}: {', '.join(counts)}"
+    text = f"{printable(root)}: {', '.join(counts)}"
     if summary.still_failed:
         text += f" ({summary.still_failed} failed before and have not changed)"
     if summary.links:
@@ -149,8 +158,11 @@ def status_text(status: CollectionStatus, model_here: str) -> str:
         printable(os.fspath(status.root)),
         f"  images   {status.images}",
         f"  failed   {len(status.failed)}",
-        *(f"           {printable(os.fsdecode(path))}: {why}" for path, why in status.failed),
-        f"  model    {spec.label} ({spec.dim} dimensions, {model_here})",
+        *(
+            f"           {printable(os.fsdecode(path))}: {printable(why)}"
+            for path, why in status.failed
+        ),
+        f"  model    {printable(spec.label)} ({spec.dim} dimensions, {model_here})",
         f"  index    {printable(os.fspath(status.directory))}",
         f"  sizes    catalogue {size_text(status.catalog_bytes)}, "
         f"vectors {size_text(status.vector_bytes)}",

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,15 @@ from clipsearch.store import Store
 
 
 def search(stores: Sequence[Store], query: Vectors, k: int, under: bytes = b"") -> list[Hit]:
-    """The ``k`` best hits of all ``stores`` together; ``query`` is a unit vector ``(dim,)``."""
+    """The ``k`` best hits of all ``stores`` together; ``query`` is a unit vector ``(dim,)``.
+
+    A picture that several of them hold, one root lying in the other, is one hit.
+    """
     hits = [hit for store in stores for hit in store.search(query, k, under)]
-    return sorted(hits, key=lambda hit: (-hit.score, hit.root, hit.id))[:k]
+    ranked: dict[bytes, Hit] = {}
+    for hit in sorted(hits, key=lambda hit: (-hit.score, hit.root, hit.id)):
+        ranked.setdefault(absolute(os.fsencode(hit.root), hit.path), hit)
+    return list(ranked.values())[:k]
 
 
 def search_like(
@@ -51,7 +58,8 @@ def _stored_vector(stores: Sequence[Store], image: Path) -> Vectors | None:
         digest = content_hash(file)
     for store in stores:
         for id, _ in store.find_content(digest):
-            return store.vector(id)
+            with suppress(KeyError):  # removed a moment ago
+                return store.vector(id)
     return None
 
 

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,7 +87,13 @@ class Store:
         self._db = connection
         self._lock = lock
         self._meta = dict(connection.execute("SELECT key, value FROM meta"))
-        self.spec = ModelSpec.from_json(self._meta["model"])
+        try:
+            self.spec = ModelSpec.from_json(self._meta["model"])
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise IndexUnreadable(
+                f"the index at {directory} does not tell which model made it",
+                hint=f"It is damaged. Delete {directory} and index again.",
+            ) from error
         self._vector_index: VectorIndex | None = None
         self.damage = ""
         """Why the FAISS file could not be used, if a search met that; for a message."""
@@ -132,8 +138,10 @@ class Store:
         Raises IndexLocked, and StoreError if the folder cannot be written to.
         """
         try:
-            # No wider than the folder of pictures itself: the index tells what is in it.
-            directory.mkdir(mode=root.stat().st_mode & 0o777, parents=True, exist_ok=True)
+            # No wider than the folder of pictures itself: the index tells what is in it. But for
+            # its owner to write to, even where the pictures are not.
+            mode = root.stat().st_mode & 0o777 | 0o700
+            directory.mkdir(mode=mode, parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
                 f"cannot make the index folder {directory}: {error.strerror}",
@@ -141,16 +149,14 @@ class Store:
             ) from error
         lock = _acquire(directory)
         try:
-            with _sqlite_errors(directory):
-                connection = _connection(directory, write=True)
+            with _connection(directory, write=True) as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 for statement in _SCHEMA.split(";\n"):
                     connection.execute(statement)
                 now = _now()
                 inside = directory == root / FOLDER
                 meta = {
-                    "collection": uuid.uuid4().bytes,
-                    "generation": 0,
+                    "vector_file": b"",  # the token of the FAISS file that is this catalogue's
                     "model": spec.to_json(),
                     # Empty where the index lies in its own root, so that both can travel.
                     "root": b"" if inside else os.fsencode(root),
@@ -167,8 +173,7 @@ class Store:
 
     @classmethod
     def _connect(cls, directory: Path, *, write: bool, lock: "FileLock | None") -> "Store":
-        with _sqlite_errors(directory):
-            connection = _connection(directory, write=write)
+        with _connection(directory, write=write) as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version > SCHEMA_VERSION:
                 raise IndexUnreadable(
@@ -276,7 +281,7 @@ class Store:
             while True:
                 ids, scores = index.search(query, asked, among)
                 rows = self._rows([*ids.tolist(), *recent_ids.tolist()])
-                if sum(int(id) in rows for id in ids) >= k or asked >= index.count:
+                if sum(int(id) in rows for id in ids) >= k or len(ids) < asked:
                     break
                 asked *= 4
         scored = zip([*ids, *recent_ids], [*scores, *recent_scores], strict=True)
@@ -323,14 +328,16 @@ class Store:
     def _open_vector_index(self) -> VectorIndex:
         """The FAISS file, or an empty index in its place, with ``damage`` saying why."""
         if self._vector_index is None:
-            collection: bytes = self._meta["collection"]
+            (token,) = self._db.execute(
+                "SELECT value FROM meta WHERE key = 'vector_file'"
+            ).fetchone()
             try:
                 self._vector_index = VectorIndex.read(
-                    self.directory / VECTORS, self.spec.dim, collection
+                    self.directory / VECTORS, self.spec.dim, token
                 )
             except DamagedVectorIndex as error:
                 self.damage = str(error)
-                nothing = Stamp(collection, generation=0, newest_id=0, vectors=0)
+                nothing = Stamp(b"", newest_id=0, vectors=0)
                 self._vector_index = VectorIndex.build(self.spec.dim, [], nothing)
         return self._vector_index
 
@@ -343,7 +350,6 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                self._db.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
                 self._db.execute("UPDATE meta SET value = ? WHERE key = 'updated_at'", (_now(),))
                 self._db.execute("COMMIT")
             except BaseException:
@@ -429,21 +435,23 @@ class Store:
             gone = stamp.vectors - (images - newer)
             if not self.damage and (newer + gone) * 20 <= images:
                 return
-            fresh = dict(self._db.execute("SELECT key, value FROM meta"))
             (newest,) = self._db.execute("SELECT coalesce(max(id), 0) FROM vectors").fetchone()
+            token = uuid.uuid4().bytes
             index = VectorIndex.build(
-                self.spec.dim,
-                self._chunks(newer_than=0),
-                Stamp(fresh["collection"], fresh["generation"], newest, vectors=0),
+                self.spec.dim, self._chunks(newer_than=0), Stamp(token, newest, vectors=0)
             )
+            self._vector_index = None  # Windows replaces no file that is mapped
         try:
-            index.write(self.directory / VECTORS)
+            # A catalogue and a file that did not grow up together (one of them out of a backup)
+            # may use one id for two pictures: each catalogue knows its own file by a token.
+            with self.batch():
+                self._db.execute("UPDATE meta SET value = ? WHERE key = 'vector_file'", (token,))
+                index.write(self.directory / VECTORS)
         except OSError as error:
             raise StoreError(
                 f"cannot write {self.directory / VECTORS}: {error.strerror}",
                 hint="No picture is lost: searches read the catalogue until it can be written.",
             ) from error
-        self._vector_index = None
         self.damage = ""
 
     def replace_with(self, other: "Store") -> None:
@@ -488,20 +496,40 @@ class Store:
         return _sqlite_errors(self.directory)
 
 
-def _connection(directory: Path, *, write: bool) -> sqlite3.Connection:
-    mode = "rwc" if write else "ro"
-    connection = sqlite3.connect(
-        f"{(directory.absolute() / CATALOG).as_uri()}?mode={mode}",
-        uri=True,
-        timeout=_BUSY_SECONDS,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    if write:
-        connection.execute("PRAGMA journal_mode = DELETE")
-        connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    return connection
+@contextmanager
+def _connection(directory: Path, *, write: bool) -> Iterator[sqlite3.Connection]:
+    """Open the catalogue for a store to keep; it is closed again if anything goes wrong inside."""
+    # A reader, too, opens it for writing where it may: a writer that was killed at a commit leaves
+    # a journal, which whoever comes next has to roll back. On read-only media SQLite is content
+    # to read.
+    mode = "rwc" if write else "rw"
+    with _sqlite_errors(directory):
+        connection = sqlite3.connect(
+            f"{_uri(directory.absolute() / CATALOG)}?mode={mode}",
+            uri=True,
+            timeout=_BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            if write:
+                connection.execute("PRAGMA journal_mode = DELETE")
+                connection.execute("PRAGMA synchronous = FULL")
+                # A batch that outgrows the cache would lock all readers out until it ends.
+                connection.execute("PRAGMA cache_spill = OFF")
+            else:
+                connection.execute("PRAGMA query_only = ON")
+            connection.execute("PRAGMA foreign_keys = ON")
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+
+
+def _uri(path: PurePath) -> str:
+    """A path as SQLite's kind of URI, in which a Windows share is part of the path."""
+    uri = path.as_uri()
+    return uri if uri.startswith("file:///") else uri.replace("file://", "file:////", 1)
 
 
 class _sqlite_errors:  # noqa: N801  (used like contextlib.suppress)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipsearch.errors import BadCheckpoint
+from clipsearch.errors import BadCheckpoint, ModelError
 from clipsearch.records import ModelFiles, ModelSpec, Vectors
 from clipsearch.tokenizer import tokenize
 from clipsearch.vectors import l2_normalise
@@ -50,6 +50,33 @@ def supports(spec: ModelSpec) -> bool:
     )
 
 
+def _shapes(spec: ModelSpec) -> Mapping[str, tuple[int, ...]]:
+    """The tensors of the text tower, as open_clip's model of this configuration has them."""
+    text_cfg = spec.model_cfg["text_cfg"]
+    width = int(text_cfg.get("width", 512))
+    hidden = int(width * text_cfg.get("mlp_ratio", 4.0))
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embedding.weight": (int(text_cfg.get("vocab_size", 49408)), width),
+        "positional_embedding": (int(text_cfg.get("context_length", 77)), width),
+        "text_projection": (width, spec.dim),
+    }
+    norms = ["ln_final"]
+    for layer in range(int(text_cfg.get("layers", 12))):
+        block = f"transformer.resblocks.{layer}."
+        norms += [block + "ln_1", block + "ln_2"]
+        shapes |= {
+            block + "attn.in_proj_weight": (3 * width, width),
+            block + "attn.in_proj_bias": (3 * width,),
+            block + "attn.out_proj.weight": (width, width),
+            block + "attn.out_proj.bias": (width,),
+            block + "mlp.c_fc.weight": (hidden, width),
+            block + "mlp.c_fc.bias": (hidden,),
+            block + "mlp.c_proj.weight": (width, hidden),
+            block + "mlp.c_proj.bias": (width,),
+        }
+    return shapes | {f"{norm}.{part}": (width,) for norm in norms for part in ("weight", "bias")}
+
+
 class TextEncoder:
     """Texts to unit vectors."""
 
@@ -61,15 +88,25 @@ class TextEncoder:
         text_cfg = files.spec.model_cfg["text_cfg"]
         self._context_length = int(text_cfg.get("context_length", 77))
         self._layers = int(text_cfg.get("layers", 12))
+        self._label = files.spec.label
         self._heads = int(text_cfg.get("heads", 8))
         self._quick_gelu = bool(files.spec.model_cfg.get("quick_gelu", False))
         self._weights = _Safetensors(files.weights)
         # open_clip's CLIP has the text tower's tensors at its top, CustomTextCLIP below "text.".
         self._prefix = "" if "ln_final.weight" in self._weights else "text."
+        for name, shape in _shapes(files.spec).items():
+            self._weights.check(self._prefix + name, shape)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Embed ``n`` texts as ``(n, dim)`` unit vectors, float32."""
-        return l2_normalise([self._features(text) for text in texts])
+        """Embed ``n`` texts as ``(n, dim)`` unit vectors, float32. Raises ModelError."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            features = [self._features(text) for text in texts]
+        try:
+            return l2_normalise(features)
+        except ValueError as error:
+            raise ModelError(
+                f"{self._label} gave {error}", hint="Its weights may be damaged."
+            ) from error
 
     def _features(self, text: str) -> Floats:
         ids = tokenize(text, self._context_length)
@@ -159,9 +196,9 @@ class _Safetensors:
         try:
             with path.open("rb") as file:
                 (length,) = struct.unpack("<Q", file.read(8))
-                self._header: Mapping[str, Any] = json.loads(file.read(length))
+                self._header: Mapping[str, Any] = dict(json.loads(file.read(length)))
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError, OverflowError, MemoryError, struct.error) as error:
+        except _DAMAGE as error:
             raise BadCheckpoint(f"{path} is no safetensors file: {error}") from error
         self._start = 8 + length
         self._path = path
@@ -169,25 +206,42 @@ class _Safetensors:
     def __contains__(self, name: str) -> bool:
         return name in self._header
 
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise BadCheckpoint unless there is a usable tensor of this name and shape."""
+        found = self._stored(name).shape
+        if found != shape:
+            raise BadCheckpoint(
+                f"{self._path} does not hold the weights of this model: '{name}' is {found}, "
+                f"and should be {shape}"
+            )
+
     def read(self, name: str, rows: list[int] | None = None) -> Floats:
         """A tensor, or some of its rows, as float32; a view where the file holds float32."""
-        try:
-            entry = self._header[name]
-            begin, end = entry["data_offsets"]
-            dtype = _DTYPES[entry["dtype"]]
-            stored = np.frombuffer(
-                self._bytes, dtype, (end - begin) // dtype.itemsize, self._start + begin
-            ).reshape(entry["shape"])
-        except (KeyError, ValueError, TypeError) as error:
-            raise BadCheckpoint(f"{self._path} holds no usable tensor '{name}'") from error
+        stored = self._stored(name)
         if rows is not None:
             stored = stored[rows]
-        if entry["dtype"] == "BF16":  # the upper half of a float32
+        if self._header[name]["dtype"] == "BF16":  # the upper half of a float32
             widened: Floats = (stored.astype(np.uint32) << 16).view(np.float32)
             return widened
         values: Floats = stored.astype(np.float32, copy=False)
         return values
 
+    def _stored(self, name: str) -> npt.NDArray[Any]:
+        try:
+            entry = self._header[name]
+            begin, end = entry["data_offsets"]
+            dtype = _DTYPES[entry["dtype"]]
+            return np.frombuffer(
+                self._bytes, dtype, (end - begin) // dtype.itemsize, self._start + begin
+            ).reshape(entry["shape"])
+        except (*_DAMAGE, KeyError) as error:
+            raise BadCheckpoint(f"{self._path} holds no usable tensor '{name}'") from error
+
+
+_DAMAGE = (
+    *(OSError, ValueError, TypeError, OverflowError, MemoryError, RecursionError, struct.error),
+)
+"""What reading a file of this format comes to if it is cut short, damaged or another thing."""
 
 _DTYPES: Mapping[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),

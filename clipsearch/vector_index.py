@@ -2,14 +2,17 @@
 
 The vectors are stored as fp16, the very bytes that the catalogue holds, and searched exhaustively
 by inner product. Ids are the catalogue's. Behind FAISS's own data, which it reads no further than
-it needs, follows a stamp that ties the file to one catalogue at one moment.
+it needs, follows a stamp that ties the file to one catalogue at one moment, with a checksum of
+everything but the vectors themselves: FAISS trusts the lengths that it reads, and a damaged one
+would have it ask for all the memory there is.
 """
 
 import os
 import struct
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import faiss
 import numpy as np
@@ -22,23 +25,21 @@ Ids = npt.NDArray[np.int64]
 
 
 class DamagedVectorIndex(Exception):
-    """The file is missing, cut short, of another catalogue or dimension: build it again."""
+    """The file is missing, damaged or not the one that the catalogue means: build it again."""
 
 
 class Stamp(NamedTuple):
     """Which catalogue a FAISS file was derived from, and how far."""
 
-    collection: bytes
-    """The catalogue's own 16 random bytes."""
-    generation: int
-    """The catalogue's count of commits when the file was written."""
+    token: bytes
+    """16 random bytes, new with every file; a catalogue notes which file is its own."""
     newest_id: int
     """Every picture with a greater id is not in the file."""
     vectors: int
     """How many there are in the file."""
 
 
-_STAMP = struct.Struct("<8s16sqqq")
+_STAMP = struct.Struct("<8s16sqqI")
 _MAGIC = b"CLIPSRCH"
 
 
@@ -62,45 +63,45 @@ class VectorIndex:
         return cls(index, stamp._replace(vectors=int(index.ntotal)))
 
     @classmethod
-    def read(cls, path: Path, dim: int, collection: bytes) -> "VectorIndex":
+    def read(cls, path: Path, dim: int, token: bytes) -> "VectorIndex":
         """Map the file into memory.
 
-        Raises DamagedVectorIndex, saying why, if it cannot be used for this collection.
+        Raises DamagedVectorIndex, saying why, if it is not the whole file with this token.
         """
         try:
             with path.open("rb") as file:
-                file.seek(-_STAMP.size, os.SEEK_END)
-                magic, *fields = _STAMP.unpack(file.read(_STAMP.size))
+                stamp = _read_stamp(file, dim)
+                if stamp.token != token:
+                    raise DamagedVectorIndex("it belongs to another catalogue, or to another time")
+                with _path_for_faiss(path) as name:
+                    index = faiss.read_index(name, faiss.IO_FLAG_MMAP_IFC)
+                # FAISS opened the path anew: was that still the file with this stamp?
+                if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    raise DamagedVectorIndex("it was replaced while it was read")
         except FileNotFoundError as error:
             raise DamagedVectorIndex("it is missing") from error
-        except (OSError, struct.error) as error:
-            raise DamagedVectorIndex("it is cut short") from error
-        if magic != _MAGIC:
-            raise DamagedVectorIndex("it is cut short or is another program's")
-        stamp = Stamp(*fields)
-        if stamp.collection != collection:
-            raise DamagedVectorIndex("it belongs to another catalogue")
-        try:
-            with _path_for_faiss(path) as name:
-                index = faiss.read_index(name, faiss.IO_FLAG_MMAP_IFC)
+        except OSError as error:
+            raise DamagedVectorIndex(f"it cannot be read: {error.strerror}") from error
         except RuntimeError as error:
             raise DamagedVectorIndex("FAISS cannot read it") from error
-        if index.d != dim or index.ntotal != stamp.vectors:
-            raise DamagedVectorIndex(
-                f"it holds {index.ntotal} vectors of length {index.d}, "
-                f"not {stamp.vectors} of length {dim}"
-            )
         return cls(index, stamp)
 
     def write(self, path: Path) -> None:
         """Replace the file at ``path`` as one step: a reader sees the old one or the new."""
         temporary = path.with_name(path.name + ".new")
-        with temporary.open("wb") as file:
-            faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))
-            file.write(_STAMP.pack(_MAGIC, *self.stamp))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            with temporary.open("w+b") as file:
+                faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))
+                end = file.tell()
+                checksum = _checksum(file, end, self._index.d, self.stamp)
+                file.seek(end)
+                file.write(_STAMP.pack(_MAGIC, *self.stamp, checksum))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)  # a full disk has better uses for the space
+            raise
 
     @property
     def count(self) -> int:
@@ -121,6 +122,33 @@ class VectorIndex:
         scores, ids = self._index.search(query[np.newaxis], k, params=parameters)
         found = ids[0] >= 0
         return ids[0][found], scores[0][found]
+
+
+def _read_stamp(file: BinaryIO, dim: int) -> Stamp:
+    """The stamp at a file's end. Raises DamagedVectorIndex if the file is not as it was written."""
+    end = file.seek(0, os.SEEK_END) - _STAMP.size
+    if end < 0:
+        raise DamagedVectorIndex("it is cut short")
+    file.seek(end)
+    magic, token, newest_id, vectors, checksum = _STAMP.unpack(file.read())
+    if magic != _MAGIC:
+        raise DamagedVectorIndex("it is cut short or is another program's")
+    stamp = Stamp(token, newest_id, vectors)
+    if checksum != _checksum(file, end, dim, stamp):
+        raise DamagedVectorIndex("it is damaged, or of another dimension")
+    return stamp
+
+
+def _checksum(file: BinaryIO, end: int, dim: int, stamp: Stamp) -> int:
+    """CRC-32 of the stamp, of FAISS's header, and of the ids that follow the vectors."""
+    ids = end - 8 * stamp.vectors - 8  # their count, then they
+    header = ids - 2 * dim * stamp.vectors
+    if not 0 <= header <= ids <= end:
+        raise DamagedVectorIndex("it is damaged, or of another dimension")
+    file.seek(0)
+    checksum = zlib.crc32(file.read(header), zlib.crc32(_STAMP.pack(_MAGIC, *stamp, 0)))
+    file.seek(ids)
+    return zlib.crc32(file.read(end - ids), checksum)
 
 
 class _path_for_faiss:  # noqa: N801  (used like contextlib.nullcontext)

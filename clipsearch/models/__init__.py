@@ -71,7 +71,7 @@ def resolve(
     folder = Path(name.removeprefix("local-dir:")).expanduser()
     if folder.is_dir():
         return _from_folder(folder.resolve(), str(folder.resolve()))
-    return _from_architecture(name.replace("/", "-"), pretrained, offline, notify)
+    return _from_architecture(name, pretrained, offline, notify)
 
 
 def locate(spec: ModelSpec) -> ModelFiles:
@@ -79,8 +79,9 @@ def locate(spec: ModelSpec) -> ModelFiles:
 
     Raises WeightsNotFound if it is not here, ModelMismatch if another one is in its place.
     """
-    known = pocket_folder() / hub.WEIGHTS[0] if spec.name == POCKET else None
-    path = known or weights.find(spec.weights_sha256)
+    known = pocket_folder() / hub.WEIGHTS[0]
+    in_package = spec.name == POCKET and known.is_file()
+    path = known if in_package else weights.find(spec.weights_sha256)
     if path and weights.sha256_of(path) == spec.weights_sha256:
         return ModelFiles(spec, path)
     try:
@@ -155,9 +156,13 @@ def _from_folder(folder: Path, name: str) -> ModelFiles:
 def _from_architecture(
     name: str, pretrained: str | None, offline: bool, notify: Callable[[str], None]
 ) -> ModelFiles:
+    asked, name = name, name.replace("/", "-")  # people write ViT-B/16 too
     config_path = _config_folder() / f"{name}.json"
-    if "/" in name or not config_path.is_file():
-        raise UnknownModel(f"there is no model called '{name}'{_did_you_mean(name)}", hint=_LIST)
+    if not config_path.is_file():
+        raise UnknownModel(
+            f"there is neither a model nor a folder called '{asked}'{_did_you_mean(name)}",
+            hint=_LIST,
+        )
     model_cfg = _read_config(config_path)
     if pretrained is None:
         if name != DEFAULT_NAME:
@@ -181,13 +186,15 @@ def _from_architecture(
                 f"'{pretrained}' is neither a file nor published weights of {name}",
                 hint=f"Published: {', '.join(_tags(name)) or 'none'}.",
             )
-    if bool(published.get("quick_gelu")) != bool(model_cfg.get("quick_gelu")):
+    quick = bool(published.get("quick_gelu"))
+    fitting = f"{name}-quickgelu" if quick else name.removesuffix("-quickgelu")
+    # Where the two disagree and there is no other architecture, the weights have only ever been
+    # used with this one (roberta-ViT-B-32).
+    if quick != bool(model_cfg.get("quick_gelu")) and fitting != name:
         raise BadCheckpoint(
-            f"{pretrained} was trained {'with' if published.get('quick_gelu') else 'without'} "
-            f"QuickGELU, unlike the architecture {name}: its answers would be wrong",
-            hint=f"Use --model {name}-quickgelu."
-            if published.get("quick_gelu")
-            else f"Use --model {name.removesuffix('-quickgelu')}.",
+            f"{pretrained} was trained {'with' if quick else 'without'} QuickGELU, "
+            f"unlike the architecture {name}: its answers would be wrong",
+            hint=f"Use --model {fitting}.",
         )
     repo, _, file_name = str(published.get("hf_hub", "")).rpartition("/")
     if repo:
@@ -307,8 +314,9 @@ def _tags(name: str) -> list[str]:
 def _did_you_mean(name: str) -> str:
     from difflib import get_close_matches
 
-    close = get_close_matches(name, architectures(), n=3)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
+    known = {known.lower(): known for known in architectures()}
+    close = get_close_matches(name.lower(), known, n=3)
+    return f" (did you mean {' or '.join(known[match] for match in close)}?)" if close else ""
 
 
 _LIST = "`clipsearch models --all` lists the models that can be used."

@@ -66,4 +66,6 @@ def _read() -> dict[str, Any]:
         ledger = json.loads(_ledger().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return ledger if isinstance(ledger, dict) else {}
+    if not isinstance(ledger, dict):
+        return {}
+    return {key: e for key, e in ledger.items() if isinstance(e, list) and len(e) == 3}

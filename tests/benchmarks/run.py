@@ -1,0 +1,413 @@
+"""Measure clipsearch against references that anyone has, in one run on one machine.
+
+    python tests/benchmarks/run.py [--photos 200] [--rows 1000000] [--only NAME ...]
+
+Every figure is a ratio or stands beside the reference that was measured in the same minutes, so
+that it can be compared between machines. The model is ViT-B-16 at full size with random weights:
+the same computation as with the published ones. Takes about fifteen minutes and 5 GB of disk.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+HERE = Path(__file__).parent
+SAMPLES = HERE.parent.parent / "sample_data"
+MODEL_CFG = {
+    "embed_dim": 512,
+    "vision_cfg": {"image_size": 224, "layers": 12, "width": 768, "patch_size": 16},
+    "text_cfg": {
+        "context_length": 77,
+        "vocab_size": 49408,
+        "width": 512,
+        "heads": 8,
+        "layers": 12,
+    },
+}
+PREPROCESS_CFG = {
+    "mean": [0.48145466, 0.4578275, 0.40821073],
+    "std": [0.26862954, 0.26130258, 0.27577711],
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+GFLOP_PER_IMAGE = 35.2
+"""Of ViT-B/16 at 224 x 224, counting a multiplication and an addition as two."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    figure: str
+    ours: str
+    reference: str
+    ratio: str
+    target: str
+
+
+@dataclass
+class Bench:
+    """The folder that everything happens in, and the rows so far."""
+
+    place: Path
+    photos: int
+    rows: int
+    table: list[Row]
+    tower_rate: float = 0.0
+
+    @property
+    def model(self) -> Path:
+        return self.place / "vit-b-16"
+
+    def add(self, figure: str, ours: str, reference: str = "", ratio: str = "", target: str = ""):
+        row = Row(figure, ours, reference, ratio, target)
+        self.table.append(row)
+        print("  " + " | ".join((row.figure, row.ours, row.reference, row.ratio, row.target)))
+
+
+def clipsearch(*arguments: str | Path) -> list[str | Path]:
+    return [sys.executable, "-m", "clipsearch", *arguments]
+
+
+def seconds(command: list[str | Path], runs: int = 1, cwd: Path | None = None) -> float:
+    """Wall time of a command in a process of its own: the median of ``runs``."""
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=cwd)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+@contextmanager
+def own_places(place: Path) -> Iterator[None]:
+    os.environ["CLIPSEARCH_DATA_DIR"] = str(place / "data")
+    os.environ["CLIPSEARCH_CACHE_DIR"] = str(place / "cache")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    yield
+
+
+def make_model(folder: Path) -> None:
+    """ViT-B-16 with random weights as a hub snapshot."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    if folder.exists():
+        return
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**MODEL_CFG)
+    config = {"model_cfg": MODEL_CFG, "preprocess_cfg": PREPROCESS_CFG}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
+
+
+def make_photos(folder: Path, count: int) -> Path:
+    """12-megapixel JPEGs: parts of the sample photographs, enlarged, with a sensor's noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = sorted(SAMPLES.rglob("*.jpg"))
+    noise = np.random.default_rng(0).normal(0, 4, (3000, 4000, 3)).astype(np.float32)
+    for n in range(len(list(folder.glob("*.jpg"))), count):
+        image = Image.open(sources[n % len(sources)]).convert("RGB")
+        shrink = 1 - 0.02 * (n // len(sources))
+        box = (0, 0, int(image.width * shrink), int(image.height * shrink))
+        large = image.resize((4000, 3000), Image.Resampling.LANCZOS, box=box)
+        large = large.filter(ImageFilter.UnsharpMask(3))
+        grainy = np.clip(np.asarray(large) + np.roll(noise, 37 * n, axis=0), 0, 255)
+        Image.fromarray(grainy.astype(np.uint8)).save(folder / f"{n:04}.jpg", quality=88)
+    return folder
+
+
+def fake_collection(bench: Bench, rows: int) -> Path:
+    """A collection of random unit vectors under names without files, made through the store."""
+    from clipsearch import models
+    from clipsearch.records import EmbeddedImage, ImageFile
+    from clipsearch.store import FOLDER, Store
+
+    root = bench.place / f"collection-{rows}"
+    if root.exists():
+        return root
+    root.mkdir()
+    files = models.resolve(str(bench.model), None, offline=True, notify=print)
+    rng = np.random.default_rng(0)
+    with Store.create(root / FOLDER, root, files.spec) as store:
+        for start in range(0, rows, 10_000):
+            vectors = rng.standard_normal((min(10_000, rows - start), 512)).astype(np.float32)
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            with store.batch():
+                store.add(
+                    EmbeddedImage(
+                        ImageFile(f"{start // 1000:05}/{start + n:08}.jpg".encode(), 1, start + n),
+                        (start + n).to_bytes(20, "big"),
+                        640,
+                        480,
+                        None,
+                        vector,
+                    )
+                    for n, vector in enumerate(vectors)
+                )
+        store.update_vector_index()
+    return root
+
+
+def bench_tower(bench: Bench) -> None:
+    """The image tower alone against the machine's own matrix product."""
+    import torch
+
+    from clipsearch import models
+    from clipsearch.encoder import OpenClipEncoder
+
+    files = models.resolve(str(bench.model), None, offline=True, notify=print)
+    encoder = OpenClipEncoder(files, "cpu")
+    peaks = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.randn(16 * 197, 768).to(dtype)
+        b = torch.nn.Linear(768, 3072).to(dtype)
+        peaks[dtype] = 2 * a.shape[0] * 768 * 3072 / best(lambda a=a, b=b: b(a), 10) / 1e9
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3), dtype=np.uint8)
+    rate = 16 / best(lambda: encoder.encode_images(pixels), 5)
+    for dtype, peak in peaks.items():
+        name = str(dtype).removeprefix("torch.")
+        note = " (chosen)" if dtype == encoder.dtype else ""
+        bench.add(
+            f"image tower, share of the {name} matrix peak{note}",
+            f"{rate:.1f} img/s",
+            f"{peak:.0f} GFLOP/s",
+            f"{rate * GFLOP_PER_IMAGE / peak:.2f}",
+            ">= 0.80" if dtype == encoder.dtype else "",
+        )
+    bench.tower_rate = rate
+
+
+def best(action: Callable[[], object], runs: int) -> float:
+    """The shortest of several runs, after one to warm up."""
+    import torch
+
+    times = []
+    with torch.inference_mode():
+        action()
+        for _ in range(runs):
+            start = time.perf_counter()
+            action()
+            times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def bench_index(bench: Bench) -> None:
+    """`index` over 12-megapixel JPEGs against the tower's own rate and the naive pipeline."""
+    photos = make_photos(bench.place / "photos", bench.photos)
+    subprocess.run(["rm", "-rf", photos / ".clipsearch"], check=True)
+    seconds([sys.executable, "-c", "import open_clip"])  # warm the page cache
+    bare = seconds([sys.executable, "-c", "import open_clip"], runs=3)
+    start = time.perf_counter()
+    process = subprocess.Popen(clipsearch("index", photos, "--model", bench.model))
+    first, marks = None, []
+    catalog = photos / ".clipsearch" / "catalog.sqlite3"
+    while process.poll() is None:
+        count = count_rows(catalog)
+        if count and (not marks or count != marks[-1][1]):
+            marks.append((time.perf_counter() - start, count))
+            first = first or marks[0][0]
+        time.sleep(0.02)
+    total = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    assert process.returncode == 0
+    assert first is not None
+    rate = (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
+    tower = bench.tower_rate
+    if tower:
+        bench.add(
+            "index, share of the tower's own rate",
+            f"{rate:.1f} img/s",
+            f"{tower:.1f} img/s",
+            f"{rate / tower:.2f}",
+            ">= 0.80",
+        )
+    bench.add(
+        "first embedding committed, against import open_clip",
+        f"{first:.1f} s",
+        f"{bare:.1f} s",
+        f"{first / bare:.2f}",
+        "<= 1.3",
+    )
+    bench.add("peak memory of index", f"{peak:.2f} GB", "", "", "<= 2.5 GB")
+    naive = bench.place / "naive.npy"
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, HERE / "naive.py", "index", bench.model, photos, naive],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    naive_total = time.perf_counter() - begun
+    naive_rate = bench.photos / float(done.stdout.split()[-1])
+    bench.add(
+        "index against the naive pipeline, rate alone",
+        f"{rate:.1f} img/s",
+        f"{naive_rate:.1f} img/s",
+        f"{rate / naive_rate:.1f}x",
+        ">= 4.2x",
+    )
+    bench.add(
+        f"the same, {bench.photos} photos with start-up",
+        f"{total:.0f} s",
+        f"{naive_total:.0f} s",
+        f"{naive_total / total:.1f}x",
+        ">= 3.5x",
+    )
+    fidelity(bench, photos, np.load(naive))
+
+
+def fidelity(bench: Bench, photos: Path, reference: np.ndarray) -> None:
+    """Our stored vectors against open_clip's own in fp32 with a full decode."""
+    from clipsearch.store import FOLDER, Store
+
+    with Store.open(photos / FOLDER) as store:
+        known = store.known()
+        ours = np.stack([store.vector(known[path].id) for path in sorted(known)])
+    ours /= np.linalg.norm(ours, axis=1, keepdims=True)
+    cosines = (ours * reference).sum(axis=1)
+    bench.add(
+        "fidelity to open_clip fp32, full decode: mean", f"{cosines.mean():.5f}", "", "", ">= 0.999"
+    )
+    bench.add("the same: worst", f"{cosines.min():.5f}", "", "", ">= 0.995")
+
+
+def count_rows(catalog: Path) -> int:
+    import sqlite3
+
+    try:
+        connection = sqlite3.connect(f"file:{catalog}?mode=ro", uri=True, timeout=0)
+        with connection:
+            return int(connection.execute("SELECT count(*) FROM vectors").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+def bench_search(bench: Bench) -> None:
+    """A text query in a cold process."""
+    query = ["search", "a photo of a red bicycle", "-k", "10"]
+    root = fake_collection(bench, 10_000)
+    vectors = bench.place / "10000.npy"
+    np.save(vectors, np.random.default_rng(0).standard_normal((10_000, 512)).astype(np.float32))
+    ours = seconds(clipsearch(*query), runs=7, cwd=root)
+    naive = seconds(
+        [sys.executable, HERE / "naive.py", "search", bench.model, vectors, query[1]], runs=3
+    )
+    bench.add(
+        "text search, cold, 10,000 images",
+        f"{ours:.2f} s",
+        f"naive {naive:.1f} s",
+        f"{naive / ours:.0f}x",
+        "<= 0.30 s, >= 20x",
+    )
+    root = fake_collection(bench, bench.rows)
+    ours = seconds(clipsearch(*query), runs=5, cwd=root)
+    scan = numpy_scan(bench.rows)
+    bench.add(
+        f"text search, cold, {bench.rows:,} images, exact",
+        f"{ours:.2f} s",
+        f"numpy fp32 scan alone {scan:.2f} s",
+        f"{scan / ours:.1f}x",
+        "<= 0.45 s",
+    )
+    private = private_megabytes(clipsearch(*query), root)
+    bench.add("the same, private memory", f"{private:.0f} MB", "", "", "<= 250 MB")
+    bench.add("--help", f"{seconds(clipsearch('--help'), runs=7):.2f} s", "", "", "<= 0.20 s")
+
+
+def numpy_scan(rows: int) -> float:
+    """The time of one product of a float32 matrix in memory with a vector, and a partial sort."""
+    matrix = np.ones((rows, 512), np.float32)
+    query = np.ones(512, np.float32)
+    start = time.perf_counter()
+    np.argpartition(-(matrix @ query), 10)
+    return time.perf_counter() - start
+
+
+def private_megabytes(command: list[str | Path], cwd: Path) -> float:
+    """The most memory of its own (not shared, not mapped from files) that a process had."""
+    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL)
+    most = 0
+    while process.poll() is None:
+        try:
+            for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+                if line.startswith("RssAnon"):
+                    most = max(most, int(line.split()[1]))
+        except OSError:
+            break
+        time.sleep(0.002)
+    process.wait()
+    return most / 1000
+
+
+def bench_walk(bench: Bench) -> None:
+    """`index` with nothing to do: 60,000 files that the catalogue knows."""
+    from clipsearch import images, models
+    from clipsearch.records import EmbeddedImage
+    from clipsearch.store import FOLDER, Store
+
+    root = bench.place / "walk"
+    if not root.exists():
+        for n in range(60_000):
+            folder = root / f"{n // 500:03}"
+            if n % 500 == 0:
+                folder.mkdir(parents=True)
+            (folder / f"{n:05}.jpg").write_bytes(b"x")
+        files = models.resolve(str(bench.model), None, offline=True, notify=print)
+        vector = np.full(512, 512**-0.5, np.float32)
+        with Store.create(root / FOLDER, root, files.spec) as store, store.batch():
+            store.add(
+                EmbeddedImage(file, n.to_bytes(20, "big"), 1, 1, None, vector)
+                for n, file in enumerate(images.find(os.fsencode(root)).files)
+            )
+        seconds(clipsearch("index", root))
+    ours = seconds(clipsearch("index", root), runs=3)
+    bench.add("index with nothing to do, 60,000 files", f"{ours:.2f} s", "", "", "<= 2.0 s")
+
+
+BENCHES = {"tower": bench_tower, "index": bench_index, "search": bench_search, "walk": bench_walk}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=int, default=200)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--only", nargs="+", choices=BENCHES, default=list(BENCHES))
+    parser.add_argument("--place", type=Path, help="keep the files here for another run")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        place = arguments.place or Path(temporary)
+        with own_places(place):
+            bench = Bench(place, arguments.photos, arguments.rows, [])
+            make_model(bench.model)
+            for name in arguments.only:
+                print(name, flush=True)
+                BENCHES[name](bench)
+    print(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores\n")
+    print("| figure | clipsearch | reference | ratio | target |\n|---|---|---|---|---|")
+    for row in bench.table:
+        cells = (row.figure, row.ours, row.reference, row.ratio, row.target)
+        print("| " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Stand-ins for the slow parts, and the plain truth that an index is compared with.
+
+The encoder is a hash: fast, deterministic, and different for every picture. The decoder pool
+decodes for real, but in this process. `Model` knows nothing of SQLite and FAISS: it is a dict.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from clipsearch.errors import ImageError
+from clipsearch.images import absolute
+from clipsearch.records import (
+    DecodedImage,
+    EmbeddedImage,
+    Hit,
+    ImageFile,
+    ModelSpec,
+    Pixels,
+    Preprocessing,
+    Vectors,
+)
+from clipsearch.store import Store
+from clipsearch.vectors import l2_normalise, top_k
+
+DIM = 16
+
+
+def fake_spec(dim: int = DIM, fingerprint: str = "f" * 64, name: str = "fake") -> ModelSpec:
+    """A model that exists only here; its pictures are 8 x 8."""
+    preprocessing = Preprocessing((8, 8), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return ModelSpec(name, None, "0" * 64, {"embed_dim": dim}, preprocessing, fingerprint)
+
+
+def unit(seed: int | bytes, dim: int = DIM) -> Vectors:
+    """A unit vector `(dim,)`, the same for the same seed."""
+    if isinstance(seed, bytes):
+        seed = int.from_bytes(hashlib.blake2b(seed, digest_size=8).digest())
+    return l2_normalise(np.random.default_rng(seed).standard_normal(dim))
+
+
+def picture(path: bytes, seed: int, *, dim: int = DIM, mtime_ns: int = 1) -> EmbeddedImage:
+    """A picture as the catalogue takes it; its content and its vector follow from the seed."""
+    content = hashlib.blake2b(b"%d" % seed, digest_size=20).digest()
+    file = ImageFile(path, 1000 + seed, mtime_ns)
+    return EmbeddedImage(file, content, 40 + seed % 7, 30, None, unit(seed, dim))
+
+
+def unsynchronised(store: Store) -> Store:
+    """The same store, which no longer waits for the disk: no test pulls the plug."""
+    store._db.execute("PRAGMA synchronous = OFF")
+    return store
+
+
+class FakeEncoder:
+    """Embeds pixels as a hash of them, and remembers what it was asked for."""
+
+    def __init__(self, dim: int = DIM, batch_size: int = 16) -> None:
+        self.dim = dim
+        self.batch_size = batch_size
+        self.batches: list[int] = []
+        """How many pictures each batch had."""
+        self.texts: list[str] = []
+        self.before_batch: Callable[[], None] = lambda: None
+        """Called with each batch, before it is counted."""
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures were embedded in all."""
+        return sum(self.batches)
+
+    def encode_images(self, pixels: Pixels) -> Vectors:
+        self.before_batch()
+        self.batches.append(len(pixels))
+        return np.stack([unit(one.tobytes(), self.dim) for one in pixels])
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        self.texts += texts
+        return np.stack([unit(text.encode(), self.dim) for text in texts])
+
+
+class DecodeHere:
+    """What `DecodePool` does, without other processes and in the order of the files."""
+
+    def __init__(
+        self,
+        root: bytes,
+        files: Sequence[ImageFile],
+        preprocessing: Preprocessing,
+        *,
+        max_pixels: int | None,
+        ahead: int,
+    ) -> None:
+        self._root = root
+        self._files = files
+        self._arguments = (preprocessing, max_pixels)
+
+    def __enter__(self) -> "DecodeHere":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def __iter__(self) -> Iterator[tuple[ImageFile, DecodedImage | ImageError | OSError]]:
+        from clipsearch import decoding  # here, since it is slow to load
+
+        for file in self._files:
+            try:
+                yield file, decoding.decode(absolute(self._root, file.path), *self._arguments)
+            except (ImageError, OSError) as error:
+                yield file, error
+
+
+def assert_exact(
+    hits: Sequence[Hit],
+    vectors: Mapping[bytes, Vectors],
+    query: Vectors,
+    k: int,
+    under: bytes = b"",
+) -> None:
+    """The hits are what numpy finds among these pictures, up to the rounding of a score.
+
+    Pictures whose scores are closer than that may change places; but every hit must have its own
+    picture's score, and be as good as the one that numpy has at its rank.
+    """
+    paths = [path for path in vectors if not under or path.startswith(under + b"/")]
+    rows = np.zeros((len(paths), len(query)), np.float16)
+    for row, path in enumerate(paths):
+        rows[row] = vectors[path]
+    ranks, scores = top_k(query, np.arange(len(paths)), rows, k)
+    own = dict(zip(paths, rows.astype(np.float32) @ query, strict=True))
+    assert len(hits) == len(ranks)
+    assert len({hit.path for hit in hits}) == len({hit.id for hit in hits}) == len(hits)
+    assert {hit.path for hit in hits} <= set(paths)
+    np.testing.assert_allclose([hit.score for hit in hits], scores, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(
+        [hit.score for hit in hits], [own[hit.path] for hit in hits], rtol=0, atol=2e-6
+    )
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def vectors_of(images: Iterable[EmbeddedImage]) -> dict[bytes, Vectors]:
+    """Path -> vector; of several with one path the last counts."""
+    return {image.file.path: image.vector for image in images}
+
+
+def half(vectors: Vectors) -> npt.NDArray[np.float16]:
+    """As the catalogue holds them."""
+    return vectors.astype("<f2")

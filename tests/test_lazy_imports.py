@@ -1,0 +1,84 @@
+"""What needs no model does not wait for torch, which takes seconds to import."""
+
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Run, make_picture
+
+from clipsearch import cli
+
+HEAVY = {"torch", "open_clip", "torchvision", "timm", "huggingface_hub", "transformers"}
+
+IMPORT_TIMES = (sys.executable, "-X", "importtime", "-m", "clipsearch")
+"""Python then lists every module on standard error, as it is imported."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """An indexed folder. Not to be changed."""
+    root = tmp_path_factory.mktemp("made") / "photos"
+    root.mkdir()
+    for seed, name in enumerate(["a.png", "b.png", "c.jpg"]):
+        make_picture(root / name, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signal, "signal", lambda *_: None)
+        patch.setenv("CLIPSEARCH_DATA_DIR", str(root.parent / "data"))
+        patch.setenv("CLIPSEARCH_CACHE_DIR", str(root.parent / "cache"))
+        assert cli.run(["index", str(root), "--model", str(tiny_model)]) == 0
+    return root
+
+
+def imported(stderr: str) -> set[str]:
+    """The packages in a list of import times."""
+    lines = [line for line in stderr.splitlines() if line.startswith("import time:")]
+    assert len(lines) > 50
+    return {line.rsplit("|", 1)[1].strip().split(".")[0] for line in lines}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["--help"],
+        ["index", "--help"],
+        ["status"],
+        ["status", "--json"],
+        ["search", "a red bicycle"],
+        ["search", "ein rotes Fahrrad – schön", "--json", "--under", "."],
+        ["search", "--image", "a.png"],
+        ["index", "."],
+        ["search"],
+        ["search", "--no-such-option"],
+        ["index", ".", "--model", "no-such-model"],
+    ],
+    ids=" ".join,
+)
+def test_this_is_done_without_torch(run: Run, made: Path, arguments: list[str]) -> None:
+    done = run(*arguments, cwd=made, command=IMPORT_TIMES)
+    assert done.code in (0, 2)
+    packages = imported(done.err)
+    assert {"clipsearch", "typer"} <= packages
+    assert not packages & HEAVY
+
+
+def test_what_changed_without_a_new_picture_is_indexed_without_torch(
+    run: Run, made: Path, tmp_path: Path
+) -> None:
+    collection = Path(shutil.copytree(made, tmp_path / "photos"))
+    (collection / "a.png").rename(collection / "renamed.png")
+    (collection / "b.png").unlink()
+    shutil.copy(collection / "c.jpg", collection / "copy.jpg")
+    done = run("index", collection, command=IMPORT_TIMES)
+    assert done.code == 0
+    assert "1 added, 0 changed, 1 moved, 1 removed" in done.err
+    assert not imported(done.err) & HEAVY
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["search", "--help"]])
+def test_help_loads_next_to_nothing(run: Run, arguments: list[str]) -> None:
+    done = run(*arguments, command=IMPORT_TIMES)
+    assert done.code == 0
+    assert not imported(done.err) & {"numpy", "faiss", "PIL", "sqlite3", "rich"}

@@ -1,0 +1,304 @@
+"""What is printed: byte for byte where programs read it, harmless where people do."""
+
+import base64
+import io
+import json
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+from fakes import fake_spec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipsearch import output
+from clipsearch.records import CollectionStatus, Hit, IndexSummary
+
+ESCAPES = "\x1b[2Jred\x07\x9b1m\r\n\u202etxt.exe\u2066\u200f\u2028\ufeff\udce9\x7f\0"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, in which the hits below lie."""
+    (tmp_path / "here" / "photos").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def hit(path: bytes, root: Path, *, score: float = 0.25, taken_at: str | None = None) -> Hit:
+    return Hit(7, path, root, score, 640, 480, taken_at)
+
+
+NAMES = [b"a.png", b"sub/two words.jpg", b"caf\xe9.png", b"new\nline.png", "写真.png".encode()]
+
+
+def test_lines_are_paths_and_newlines(here: Path) -> None:
+    stream = io.BytesIO()
+    output.write_lines([hit(name, here / "photos") for name in NAMES], "model", stream)
+    assert stream.getvalue() == b"".join(b"photos/" + name + b"\n" for name in NAMES)
+
+
+def test_null_ends_every_path(here: Path) -> None:
+    stream = io.BytesIO()
+    output.write_null([hit(name, here / "photos") for name in NAMES], "model", stream)
+    assert stream.getvalue() == b"".join(b"photos/" + name + b"\0" for name in NAMES)
+
+
+def test_nothing_is_written_of_no_hits() -> None:
+    for write in (output.write_lines, output.write_null, output.write_json_lines):
+        stream = io.BytesIO()
+        write([], "model", stream)
+        assert stream.getvalue() == b""
+
+
+def test_json_lines_byte_for_byte(here: Path) -> None:
+    stream = io.BytesIO()
+    hits = [
+        hit('写 "1".png'.encode(), here, score=0.123456789, taken_at="2024-05-01T12:30:00"),
+        hit(b"caf\xe9.png", Path("/other"), score=-0.5),
+    ]
+    output.write_json_lines(hits, "ViT-B-16/x", stream)
+    first, second, end = stream.getvalue().split(b"\n")
+    assert first.decode() == (
+        '{"rank": 1, "score": 0.123457, "path": "写 \\"1\\".png", '
+        f'"root": {json.dumps(os.fspath(here))}, "id": 7, "width": 640, "height": 480, '
+        '"taken_at": "2024-05-01T12:30:00", "model": "ViT-B-16/x"}'
+    )
+    assert json.loads(second) == {
+        "rank": 2,
+        "score": -0.5,
+        "path": {"bytes": base64.b64encode(b"/other/caf\xe9.png").decode()},
+        "root": "/other",
+        "id": 7,
+        "width": 640,
+        "height": 480,
+        "taken_at": None,
+        "model": "ViT-B-16/x",
+    }
+    assert end == b""
+
+
+@given(st.binary())
+def test_a_path_survives_json_whatever_its_bytes(path: bytes) -> None:
+    told = json.loads(output.json_line({"path": output.json_path(path)}))["path"]
+    assert path == (told.encode() if isinstance(told, str) else base64.b64decode(told["bytes"]))
+
+
+def test_a_record_is_one_line_of_utf8_even_with_half_a_surrogate_pair() -> None:
+    line = output.json_line({"model": "caf\udce9\n"})
+    assert line.count(b"\n") == 1
+    assert json.loads(line.decode("utf-8")) == {"model": "caf\udce9\n"}
+
+
+@pytest.mark.parametrize(
+    ("root", "shown"),
+    [
+        ("here", b"x.png"),
+        ("here/photos", b"photos/x.png"),
+        ("here and there", b"{}/here and there/x.png"),
+        ("elsewhere", b"{}/elsewhere/x.png"),
+        ("", b"{}/x.png"),
+    ],
+)
+def test_a_path_is_shown_as_the_user_would_type_it(
+    here: Path, tmp_path: Path, root: str, shown: bytes
+) -> None:
+    expected = shown.replace(b"{}", os.fsencode(tmp_path))
+    assert output.shown_path(hit(b"x.png", tmp_path / root)) == expected
+
+
+def test_every_shown_path_opens_the_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "photos" / "x.png").write_bytes(b"content")
+    for folder in (here, here / "photos", here.parent, Path(here.anchor)):
+        monkeypatch.chdir(folder)
+        with open(output.shown_path(hit(b"x.png", here / "photos")), "rb") as file:
+            assert file.read() == b"content"
+
+
+# -- for people ----------------------------------------------------------------------------------
+
+
+def test_printable_leaves_text_of_all_languages_as_it_is() -> None:
+    text = "Ærø 写真 שלום مرحبا 🏔 e\u0301 [bold] \\ :smile: a b"
+    assert output.printable(text) == text
+
+
+def test_printable_takes_out_what_a_terminal_would_obey() -> None:
+    shown = output.printable(ESCAPES)
+    assert len(shown) == len(ESCAPES)
+    assert shown == "�[2Jred��1m���txt.exe������" + "�"
+
+
+@given(st.text(st.characters()))
+def test_printable_text_is_one_line_and_obeys_nobody(text: str) -> None:
+    shown = output.printable(text)
+    categories = {unicodedata.category(character) for character in shown}
+    assert not categories & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    assert len(shown.splitlines()) <= 1
+    assert output.printable(shown) == shown
+    shown.encode()
+
+
+def test_a_table_has_a_row_a_hit_and_names_the_model(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    hits = [
+        hit(b"[bold]a:smile:.png", here, score=0.3456),
+        hit(os.fsencode(ESCAPES.replace("\0", "")), here),
+    ]
+    output.write_table(hits, f"pocket{ESCAPES}", io.BytesIO())
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    first, second, third, model = [line for line in shown.splitlines() if line.strip()]
+    assert first.split() == ["#", "score", "size", "path"]
+    assert second.split() == ["1", "0.346", "640", "x", "480", "[bold]a:smile:.png"]
+    assert third.split()[:5] == ["2", "0.250", "640", "x", "480"]
+    assert model.startswith("ranked by pocket�[2Jred")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (1449, "1.4 kB"),
+        (999_900, "999.9 kB"),
+        (999_960, "1.0 MB"),
+        (1_400_000, "1.4 MB"),
+        (350_000_000_000, "350.0 GB"),
+        (2_500_000_000_000, "2.5 TB"),
+        (2_500_000_000_000_000, "2500.0 TB"),
+    ],
+)
+def test_sizes_are_said_as_people_say_them(count: int, text: str) -> None:
+    assert output.size_text(count) == text
+
+
+def test_a_summary_tells_failures_first_and_then_the_counts() -> None:
+    summary = IndexSummary(
+        added=3,
+        changed=2,
+        moved=1,
+        removed=4,
+        unchanged=50,
+        failed=[(b"caf\xe9.png", "the file is empty")],
+        still_failed=6,
+        unreadable=[(b"private", "Permission denied")],
+        links=7,
+        embedded=5,
+        seconds=1.26,
+    )
+    assert output.summary_lines("photos", summary) == [
+        "skipping caf�.png: the file is empty",
+        "cannot read private: Permission denied",
+        "photos: 3 added, 2 changed, 1 moved, 4 removed, 50 unchanged, 1 failed "
+        "(6 failed before and have not changed), 7 links not followed; 5 embedded in 1.3 s",
+    ]
+
+
+def test_a_summary_is_short_when_there_is_little_to_tell() -> None:
+    assert output.summary_lines("photos", IndexSummary(unchanged=9)) == [
+        "photos: 0 added, 0 changed, 0 moved, 0 removed, 9 unchanged, 0 failed"
+    ]
+
+
+def status(
+    root: Path, *, reason: str = "the file is empty", name: str = "fake"
+) -> CollectionStatus:
+    return CollectionStatus(
+        root=root,
+        directory=root / ".clipsearch",
+        spec=fake_spec(name=name),
+        images=1234,
+        failed=[(b"caf\xe9.png", reason)],
+        catalog_bytes=5_000_000,
+        vector_bytes=1500,
+        created_at="2024-05-01T12:30:00+00:00",
+        updated_at="2024-05-02T12:30:00+00:00",
+        pending=3,
+    )
+
+
+def test_status_for_people() -> None:
+    assert output.status_text(status(Path("/photos")), "on this machine").splitlines() == [
+        "/photos",
+        "  images   1234",
+        "  failed   1",
+        "           caf�.png: the file is empty",
+        "  model    fake (16 dimensions, on this machine)",
+        "  index    /photos/.clipsearch",
+        "  sizes    catalogue 5.0 MB, vectors 1.5 kB",
+        "  created  2024-05-01T12:30:00+00:00",
+        "  updated  2024-05-02T12:30:00+00:00",
+    ]
+
+
+def test_status_for_programs() -> None:
+    record = output.status_record(status(Path(os.fsdecode(b"/caf\xe9"))))
+    assert json.loads(output.json_line(record)) == {
+        "root": {"bytes": base64.b64encode(b"/caf\xe9").decode()},
+        "index": {"bytes": base64.b64encode(b"/caf\xe9/.clipsearch").decode()},
+        "images": 1234,
+        "failed": [
+            {
+                "path": {"bytes": base64.b64encode(b"caf\xe9.png").decode()},
+                "reason": "the file is empty",
+            }
+        ],
+        "model": "fake",
+        "fingerprint": "f" * 64,
+        "dimensions": 16,
+        "catalog_bytes": 5_000_000,
+        "vector_bytes": 1500,
+        "not_in_vector_file": 3,
+        "created_at": "2024-05-01T12:30:00+00:00",
+        "updated_at": "2024-05-02T12:30:00+00:00",
+    }
+
+
+def test_no_text_from_an_index_or_a_file_reaches_a_terminal_as_it_is() -> None:
+    """An index travels with a disk, and its maker may not be its reader."""
+    evil = ESCAPES.replace("\0", "")
+    path = os.fsencode(evil)
+    summary = IndexSummary(failed=[(path, evil)], unreadable=[(path, evil)])
+    texts = [
+        *output.summary_lines(evil, summary),
+        *output.status_text(status(Path(evil), reason=evil, name=evil), "here").split("\n"),
+        output.models_text([("fake", "what it is", Path(evil))]),
+    ]
+    for text in texts:
+        assert text.replace("\n", "") == output.printable(text.replace("\n", ""))
+    assert len(texts) == 3 + 9 + 1
+
+
+def test_progress_is_silent_unless_stderr_is_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bar = output.ProgressBar()
+    bar("embedding", 3, 10)
+    bar.close()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_on_a_terminal_tells_what_and_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    bar = output.ProgressBar()
+    bar("loading the model", 0, 10)
+    bar("embedding", 0, 10)
+    bar("embedding", 7, 10)
+    bar.close()
+    bar.close()
+    shown = terminal.getvalue()
+    assert "embedding" in shown
+    assert "7/10" in shown

@@ -12,7 +12,7 @@ import pytest
 from conftest import Run, make_picture
 
 import clipsearch
-from clipsearch import cli, collections, output
+from clipsearch import cli, collections
 
 NAMES = ["a.png", "b.jpg", "sub/c.png"]
 
@@ -396,13 +396,6 @@ def test_status_does_not_depend_on_what_the_terminal_can_show(
     done = run("status", "--json", cwd=folder, env=env)
     assert (done.code, done.err) == (0, "")
     assert json.loads(done.out)["root"] == str(folder)
-
-
-def test_what_has_no_utf_8_stays_json() -> None:
-    line = output.json_line({"model": "t\udcffny ☃"})
-    assert line.endswith(b"\n")
-    assert line.count(b"\n") == 1
-    assert json.loads(line.decode("utf-8")) == {"model": "t\udcffny ☃"}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no pseudo-terminals")

@@ -184,7 +184,8 @@ def test_a_foreign_picture_is_embedded(
     foreign = tmp_path / "foreign.png"
     make_picture(foreign, seed=7, size=(300, 200))
     expected = oracle.rank(oracle.images(foreign)[0], made)
-    same_ranking(scores(run("search", "--image", foreign, "--json", cwd=made)), expected)
+    done = run("search", "--image", foreign, "--json", cwd=made, timeout=300)
+    same_ranking(scores(done), expected)
 
 
 def test_a_copy_of_a_picture_of_the_collection_finds_it(

@@ -94,7 +94,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Hosti
         [sys.executable, "-m", "clipsearch", "index", "photos", "--model", tiny_model],
         cwd=root.parent,
         capture_output=True,
-        timeout=120,
+        timeout=300,
         check=False,
         env={
             **os.environ,

@@ -1,0 +1,1 @@
+"""The built-in dual encoder `pocket`: weights, configuration, and the program that makes them."""

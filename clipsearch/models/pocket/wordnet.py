@@ -1,0 +1,156 @@
+"""What the build reads from WordNet 3.0's own files (`data.POS`, `index.POS`; see wndb(5WN))."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+NOUN, VERB, ADJECTIVE, ADVERB = "noun", "verb", "adj", "adv"
+
+# Lexicographer files (lexnames(5WN)) whose nouns can stand in front of a camera.
+ANIMAL, ARTIFACT, BODY, FOOD, LOCATION, OBJECT, PERSON, PHENOMENON, PLANT = (
+    5,
+    6,
+    8,
+    13,
+    15,
+    17,
+    18,
+    19,
+    20,
+)
+CONCRETE = frozenset({ANIMAL, ARTIFACT, BODY, FOOD, LOCATION, OBJECT, PERSON, PHENOMENON, PLANT})
+
+
+@dataclass(frozen=True, slots=True)
+class Synset:
+    """One meaning: the words for it, its definition and the examples of its use."""
+
+    offset: int
+    lexfile: int
+    words: tuple[str, ...]
+    definition: str
+    examples: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class WordNet:
+    """All synsets by part of speech and offset, and for each word its synsets, commonest first."""
+
+    synsets: dict[str, dict[int, Synset]] = field(default_factory=dict)
+    senses: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> WordNet:
+        """Read the eight files from `folder`."""
+        wordnet = cls()
+        for pos in (NOUN, VERB, ADJECTIVE, ADVERB):
+            lines = (folder / f"data.{pos}").read_text(encoding="utf-8").splitlines()
+            parsed = (_synset(line) for line in lines if not line.startswith("  "))
+            wordnet.synsets[pos] = {synset.offset: synset for synset in parsed}
+            lines = (folder / f"index.{pos}").read_text(encoding="utf-8").splitlines()
+            wordnet.senses[pos] = dict(_senses(line) for line in lines if not line.startswith("  "))
+        return wordnet
+
+    def first_sense(self, word: str) -> Synset | None:
+        """The commonest meaning of the noun `word`, if it is one."""
+        offsets = self.senses[NOUN].get(word.lower())
+        return self.synsets[NOUN][offsets[0]] if offsets else None
+
+
+def _synset(line: str) -> Synset:
+    head, _, gloss = line.partition(" | ")
+    parts = head.split()
+    count = int(parts[3], 16)
+    words = tuple(
+        re.sub(r"\(\w+\)$", "", word).replace("_", " ") for word in parts[4 : 4 + 2 * count : 2]
+    )
+    examples = tuple(re.findall(r'"([^"]+)"', gloss))
+    definition = re.sub(r"\s*\([^)]*\)", "", gloss.split('"')[0]).strip(" ;:\t")
+    return Synset(int(parts[0]), int(parts[1]), words, definition, examples)
+
+
+def _senses(line: str) -> tuple[str, tuple[int, ...]]:
+    parts = line.split()
+    count = int(parts[2])
+    return parts[0].replace("_", " "), tuple(int(offset) for offset in parts[-count:])
+
+
+def align(class_names: Sequence[str], wordnet: WordNet) -> dict[int, Synset]:
+    """Find the synset of each ImageNet class that can be told from the names alone.
+
+    ImageNet numbers its classes in the order of their WordNet 3.0 noun offsets, so the right
+    synsets are the best matching candidates whose offsets increase: a heaviest increasing
+    subsequence. A word of the class name's own counts more than one that is only its end or start.
+
+    Returns:
+        class number -> synset; classes without a match are left out.
+    """
+    candidates: list[tuple[int, int, int]] = []  # class, offset, weight
+    for number, name in enumerate(class_names):
+        weights: dict[int, int] = defaultdict(int)
+        for phrase, weight in _phrases(name):
+            for offset in wordnet.senses[NOUN].get(phrase, ()):
+                weights[offset] = max(weights[offset], weight)
+        # Falling offsets within a class: no chain can then take two candidates of one class.
+        candidates += [
+            (number, offset, weights[offset]) for offset in sorted(weights, reverse=True)
+        ]
+    chosen = _heaviest_increasing([(offset, weight) for _, offset, weight in candidates])
+    return {candidates[i][0]: wordnet.synsets[NOUN][candidates[i][1]] for i in chosen}
+
+
+def _phrases(name: str) -> list[tuple[str, int]]:
+    """The parts of a class name that may be a WordNet word, each with its weight."""
+    phrases: dict[str, int] = {}
+    for part in re.split(r" / |\(|\)|, ", name.lower()):
+        words = part.split()
+        for start in range(len(words)):
+            for stop in range(start + 1, len(words) + 1):
+                whole = stop - start == len(words)
+                phrase = " ".join(words[start:stop])
+                weight = 10 if whole else 2 * (stop - start) + (stop == len(words))
+                for word in {
+                    phrase,
+                    phrase.replace("-", " "),
+                    phrase.rstrip("s"),
+                    phrase.replace(" ", ""),
+                }:
+                    phrases[word] = max(phrases.get(word, 0), weight)
+    return list(phrases.items())
+
+
+def _heaviest_increasing(items: Sequence[tuple[int, int]]) -> list[int]:
+    """Positions of the heaviest subsequence with increasing keys; items are (key, weight)."""
+    keys = sorted({key for key, _ in items})
+    best: list[tuple[int, int]] = [(0, -1)] * (len(keys) + 1)  # Fenwick tree of (weight, position)
+    before: list[int] = []
+    for position, (key, weight) in enumerate(items):
+        rank = bisect_left(keys, key)
+        total, previous, i = 0, -1, rank
+        while i > 0:
+            total, previous = max((total, previous), best[i])
+            i -= i & -i
+        before.append(previous)
+        i = rank + 1
+        while i < len(best):
+            best[i] = max(best[i], (total + weight, position))
+            i += i & -i
+    last = max(_prefix(best, len(keys)), default=(0, -1))[1]
+    chain: list[int] = []
+    while last >= 0:
+        chain.append(last)
+        last = before[last]
+    return chain[::-1]
+
+
+def _prefix(tree: Sequence[tuple[int, int]], i: int) -> list[tuple[int, int]]:
+    found = []
+    while i > 0:
+        found.append(tree[i])
+        i -= i & -i
+    return found

@@ -513,7 +513,7 @@ def _shared_model(stores: "Sequence[Store]") -> "ModelSpec":
 def _load_encoder(files: "ModelFiles", choice: _ModelChoice) -> "Encoder":
     from clipsearch.encoder import OpenClipEncoder
 
-    return OpenClipEncoder(files, choice.device, choice.batch_size)
+    return OpenClipEncoder(files, choice.device, choice.batch_size, notify=_say)
 
 
 def _embed_text(files: "ModelFiles", choice: _ModelChoice, text: str) -> "Vectors":

@@ -8,13 +8,14 @@ dies or hangs costs the file that it was at, which is reported as failed, and is
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
 
-from clipsearch.errors import ImageError
+from clipsearch.errors import ClipsearchError, ImageError
 from clipsearch.images import absolute
 from clipsearch.records import DecodedImage, ImageFile, Preprocessing
 
@@ -94,6 +95,10 @@ class DecodePool:
             self._done.put(error)
 
     def _decode_until_done(self) -> None:
+        if hasattr(signal, "pthread_sigmask"):
+            # Ctrl-C goes to the whole process group, and it is for the main thread to decide what
+            # to keep. The processes started here inherit the mask, from their first moment on.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         worker = _Worker(*self._arguments)
         try:
             while not self._stopped.is_set():
@@ -122,14 +127,18 @@ class _Worker:
         )
         self._process.start()
         theirs.close()
+        self._ready = False
         self.alive = True
 
     def decode(self, path: bytes, timeout: float, stopped: threading.Event) -> Outcome:
         """Have one file decoded, unless that is ``stopped`` before it is done.
 
-        After a crash, a time-out or a stop the worker is no longer alive.
+        After a crash, a time-out or a stop the worker is no longer alive. Raises ClipsearchError
+        if it never came to life: that is no picture's fault, and none must be blamed for it.
         """
         outcome: Outcome
+        if not self._ready:
+            self._await_start()
         deadline = time.monotonic() + timeout
         try:
             self._pipe.send(path)
@@ -143,6 +152,18 @@ class _Worker:
             outcome = ImageError(f"the decoder crashed on it (exit {self._process.exitcode})")
         self.stop()
         return outcome
+
+    def _await_start(self) -> None:
+        try:
+            self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self.stop()
+            raise ClipsearchError(
+                "the process that decodes pictures cannot be started",
+                hint="clipsearch or Pillow may be damaged; what it says stands above. "
+                "Try: pip install --force-reinstall clipsearch",
+            ) from error
+        self._ready = True
 
     def stop(self) -> None:
         """End the process, whatever it is at."""
@@ -158,12 +179,10 @@ class _Worker:
 
 def _work(pipe: Connection, preprocessing: Preprocessing, max_pixels: int | None) -> None:
     """The worker process: a path in, an outcome out, until the pipe closes."""
-    import signal
-
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where the mask above does not exist
     from clipsearch.decoding import decode
 
-    # Ctrl-C goes to the whole process group; it is for the parent to decide what to keep.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pipe.send(None)  # ready
     while True:
         try:
             path = pipe.recv()

@@ -119,7 +119,14 @@ class VectorIndex:
         parameters = None
         if among is not None:
             parameters = faiss.SearchParameters(sel=faiss.IDSelectorBatch(among))
-        scores, ids = self._index.search(query[np.newaxis], k, params=parameters)
+        # FAISS divides the queries among threads. There is one, for which the others would only be
+        # waited for; whoever else shares this OpenMP (torch may) finds its setting again.
+        threads = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(1)
+        try:
+            scores, ids = self._index.search(query[np.newaxis], k, params=parameters)
+        finally:
+            faiss.omp_set_num_threads(threads)
         found = ids[0] >= 0
         return ids[0][found], scores[0][found]
 

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,14 @@ COUNT = 320
 """Many more than are decoded ahead of the model, so that a signal finds the run at work."""
 
 
+def wait_for_rows(collection: Path, more_than: int, process: "subprocess.Popen[bytes]") -> None:
+    while process.poll() is None:
+        with suppress(sqlite3.OperationalError):  # there is no catalogue yet, or it is empty
+            if len(rows(collection)) > more_than:
+                return
+        time.sleep(0.02)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")
 def test_an_interrupted_run_keeps_what_it_has_and_the_next_goes_on(
     run: Run, tmp_path: Path, tiny_model: Path
@@ -205,22 +214,18 @@ def test_an_interrupted_run_keeps_what_it_has_and_the_next_goes_on(
         (root / f"{n}.png").write_bytes(content + n.to_bytes(2, "big"))
     kept: dict[str, tuple[int, bytes | None]] = {}
     for number in (signal.SIGINT, signal.SIGTERM):
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-m", "clipsearch", "index", root, "--model", tiny_model],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-        )
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline and process.poll() is None:
-            if catalog(root).exists() and len(rows(root)) > len(kept):
-                break
-            time.sleep(0.02)
-        if number == signal.SIGINT:
-            os.killpg(process.pid, number)  # as a terminal does, to the decoders as well
-        else:
-            process.send_signal(number)
-        out, err = process.communicate(timeout=120)
+        ) as process:
+            wait_for_rows(root, len(kept), process)
+            if number == signal.SIGINT:
+                os.killpg(process.pid, number)  # as a terminal does, to the decoders as well
+            else:
+                process.send_signal(number)
+            out, err = process.communicate()
         assert process.returncode == 130
         assert out == b""
         (line,) = err.decode().splitlines()

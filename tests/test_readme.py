@@ -24,9 +24,10 @@ VARYING = [
     (r"\d+\.\d [kMG]?B", "N MB"),
     (r"\d{4}-\d\d-\d\dT[\d:+]+", "TIME"),
     (r"0\.\d{3,6}", "SCORE"),
-    (r"(/[^ ]+)+/sample_data", ".../sample_data"),
+    (r'"id": \d+', '"id": N'),
+    (r'/[^ "]*/sample_data', ".../sample_data"),
 ]
-"""Times, sizes, the last digits of scores and places differ from machine to machine."""
+"""Times, sizes, the last digits of scores, the order of decoding and places differ."""
 
 
 def steady(text: str) -> str:

@@ -91,6 +91,29 @@ def test_a_known_ranking() -> None:
     np.testing.assert_allclose(scores, [1, 0.6], atol=1e-3)
 
 
+def test_a_search_takes_one_thread_and_leaves_the_setting_as_it_was() -> None:
+    """The others have nothing to do for one query, and waiting for them costs more than it."""
+    index = built(*some(20))
+    seen: list[int] = []
+
+    class Watched:
+        ntotal = 20
+
+        def search(self, *arguments: object, **options: object) -> tuple[Vectors, Ids]:
+            seen.append(faiss.omp_get_max_threads())
+            return flat.search(*arguments, **options)
+
+    flat, index._index = index._index, Watched()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(3)
+    try:
+        index.search(a_query(), 5)
+        assert faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)
+    assert seen == [1]
+
+
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     ids, vectors = some(300)
     index = built(ids, vectors)

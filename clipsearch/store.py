@@ -102,8 +102,8 @@ class Store:
 
     @staticmethod
     def exists(directory: Path) -> bool:
-        """Whether there is an index at ``directory``."""
-        return (directory / CATALOG).is_file()
+        """Whether there is an index at ``directory``; an empty file is none yet."""
+        return _size(directory / CATALOG) > 0
 
     @classmethod
     def open(cls, directory: Path) -> "Store":
@@ -182,9 +182,15 @@ class Store:
                     hint="Upgrade clipsearch. The index was not touched.",
                 )
             if version < 1:
+                (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                if tables == 0:  # its writer was killed before the first commit
+                    raise IndexNotFound(
+                        f"the index at {directory} was never begun",
+                        hint="Make it with: clipsearch index FOLDER",
+                    )
                 raise IndexUnreadable(
-                    f"the index at {directory} was never finished",
-                    hint=f"Delete {directory} and index again.",
+                    f"{directory / CATALOG} is another program's database",
+                    hint="Put the index elsewhere with --index DIR.",
                 )
             return cls(directory, connection, lock)
 
@@ -207,6 +213,11 @@ class Store:
         """The folder of pictures, wherever the index and it have travelled."""
         root: bytes = self._meta["root"]
         return Path(os.fsdecode(root)) if root else self.directory.parent
+
+    def is_empty(self) -> bool:
+        """Whether there is no picture in it, good or failed."""
+        with self._errors():
+            return self._db.execute("SELECT 1 FROM images LIMIT 1").fetchone() is None
 
     def known(self, under: bytes = b"") -> dict[bytes, KnownImage]:
         """What the catalogue knows of every file, or of those below ``under``."""

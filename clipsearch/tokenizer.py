@@ -65,8 +65,8 @@ def _word_ids(word: str) -> tuple[int, ...]:
     symbols[-1] += _END_OF_WORD
     merged: dict[str, int] = {}  # symbol -> the rank of the merge that made it
     while len(symbols) > 1:
-        best = min(pairwise(symbols), key=lambda pair: ranks.get(" ".join(pair), _MERGES))
-        rank = ranks.get(" ".join(best))
+        best = min(pairwise(symbols), key=lambda pair: ranks.get(" ".join(pair).encode(), _MERGES))
+        rank = ranks.get(" ".join(best).encode())
         if rank is None:
             break
         joined, out = "".join(best), []
@@ -85,14 +85,14 @@ def _word_ids(word: str) -> tuple[int, ...]:
 
 
 @cache
-def _vocabulary() -> tuple[dict[str, int], list[str]]:
+def _vocabulary() -> tuple[dict[bytes, int], list[str]]:
     """Rank of each merge, keyed by its line in the file ("a b"), and the symbol of each byte."""
     package = find_spec("open_clip")  # finds it without importing it, and so without torch
     assert package is not None
     assert package.submodule_search_locations
     path = Path(package.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
-    lines = gzip.decompress(path.read_bytes()).decode().split("\n")[1 : _MERGES + 1]
-    return {line: rank for rank, line in enumerate(lines)}, _byte_symbols()
+    lines = gzip.decompress(path.read_bytes()).split(b"\n")[1 : _MERGES + 1]
+    return dict(zip(lines, range(_MERGES), strict=True)), _byte_symbols()
 
 
 @cache

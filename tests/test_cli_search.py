@@ -380,7 +380,6 @@ def test_a_damaged_vector_file_changes_no_answer_and_is_healed(
     assert line.startswith(f"clipsearch: the vector file of {collection} cannot be used")
     assert "written anew" in line
     assert run("search", "snow", "--json", cwd=collection) == expected
-    assert run("search", "snow", "-0", "--under", "sub", cwd=collection).out.count(b"\0") == 2
 
 
 def test_a_damaged_catalogue_is_an_error_and_no_empty_answer(run: Run, collection: Path) -> None:

@@ -126,6 +126,7 @@ def test_the_default_at_full_size_is_open_clips(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(full_size))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     paths = [path for path in pictures if path.name in ("a.png", "b.png", "large.jpg")]
     model, preprocess = open_clip.create_model_from_pretrained(
         "ViT-B-16", "laion2b_s34b_b88k", cache_dir=str(full_size)
@@ -323,18 +324,31 @@ def test_a_configuration_that_open_clip_cannot_build_is_refused(tiny_files: Mode
         OpenClipEncoder(replace(tiny_files, spec=spec), "cpu")
 
 
-def test_a_model_that_gives_no_numbers_is_an_error(
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_image_tower_that_gives_no_numbers_is_an_error(
+    tmp_path: Path,
+    tiny_model: Path,
+    tensors: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+) -> None:
+    monkeypatch.setattr(encoder_module, "_choose_dtype", lambda _: dtype)
+    tensors["visual.proj"] = torch.full_like(tensors["visual.proj"], float("nan"))
+    files = with_weights(tmp_path / "model", tiny_model, tensors)
+    with pytest.raises(ModelError, match="a vector without a direction") as caught:
+        OpenClipEncoder(files, "cpu").encode_images(pixels(2))
+    assert "damaged" in caught.value.hint
+
+
+def test_a_text_tower_that_gives_no_numbers_is_an_error(
     tmp_path: Path, tiny_model: Path, tensors: dict[str, torch.Tensor]
 ) -> None:
-    for name in ("visual.proj", "text_projection"):
-        tensors[name] = torch.full_like(tensors[name], float("nan"))
+    tensors["text_projection"] = torch.full_like(tensors["text_projection"], float("nan"))
     files = with_weights(tmp_path / "model", tiny_model, tensors)
-    encoder = OpenClipEncoder(files, "cpu")
-    with pytest.raises(ModelError, match="a vector without a direction") as caught:
-        encoder.encode_images(pixels(2))
-    assert "damaged" in caught.value.hint
     with pytest.raises(ModelError, match="a vector without a direction"):
-        encoder.encode_texts(["a cat"])
+        OpenClipEncoder(files, "cpu").encode_texts(["a cat"])
+    with pytest.raises(ModelError):
+        TextEncoder(files).encode_texts(["a cat"])
 
 
 # -- devices -----------------------------------------------------------------------------------
@@ -364,6 +378,33 @@ def test_a_processor_without_units_for_bf16_computes_in_fp32(
     monkeypatch.delattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert encoder_module._choose_dtype(cpu) == torch.float32
+
+
+def test_arithmetic_that_loses_too_much_is_given_up_and_that_is_said(
+    tiny_files: ModelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(encoder_module, "_choose_dtype", lambda _: torch.float32)
+    exact = OpenClipEncoder(tiny_files, "cpu", notify=said.append).encode_images(pixels(3))
+    monkeypatch.setattr(encoder_module, "_choose_dtype", lambda _: torch.bfloat16)
+    rounding = OpenClipEncoder(tiny_files, "cpu", notify=said.append)
+    assert rounding.dtype == torch.bfloat16
+    assert np.abs(rounding.encode_images(pixels(3)) - exact).max() > 0
+    assert said == []
+
+    encode = encoder_module.OpenClipEncoder.encode_images
+
+    def worse_when_rounded(encoder: OpenClipEncoder, given: Pixels) -> Vectors:
+        vectors = encode(encoder, given)
+        return vectors if encoder.dtype == torch.float32 else vectors[::-1]
+
+    monkeypatch.setattr(OpenClipEncoder, "encode_images", worse_when_rounded)
+    encoder = OpenClipEncoder(tiny_files, "cpu", notify=said.append)
+    assert encoder.dtype == torch.float32
+    np.testing.assert_array_equal(encoder.encode_images(pixels(3)), exact)
+    (line,) = said
+    assert tiny_files.spec.label in line
+    assert "loses too much in bfloat16" in line
 
 
 class SmallMemory:

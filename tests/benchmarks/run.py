@@ -98,6 +98,7 @@ def own_places(place: Path) -> Iterator[None]:
     os.environ["CLIPSEARCH_DATA_DIR"] = str(place / "data")
     os.environ["CLIPSEARCH_CACHE_DIR"] = str(place / "cache")
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program is compiled
     yield
 
 

@@ -18,6 +18,9 @@ from PIL import Image
 
 from clipsearch.records import ModelFiles
 
+# The hub's client reads this once, when it is first imported, which can be before any fixture.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 TINY_CONFIG = {
     "model_cfg": {
         "embed_dim": 32,

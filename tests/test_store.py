@@ -1003,7 +1003,7 @@ def test_a_connection_that_fails_is_closed(tmp_path: Path, monkeypatch: pytest.M
         return opened[-1]
 
     monkeypatch.setattr(sqlite3, "connect", remember)
-    for content in (b"", b"garbage" * 1000):
+    for content in (b"\0" * 5000, b"garbage" * 1000):
         (tmp_path / CATALOG).write_bytes(content)
         for opener in (Store.open, Store.open_for_writing):
             with pytest.raises(IndexUnreadable):

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import TINY_CONFIG
+from huggingface_hub.errors import EntryNotFoundError
 
 from clipsearch import models
 from clipsearch.errors import BadCheckpoint, ModelMismatch, UnknownModel, WeightsNotFound
@@ -223,10 +224,12 @@ class FakeHub:
         self.downloaded: list[str] = []
         self.folder = folder
         self.error: Exception | None = None
-        monkeypatch.setattr(
-            huggingface_hub.HfApi, "list_repo_files", lambda _, repo: self.list_repo_files()
-        )
+        monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", self.metadata)
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", self.download)
+
+    def metadata(self, url: str, timeout: float) -> None:
+        if url.rpartition("/")[2] not in self.list_repo_files():
+            raise EntryNotFoundError("404")
 
     def list_repo_files(self) -> list[str]:
         return self.offered

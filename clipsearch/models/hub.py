@@ -93,13 +93,21 @@ def _first_offered(repo: str, names: Sequence[str]) -> str:
     answer: list[str | Exception] = []
 
     def ask() -> None:
-        from huggingface_hub import HfApi
+        import huggingface_hub
+        from huggingface_hub.errors import EntryNotFoundError
 
-        try:
-            offered = set(HfApi().list_repo_files(repo))
-            answer.append(next(name for name in names if name in offered))
-        except Exception as error:  # the hub client's errors are many, and all mean "no"
-            answer.append(error)
+        for name in names:
+            url = huggingface_hub.hf_hub_url(repo, name)
+            try:  # without the client's own retries, which take half a minute to say "no"
+                huggingface_hub.get_hf_file_metadata(url, timeout=SECONDS_TO_ANSWER)
+            except EntryNotFoundError:
+                continue
+            except Exception as error:  # the client's errors are many, and all mean "no"
+                answer.append(error)
+            else:
+                answer.append(name)
+            return
+        answer.append(StopIteration())
 
     # A daemon thread, since a resolver that hangs cannot be told to stop.
     asking = threading.Thread(target=ask, daemon=True)

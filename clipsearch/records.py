@@ -178,7 +178,6 @@ class IndexSummary:
     added: int = 0
     changed: int = 0
     moved: int = 0
-    copied: int = 0
     removed: int = 0
     unchanged: int = 0
     failed: list[tuple[bytes, str]] = field(default_factory=list)

@@ -103,7 +103,8 @@ class Store:
     @staticmethod
     def exists(directory: Path) -> bool:
         """Whether there is an index at ``directory``; an empty file is none yet."""
-        return _size(directory / CATALOG) > 0
+        catalog = directory / CATALOG
+        return catalog.is_file() and _size(catalog) > 0
 
     @classmethod
     def open(cls, directory: Path) -> "Store":

@@ -11,6 +11,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -38,6 +39,9 @@ class Stamp(NamedTuple):
     vectors: int
     """How many there are in the file."""
 
+
+_WORTH_A_THREAD = 100_000
+"""As many vectors take 20 ms to search, against which the start of a thread is nothing."""
 
 _STAMP = struct.Struct("<8s16sqqI")
 _MAGIC = b"CLIPSRCH"
@@ -116,9 +120,27 @@ class VectorIndex:
         k = min(k, self.count)
         if k == 0:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        parameters = None
         if among is not None:
-            parameters = faiss.SearchParameters(sel=faiss.IDSelectorBatch(among))
+            selectors = [faiss.IDSelectorBatch(among)]
+        elif self.count < _WORTH_A_THREAD:
+            selectors = [None]
+        else:
+            parts = min(os.cpu_count() or 1, self.count // _WORTH_A_THREAD + 1)
+            bounds = np.linspace(0, self.stamp.newest_id + 1, parts + 1).astype(np.int64).tolist()
+            selectors = [faiss.IDSelectorRange(*part) for part in pairwise(bounds)]
+        if len(selectors) == 1:
+            return self._search(query, k, selectors[0])
+        from concurrent.futures import ThreadPoolExecutor  # here, since few searches are so large
+
+        with ThreadPoolExecutor(len(selectors)) as threads:  # FAISS lets go of Python's lock
+            found = list(threads.map(lambda selector: self._search(query, k, selector), selectors))
+        ids, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        best = np.lexsort((ids, -scores))[:k]
+        return ids[best], scores[best]
+
+    def _search(self, query: Vectors, k: int, selector: object) -> tuple[Ids, Vectors]:
+        """Search the ids that ``selector`` (FAISS's, or None for all) lets through."""
+        parameters = None if selector is None else faiss.SearchParameters(sel=selector)
         # FAISS divides the queries among threads. There is one, for which the others would only be
         # waited for; whoever else shares this OpenMP (torch may) finds its setting again.
         threads = faiss.omp_get_max_threads()

@@ -344,3 +344,18 @@ def test_a_folder_whose_name_is_not_utf8_is_no_obstacle(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
     with pytest.raises(DamagedVectorIndex, match="missing"):
         VectorIndex.read(folder / "other.faiss", 16, TOKEN)
+
+
+def test_a_search_in_several_threads_is_as_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_index, "_WORTH_A_THREAD", 100)
+    monkeypatch.setattr(vector_index.os, "cpu_count", lambda: 3)
+    rng = np.random.default_rng(7)
+    vectors = l2_normalise(rng.standard_normal((1000, 16))).astype(np.float16)
+    ids = np.sort(rng.choice(5000, 1000, replace=False)).astype(np.int64)
+    index = VectorIndex.build(16, [(ids, vectors)], Stamp(b"t" * 16, int(ids[-1]), 0))
+    for k in (1, 7, 400, 2000):
+        query = l2_normalise(rng.standard_normal(16))
+        found, scores = index.search(query, k)
+        expected, expected_scores = top_k(query, ids, vectors, k)
+        assert found.tolist() == expected.tolist()
+        assert np.allclose(scores, expected_scores, atol=1e-6)

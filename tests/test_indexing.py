@@ -127,7 +127,7 @@ def counts(summary: IndexSummary) -> dict[str, int]:
     """All counts that are not zero."""
     numbers = {
         name: getattr(summary, name)
-        for name in ("added", "changed", "moved", "copied", "removed", "unchanged")
+        for name in ("added", "changed", "moved", "removed", "unchanged")
     }
     numbers |= {"still_failed": summary.still_failed, "embedded": summary.embedded}
     numbers |= {"failed": len(summary.failed), "unreadable": len(summary.unreadable)}

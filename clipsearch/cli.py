@@ -541,8 +541,6 @@ def _heal(store: "Store") -> None:
     """Write a vector file anew that a search could not use; the catalogue has all that it needs."""
     from clipsearch.store import Store
 
-    if not store.damage:
-        return
     where = f"the vector file of {store.root} cannot be used ({store.damage})"
     try:
         with Store.open_for_writing(store.directory) as writer:

@@ -107,24 +107,25 @@ class Store:
         return catalog.is_file() and _size(catalog) > 0
 
     @classmethod
+    def _require(cls, directory: Path) -> None:
+        if not cls.exists(directory):
+            raise IndexNotFound(
+                f"there is no index at {directory}", hint="Make one with: clipsearch index FOLDER"
+            )
+
+    @classmethod
     def open(cls, directory: Path) -> "Store":
         """Open for reading; works on read-only media and beside a writer.
 
         Raises IndexNotFound, IndexUnreadable.
         """
-        if not cls.exists(directory):
-            raise IndexNotFound(
-                f"there is no index at {directory}", hint="Make one with: clipsearch index FOLDER"
-            )
+        cls._require(directory)
         return cls._connect(directory, write=False, lock=None)
 
     @classmethod
     def open_for_writing(cls, directory: Path) -> "Store":
         """Open as the one writer. Raises IndexLocked, IndexNotFound, IndexUnreadable."""
-        if not cls.exists(directory):
-            raise IndexNotFound(
-                f"there is no index at {directory}", hint="Make one with: clipsearch index FOLDER"
-            )
+        cls._require(directory)
         lock = _acquire(directory)
         try:
             return cls._connect(directory, write=True, lock=lock)

@@ -10,12 +10,20 @@
     │   ├── WeightsNotFound      the model is known, but its weights are not on this machine
     │   ├── BadCheckpoint        weights or configuration that do not make a working model
     │   └── DeviceError          the device that was asked for is not there, or gave up
-    └── StoreError               an index cannot be used
-        ├── IndexNotFound        no index where one was looked for
-        ├── IndexLocked          another process is writing to the index
-        ├── IndexUnreadable      not an index, damaged, or written by a newer clipsearch
-        ├── ModelMismatch        the index was made with another model
-        └── CollectionGone       the pictures are not where the index says (an unmounted disk?)
+    ├── StoreError               an index cannot be used
+    │   ├── IndexNotFound        no index where one was looked for
+    │   ├── IndexLocked          another process is writing to the index
+    │   ├── IndexUnreadable      not an index, damaged, or written by a newer clipsearch
+    │   ├── ModelMismatch        the index was made with another model
+    │   └── CollectionGone       the pictures are not where the index says (an unmounted disk?)
+    ├── DomainError              a domain or a test set cannot be used
+    │   ├── BadDomain            a domain file with something wrong in it
+    │   ├── BadLabels            a labelled set with something wrong in it
+    │   └── TooFewExamples       too little to measure or to calibrate anything with
+    └── Refused                  understood, and not done: exit code 3
+        ├── RefusedByPolicy      asks to identify, verify or track people
+        ├── OutOfDomain          a query that has nothing to do with the domain
+        └── NotTested            the index is not tested, and only a tested one will do
 
 Every error carries one sentence that says what is wrong and, as ``hint``, the next step.
 Only the command line catches the root of this tree.
@@ -97,3 +105,35 @@ class ModelMismatch(StoreError):
 
 class CollectionGone(StoreError):
     """The pictures are not where the index says they are."""
+
+
+class DomainError(ClipsearchError):
+    """A domain or a test set cannot be used."""
+
+
+class BadDomain(DomainError):
+    """A domain file with something wrong in it; the message names the file and the line."""
+
+
+class BadLabels(DomainError):
+    """A labelled set with something wrong in it; the message names the file and the line."""
+
+
+class TooFewExamples(DomainError):
+    """Too little to measure or to calibrate anything with."""
+
+
+class Refused(ClipsearchError):
+    """Understood, and not done; the process ends with ``ExitCode.REFUSED``."""
+
+
+class RefusedByPolicy(Refused):
+    """A text that asks to identify, verify or track people, or to recognise faces."""
+
+
+class OutOfDomain(Refused):
+    """A text query that has nothing to do with the domain."""
+
+
+class NotTested(Refused):
+    """The index has not met its domain's pass marks, and only a tested one will do."""

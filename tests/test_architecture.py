@@ -13,7 +13,7 @@ FLOORS = [
     {"errors", "records", "vectors", "changes"},
     {"places", "images", "decoding", "decode_pool", "vector_index", "store", "collections"},
     {"tokenizer", "text_encoder", "models", "encoder"},
-    {"indexing", "retrieval"},
+    {"indexing", "retrieval", "domain"},
     {"output"},
     {"cli", "__main__"},
 ]

@@ -1,0 +1,383 @@
+"""A domain: the fixed class taxonomy that a collection is searched and tested with.
+
+A domain is a TOML file. Reading it is strict, since a typing error that is passed over in silence
+would be measured as if it were meant: every complaint names the file and the line.
+
+``everyday`` is shipped beside this module and is the default; ``starter`` is what a new domain
+file begins as.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from clipsearch.domain import policy, toml_lines
+from clipsearch.errors import BadDomain, RefusedByPolicy
+
+DEFAULT = "everyday"
+"""The domain of an index that was given none."""
+
+PLACE = "{}"
+"""Where in a template the class name goes."""
+
+SHARES = (
+    *("top1", "top5", "mean_per_class_recall", "mean_average_precision"),
+    *("image_recall_at_1", "image_recall_at_5", "image_recall_at_10"),
+    *("text_recall_at_1", "text_recall_at_5", "text_recall_at_10"),
+)
+"""Pass marks between 0 and 1, under the names that an evaluation gives its measures."""
+
+IMAGES = "images"
+"""The pass mark that is a number of pictures: an evaluation on fewer proves nothing."""
+
+REFUSED = "refused_in_domain"
+"""The pass mark that is a most and not a least: the share of in-domain queries refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainClass:
+    """One class of a taxonomy."""
+
+    name: str
+    synonyms: tuple[str, ...] = ()
+    """Other words for it: they let a query in, and are accepted as labels."""
+    prompts: tuple[str, ...] = ()
+    """Descriptions that stand in the templates' place for this class, where there are any."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A fixed class taxonomy with its templates and its tests."""
+
+    name: str
+    description: str
+    language: str
+    """ISO 639-1 code of the language that it is written in."""
+    templates: tuple[str, ...]
+    """Each holds ``{}`` once, for the class name."""
+    classes: tuple[DomainClass, ...]
+    in_domain: tuple[str, ...] = ()
+    """Queries that must be let in."""
+    out_of_domain: tuple[str, ...] = ()
+    """Queries that have nothing to do with the domain."""
+    pass_marks: Mapping[str, float] = field(default_factory=dict)
+    """What an evaluation must reach: the names are those of SHARES, IMAGES and REFUSED."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of every class axis."""
+        return tuple(cls.name for cls in self.classes)
+
+    def prompts(self, index: int) -> tuple[str, ...]:
+        """The texts whose embeddings make up the embedding of class ``index``."""
+        cls = self.classes[index]
+        return cls.prompts or tuple(t.replace(PLACE, cls.name) for t in self.templates)
+
+    def find_class(self, label: str) -> int | None:
+        """The class that has this name or synonym, whatever its case, with _ and - as spaces."""
+        return self._by_name.get(folded(label))
+
+    @cached_property
+    def _by_name(self) -> dict[str, int]:
+        return {
+            folded(name): index
+            for index, cls in enumerate(self.classes)
+            for name in (cls.name, *cls.synonyms)
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of everything in the domain that can change a result.
+
+        Neither the layout of the file, nor the order in which things stand in it, nor the name
+        and the description are part of it.
+        """
+        meaning = {
+            "language": self.language,
+            "templates": sorted(self.templates),
+            "classes": sorted(
+                [cls.name, sorted(cls.synonyms), sorted(cls.prompts)] for cls in self.classes
+            ),
+            "in_domain": sorted(self.in_domain),
+            "out_of_domain": sorted(self.out_of_domain),
+            "pass_marks": {key: float(mark) for key, mark in self.pass_marks.items()},
+        }
+        text = json.dumps(meaning, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def folded(name: str) -> str:
+    """A name as it is compared: ``Golden_Retriever`` and ``golden retriever`` are one."""
+    return " ".join(re.sub(r"[_\-\s]+", " ", name).casefold().split())
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the domains inside the package."""
+    return (DEFAULT,)
+
+
+def load(choice: str) -> Domain:
+    """The domain that is meant by a shipped one's name or by a file's path.
+
+    Raises BadDomain, RefusedByPolicy.
+    """
+    if choice in shipped():
+        return parse(_resource(f"{choice}.toml"), f"{choice}.toml")
+    return read(Path(choice))
+
+
+def starter() -> str:
+    """The text of a small, valid and explained domain file to begin a new one with."""
+    return _resource("starter.toml")
+
+
+def _resource(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def read(path: Path) -> Domain:
+    """Read a domain file. Raises BadDomain, RefusedByPolicy."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise BadDomain(
+            f"there is no domain file {path}",
+            hint=f"Name a TOML file, or one of the shipped domains: {', '.join(shipped())}. "
+            "`clipsearch domain init` writes one to begin with.",
+        ) from error
+    except OSError as error:
+        raise BadDomain(f"cannot read the domain file {path}: {error.strerror}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadDomain(f"{path}, line {line}: not UTF-8 text", hint="Save it as UTF-8.") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str) -> Domain:
+    """Read a domain from TOML text; ``source`` names it in complaints.
+
+    Raises BadDomain if anything is missing, unknown, of the wrong type, empty or double, and
+    RefusedByPolicy if a class, prompt, template or example asks for what the usage policy
+    forbids.
+    """
+    text = text.replace("\r\n", "\n")
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadDomain(
+            f"{source}{_place_of(error, text)}: not valid TOML: {_without_place(error)}",
+            hint="A text needs quotation marks, a list commas and brackets.",
+        ) from error
+    return _Reader(values, text, source).domain()
+
+
+def _place_of(error: tomllib.TOMLDecodeError, text: str) -> str:
+    found = re.search(r"\(at line (\d+)", str(error))
+    line = int(found[1]) if found else text.rstrip("\n").count("\n") + 1  # "at end of document"
+    return f", line {line}"
+
+
+def _without_place(error: tomllib.TOMLDecodeError) -> str:
+    return re.sub(r" \(at .*\)$", "", str(error))
+
+
+class _Reader:
+    """Parsed TOML to a Domain, with the line of whatever is wrong with it."""
+
+    _KEYS = (
+        *("name", "description", "language", "templates", "in_domain", "out_of_domain"),
+        *("pass_marks", "classes"),
+    )
+    _CLASS_KEYS = ("name", "synonyms", "prompts")
+
+    def __init__(self, values: Mapping[str, Any], text: str, source: str) -> None:
+        self._values = values
+        self._text = text
+        self._source = source
+
+    def domain(self) -> Domain:
+        self._only_known_keys(self._values, (), self._KEYS)
+        name = self._text_at(self._values, ("name",))
+        language = self._text_at(self._values, ("language",), default="en")
+        if not re.fullmatch(r"[a-z]{2}(-[A-Z]{2})?", language):
+            raise self._wrong(("language",), f"'{language}' is no language code such as en")
+        return Domain(
+            name=name,
+            description=self._text_at(self._values, ("description",), default=""),
+            language=language,
+            templates=self._templates(),
+            classes=self._classes(),
+            in_domain=(examples := self._texts(self._values, ("in_domain",))),
+            out_of_domain=self._out_of_domain(examples),
+            pass_marks=self._pass_marks(),
+        )
+
+    def _templates(self) -> tuple[str, ...]:
+        templates = self._texts(self._values, ("templates",))
+        if not templates:
+            raise self._wrong(
+                ("templates",), "there are no templates", hint='One will do: "a photo of a {}."'
+            )
+        for position, template in enumerate(templates):
+            if template.count(PLACE) != 1:
+                raise self._wrong(
+                    ("templates", position),
+                    f"the template '{template}' must hold {PLACE} once, for the class name",
+                )
+        return templates
+
+    def _classes(self) -> tuple[DomainClass, ...]:
+        tables = self._values.get("classes", [])
+        if not isinstance(tables, list):
+            raise self._wrong(("classes",), "classes must be a list of tables", hint=_CLASS_HINT)
+        classes = []
+        where: dict[str, toml_lines.Path] = {}
+        for position, table in enumerate(tables):
+            path = ("classes", position)
+            if not isinstance(table, dict):
+                raise self._wrong(path, "a class must be a table", hint=_CLASS_HINT)
+            self._only_known_keys(table, path, self._CLASS_KEYS)
+            cls = DomainClass(
+                name=self._text_at(table, (*path, "name")),
+                synonyms=self._texts(table, (*path, "synonyms")),
+                prompts=self._texts(table, (*path, "prompts")),
+            )
+            named: list[tuple[str, toml_lines.Path]] = [(cls.name, (*path, "name"))]
+            named += [(s, (*path, "synonyms", n)) for n, s in enumerate(cls.synonyms)]
+            for name, its_path in named:
+                self._claim(name, its_path, where)
+            classes.append(cls)
+        if len(classes) < 2:
+            raise self._wrong(
+                ("classes",),
+                f"{len(classes) or 'no'} class{'' if classes else 'es'}: a taxonomy needs at "
+                "least two to tell apart",
+                hint=_CLASS_HINT,
+            )
+        return tuple(classes)
+
+    def _claim(self, name: str, path: toml_lines.Path, where: dict[str, toml_lines.Path]) -> None:
+        """Note that a name is taken. The same word for two classes could not be scored."""
+        key = folded(name)
+        if not key:
+            raise self._wrong(path, f"'{name}' is no name")
+        if key in where:
+            raise self._wrong(
+                path, f"'{name}' is already a class or synonym, on line {self._line(where[key])}"
+            )
+        where[key] = path
+
+    def _out_of_domain(self, in_domain: Sequence[str]) -> tuple[str, ...]:
+        # What is out of the domain may well be against the policy.
+        examples = self._texts(self._values, ("out_of_domain",), check_policy=False)
+        inside = {folded(query) for query in in_domain}
+        for position, query in enumerate(examples):
+            if folded(query) in inside:
+                raise self._wrong(
+                    ("out_of_domain", position), f"'{query}' is an in-domain example too"
+                )
+        return examples
+
+    def _pass_marks(self) -> Mapping[str, float]:
+        marks = self._values.get("pass_marks")
+        if not isinstance(marks, dict) or not marks:
+            raise self._wrong(
+                ("pass_marks",),
+                "there are no pass marks, so no evaluation could be passed",
+                hint="For example:  [pass_marks]  top1 = 0.6",
+            )
+        self._only_known_keys(marks, ("pass_marks",), (*SHARES, IMAGES, REFUSED))
+        for key, mark in marks.items():
+            number = isinstance(mark, int | float) and not isinstance(mark, bool)
+            if key == IMAGES:
+                if not isinstance(mark, int) or isinstance(mark, bool) or mark < 1:
+                    raise self._wrong(("pass_marks", key), f"{key} must be a count of pictures")
+            elif not number or not 0 <= mark <= 1:
+                raise self._wrong(("pass_marks", key), f"{key} must be a number from 0 to 1")
+        return dict(marks)
+
+    # -- values and their lines ------------------------------------------------------------
+
+    def _only_known_keys(
+        self, table: Mapping[str, Any], path: toml_lines.Path, known: Sequence[str]
+    ) -> None:
+        for key in table:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                raise self._wrong(
+                    (*path, key),
+                    f"unknown key '{key}'" + (f" (did you mean {close[0]}?)" if close else ""),
+                    hint=f"Known here: {', '.join(known)}.",
+                )
+
+    def _text_at(
+        self, table: Mapping[str, Any], path: toml_lines.Path, default: str | None = None
+    ) -> str:
+        key = str(path[-1])
+        value = table.get(key, default)
+        if value is None:
+            raise self._wrong(path, f"{key} is missing")
+        if not isinstance(value, str):
+            raise self._wrong(path, f"{key} must be a text in quotation marks, not {value!r}")
+        if key == "name":
+            self._check(value, path)
+        return value.strip()
+
+    def _texts(
+        self, table: Mapping[str, Any], path: toml_lines.Path, *, check_policy: bool = True
+    ) -> tuple[str, ...]:
+        """A list of texts, none of them empty and none twice."""
+        key = path[-1]
+        values = table.get(str(key), [])
+        if not isinstance(values, list):
+            raise self._wrong(path, f"{key} must be a list of texts, not {values!r}")
+        seen: dict[str, int] = {}
+        for position, value in enumerate(values):
+            if not isinstance(value, str):
+                raise self._wrong((*path, position), f"{key} must hold texts, not {value!r}")
+            self._check(value, (*path, position), check_policy=check_policy)
+            if folded(value) in seen:
+                first = self._line((*path, seen[folded(value)]))
+                raise self._wrong(
+                    (*path, position), f"'{value}' stands in {key} twice, first on line {first}"
+                )
+            seen[folded(value)] = position
+        return tuple(value.strip() for value in values)
+
+    def _check(self, value: str, path: toml_lines.Path, *, check_policy: bool = True) -> None:
+        if not value.strip():
+            raise self._wrong(path, "an empty text")
+        if not value.isprintable():
+            raise self._wrong(path, f"{value!r} holds a line break or a control character")
+        refusal = policy.refusal(value) if check_policy else None
+        if refusal is not None:
+            raise RefusedByPolicy(
+                f"{self._source}, line {self._line(path)}: '{value}' {refusal.reason}",
+                hint=refusal.source,
+            )
+
+    def _wrong(self, path: toml_lines.Path, what: str, hint: str = "") -> BadDomain:
+        return BadDomain(f"{self._source}, line {self._line(path)}: {what}", hint=hint)
+
+    @cached_property
+    def _lines(self) -> dict[toml_lines.Path, int]:
+        return toml_lines.lines(self._text)
+
+    def _line(self, path: toml_lines.Path) -> int:
+        """The line of a value, or of the nearest thing around it where it is missing."""
+        while path and path not in self._lines:
+            path = path[:-1]
+        return self._lines.get(path, 1)
+
+
+_CLASS_HINT = 'For example:  [[classes]]  name = "dog"  synonyms = ["puppy"]'

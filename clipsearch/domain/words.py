@@ -1,0 +1,82 @@
+"""The words of a taxonomy, found again in what people type.
+
+A class is named by a query if the query contains its name or a synonym as whole words, in the
+singular or the plural, in any case. That is a matter of spelling and not of meaning: it is quick,
+it can be explained, and it is never wrong about whether a word is there.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+from clipsearch.domain.taxonomy import Domain, folded
+
+_WHO = ("police", "fire", "fisher", "snow", "sports")
+_IRREGULAR = {
+    **dict(
+        pair.split()
+        for pair in (
+            *("men man", "women woman", "children child", "people person"),
+            *("mice mouse", "geese goose", "feet foot", "teeth tooth", "oxen ox"),
+            *("wolves wolf", "leaves leaf", "loaves loaf", "knives knife", "calves calf"),
+            *("halves half", "shelves shelf", "scarves scarf", "hooves hoof"),
+            *("cacti cactus", "fungi fungus", "octopi octopus"),
+        )
+    ),
+    **{f"{who}men": f"{who}man" for who in _WHO},
+    **{f"{who}women": f"{who}woman" for who in _WHO},
+}
+
+_NO_PLURALS = {"lens", "news", "gas", "chess"}
+
+
+@lru_cache(maxsize=16_384)
+def singular(word: str) -> str:
+    """One spelling for the singular and the plural of an English noun in lower case.
+
+    It need not be a word: ``pony`` and ``ponies``, ``pie`` and ``pies`` only have to meet.
+    """
+    word = _IRREGULAR.get(word, word)
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word if word in _NO_PLURALS else word[:-1]
+    if word.endswith("ie"):
+        return word[:-2] + "y"
+    if word.endswith(("se", "xe", "ze", "che", "she", "oe")):  # buses and houses, foxes and axes
+        return word[:-1]
+    return word
+
+
+def tokens(text: str) -> tuple[str, ...]:
+    """The words of a text in lower case and the singular; a possessive is its noun."""
+    words = re.findall(r"[^\W_]+(?:['\u2019][^\W_]+)*", folded(text))
+    return tuple(singular(re.sub(r"['\u2019]s?$", "", word)) for word in words)
+
+
+class Vocabulary:
+    """Class names and synonyms of a domain, ready to be looked for."""
+
+    def __init__(self, domain: Domain) -> None:
+        self._classes: dict[tuple[str, ...], int] = {}
+        for index, cls in enumerate(domain.classes):
+            for name in (cls.name, *cls.synonyms):
+                self._classes.setdefault(tokens(name), index)
+        self._longest = max(map(len, self._classes))
+
+    def classes_named(self, text: str) -> tuple[int, ...]:
+        """Indices of the classes that a text names, in the order of the text, each once.
+
+        The longest name at a place counts: a hot dog is no dog.
+        """
+        return tuple(dict.fromkeys(self._named(tokens(text))))
+
+    def _named(self, words: tuple[str, ...]) -> Iterator[int]:
+        at = 0
+        while at < len(words):
+            for length in range(min(self._longest, len(words) - at), 0, -1):
+                index = self._classes.get(words[at : at + length])
+                if index is not None:
+                    yield index
+                    at += length
+                    break
+            else:
+                at += 1

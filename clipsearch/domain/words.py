@@ -37,7 +37,7 @@ def singular(word: str) -> str:
     It need not be a word: ``pony`` and ``ponies``, ``pie`` and ``pies`` only have to meet.
     """
     word = _IRREGULAR.get(word, word)
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+    if len(word) > 2 and word.endswith("s") and not word.endswith(("ss", "us")):
         word = word if word in _NO_PLURALS else word[:-1]
     if word.endswith("ie"):
         return word[:-2] + "y"

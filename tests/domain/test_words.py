@@ -14,8 +14,8 @@ monkey monkeys|boy boys|tomato tomatoes|potato potatoes|mosquito mosquitoes|shoe
 piano pianos|photo photos|kangaroo kangaroos|wolf wolves|leaf leaves|loaf loaves|knife knives
 calf calves|scarf scarves|shelf shelves|hoof hooves|glove gloves|cave caves|wave waves|dove doves
 man men|woman women|child children|person people|mouse mice|goose geese|foot feet|tooth teeth
-cactus cacti|octopus octopuses|policeman policemen|snowman snowmen|lens lenses|taxi taxis|tv tvs|bench benches
-peach peaches|moustache moustaches|cheese cheeses|size sizes|key keys|bee bees|tree trees|toe toes
+cactus cacti|octopus octopuses|policeman policemen|snowman snowmen|lens lenses|bench benches
+peach peaches|moustache moustaches|cheese cheeses|size sizes|key keys|bee bees|toe toes|tv tvs
 """.replace("\n", "|").strip("|")
 
 

@@ -16,6 +16,7 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 
 from clipsearch.errors import RefusedByPolicy
 
@@ -38,12 +39,14 @@ class Refusal:
 
 def refusal(text: str) -> Refusal | None:
     """Why the policy refuses this query, class name or prompt; None if it does not."""
-    plain = _plain(text)
-    for reason, patterns in _RULES.items():
+    words = _words(text)
+    marked = " ".join(map(_marked, words))
+    for reason, patterns in _rules().items():
         for pattern in patterns:
-            found = pattern.search(plain)
+            found = pattern.search(marked)
             if found:
-                return Refusal(found.group().strip(), reason)
+                first, last = (marked[:at].count(" ") for at in (found.start(), found.end() - 1))
+                return Refusal(" ".join(words[first : last + 1]), reason)
     return None
 
 
@@ -68,96 +71,114 @@ def language_note(text: str) -> str | None:
 # -- who, and where else -----------------------------------------------------------------------
 
 
-def _plain(text: str) -> str:
-    """Lower case, plain apostrophes and hyphens, single spaces, without question marks."""
+def _words(text: str) -> list[str]:
+    """The words in lower case, with plain apostrophes and hyphens and without punctuation."""
     text = unicodedata.normalize("NFKC", text).casefold()
     text = re.sub(r"[\u2018\u2019\u02bc`]", "'", text)
-    text = re.sub(r"[\u2010-\u2014-]", "-", text)
-    return " ".join(re.sub(r"[\"?!.,;:()]", " ", text).split())
+    text = re.sub(r"[\u2010-\u2014]", "-", text)
+    return re.sub(r"[\"?!.,;:()]", " ", text).split()
 
 
-_NOUN = (
-    "people|persons?|someone|somebody|anyone|everyone|man|men|woman|women|guys?|lady|ladies|boys?|"
-    "girls?|kids?|child|children|teenagers?|individuals?|strangers?|pedestrians?|passers?-?by|"
-    "neighbou?rs?|employees?|workers?|colleagues?|students?|customers?|shoppers?|visitors?|"
-    "passengers?|tourists?|drivers?|attackers?|suspects?|criminals?|thief|thieves|shoplifters?|"
-    "intruders?|fugitives?|protest[eo]rs?|demonstrators?|activists?|immigrants?|actors?|actress|"
-    "singers?|politicians?|celebrity|celebrities|wife|husband|girlfriend|boyfriend|ex|"
-    "ex-?(?:wife|husband|girlfriend|boyfriend)"
-)
-_ANY = r"(?:this|that|these|those|the|an?|my|our|your|his|her|their|every|each|all|which) "
-_PERSON = rf"(?:{_ANY}(?:[\w'-]+ ){{0,2}}?(?:{_NOUN})|(?:[\w'-]+ )??(?:{_NOUN})|him|her|them)\b"
-"""Somebody: up to two adjectives between a determiner and the noun."""
-
-_HIM = r"(?:him|her|them)(?:$| (?:in|on|at|across|again|from|now)\b)"
-"""And not "her wedding dress"."""
-
-_SAME_ONE = (
-    rf"(?:(?:this|that|these|those|the same) (?:\w+ )?(?:{_NOUN})\b|(?:my|his|her) ex\b|{_HIM})"
-)
-_ASKED = r"(?:^|\b(?:to|and|please|me|you|of|for) )"
-"""Where a verb is a request: "track this man", but not "a dog tracks a man"."""
-
-_VERIFY = r"\b(?:verify|check|confirm|prove|reveal)(?:ing)?"
-_PICTURES = r"(?:photos?|pictures?|pics?|images?|shots?|videos?|footage)"
-
-
-def _compiled(*patterns: str) -> tuple[re.Pattern[str], ...]:
-    return tuple(re.compile(pattern) for pattern in patterns)
-
-
-_RULES = {
-    "asks to recognise or compare faces": _compiled(
-        r"\b(?:face|facial)[ -](?:recogni|identif|verif|authenticat|biometric|surveil|compari)\w+",
-        r"\bface[ -](?:match(?:ing)?|search|lookup|database|embeddings?|cluster\w*|track\w*|id)\b",
-        rf"\b(?:recogni[sz]e|identify|match|compare|verify)(?:ing)? (?:\w+ )??(?:{_ANY})?(?:two )?"
-        rf"faces?\b(?! of (?!{_PERSON})| mask| cream| paint)",
-        r"\b(?:find|search for|look for|match) (?:\w+ )*(?:this|that|his|her|the same) face\b",
-        r"\b(?:sort|group|cluster)\w* (?:\w+ )*by (?:\S+ )?(?:faces?|persons?)\b",
-        r"\b(?:by|with) (?:this |that |(?:his|her|their) )?faces?$",
-        r"\bwhose face\b|\b(?:same|matching|identical) faces?\b|\bname to (?:this|that|the|a) face",
-        r"\bfaces? (?:(?:that|which) match|similar to|does match)|\bwatch-?list of\b",
-        r"\bmatch\w* (?:\w+ )*mug-? ?shots?\b",
-        r"\bmug-? ?shots? (?:match|search|lookup|database|compari)",
+_MARKS = {
+    **dict.fromkeys(
+        (
+            *("people", "person", "someone", "somebody", "anyone", "everyone", "man", "men"),
+            *("woman", "women", "guy", "lady", "ladies", "boy", "girl", "kid", "child", "children"),
+            *("teenager", "individual", "stranger", "pedestrian", "passer-by", "passerby"),
+            *("passers-by", "neighbour", "neighbor", "employee", "worker", "colleague", "student"),
+            *("customer", "shopper", "visitor", "passenger", "tourist", "driver", "attacker"),
+            *("demonstrator", "activist", "immigrant", "actor", "actress", "singer", "politician"),
+            *("celebrity", "celebrities", "wife", "husband", "girlfriend", "boyfriend"),
+        ),
+        "PERSON",
     ),
-    "asks who somebody is": _compiled(
-        r"^(?:(?:tell|show) me |find out |do you know |can you tell me )?"
-        r"who(?:'s| (?:is|are|was|were|might|could|owns|lives))\b",
-        r"^(?:tell me|find out|do you know) who (?:\w+ )*(?:is|are|was|were)\b",
-        rf"\b(?:names?|identity|identities) of {_PERSON}",
-        rf"\bwhat(?:'s| is| are) (?:his|her|their|{_PERSON}'s) (?:\w+ )?names?\b",
-        rf"\bwhat(?:'s| is| are) {_PERSON} called\b",
-        rf"^(?:what|which) (?:\w+ )?(?:{_NOUN}) (?:is|are|was) (?:this|that|it)\b",
-        rf"\b(?:re-?)?identify(?:ing)? {_PERSON}|\brecogni[sz](?:e|ing) {_PERSON}",
-        rf"\b(?:unmask|dox+|de-?anonymi[sz]e)(?:ing)? {_PERSON}",
-        rf"^name {_PERSON}",
-        rf"{_VERIFY} (?:that )?(?:{_PERSON}|\w+) (?:is|are)\b",
-        rf"{_VERIFY} (?:\w+ )?identit(?:y|ies)\b",
-        rf"^(?:is|are|was) (?:this|that|it|he|she|these|they) (?:{_SAME_ONE}|my (?:{_NOUN})\b)",
-        rf"^(?:is|are|was) (?:{_SAME_ONE}|he|she|they) an? (?:criminal|thief|terrorist|suspect)\b",
-        r"\b(?:person|people|suspect|gait|iris|biometric) (?:re-?)?(?:identif|recogn|verif)\w+",
-        rf"(?<!in )\b(?:re-?)?(?:identification|recognition|verification) of {_PERSON}",
+    **dict.fromkeys(
+        (
+            *("suspect", "criminal", "thief", "thieves", "shoplifter", "intruder", "fugitive"),
+            *("terrorist", "protester", "protestor"),
+        ),
+        "PERSON-SUSPECT",
     ),
-    "asks where else the same person is": _compiled(
-        rf"\bsame (?:{_NOUN})(?: as\b| in (?:other|another|different|the other|all)\b)",
-        rf"(?:^(?:is|are|do|does)|\b{_PICTURES})\b.* (?:the )?same (?:{_NOUN})\b",
-        rf"\b(?:this|that|the) (?:exact|specific|particular|very) (?:{_NOUN})\b",
-        rf"\blook(?:s|ing)? like {_SAME_ONE}|\blook-?alikes? of\b",
-        rf"\b(?:find|locate|search for|look for) {_SAME_ONE}",
-        rf"\b(?:find|get|show me|more|other|all|every|any) (?:\w+ ){{0,2}}?{_PICTURES} (?:of|with|"
-        rf"showing) {_SAME_ONE}",
-        rf"^where (?:else )?(?:is|are|was|does|did|has|have) (?:he\b|she\b|{_SAME_ONE})",
-    ),
-    "asks to follow or watch people": _compiled(
-        rf"{_ASKED}(?:track(?: down)?|trac(?:e|ing)|stalk|spy(?:ing)? on|monitor|surveil|"
-        rf"keep(?:ing)? (?:an eye|tabs) on)(?:ing|ling)? {_PERSON}",
-        rf"{_ASKED}follow(?:ing)? (?:people\b|{_SAME_ONE})",
-        r"\b(?:people|person|pedestrian|employee|customer) (?:track|surveil)\w+",
-        rf"\bsurveillance (?:{_PICTURES} )?of {_PERSON}|\b(?:movements|whereabouts) of {_PERSON}",
-        rf"\b{_PERSON} across (?:\w+ )*cameras\b",
-        r"\bdetect(?:ing)? (?:suspect|criminal|thieve|shoplifter|fugitive|protest[eo]r)s?\b",
-    ),
+    **dict.fromkeys(("ex", "ex-wife", "ex-husband", "ex-girlfriend", "ex-boyfriend"), "PERSON-EX"),
+    **dict.fromkeys(("photo", "picture", "pic", "image", "shot", "video", "footage"), "PICTURES"),
 }
+"""Words that the rules treat alike, and what stands for them there."""
+
+
+def _marked(word: str) -> str:
+    stem, apostrophe, ending = word.partition("'")
+    mark = _MARKS.get(stem) or _MARKS.get(stem.removesuffix("s"))
+    return mark + apostrophe + ending if mark else word
+
+
+@cache
+def _rules() -> dict[str, list[re.Pattern[str]]]:
+    """Reason -> patterns over marked words."""
+    which = r"(?:this|that|these|those|the|an?|my|our|your|his|her|their|every|each|all|which) "
+    # Somebody: up to two adjectives between a determiner and the noun.
+    person = rf"(?:{which}(?:[\w'-]+ ){{0,2}}?PERSON|(?:[\w'-]+ )??PERSON|him|her|them)\b"
+    # One whom the asker has in mind; "her" but not "her wedding dress".
+    him = r"(?:him|her|them)(?:$| (?:in|on|at|across|again|from|now)\b)"
+    this_one = (
+        r"(?:(?:this|that|these|those|the same) (?:\w+ )?PERSON\b|(?:my|his|her) PERSON-EX\b|"
+        rf"{him})"
+    )
+    # Where a verb is a request: "track this man", but not "a dog tracks a man".
+    asked = r"(?:^|\b(?:to|and|please|me|you|of|for) )"
+    verify = r"\b(?:verify|check|confirm|prove|reveal)(?:ing)?"
+    written = {
+        "asks to recognise or compare faces": (
+            r"\b(?:face|facial)[ -](?:recogni|identif|verif|authent|biometric|surveil|compari)\w+",
+            r"\bface[ -](?:match(?:ing)?|search|lookup|database|embeddings?|clusters?|id)\b",
+            r"\bface[ -](?:cluster|track)ing\b",
+            rf"\b(?:recogni[sz]e|identify|match|compare|verify)(?:ing)? (?:\w+ )??(?:{which})?"
+            rf"(?:two )?faces?\b(?! of (?!{person})| mask| cream| paint)",
+            r"\b(?:find|search for|look for|match) (?:\w+ )*(?:this|that|his|her|the same) face\b",
+            r"\b(?:sort|group|cluster)\w* (?:\w+ )*by (?:\S+ )?(?:faces?|PERSON)\b",
+            r"\b(?:by|with) (?:this |that |(?:his|her|their) )?faces?$",
+            r"\bwhose face\b|\b(?:same|matching|identical) faces?\b",
+            r"\bfaces? (?:(?:that|which) match|similar to)|\bthis face match",
+            r"\bname to (?:this|that|the|a) face\b|\bwatch-?list of\b",
+            r"\bmatch\w* (?:\w+ )*mug(?:-?shots?| PICTURES)\b",
+            r"\bmug(?:-?shots?| PICTURES) (?:match|search|lookup|data|compari)",
+        ),
+        "asks who somebody is": (
+            r"^(?:(?:tell|show) me |find out |do you know |can you tell me )?"
+            r"who(?:'s| (?:is|are|was|were|might|could|owns|lives))\b",
+            r"^(?:tell me|find out|do you know) who (?:\w+ )*(?:is|are|was|were)\b",
+            rf"\b(?:names?|identity|identities) of {person}",
+            rf"\bwhat(?:'s| is| are) (?:his|her|their|{person}'s) (?:\w+ )?names?\b",
+            rf"\bwhat(?:'s| is| are) {person} called\b",
+            r"^(?:what|which) (?:\w+ )?PERSON (?:is|are|was) (?:this|that|it)\b",
+            rf"\b(?:re-?)?identify(?:ing)? {person}|\brecogni[sz](?:e|ing) {person}",
+            rf"\b(?:unmask|dox+|de-?anonymi[sz]e)(?:ing)? {person}|^name {person}",
+            rf"{verify} (?:that )?(?:{person}|\w+) (?:is|are)\b",
+            rf"{verify} (?:\w+ )?identit(?:y|ies)\b",
+            rf"^(?:is|are|was) (?:this|that|it|he|she|these|they) (?:{this_one}|my PERSON\b)",
+            rf"^(?:is|are|was) (?:{this_one}|he|she|they) (?:an? )?PERSON-SUSPECT\b",
+            r"(?:PERSON\S*|\bgait|\biris|\bbiometric) (?:re-?)?(?:identif|recogni|verif)\w*tion\b",
+            rf"(?<!in )\b(?:re-?)?(?:identification|recognition|verification) of {person}",
+        ),
+        "asks where else the same person is": (
+            r"\bsame PERSON\b(?: as\b| in (?:other|another|different|the other|all)\b)",
+            r"(?:^(?:is|are|do|does)|\bPICTURES)\b.* same PERSON\b",
+            r"\b(?:this|that|the) (?:exact|specific|particular|very) PERSON\b",
+            rf"\blook(?:s|ing)? like {this_one}|\blook-?alikes? of\b",
+            rf"\b(?:find|locate|search for|look for) {this_one}",
+            r"\b(?:find|get|show me|more|other|all|every|any) (?:\w+ ){0,2}?PICTURES "
+            rf"(?:of|with|showing) {this_one}",
+            rf"^where (?:else )?(?:is|are|was|does|did|has|have) (?:he\b|she\b|{this_one})",
+        ),
+        "asks to follow or watch people": (
+            rf"{asked}(?:track(?: down)?|trac(?:e|ing)|stalk|spy(?:ing)? on|monitor|surveil|"
+            rf"keep(?:ing)? (?:an eye|tabs) on)(?:ing|ling)? {person}",
+            rf"{asked}follow(?:ing)? (?:PERSON\b|{this_one})",
+            r"PERSON\S* (?:tracking|surveillance)\b(?! (?:an?|the|his|her|their|its)\b)",
+            rf"\bsurveillance (?:PICTURES )?of {person}|\b(?:movements|whereabouts) of {person}",
+            rf"\b{person} across (?:\w+ )*cameras\b|\bdetect(?:ing)? PERSON-SUSPECT\b",
+        ),
+    }
+    return {reason: [re.compile(rule) for rule in rules] for reason, rules in written.items()}
 
 
 # -- other languages ---------------------------------------------------------------------------

@@ -78,6 +78,9 @@ recognize the face of this man
 identify faces in a crowd
 mugshot match
 match against mugshots
+mug shot lookup
+face clustering
+face tracking
 search a mugshot database
 gait recognition
 person re-identification
@@ -276,6 +279,12 @@ def test_lets_pass(text: str) -> None:
 def test_neither_case_nor_spacing_nor_typography_matters() -> None:
     for text in ("FACE  RECOGNITION", "face-recognition", "Who\u2019s this man?", "who is\tthis"):
         assert policy.refusal(text) is not None, text
+
+
+def test_says_which_words_led_to_it() -> None:
+    refusal = policy.refusal("Please, identify this tall man \u2013 and soon!")
+    assert refusal is not None
+    assert refusal.phrase == "identify this tall man"
 
 
 def test_check_raises_with_the_reason_and_its_source() -> None:

@@ -13,7 +13,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -92,6 +92,21 @@ class Domain:
             for index, cls in enumerate(self.classes)
             for name in (cls.name, *cls.synonyms)
         }
+
+    def to_json(self) -> str:
+        """The domain as JSON text, to be pinned to an index; ``from_json`` is its inverse."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Domain":
+        """Rebuild a domain from ``to_json``'s text, which is taken on trust."""
+        values = json.loads(text)
+        classes = tuple(
+            DomainClass(item["name"], tuple(item["synonyms"]), tuple(item["prompts"]))
+            for item in values.pop("classes")
+        )
+        lists = ("templates", "in_domain", "out_of_domain")
+        return cls(classes=classes, **(values | {key: tuple(values[key]) for key in lists}))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -26,6 +26,13 @@ def test_prompts_are_templates_unless_a_class_has_its_own(small: Domain) -> None
     assert small.prompts(2) == ("a sausage in a bun.",)
 
 
+def test_round_trips_through_json(small: Domain) -> None:
+    for domain in (small, taxonomy.load("everyday")):
+        again = Domain.from_json(domain.to_json())
+        assert again == domain
+        assert again.fingerprint == domain.fingerprint
+
+
 @pytest.mark.parametrize("label", ["cat", "CAT", "kitten", " Kitten "])
 def test_finds_a_class_by_name_or_synonym(small: Domain, label: str) -> None:
     assert small.find_class(label) == 0

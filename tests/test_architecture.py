@@ -83,7 +83,19 @@ def test_only_the_command_line_prints_and_exits(path: Path) -> None:
     assert "sys.exit" not in path.read_text()
 
 
-@pytest.mark.parametrize("module", ["indexing", "retrieval", "output", "models", "store", "cli"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "indexing",
+        "retrieval",
+        "domain.gate",
+        "domain.evaluation",
+        "output",
+        "models",
+        "store",
+        "cli",
+    ],
+)
 def test_importing_a_room_leaves_torch_out(module: str) -> None:
     program = (
         f"import sys, clipsearch.{module}\n"

@@ -152,6 +152,10 @@ class Hit:
     width: int
     height: int
     taken_at: str | None
+    false_alarm: float | None = None
+    """The share of background queries whose best score here is as high, where it was measured."""
+    precision: float | None = None
+    """The probability that it is right, where an evaluation could tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +194,14 @@ class IndexSummary:
     seconds: float = 0.0
 
 
-class Encoder(Protocol):
+class TextEncoder(Protocol):
+    """Texts into the space that a model's pictures lie in."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Embed ``n`` texts as ``(n, dim)`` unit vectors."""
+
+
+class Encoder(TextEncoder, Protocol):
     """A dual encoder: pictures and texts into one space."""
 
     @property
@@ -199,6 +210,3 @@ class Encoder(Protocol):
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         """Embed ``(n, height, width, 3)`` pixels as ``(n, dim)`` unit vectors."""
-
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Embed ``n`` texts as ``(n, dim)`` unit vectors."""

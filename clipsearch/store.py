@@ -72,6 +72,7 @@ CREATE TABLE vectors (
 );
 """
 
+_ATTACHED = "attached:"
 _BUSY_SECONDS = 30.0
 _ROWS_PER_CHUNK = 16_384
 _SQL_VARIABLES = 500
@@ -86,7 +87,9 @@ class Store:
         self.directory = directory
         self._db = connection
         self._lock = lock
-        self._meta = dict(connection.execute("SELECT key, value FROM meta"))
+        self._meta = dict(
+            connection.execute(f"SELECT key, value FROM meta WHERE key NOT LIKE '{_ATTACHED}%'")
+        )
         try:
             self.spec = ModelSpec.from_json(self._meta["model"])
         except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -250,6 +253,29 @@ class Store:
             raise KeyError(id)
         return np.frombuffer(row[0], np.dtype("<f2")).astype(np.float32)
 
+    def vectors(self, ids: Sequence[int]) -> Vectors:
+        """The stored embeddings of these pictures, ``(n, dim)``. Raises KeyError as ``vector``."""
+        return np.stack([self.vector(id) for id in ids])
+
+    def ids(self) -> Ids:
+        """Ids of all pictures that have a vector, ``(n,)``, ascending."""
+        with self._errors():
+            rows = self._db.execute("SELECT id FROM vectors ORDER BY id")
+            return np.fromiter((id for (id,) in rows), np.int64)
+
+    def all_vectors(self) -> Iterator[Half]:
+        """All embeddings, ``(n, dim)`` fp16 at a time, in the order of the ids."""
+        with self._errors():
+            yield from (vectors for _, vectors in self._chunks(newer_than=0))
+
+    def attachment(self, name: str) -> Any:
+        """What was attached under a name, text or bytes; None if nothing was."""
+        with self._errors():
+            row = self._db.execute(
+                "SELECT value FROM meta WHERE key = ?", (_ATTACHED + name,)
+            ).fetchone()
+        return None if row is None else row[0]
+
     def status(self) -> CollectionStatus:
         """Counts, sizes and times."""
         with self._errors():
@@ -401,6 +427,23 @@ class Store:
     def remove(self, paths: Iterable[bytes]) -> None:
         """Forget pictures. Inside ``batch``."""
         self._db.executemany("DELETE FROM images WHERE path = ?", ((path,) for path in paths))
+
+    def attach(self, name: str, value: str | bytes) -> None:
+        """Keep with the index what another room means by it. Inside ``batch``."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_ATTACHED + name, value))
+
+    def attached(self, prefix: str) -> list[str]:
+        """Names of the attachments that begin so, in order."""
+        with self._errors():
+            rows = self._db.execute(
+                "SELECT key FROM meta WHERE key >= ? ORDER BY key", (_ATTACHED + prefix,)
+            )
+            names = [key.removeprefix(_ATTACHED) for (key,) in rows]
+        return [name for name in names if name.startswith(prefix)]
+
+    def detach(self, name: str) -> None:
+        """Forget an attachment. Inside ``batch``."""
+        self._db.execute("DELETE FROM meta WHERE key = ?", (_ATTACHED + name,))
 
     def set_spec(self, spec: ModelSpec) -> None:
         """Note where the same model is now to be found. Inside ``batch``.

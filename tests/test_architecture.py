@@ -13,7 +13,8 @@ FLOORS = [
     {"errors", "records", "vectors", "changes"},
     {"places", "images", "decoding", "decode_pool", "vector_index", "store", "collections"},
     {"tokenizer", "text_encoder", "models", "encoder"},
-    {"indexing", "retrieval", "domain"},
+    {"domain"},
+    {"indexing", "assurance", "retrieval"},
     {"output"},
     {"cli", "__main__"},
 ]
@@ -88,6 +89,7 @@ def test_only_the_command_line_prints_and_exits(path: Path) -> None:
     [
         "indexing",
         "retrieval",
+        "assurance",
         "domain.gate",
         "domain.evaluation",
         "output",

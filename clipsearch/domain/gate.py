@@ -26,9 +26,9 @@ import numpy.typing as npt
 from clipsearch.domain.intervals import Estimate, proportion
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.words import Vocabulary
-from clipsearch.domain.zero_shot import TextEncoder, class_embeddings, encode_all
+from clipsearch.domain.zero_shot import class_embeddings, encode_all
 from clipsearch.errors import OutOfDomain
-from clipsearch.records import Vectors
+from clipsearch.records import TextEncoder, Vectors
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -97,6 +97,11 @@ class Gate:
         examples = encode_all(encoder, both) if both else empty
         cut = len(domain.in_domain)
         return cls(domain, classes, examples[:cut], examples[cut:])
+
+    @property
+    def classes(self) -> Vectors:
+        """The embeddings of the domain's classes, ``(classes, dim)``, in their order."""
+        return self._points.classes
 
     def named(self, query: str) -> tuple[str, ...]:
         """The classes that a query names, by which it is let in without any embedding."""

@@ -7,13 +7,12 @@ normalised.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from clipsearch.domain.taxonomy import Domain
-from clipsearch.records import Vectors
+from clipsearch.records import TextEncoder, Vectors
 from clipsearch.vectors import l2_normalise
 
 LOGIT_SCALE = 100.0
@@ -24,13 +23,6 @@ published ViT-B-16 has learned, to within a rounding error.
 """
 
 _TEXTS_PER_BATCH = 256
-
-
-class TextEncoder(Protocol):
-    """The half of an ``Encoder`` that is needed here; the text tower in numpy has it too."""
-
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Embed ``n`` texts as ``(n, dim)`` unit vectors."""
 
 
 @dataclass(frozen=True, slots=True)

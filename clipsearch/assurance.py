@@ -1,0 +1,240 @@
+"""What an index knows about its own answers: its domain, its calibration and its tests.
+
+Kept with the index as attachments, and read one by one, as a command needs them::
+
+    domain        the pinned Domain
+    texts         embeddings of the domain's classes, its examples and the background prompts
+    calibration   false-alarm rates of scores, for text and for image queries
+    evaluation    what the last ``evaluate`` found
+
+Each says which model, domain or state of the collection it was made for, and counts for no other.
+"""
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from clipsearch.domain import background, evaluation, taxonomy
+from clipsearch.domain.calibration import (
+    FalseAlarms,
+    Precision,
+    best_scores,
+    best_scores_of_others,
+)
+from clipsearch.domain.evaluation import ClassificationReport, RetrievalReport, Shortfall
+from clipsearch.domain.gate import Gate
+from clipsearch.domain.taxonomy import Domain
+from clipsearch.domain.zero_shot import encode_all
+from clipsearch.records import Hit, TextEncoder, Vectors
+from clipsearch.store import Store
+
+Tested = Literal["tested", "failed", "untested"]
+"""Whether an evaluation of this model and this domain met the domain's pass marks."""
+
+QueryKind = Literal["text", "image"]
+
+_SAMPLE = 500
+"""Pictures whose best scores make up the background of image queries."""
+
+_ALWAYS_ANEW = 20_000
+"""So many pictures are calibrated in a fraction of a second, however few have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluation, as it is kept with an index."""
+
+    model: str
+    """The model's fingerprint."""
+    domain: str
+    """The domain's fingerprint."""
+    test_set: str
+    """The test set's fingerprint."""
+    source: str
+    """The test set as the user named it."""
+    made_at: str
+    """ISO 8601, UTC."""
+    report: ClassificationReport | RetrievalReport
+    measures: Mapping[str, float]
+    """What the pass marks are about: the report's and the gate's."""
+    shortfalls: tuple[Shortfall, ...]
+    """The pass marks that were not met."""
+    precision: Precision | None
+    """What a score says about a hit's being right, where the test set could tell."""
+
+    def to_json(self) -> str:
+        """The record as JSON text; ``from_json`` is its inverse."""
+        values: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in ("model", "domain", "test_set", "source", "made_at")
+        }
+        values["report"] = json.loads(evaluation.to_json(self.report))
+        values["measures"] = dict(self.measures)
+        values["shortfalls"] = [
+            [missed.measure, missed.reached, missed.mark] for missed in self.shortfalls
+        ]
+        values["precision"] = self.precision and json.loads(self.precision.to_json())
+        return json.dumps(values, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Evaluation":
+        """Rebuild a record from ``to_json``'s text."""
+        values = json.loads(text)
+        values["report"] = evaluation.from_json(json.dumps(values["report"]))
+        values["shortfalls"] = tuple(Shortfall(*missed) for missed in values["shortfalls"])
+        if values["precision"] is not None:
+            values["precision"] = Precision.from_json(json.dumps(values["precision"]))
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Embeddings of all texts that a domain comes with, for one model."""
+
+    gate: Gate
+    background: Vectors
+    """``(n, dim)``: of the prompts that have nothing to do with the domain."""
+
+    @classmethod
+    def embed(cls, domain: Domain, encoder: TextEncoder) -> "Texts":
+        """Embed them: some two thousand short texts."""
+        return cls(Gate.build(domain, encoder), encode_all(encoder, background.unrelated(domain)))
+
+    def to_bytes(self, domain: Domain) -> bytes:
+        """To be kept; ``from_bytes`` is the inverse."""
+        file = io.BytesIO()
+        np.savez(
+            file,
+            domain=np.array(domain.fingerprint),
+            gate=np.frombuffer(self.gate.to_bytes(), np.uint8),
+            background=self.background.astype(np.float16),
+        )
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, domain: Domain, data: bytes) -> "Texts | None":
+        """What ``to_bytes`` kept; None if that was for another domain."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            if str(arrays["domain"]) != domain.fingerprint:
+                return None
+            gate = Gate.from_bytes(domain, arrays["gate"].tobytes())
+            return cls(gate, arrays["background"].astype(np.float32))
+
+
+class Assurance:
+    """What one index knows about its answers."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @cached_property
+    def domain(self) -> Domain:
+        """The pinned domain; the default where none was."""
+        text = self._store.attachment("domain")
+        return Domain.from_json(text) if text else taxonomy.load(taxonomy.DEFAULT)
+
+    @cached_property
+    def texts(self) -> Texts | None:
+        """The domain's embedded texts; None before the first ``calibrate``."""
+        data = self._store.attachment("texts")
+        return Texts.from_bytes(self.domain, data) if data else None
+
+    @cached_property
+    def evaluation(self) -> Evaluation | None:
+        """The last evaluation, if it was one of this model and this domain."""
+        text = self._store.attachment("evaluation")
+        if not text:
+            return None
+        found = Evaluation.from_json(text)
+        theirs = (found.model, found.domain)
+        return found if theirs == (self._store.spec.fingerprint, self.domain.fingerprint) else None
+
+    @property
+    def tested(self) -> Tested:
+        """Whether the last evaluation met the pass marks."""
+        if self.evaluation is None:
+            return "untested"
+        return "failed" if self.evaluation.shortfalls else "tested"
+
+    def false_alarms(self, kind: QueryKind) -> FalseAlarms | None:
+        """How often background queries reach a score; None before the first ``calibrate``."""
+        scores = self._calibration.get(kind)
+        return FalseAlarms.of(scores) if scores else None
+
+    def least_score(self, kind: QueryKind, max_false_alarm: float) -> float:
+        """The score from which on a hit is no more often a false alarm than that."""
+        alarms = self.false_alarms(kind)
+        return alarms.least_score(max_false_alarm) if alarms else float("-inf")
+
+    def judged(self, hits: Sequence[Hit], kind: QueryKind) -> list[Hit]:
+        """Hits with all that is known of their scores."""
+        scores = [hit.score for hit in hits]
+        alarms, precision = self.false_alarms(kind), None
+        if kind == "text" and self.evaluation is not None:
+            precision = self.evaluation.precision
+        rates = alarms.rate(scores).tolist() if alarms else [None] * len(hits)
+        right = precision.probability(scores).tolist() if precision else [None] * len(hits)
+        return [
+            replace(hit, false_alarm=rate, precision=p)
+            for hit, rate, p in zip(hits, rates, right, strict=True)
+        ]
+
+    @cached_property
+    def _calibration(self) -> Mapping[str, Any]:
+        text = self._store.attachment("calibration")
+        found: Mapping[str, Any] = json.loads(text) if text else {}
+        return found if found.get("domain") == self.domain.fingerprint else {}
+
+
+def pin(store: Store, domain: Domain) -> None:
+    """Make a domain the index's own. What was measured for another no longer counts."""
+    with store.batch():
+        store.attach("domain", domain.to_json())
+
+
+def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
+    """Measure what scores mean in the collection as it is now; say whether there was need to.
+
+    Background prompts, which have nothing to do with the domain, are put to the collection, and
+    so is a sample of its own pictures; the best scores that they reach are kept. A large
+    collection of which less than one picture in twenty has changed since is not measured again.
+    The texts are embedded once for a model and a domain.
+    """
+    assurance = Assurance(store)
+    domain, texts = assurance.domain, assurance.texts
+    ids = store.ids()
+    before = assurance._calibration
+    if texts is not None and before and not _has_changed(ids, before):
+        return False
+    if texts is None:
+        texts = Texts.embed(domain, load_encoder())
+    found: dict[str, Any] = {"domain": domain.fingerprint}
+    if len(ids):
+        sample = np.random.default_rng(0).permutation(ids)[:_SAMPLE]
+        images = store.vectors(sample.tolist())
+        of_texts = best_scores(texts.background, store.all_vectors())
+        of_images = best_scores_of_others(images, store.all_vectors(), texts.gate.classes)
+        found |= {
+            "images": len(ids),
+            "newest": int(ids[-1]),
+            "text": np.round(of_texts, 6).tolist(),
+            "image": np.round(np.maximum(of_images, -1.0), 6).tolist(),
+        }
+    with store.batch():
+        store.attach("domain", domain.to_json())
+        store.attach("texts", texts.to_bytes(domain))
+        store.attach("calibration", json.dumps(found))
+    return True
+
+
+def _has_changed(ids: Any, before: Mapping[str, Any]) -> bool:
+    images, newest = before.get("images", 0), before.get("newest", 0)
+    added = int((ids > newest).sum())
+    removed = images - (len(ids) - added)
+    changed = added + removed
+    return changed > 0 and (len(ids) <= _ALWAYS_ANEW or changed * 20 > len(ids))

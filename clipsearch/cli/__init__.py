@@ -1,0 +1,79 @@
+"""The command line: options in, exit code out, and the one place where errors are caught.
+
+Only this top floor prints and only it chooses which store, model and encoder are used. What costs
+time to import (torch above all) is imported by the command that needs it, when it needs it.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from io import TextIOWrapper
+from typing import NoReturn
+
+import typer
+
+from clipsearch.cli import index, search, status  # noqa: F401  (they register their commands)
+from clipsearch.cli.app import Interrupted, ReaderGone, app, say
+from clipsearch.errors import ClipsearchError, ExitCode, Refused
+
+
+def main() -> NoReturn:
+    """Run the program and leave with its exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A file name may hold what the terminal's encoding does not.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line: the boundary where every error becomes a message and a code."""
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(list(arguments), prog_name="clipsearch", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or ExitCode.OK)
+    except ClipsearchError as error:
+        if debug:
+            traceback.print_exc()
+        refused = isinstance(error, Refused)
+        _complain(str(error), error.hint, "refused" if refused else "error")
+        return ExitCode.REFUSED if refused else ExitCode.ERROR
+    except typer.TyperException as error:
+        if arguments:
+            _complain(error.format_message(), "See: clipsearch --help")
+        else:
+            print(error.format_message(), file=sys.stderr)  # the whole help
+        return ExitCode.ERROR
+    except (Interrupted, KeyboardInterrupt, typer.Abort):
+        say("interrupted; what was committed is kept, and the next run goes on from there")
+        return ExitCode.INTERRUPTED
+    except (ReaderGone, BrokenPipeError):
+        # Python would complain once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except Exception as error:
+        # Python's own exit code for this is 1, which would read as "no match".
+        if debug:
+            traceback.print_exc()
+        else:
+            _complain(
+                f"unexpected {type(error).__name__}: {error}",
+                "This is a bug. Run it again with --debug and report what it prints.",
+            )
+        return ExitCode.ERROR
+
+
+def _interrupt(signal_number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _complain(message: str, hint: str, kind: str = "error") -> None:
+    from clipsearch.output import printable
+
+    say(f"{kind}: {printable(message)}")
+    if hint:
+        print(f"  {printable(hint)}", file=sys.stderr, flush=True)

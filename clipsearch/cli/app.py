@@ -1,0 +1,103 @@
+"""The typer app, and what its commands share: options, and messages for people."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from clipsearch import __version__
+
+# The matrices of one query are small: threads win nothing on them, and on a busy machine they wait
+# for each other (0.5 s against 1.6 s). It must be said before numpy is loaded; torch has its own.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM."""
+
+
+class ReaderGone(Exception):
+    """Whoever was reading standard output has seen enough (head, say)."""
+
+
+class _Commands(TyperGroup):
+    """Our commands, whose interrupts and closed pipes typer would answer in its own way."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interrupted from error
+        except BrokenPipeError as error:
+            raise ReaderGone from error
+
+
+app = typer.Typer(
+    name="clipsearch",
+    cls=_Commands,
+    help="Find images in local folders by text or by example.",
+    epilog="Exit codes: 0 hits, or the collection is up to date; 1 nothing matches; 2 an error; "
+    "3 refused; 130 interrupted.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+IndexOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--index",
+        metavar="DIR",
+        envvar="CLIPSEARCH_INDEX",
+        help="Where the index lies, if not in FOLDER/.clipsearch.",
+        show_default=False,
+    ),
+]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda",
+        envvar="CLIPSEARCH_DEVICE",
+        help="Where the model runs; auto takes a GPU if there is one.",
+    ),
+]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"clipsearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where in the program an error comes from.")
+    ] = False,
+) -> None:
+    """Find images in local folders by text or by example."""
+
+
+def say(message: str) -> None:
+    """A message for people: on stderr, where it is in no pipeline's way."""
+    print(f"clipsearch: {message}", file=sys.stderr, flush=True)
+
+
+def relative(path: Path, root: Path) -> bytes:
+    """``path`` as the catalogue of ``root`` has it; nothing if it is the root or above it."""
+    if not path.is_relative_to(root) or path == root:
+        return b""
+    return os.fsencode(path.relative_to(root).as_posix())

@@ -1,0 +1,61 @@
+"""``clipsearch status`` and ``clipsearch models``."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipsearch.cli.app import IndexOption, app
+from clipsearch.errors import ClipsearchError, ExitCode
+
+
+@app.command("status")
+def status_command(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[PATH]", help="A folder.", show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    index: IndexOption = None,
+) -> int:
+    """Tell what is indexed, with which model, how many images failed and why."""
+    from clipsearch import collections, models, output
+    from clipsearch.store import Store
+
+    start = (folder or Path()).resolve()
+    for directory in collections.find(start, index):
+        with Store.open(directory) as store:
+            status = store.status()
+        try:
+            models.locate(status.spec)
+            here = "on this machine"
+        except ClipsearchError as error:
+            here = f"cannot be used here: {error}"
+        if json:
+            sys.stdout.buffer.write(output.json_line(output.status_record(status)))
+        else:
+            print(output.status_text(status, here))
+    return ExitCode.OK
+
+
+@app.command("models")
+def models_command(
+    all: Annotated[
+        bool, typer.Option("--all", help="Every architecture and its published weights.")
+    ] = False,
+) -> int:
+    """Tell which models can be used, and which weights are on this machine and where.
+
+    It also says how to bring weights to a machine without a network.
+    """
+    from clipsearch import models, output
+
+    print(output.models_text(models.on_this_machine()))
+    if all:
+        from clipsearch.encoder import published_weights
+
+        print("\nArchitectures and the published weights of each (--model NAME --pretrained TAG):")
+        for name in models.architectures():
+            tags = ", ".join(published_weights(name)) or "none; --pretrained FILE"
+            print(f"  {name}: {tags}")
+    return ExitCode.OK

@@ -139,6 +139,13 @@ class EmbeddedImage:
     """Shape ``(dim,)``."""
 
 
+Tested = Literal["tested", "failed", "untested"]
+"""Whether an evaluation of an index's model on its domain met the domain's pass marks."""
+
+QueryKind = Literal["text", "image"]
+"""What a query was made of: texts and images lie at different distances from the pictures."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """One ranked result."""
@@ -156,6 +163,9 @@ class Hit:
     """The share of background queries whose best score here is as high, where it was measured."""
     precision: float | None = None
     """The probability that it is right, where an evaluation could tell."""
+    domain: str = ""
+    """Name of the domain that its collection is pinned to."""
+    tested: Tested = "untested"
 
 
 @dataclass(frozen=True, slots=True)

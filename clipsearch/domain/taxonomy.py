@@ -145,8 +145,13 @@ def load(choice: str) -> Domain:
     Raises BadDomain, RefusedByPolicy.
     """
     if choice in shipped():
-        return parse(_resource(f"{choice}.toml"), f"{choice}.toml")
+        return parse(source(choice), f"{choice}.toml")
     return read(Path(choice))
+
+
+def source(name: str) -> str:
+    """The text of a shipped domain's file."""
+    return _resource(f"{name}.toml")
 
 
 def starter() -> str:

@@ -31,8 +31,8 @@ out_of_domain = ["a tax return"]
 name = "kite"
 
 [[classes]]
-name = "doll"
-synonyms = ["puppet"]
+name = "spinning top"
+synonyms = ["whirligig"]
 
 [pass_marks]
 top1 = 0.5
@@ -221,7 +221,7 @@ def test_a_domain_is_pinned_and_changing_it_embeds_nothing(
     assert "  domain   toys (2 classes)" in run("status", cwd=collection).lines
     assert run("index", ".", cwd=collection).code == 0
     assert "  domain   toys (2 classes)" in run("status", cwd=collection).lines
-    assert run("search", "--class", "puppet", "--all", cwd=collection).code == 0
+    assert run("search", "--class", "whirligig", "--all", cwd=collection).code == 0
     assert run("search", "--class", "lighthouse", cwd=collection).code == 2
     assert run("index", ".", "--domain", "everyday", cwd=collection).code == 0
     assert run("search", "--class", "lighthouse", cwd=collection).code == 0
@@ -239,7 +239,7 @@ def test_a_rebuild_keeps_the_domain(
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('name = "kite"', 'name = "doll"', "line 12"),
+        ('name = "kite"', 'name = "spinning top"', "line 12"),
         ('name = "kite"', "name = kite", "line 9"),
         ('name = "kite"', 'name = ""', "line 9"),
         ('name = "kite"', 'nmae = "kite"', "line 9"),
@@ -300,13 +300,13 @@ def test_init_copies_a_shipped_domain(run: Run, tmp_path: Path) -> None:
 def test_show_lists_the_classes_of_the_index_here(
     run: Run, collection: Path, toys: Path, tmp_path: Path
 ) -> None:
-    assert "  doll (puppet)" not in run("domain", "show", cwd=collection).lines
+    assert "  spinning top (whirligig)" not in run("domain", "show", cwd=collection).lines
     assert run("domain", "show", cwd=tmp_path).lines[0].startswith("everyday: ")
     assert run("index", ".", "--domain", toys, cwd=collection).code == 0
     shown = run("domain", "show", cwd=collection)
-    assert "  doll (puppet)" in shown.lines
+    assert "  spinning top (whirligig)" in shown.lines
     as_json = json.loads(run("domain", "show", "--json", cwd=collection).out)
-    assert [cls["name"] for cls in as_json["classes"]] == ["kite", "doll"]
+    assert [cls["name"] for cls in as_json["classes"]] == ["kite", "spinning top"]
 
 
 def test_check_measures_the_gate(run: Run, collection: Path) -> None:

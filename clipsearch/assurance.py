@@ -18,25 +18,28 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipsearch.domain import background, evaluation, taxonomy
+from clipsearch.domain import background, taxonomy
 from clipsearch.domain.calibration import (
     FalseAlarms,
     Precision,
     best_scores,
     best_scores_of_others,
 )
-from clipsearch.domain.evaluation import ClassificationReport, RetrievalReport, Shortfall
 from clipsearch.domain.gate import Gate
 from clipsearch.domain.taxonomy import Domain
+from clipsearch.domain.words import Vocabulary
 from clipsearch.domain.zero_shot import encode_all
 from clipsearch.errors import NotTested
 from clipsearch.places import cache_dir, write_whole
 from clipsearch.records import Hit, ModelSpec, QueryKind, Tested, TextEncoder, Vectors
 from clipsearch.store import Store
+
+if TYPE_CHECKING:
+    from clipsearch.domain.evaluation import ClassificationReport, RetrievalReport, Shortfall
 
 _SAMPLE = 500
 """Pictures whose best scores make up the background of image queries."""
@@ -59,16 +62,18 @@ class Evaluation:
     """The test set as the user named it."""
     made_at: str
     """ISO 8601, UTC."""
-    report: ClassificationReport | RetrievalReport
+    report: "ClassificationReport | RetrievalReport"
     measures: Mapping[str, float]
     """What the pass marks are about: the report's and the gate's."""
-    shortfalls: tuple[Shortfall, ...]
+    shortfalls: tuple["Shortfall", ...]
     """The pass marks that were not met."""
     precision: Precision | None
     """What a score says about a hit's being right, where the test set could tell."""
 
     def to_json(self) -> str:
         """The record as JSON text; ``from_json`` is its inverse."""
+        from clipsearch.domain import evaluation  # here, since few queries have one to read
+
         values: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("model", "domain", "test_set", "source", "made_at")
@@ -84,9 +89,13 @@ class Evaluation:
     @classmethod
     def from_json(cls, text: str) -> "Evaluation":
         """Rebuild a record from ``to_json``'s text."""
+        from clipsearch.domain import evaluation  # as above
+
         values = json.loads(text)
         values["report"] = evaluation.from_json(json.dumps(values["report"]))
-        values["shortfalls"] = tuple(Shortfall(*missed) for missed in values["shortfalls"])
+        values["shortfalls"] = tuple(
+            evaluation.Shortfall(*missed) for missed in values["shortfalls"]
+        )
         if values["precision"] is not None:
             values["precision"] = Precision.from_json(json.dumps(values["precision"]))
         return cls(**values)
@@ -185,7 +194,8 @@ class Assurance:
 
         vector: ``(dim,)``, its embedding. Before the first ``calibrate`` everything passes.
         """
-        if self.texts is not None:
+        # Most queries name a class, and need no embeddings of others, which take longer to read.
+        if not Vocabulary(self.domain).classes_named(query) and self.texts is not None:
             self.texts.gate.check(query, vector)
 
     def false_alarms(self, kind: QueryKind) -> FalseAlarms | None:

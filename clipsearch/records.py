@@ -154,6 +154,24 @@ class Hit:
     taken_at: str | None
 
 
+class ClusterSearch(NamedTuple):
+    """A search that reads a part of the vectors, and what it was measured to find.
+
+    Made even where it turned out not to be worth it, with ``lists`` 0, and then not used.
+    """
+
+    lists: int
+    """Into how many clusters the vectors are divided."""
+    probed: int
+    """How many of them a search reads (FAISS's nprobe)."""
+    queries: int
+    """With how many texts it was measured; others had chosen ``probed``."""
+    recall: float
+    """Recall@10: the share of the exact ten best that were found."""
+    scanned: float
+    """The share of the vectors that were read, on average."""
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionStatus:
     """What ``status`` tells about one collection."""

@@ -187,6 +187,8 @@ class CollectionStatus:
     updated_at: str
     pending: int
     """Pictures in the catalogue that are newer than the FAISS file (searched exactly)."""
+    clusters: ClusterSearch | None
+    """How the FAISS file is searched; None: exactly, and nothing else was tried."""
 
 
 @dataclass(slots=True)

@@ -353,6 +353,12 @@ def search_command(
         Path | None,
         typer.Option("--under", metavar="PATH", help="Only in this folder.", show_default=False),
     ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="Read every embedding, where a large collection is read in part."
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     null: Annotated[bool, typer.Option("-0", "--null", help="End paths with NUL.")] = False,
     quiet: Annotated[
@@ -396,11 +402,16 @@ def search_command(
             )
         if image is not None:
             hits = retrieval.search_like(
-                stores, image, lambda: _load_encoder(models.locate(spec), choice), count, prefix
+                stores,
+                image,
+                lambda: _load_encoder(models.locate(spec), choice),
+                count,
+                prefix,
+                exact=exact,
             )
         else:
             vector = _embed_text(models.locate(spec), choice, _checked(query))
-            hits = retrieval.search(stores, vector, count, prefix)
+            hits = retrieval.search(stores, vector, count, prefix, exact=exact)
         damaged = [store for store in stores if store.damage]
     for store in damaged:
         _heal(store)
@@ -538,7 +549,10 @@ def _embed_text(files: "ModelFiles", choice: _ModelChoice, text: str) -> "Vector
 
 
 def _heal(store: "Store") -> None:
-    """Write a vector file anew that a search could not use; the catalogue has all that it needs."""
+    """Write a vector file anew that a search could not use; the catalogue has all that it needs.
+
+    Nobody waits for clusters here: a large collection is searched exactly until the next `index`.
+    """
     from clipsearch.store import Store
 
     where = f"the vector file of {store.root} cannot be used ({store.damage})"

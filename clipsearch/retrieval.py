@@ -13,12 +13,16 @@ from clipsearch.records import Encoder, Hit, Vectors
 from clipsearch.store import Store
 
 
-def search(stores: Sequence[Store], query: Vectors, k: int, under: bytes = b"") -> list[Hit]:
+def search(
+    stores: Sequence[Store], query: Vectors, k: int, under: bytes = b"", *, exact: bool = False
+) -> list[Hit]:
     """The ``k`` best hits of all ``stores`` together; ``query`` is a unit vector ``(dim,)``.
+
+    With ``exact``, no store is searched through its clusters.
 
     A picture that several of them hold, one root lying in the other, is one hit.
     """
-    hits = [hit for store in stores for hit in store.search(query, k, under)]
+    hits = [hit for store in stores for hit in store.search(query, k, under, exact=exact)]
     ranked: dict[bytes, Hit] = {}
     for hit in sorted(hits, key=lambda hit: (-hit.score, hit.root, hit.id)):
         ranked.setdefault(absolute(os.fsencode(hit.root), hit.path), hit)
@@ -31,6 +35,8 @@ def search_like(
     load_encoder: Callable[[], Encoder],
     k: int,
     under: bytes = b"",
+    *,
+    exact: bool = False,
 ) -> list[Hit]:
     """The ``k`` hits most like a picture, which is itself left out if it is in a collection.
 
@@ -49,7 +55,7 @@ def search_like(
         raise UsageError(f"cannot read {image}: {error.strerror}") from error
     except ImageError as error:
         raise UsageError(f"cannot search by {image}: {error}") from error
-    hits = search(stores, query, k + 1, under)
+    hits = search(stores, query, k + 1, under, exact=exact)
     return [hit for hit in hits if not _is_same_file(hit, image)][:k]
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipsearch import output
-from clipsearch.records import CollectionStatus, Hit, IndexSummary
+from clipsearch.records import ClusterSearch, CollectionStatus, Hit, IndexSummary
 
 ESCAPES = "\x1b[2Jred\x07\x9b1m\r\n\u202etxt.exe\u2066\u200f\u2028\ufeff\udce9\x7f\0"
 
@@ -207,7 +207,11 @@ def test_a_summary_is_short_when_there_is_little_to_tell() -> None:
 
 
 def status(
-    root: Path, *, reason: str = "the file is empty", name: str = "fake"
+    root: Path,
+    *,
+    reason: str = "the file is empty",
+    name: str = "fake",
+    clusters: ClusterSearch | None = None,
 ) -> CollectionStatus:
     return CollectionStatus(
         root=root,
@@ -220,6 +224,7 @@ def status(
         created_at="2024-05-01T12:30:00+00:00",
         updated_at="2024-05-02T12:30:00+00:00",
         pending=3,
+        clusters=clusters,
     )
 
 
@@ -232,9 +237,40 @@ def test_status_for_people() -> None:
         "  model    fake (16 dimensions, on this machine)",
         "  index    /photos/.clipsearch",
         "  sizes    catalogue 5.0 MB, vectors 1.5 kB",
+        "  search   exact",
         "  created  2024-05-01T12:30:00+00:00",
         "  updated  2024-05-02T12:30:00+00:00",
     ]
+
+
+CLUSTERS = ClusterSearch(lists=5800, probed=181, queries=170, recall=0.9934, scanned=0.034)
+NOT_WORTH_IT = ClusterSearch(lists=0, probed=4000, queries=170, recall=0.9971, scanned=0.613)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "text", "search"),
+    [
+        (
+            CLUSTERS,
+            "clusters: 181 of 5,800 read per query, recall@10 0.993 measured with 170 text queries",
+            "clusters",
+        ),
+        (
+            NOT_WORTH_IT,
+            "exact; clusters would read 61% of the vectors, recall@10 0.997 measured with "
+            "170 text queries",
+            "exact",
+        ),
+    ],
+)
+def test_status_says_how_a_large_collection_is_searched(
+    clusters: ClusterSearch, text: str, search: str
+) -> None:
+    told = status(Path("/photos"), clusters=clusters)
+    assert f"  search   {text}" in output.status_text(told, "here").splitlines()
+    record = output.status_record(told)
+    assert record["search"] == search
+    assert record["clusters"] == clusters._asdict()
 
 
 def test_status_for_programs() -> None:
@@ -255,6 +291,8 @@ def test_status_for_programs() -> None:
         "catalog_bytes": 5_000_000,
         "vector_bytes": 1500,
         "not_in_vector_file": 3,
+        "search": "exact",
+        "clusters": None,
         "created_at": "2024-05-01T12:30:00+00:00",
         "updated_at": "2024-05-02T12:30:00+00:00",
     }
@@ -272,7 +310,7 @@ def test_no_text_from_an_index_or_a_file_reaches_a_terminal_as_it_is() -> None:
     ]
     for text in texts:
         assert text.replace("\n", "") == output.printable(text.replace("\n", ""))
-    assert len(texts) == 3 + 9 + 1
+    assert len(texts) == 3 + 10 + 1
 
 
 def test_progress_is_silent_unless_stderr_is_a_terminal(

@@ -165,7 +165,7 @@ class ClusterSearch(NamedTuple):
     probed: int
     """How many of them a search reads (FAISS's nprobe)."""
     queries: int
-    """With how many texts it was measured; others had chosen ``probed``."""
+    """With how many texts it was measured: not those that chose ``probed``."""
     recall: float
     """Recall@10: the share of the exact ten best that were found."""
     scanned: float

@@ -4,7 +4,7 @@
 
 Every figure is a ratio or stands beside the reference that was measured in the same minutes, so
 that it can be compared between machines. The model is ViT-B-16 at full size with random weights:
-the same computation as with the published ones. Takes about fifteen minutes and 5 GB of disk.
+the same computation as with the published ones. Takes about twenty minutes and 5 GB of disk.
 """
 
 import argparse

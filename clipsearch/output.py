@@ -20,7 +20,7 @@ from clipsearch.domain.gate import GateErrors
 from clipsearch.domain.intervals import Estimate
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.images import absolute
-from clipsearch.records import CollectionStatus, Hit, IndexSummary
+from clipsearch.records import ClusterSearch, CollectionStatus, Hit, IndexSummary
 
 Write = Callable[[Sequence[Hit], str, BinaryIO], None]
 """Writes ranked hits, found by a model with this label, to a stream."""
@@ -219,10 +219,20 @@ def status_text(status: CollectionStatus, collection: Assurance, model_here: str
         f"  index    {printable(os.fspath(status.directory))}",
         f"  sizes    catalogue {size_text(status.catalog_bytes)}, "
         f"vectors {size_text(status.vector_bytes)}",
+        f"  search   {_search_text(status.clusters)}",
         f"  created  {status.created_at}",
         f"  updated  {status.updated_at}",
     ]
     return "\n".join(lines)
+
+
+def _search_text(clusters: ClusterSearch | None) -> str:
+    if clusters is None:
+        return "exact"
+    found = f"recall@10 {clusters.recall:.3f} measured with {clusters.queries} text queries"
+    if not clusters.lists:
+        return f"exact; clusters would read {clusters.scanned:.0%} of the vectors, {found}"
+    return f"clusters: {clusters.probed:,} of {clusters.lists:,} read per query, {found}"
 
 
 def status_record(status: CollectionStatus, collection: Assurance) -> dict[str, object]:
@@ -239,6 +249,8 @@ def status_record(status: CollectionStatus, collection: Assurance) -> dict[str, 
         "catalog_bytes": status.catalog_bytes,
         "vector_bytes": status.vector_bytes,
         "not_in_vector_file": status.pending,
+        "search": "clusters" if status.clusters and status.clusters.lists else "exact",
+        "clusters": status.clusters._asdict() if status.clusters else None,
         "domain": collection.domain.name,
         "domain_fingerprint": collection.domain.fingerprint,
         "tested": collection.tested,

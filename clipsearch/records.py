@@ -168,6 +168,24 @@ class Hit:
     tested: Tested = "untested"
 
 
+class ClusterSearch(NamedTuple):
+    """A search that reads a part of the vectors, and what it was measured to find.
+
+    Made even where it turned out not to be worth it, with ``lists`` 0, and then not used.
+    """
+
+    lists: int
+    """Into how many clusters the vectors are divided."""
+    probed: int
+    """How many of them a search reads (FAISS's nprobe)."""
+    queries: int
+    """With how many texts it was measured: not those that chose ``probed``."""
+    recall: float
+    """Recall@10: the share of the exact ten best that were found."""
+    scanned: float
+    """The share of the vectors that were read, on average."""
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionStatus:
     """What ``status`` tells about one collection."""
@@ -183,6 +201,8 @@ class CollectionStatus:
     updated_at: str
     pending: int
     """Pictures in the catalogue that are newer than the FAISS file (searched exactly)."""
+    clusters: ClusterSearch | None
+    """How the FAISS file is searched; None: exactly, and nothing else was tried."""
 
 
 @dataclass(slots=True)

@@ -27,17 +27,19 @@ def search(
     kind: QueryKind = "text",
     max_false_alarm: float = 1.0,
     without: Path | None = None,
+    exact: bool = False,
 ) -> list[Hit]:
     """The ``k`` best hits of all ``collections`` together; ``query`` is a unit vector ``(dim,)``.
 
     Hits that are more often a false alarm than ``max_false_alarm``, in their own collection and
     for this kind of query, are left out. A picture that several collections hold, the root of one
-    lying in another's, is one hit; the file ``without`` is none.
+    lying in another's, is one hit; the file ``without`` is none. With ``exact``, no store is
+    searched through its clusters.
     """
     hits: list[Hit] = []
     for collection in collections:
         least = collection.least_score(kind, max_false_alarm)
-        found = collection.store.search(query, k + (without is not None), under)
+        found = collection.store.search(query, k + (without is not None), under, exact=exact)
         good = [hit for hit in found if hit.score >= least and not _is_file(hit, without)]
         hits += collection.judged(good, kind)
     ranked: dict[bytes, Hit] = {}

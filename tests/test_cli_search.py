@@ -16,6 +16,8 @@ from conftest import ASK, TINY_CONFIG, UNTESTED, Ran, Run, make_picture, save_sn
 from PIL import Image
 
 from clipsearch import cli
+from clipsearch.records import Hit
+from clipsearch.store import Store
 from clipsearch.vectors import l2_normalise
 
 NAMES = ["a.png", "b.jpg", "c.png", "d.webp", "sub/e.png", "sub/f.jpg"]
@@ -201,6 +203,23 @@ def test_a_copy_of_a_picture_of_the_collection_finds_it(
 
 
 # -- where to look -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("query", [["snow"], ["--image", "a.png"]])
+def test_exact_reads_every_embedding(
+    made: Path, monkeypatch: pytest.MonkeyPatch, query: list[str]
+) -> None:
+    seen: list[bool] = []
+    search = Store.search
+
+    def watched(store: Store, *arguments: Any, exact: bool) -> list[Hit]:
+        seen.append(exact)
+        return search(store, *arguments, exact=exact)
+
+    monkeypatch.setattr(Store, "search", watched)
+    monkeypatch.chdir(made)
+    assert run_here(*ASK, *query) == run_here(*ASK, *query, "--exact") == 0
+    assert seen == [False, True]
 
 
 def test_under_restricts_a_search_to_a_folder(run: Run, made: Path, oracle: Oracle) -> None:

@@ -21,7 +21,7 @@ from clipsearch.domain.evaluation import RetrievalReport, Shortfall
 from clipsearch.domain.gate import GateErrors
 from clipsearch.domain.intervals import proportion
 from clipsearch.domain.taxonomy import Domain, DomainClass
-from clipsearch.records import CollectionStatus, Hit, IndexSummary, Tested
+from clipsearch.records import ClusterSearch, CollectionStatus, Hit, IndexSummary, Tested
 
 ESCAPES = "\x1b[2Jred\x07\x9b1m\r\n\u202etxt.exe\u2066\u200f\u2028\ufeff\udce9\x7f\0"
 
@@ -252,7 +252,11 @@ def test_a_summary_is_short_when_there_is_little_to_tell() -> None:
 
 
 def status(
-    root: Path, *, reason: str = "the file is empty", name: str = "fake"
+    root: Path,
+    *,
+    reason: str = "the file is empty",
+    name: str = "fake",
+    clusters: ClusterSearch | None = None,
 ) -> CollectionStatus:
     return CollectionStatus(
         root=root,
@@ -265,6 +269,7 @@ def status(
         created_at="2024-05-01T12:30:00+00:00",
         updated_at="2024-05-02T12:30:00+00:00",
         pending=3,
+        clusters=clusters,
     )
 
 
@@ -280,9 +285,40 @@ def test_status_for_people() -> None:
         "  answers  tested on the domain toys with 80 pictures on 2024-05-03",
         "  index    /photos/.clipsearch",
         "  sizes    catalogue 5.0 MB, vectors 1.5 kB",
+        "  search   exact",
         "  created  2024-05-01T12:30:00+00:00",
         "  updated  2024-05-02T12:30:00+00:00",
     ]
+
+
+CLUSTERS = ClusterSearch(lists=5800, probed=181, queries=170, recall=0.9934, scanned=0.034)
+NOT_WORTH_IT = ClusterSearch(lists=0, probed=4000, queries=170, recall=0.9971, scanned=0.613)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "text", "search"),
+    [
+        (
+            CLUSTERS,
+            "clusters: 181 of 5,800 read per query, recall@10 0.993 measured with 170 text queries",
+            "clusters",
+        ),
+        (
+            NOT_WORTH_IT,
+            "exact; clusters would read 61% of the vectors, recall@10 0.997 measured with "
+            "170 text queries",
+            "exact",
+        ),
+    ],
+)
+def test_status_says_how_a_large_collection_is_searched(
+    clusters: ClusterSearch, text: str, search: str
+) -> None:
+    told = status(Path("/photos"), clusters=clusters)
+    assert f"  search   {text}" in output.status_text(told, known(), "here").splitlines()
+    record = output.status_record(told, known())
+    assert record["search"] == search
+    assert record["clusters"] == clusters._asdict()
 
 
 def test_status_for_programs() -> None:
@@ -304,6 +340,8 @@ def test_status_for_programs() -> None:
         "catalog_bytes": 5_000_000,
         "vector_bytes": 1500,
         "not_in_vector_file": 3,
+        "search": "exact",
+        "clusters": None,
         "domain": "toys",
         "domain_fingerprint": collection.domain.fingerprint,
         "tested": "failed",
@@ -332,7 +370,7 @@ def test_no_text_from_an_index_or_a_file_reaches_a_terminal_as_it_is() -> None:
     ]
     for text in texts:
         assert text.replace("\n", "") == output.printable(text.replace("\n", ""))
-    assert len(texts) == 3 + 11 + 7 + 1 + 1 + 1
+    assert len(texts) == 3 + 12 + 7 + 1 + 1 + 1
 
 
 def test_what_was_tested_is_told_in_a_line() -> None:

@@ -50,6 +50,12 @@ def search_command(
         Path | None,
         typer.Option("--under", metavar="PATH", help="Only in this folder.", show_default=False),
     ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="Read every embedding, where a large collection is read in part."
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     null: Annotated[bool, typer.Option("-0", "--null", help="End paths with NUL.")] = False,
     quiet: Annotated[
@@ -152,7 +158,14 @@ def search_command(
 
         def best(k: int, rate: float) -> "list[Hit]":
             return retrieval.search(
-                assured, vector, k, prefix, kind=kind, max_false_alarm=rate, without=image
+                assured,
+                vector,
+                k,
+                prefix,
+                kind=kind,
+                max_false_alarm=rate,
+                without=image,
+                exact=exact,
             )
 
         hits = best(count, 1.0 if all else max_false_alarm)
@@ -201,7 +214,10 @@ def _holds(folder: Path, stores: "Sequence[Store]") -> bool:
 
 
 def _heal(store: "Store") -> None:
-    """Write a vector file anew that a search could not use; the catalogue has all that it needs."""
+    """Write a vector file anew that a search could not use; the catalogue has all that it needs.
+
+    Nobody waits for clusters here: a large collection is searched exactly until the next `index`.
+    """
     from clipsearch.store import Store
 
     where = f"the vector file of {store.root} cannot be used ({store.damage})"

@@ -11,7 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "clipsearch"
 
 FLOORS = [
     {"errors", "records", "vectors", "changes", "clusters"},
-    {"places", "images", "decoding", "decode_pool", "vector_index", "store", "collections"},
+    {
+        *("places", "images", "decoding", "decode_pool"),
+        *("flat_index", "vector_index", "store", "collections"),
+    },
     {"tokenizer", "text_encoder", "models", "encoder"},
     {"domain"},
     {"indexing", "assurance", "retrieval"},
@@ -22,7 +25,7 @@ FLOORS = [
 ONE_ROOM = {
     "torch": "encoder",
     "open_clip": "encoder",
-    "faiss": "vector_index",
+    "faiss": "flat_index",
     "sqlite3": "store",
     "typer": "cli",
 }

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from clipsearch.assurance import Assurance
 from clipsearch.domain.gate import GateErrors
@@ -21,6 +21,9 @@ from clipsearch.domain.intervals import Estimate
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.images import absolute
 from clipsearch.records import ClusterSearch, CollectionStatus, Hit, IndexSummary
+
+if TYPE_CHECKING:
+    from clipsearch.verifying import Problem
 
 Write = Callable[[Sequence[Hit], str, BinaryIO], None]
 """Writes ranked hits, found by a model with this label, to a stream."""
@@ -309,6 +312,18 @@ def estimate_text(estimate: Estimate | None) -> str:
     if estimate is None:
         return "nothing"
     return f"{100 * estimate.value:.1f} % ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+
+
+def problem_text(problem: "Problem") -> str:
+    """Something that is wrong with an index, in a line."""
+    where = f"{printable(os.fsdecode(problem.path))}: " if problem.path is not None else ""
+    return f"{problem.kind}: {where}{printable(problem.text)}"
+
+
+def problem_record(problem: "Problem") -> dict[str, object]:
+    """Something that is wrong with an index, for programs. Keys are only ever added."""
+    path = None if problem.path is None else json_path(problem.path)
+    return {"kind": problem.kind, "path": path, "problem": problem.text}
 
 
 def models_text(models: Sequence[tuple[str, str, Path | None]]) -> str:

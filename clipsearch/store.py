@@ -12,6 +12,7 @@ the writer wait for each other for moments.
 """
 
 import os
+import platform
 import shutil
 import sqlite3
 import uuid
@@ -46,6 +47,7 @@ from clipsearch.vector_index import (
     Ids,
     NewVectorFile,
     VectorIndex,
+    count_differing,
 )
 from clipsearch.vectors import top_k
 
@@ -56,6 +58,8 @@ FOLDER = ".clipsearch"
 """The index folder's name inside the folder that it indexes."""
 
 CATALOG, VECTORS, LOCK, REBUILD = "catalog.sqlite3", "vectors.faiss", "writer.lock", "rebuild"
+HOLDER = "writer.txt"
+"""Who holds the lock, in words. Apart from it: whoever tries the lock empties its file."""
 
 SCHEMA_VERSION = 1
 
@@ -80,6 +84,8 @@ CREATE TABLE vectors (
 """
 
 _ATTACHED = "attached:"
+_UNIT = 0.01
+"""A unit vector's length after rounding to fp16 is 1 to within a thousandth."""
 _BUSY_SECONDS = 30.0
 _ROWS_PER_CHUNK = 16_384
 _SQL_VARIABLES = 500
@@ -133,14 +139,17 @@ class Store:
         return cls._connect(directory, write=False, lock=None)
 
     @classmethod
-    def open_for_writing(cls, directory: Path) -> "Store":
-        """Open as the one writer. Raises IndexLocked, IndexNotFound, IndexUnreadable."""
+    def open_for_writing(cls, directory: Path, *, wait: bool = False) -> "Store":
+        """Open as the one writer, or ``wait`` until that is possible.
+
+        Raises IndexLocked, IndexNotFound, IndexUnreadable.
+        """
         cls._require(directory)
-        lock = _acquire(directory)
+        lock = _acquire(directory, wait=wait)
         try:
             return cls._connect(directory, write=True, lock=lock)
         except BaseException:
-            lock.release()
+            _release(directory, lock)
             raise
 
     @classmethod
@@ -180,7 +189,7 @@ class Store:
                 connection.execute("COMMIT")
                 return cls(directory, connection, lock)
         except BaseException:
-            lock.release()
+            _release(directory, lock)
             raise
 
     @classmethod
@@ -210,7 +219,7 @@ class Store:
         """Close the catalogue and let go of the writer's lock."""
         self._db.close()
         if self._lock is not None:
-            self._lock.release()
+            _release(self.directory, self._lock)
 
     def __enter__(self) -> "Store":
         return self
@@ -310,6 +319,54 @@ class Store:
             clusters=index.cluster_search,
         )
 
+    # -- checking --------------------------------------------------------------------------
+
+    def sqlite_problems(self) -> list[str]:
+        """What SQLite's own checks find wrong with the catalogue; nothing if it is whole."""
+        try:
+            found = [text for (text,) in self._db.execute("PRAGMA integrity_check")]
+            orphans = self._db.execute("PRAGMA foreign_key_check").fetchall()
+        except sqlite3.DatabaseError as error:
+            return [str(error)]
+        return [text for text in found if text != "ok"] + [
+            f"row {row} of {table} belongs to no row of {parent}"
+            for table, row, parent, _ in orphans
+        ]
+
+    def bad_vectors(self) -> list[tuple[int, bytes]]:
+        """Ids and paths of good pictures without an embedding, or with one that cannot be.
+
+        An embedding has the model's length and is a unit vector.
+        """
+        with self._errors():
+            bad = self._db.execute(
+                "SELECT id, path FROM images LEFT JOIN vectors USING (id)"
+                " WHERE error IS NULL AND (vector IS NULL OR length(vector) <> ?)",
+                (2 * self.spec.dim,),
+            ).fetchall()
+            odd = {id for id, _ in bad}
+            for ids, vectors in self._chunks(newer_than=0):
+                lengths = np.linalg.norm(vectors.astype(np.float32), axis=1)
+                odd |= {int(id) for id in ids[~(abs(lengths - 1) < _UNIT)]}
+            rows = self._rows(sorted(odd))
+        return [(id, rows[id][0]) for id in sorted(rows)]
+
+    def vector_file_problem(self) -> str:
+        """What is wrong with the FAISS file, every embedding in it compared; "" if nothing is."""
+        with self._errors(), self._snapshot():
+            self._vector_index = None
+            self.damage = ""
+            index = self._open_vector_index()
+            if self.damage:
+                return self.damage
+            chunks = (
+                (ids[ids <= index.stamp.newest_id], vectors[ids <= index.stamp.newest_id])
+                for ids, vectors in self._chunks(newer_than=0)
+            )
+            path = self.directory / VECTORS
+            wrong = count_differing(path, self.spec.dim, index.count, chunks)
+        return f"{wrong} embeddings are not those of the catalogue" if wrong else ""
+
     # -- searching -------------------------------------------------------------------------
 
     def search(
@@ -367,9 +424,13 @@ class Store:
         return ids, vectors
 
     def _chunks(self, newer_than: int) -> Iterator[tuple[Ids, Half]]:
-        """All ``(ids, vectors)`` with a greater id, a few megabytes at a time."""
+        """All ``(ids, vectors)`` with a greater id, a few megabytes at a time.
+
+        A vector of another length is damaged, and its picture is not found; ``verify`` names it.
+        """
         cursor = self._db.execute(
-            "SELECT id, vector FROM vectors WHERE id > ? ORDER BY id", (newer_than,)
+            "SELECT id, vector FROM vectors WHERE id > ? AND length(vector) = ? ORDER BY id",
+            (newer_than, 2 * self.spec.dim),
         )
         while rows := cursor.fetchmany(_ROWS_PER_CHUNK):
             ids = np.fromiter((id for id, _ in rows), np.int64, len(rows))
@@ -435,6 +496,46 @@ class Store:
             "UPDATE images SET path = ?, size = ?, mtime_ns = ? WHERE id = ?", (*file, id)
         )
 
+    def forget(self, ids: Iterable[int]) -> None:
+        """Forget pictures by their ids. Inside ``batch``."""
+        self._db.executemany("DELETE FROM images WHERE id = ?", ((id,) for id in ids))
+
+    def salvage(self, other: "Store") -> int:
+        """Copy what can be read of a damaged catalogue into an empty one; how many pictures.
+
+        Raises nothing for what cannot be read: it is left out.
+        """
+        columns = "id, path, size, mtime_ns, hash, width, height, taken_at, error"
+        copied = 0
+        with other.batch():
+            for order in ("", "DESC"):  # from both ends towards the damage
+                try:
+                    rows = self._db.execute(
+                        f"SELECT {columns}, vector FROM images LEFT JOIN vectors USING (id)"
+                        f" ORDER BY id {order}"
+                    )
+                    for *facts, vector in rows:
+                        if facts[-1] is None and vector is None:
+                            continue
+                        marks = ",".join("?" * len(facts))
+                        added = other._db.execute(
+                            f"INSERT OR IGNORE INTO images ({columns}) VALUES ({marks})", facts
+                        ).rowcount
+                        if added and vector is not None:
+                            other._insert_vector(facts[0], vector)
+                        copied += added
+                except (sqlite3.DatabaseError, OverflowError):
+                    continue
+            for name in self._readable_attachments():
+                other.attach(*name)
+        return copied
+
+    def _readable_attachments(self) -> list[tuple[str, Any]]:
+        try:
+            return [(name, self.attachment(name)) for name in self.attached("")]
+        except StoreError:
+            return []
+
     def remove(self, paths: Iterable[bytes]) -> None:
         """Forget pictures. Inside ``batch``."""
         self._db.executemany("DELETE FROM images WHERE path = ?", ((path,) for path in paths))
@@ -489,6 +590,7 @@ class Store:
         queries: Callable[[], Vectors] | None = None,
         *,
         cluster_from: int = CLUSTER_FROM,
+        anew: bool = False,
     ) -> None:
         """Write the FAISS file anew, if it has fallen behind by more than a search should carry.
 
@@ -497,7 +599,9 @@ class Store:
 
         queries: gives unit vectors of texts, ``(q, dim)``, at least two; called only for a new
         file of ``cluster_from`` vectors or more, which is then ordered by cluster if that is worth
-        it. Without them the file is for exact searches, until an update that has them.
+        it. Without them the file is for exact searches, until an update that has them. anew:
+        write it in any case.
+
         Raises StoreError.
         """
         with self._errors(), self._snapshot():
@@ -510,7 +614,7 @@ class Store:
                 "SELECT count(*) FROM vectors WHERE id > ?", (index.stamp.newest_id,)
             ).fetchone()
         gone = index.stamp.vectors - (images - newer)
-        behind = bool(self.damage) or (newer + gone) * 20 > images
+        behind = anew or bool(self.damage) or (newer + gone) * 20 > images
         to_cluster = queries is not None and images >= cluster_from
         if not behind and (index.cluster_search or not to_cluster):
             return
@@ -651,24 +755,38 @@ class _sqlite_errors:  # noqa: N801  (used like contextlib.suppress)
         ) from error
 
 
-def _acquire(directory: Path) -> "FileLock":
+def _acquire(directory: Path, *, wait: bool = False) -> "FileLock":
     """The writer's lock: the system releases it when its holder ends, however it ends."""
     from filelock import FileLock, Timeout  # here, since no reader needs it and it is slow to load
 
-    lock = FileLock(directory / LOCK, timeout=0)
+    lock = FileLock(directory / LOCK, timeout=-1 if wait else 0)
     try:
         lock.acquire()
     except Timeout as error:
+        try:
+            holder = (directory / HOLDER).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            holder = ""
         raise IndexLocked(
-            f"another clipsearch is writing to {directory}",
-            hint="Wait until it has finished; searching works meanwhile.",
+            f"another clipsearch is writing to {directory}" + (f": {holder}" if holder else ""),
+            hint="Wait until it has finished (index --wait does); searching works meanwhile.",
         ) from error
     except OSError as error:
         raise StoreError(
             f"cannot write to the index folder {directory}: {error.strerror}",
             hint="Put the index elsewhere with --index DIR.",
         ) from error
+    with suppress(OSError):  # a full disk, say: only the message to others is lost
+        (directory / HOLDER).write_text(
+            f"process {os.getpid()} on {platform.node()} since {_now()}", encoding="utf-8"
+        )
     return lock
+
+
+def _release(directory: Path, lock: "FileLock") -> None:
+    with suppress(OSError):
+        (directory / HOLDER).unlink()
+    lock.release()
 
 
 def _below(under: bytes) -> tuple[str, tuple[bytes, ...]]:

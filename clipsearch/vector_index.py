@@ -194,6 +194,26 @@ def _matrix(file: BinaryIO, dim: int, count: int) -> Matrix:
     return Matrix(np.frombuffer(file.read(8 * count), "<i8"), vectors)
 
 
+def count_differing(path: Path, dim: int, count: int, chunks: Iterable[tuple[Ids, Half]]) -> int:
+    """How many of these embeddings a whole file of ``count`` lacks, or has otherwise.
+
+    chunks: of ``(n,)`` ids and ``(n, dim)`` vectors. The checksum leaves the vectors out, so that
+    opening a file need not read it all; this does. Raises OSError.
+    """
+    if count == 0:
+        return sum(len(ids) for ids, _ in chunks)
+    start = len(_faiss_header(dim, count))
+    there = np.memmap(path, "<u2", "r", start, (count, dim))
+    own = np.memmap(path, "<i8", "r", start + there.nbytes + 8, (count,))
+    order = np.argsort(own)
+    differing = 0
+    for ids, vectors in chunks:
+        rows = order[np.searchsorted(own, ids, sorter=order).clip(max=count - 1)]
+        same = (own[rows] == ids) & (there[rows] == vectors.view("<u2")).all(axis=1)
+        differing += int((~same).sum())
+    return differing
+
+
 class NewVectorFile:
     """The next FAISS file, written beside the one in use. A context manager.
 

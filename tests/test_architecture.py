@@ -17,7 +17,7 @@ FLOORS = [
     },
     {"tokenizer", "text_encoder", "models", "encoder"},
     {"domain"},
-    {"indexing", "assurance", "retrieval"},
+    {"indexing", "assurance", "retrieval", "verifying"},
     {"output"},
     {"cli", "__main__"},
 ]

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import typer
 
-from clipsearch.cli import domain, index, search, status  # noqa: F401  (they register their commands)
+from clipsearch.cli import domain, index, search, status, verify  # noqa: F401  (they register their commands)
 from clipsearch.cli.app import Interrupted, ReaderGone, app, say
 from clipsearch.errors import ClipsearchError, ExitCode, Refused
 

@@ -17,7 +17,7 @@ from clipsearch.cli.choosing import (
     model_for,
     new_model,
 )
-from clipsearch.errors import ExitCode, IndexNotFound, UsageError
+from clipsearch.errors import ExitCode, IndexLocked, IndexNotFound, UsageError
 
 if TYPE_CHECKING:
     from clipsearch.domain.taxonomy import Domain
@@ -89,6 +89,9 @@ def index_command(
         bool,
         typer.Option("--prune", help="Accept that many images are gone, and forget them."),
     ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait while another run writes to the same index.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 2 if any image cannot be decoded.")
     ] = False,
@@ -129,7 +132,7 @@ def index_command(
     code = ExitCode.OK
     for folder in folders:
         summary = _index_folder(
-            folder, choice, index, pinned, exclude or [], rebuild, prune, max_pixels
+            folder, choice, index, pinned, exclude or [], rebuild, prune, max_pixels, wait
         )
         if summary.unreadable or (strict and (summary.failed or summary.still_failed)):
             code = ExitCode.ERROR
@@ -145,6 +148,7 @@ def _index_folder(
     rebuild: bool,
     prune: bool,
     max_pixels: int | None,
+    wait: bool,
 ) -> "IndexSummary":
     from clipsearch import assurance, collections, images, output
     from clipsearch.indexing import update
@@ -158,7 +162,7 @@ def _index_folder(
     directory = holder or collections.directory_for(root, index)
     with ExitStack() as stack:
         try:
-            store = stack.enter_context(Store.open_for_writing(directory))
+            store = stack.enter_context(_writer(directory, wait))
         except IndexNotFound:
             files = new_model(choice)
             store = stack.enter_context(Store.create(directory, root, files.spec))
@@ -199,6 +203,19 @@ def _index_folder(
     for line in output.summary_lines(str(folder), summary):
         say(line)
     return summary
+
+
+def _writer(directory: Path, wait: bool) -> "Store":
+    """The index, as soon as it can be written to if we are to ``wait``."""
+    from clipsearch.store import Store
+
+    try:
+        return Store.open_for_writing(directory)
+    except IndexLocked as error:
+        if not wait:
+            raise
+        say(f"{error}; waiting for it")
+    return Store.open_for_writing(directory, wait=True)
 
 
 def _rebuilding(old: "Store", directory: Path, files: "ModelFiles") -> "Store":

@@ -197,6 +197,12 @@ def pin(store: Store, domain: Domain) -> None:
         store.attach("domain", domain.to_json())
 
 
+def keep_evaluation(store: Store, found: Evaluation) -> None:
+    """Make this the index's evaluation, in place of an earlier one."""
+    with store.batch():
+        store.attach("evaluation", found.to_json())
+
+
 def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
     """Measure what scores mean in the collection as it is now; say whether there was need to.
 

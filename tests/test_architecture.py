@@ -11,11 +11,14 @@ PACKAGE = Path(__file__).parent.parent / "clipsearch"
 
 FLOORS = [
     {"errors", "records", "vectors", "changes"},
-    {"places", "images", "decoding", "decode_pool", "vector_index", "store", "collections"},
+    {
+        *("places", "images", "decoding", "decode_pool", "thumbnails"),
+        *("vector_index", "store", "collections"),
+    },
     {"tokenizer", "text_encoder", "models", "encoder"},
     {"domain"},
-    {"indexing", "assurance", "retrieval"},
-    {"output"},
+    {"indexing", "embedding", "assurance", "evaluating", "probes", "retrieval"},
+    {"output", "reports", "pages"},
     {"cli", "__main__"},
 ]
 

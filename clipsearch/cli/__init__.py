@@ -14,7 +14,12 @@ from typing import NoReturn
 
 import typer
 
-from clipsearch.cli import index, search, status  # noqa: F401  (they register their commands)
+from clipsearch.cli import (  # noqa: F401  (they register their commands)
+    evaluate,
+    index,
+    search,
+    status,
+)
 from clipsearch.cli.app import Interrupted, ReaderGone, app, say
 from clipsearch.errors import ClipsearchError, ExitCode, Refused
 

@@ -29,7 +29,7 @@ from clipsearch.domain.calibration import (
 from clipsearch.domain.evaluation import ClassificationReport, RetrievalReport, Shortfall
 from clipsearch.domain.gate import Gate
 from clipsearch.domain.taxonomy import Domain
-from clipsearch.domain.zero_shot import encode_all
+from clipsearch.domain.zero_shot import LOGIT_SCALE, encode_all
 from clipsearch.records import Hit, TextEncoder, Vectors
 from clipsearch.store import Store
 
@@ -66,6 +66,8 @@ class Evaluation:
     """The pass marks that were not met."""
     precision: Precision | None
     """What a score says about a hit's being right, where the test set could tell."""
+    logit_scale: float | None = None
+    """What makes the probabilities of classes right, where the test set had labels."""
 
     def to_json(self) -> str:
         """The record as JSON text; ``from_json`` is its inverse."""
@@ -79,6 +81,7 @@ class Evaluation:
             [missed.measure, missed.reached, missed.mark] for missed in self.shortfalls
         ]
         values["precision"] = self.precision and json.loads(self.precision.to_json())
+        values["logit_scale"] = self.logit_scale
         return json.dumps(values, ensure_ascii=False)
 
     @classmethod
@@ -160,6 +163,12 @@ class Assurance:
         if self.evaluation is None:
             return "untested"
         return "failed" if self.evaluation.shortfalls else "tested"
+
+    @property
+    def logit_scale(self) -> float:
+        """By what similarities to classes are multiplied: as the last evaluation found."""
+        found = self.evaluation and self.evaluation.logit_scale
+        return found or LOGIT_SCALE
 
     def false_alarms(self, kind: QueryKind) -> FalseAlarms | None:
         """How often background queries reach a score; None before the first ``calibrate``."""

@@ -21,7 +21,7 @@ from clipsearch.domain.evaluation import (
 from clipsearch.domain.gate import GateErrors
 from clipsearch.domain.labelled import CaptionedImages, LabelledImages
 from clipsearch.domain.taxonomy import REFUSED, Domain
-from clipsearch.domain.zero_shot import encode_all
+from clipsearch.domain.zero_shot import encode_all, fit_logit_scale
 from clipsearch.embedding import embed
 from clipsearch.errors import TooFewExamples
 from clipsearch.indexing import LoadEncoder, Progress
@@ -81,7 +81,7 @@ def evaluate(
             hint=f"The first: {found.failed[0][1]}.",
         )
     test_set = test_set.only(found.rows)
-    names = domain.class_names
+    names, scale = domain.class_names, None
     report: ClassificationReport | RetrievalReport
     if isinstance(test_set, LabelledImages):
         report = evaluate_classification(found.vectors, texts.gate.classes, test_set.classes, names)
@@ -89,6 +89,7 @@ def evaluate(
         queries = encode_all(encoder, [form.format(names[c]) for c in asked for form in _FORMS])
         wanted = np.repeat(asked, len(_FORMS))
         precision = _precision(queries, wanted, found.vectors, test_set.classes)
+        scale = fit_logit_scale(found.vectors, texts.gate.classes, test_set.classes)
     else:
         captions = encode_all(encoder, test_set.captions)
         report = evaluate_retrieval(found.vectors, captions, test_set.images)
@@ -107,6 +108,7 @@ def evaluate(
         measures=measures,
         shortfalls=shortfalls(measures, domain.pass_marks),
         precision=precision,
+        logit_scale=scale,
     )
     assurance.keep_evaluation(store, evaluation)
     return Findings(evaluation, store.spec, domain, gate, test_set, found.reused, found.failed)

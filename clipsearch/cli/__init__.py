@@ -15,8 +15,10 @@ from typing import NoReturn
 import typer
 
 from clipsearch.cli import (  # noqa: F401  (they register their commands)
+    classify,
     evaluate,
     index,
+    probe,
     search,
     status,
 )

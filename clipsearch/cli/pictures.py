@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipsearch.cli.app import say
-from clipsearch.errors import IndexNotFound, UsageError
+from clipsearch.errors import UsageError
 
 if TYPE_CHECKING:
     from clipsearch.output import ProgressBar
@@ -18,7 +18,7 @@ UnderOption = Annotated[
     typer.Option(
         "--under",
         metavar="FOLDER",
-        help="The collection that is meant, if not the one around the current folder.",
+        help="Which collection, if not the one around the current folder.",
         show_default=False,
     ),
 ]
@@ -48,16 +48,6 @@ def directory_of_one(about: Sequence[Path], under: Path | None, index: Path | No
             hint="Say which one you mean with --under FOLDER.",
         )
     return found[0]
-
-
-def directory_if_any(about: Sequence[Path], index: Path | None) -> Path | None:
-    """The same, or None where nothing is indexed that could be meant."""
-    try:
-        return directory_of_one(about, None, index)
-    except IndexNotFound:
-        if index is not None:
-            raise
-        return None
 
 
 @contextmanager

@@ -69,6 +69,32 @@ def probabilities(
     return shares
 
 
+def fit_logit_scale(images: Vectors, classes: Vectors, labels: npt.ArrayLike) -> float:
+    """The logit scale, from 1 to ``LOGIT_SCALE``, with the least log loss on labelled pictures.
+
+    This is temperature scaling (Guo et al. 2017): it changes no ranking, and makes a probability
+    of 0.8 right about four times in five. A model may need it badly: ``pocket`` was trained
+    without a logit scale. images: ``(n, dim)``. classes: ``(classes, dim)``. labels: ``(n,)``.
+    """
+    actual = np.asarray(labels, np.int64)
+    scores = (images @ classes.T).astype(np.float64)  # (n, classes)
+    ahead = scores - scores[np.arange(len(scores)), actual][:, np.newaxis]
+    top = ahead.max(axis=1, keepdims=True)
+
+    def loss(scale: float) -> float:
+        shifted = np.exp(scale * (ahead - top)).sum(axis=1)
+        return float((np.log(shifted) + scale * top[:, 0]).mean())
+
+    low, high = 1.0, LOGIT_SCALE  # the loss is convex in the scale: close in on its minimum
+    while high - low > 0.01:
+        third = (high - low) / 3
+        if loss(low + third) < loss(high - third):
+            high -= third
+        else:
+            low += third
+    return round((low + high) / 2, 2)
+
+
 def classify(
     images: Vectors,
     classes: Vectors,

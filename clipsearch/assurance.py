@@ -6,37 +6,41 @@ Kept with the index as attachments, and read one by one, as a command needs them
     texts         embeddings of the domain's classes, its examples and the background prompts
     calibration   false-alarm rates of scores, for text and for image queries
     evaluation    what the last ``evaluate`` found
+    probe:NAME    a linear probe (see ``probes``)
 
 Each says which model, domain or state of the collection it was made for, and counts for no other.
 """
 
+import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipsearch.domain import background, evaluation, taxonomy
+from clipsearch.domain import background, taxonomy
 from clipsearch.domain.calibration import (
     FalseAlarms,
     Precision,
     best_scores,
     best_scores_of_others,
 )
-from clipsearch.domain.evaluation import ClassificationReport, RetrievalReport, Shortfall
 from clipsearch.domain.gate import Gate
 from clipsearch.domain.taxonomy import Domain
+from clipsearch.domain.words import Vocabulary
 from clipsearch.domain.zero_shot import LOGIT_SCALE, encode_all
-from clipsearch.records import Hit, TextEncoder, Vectors
+from clipsearch.errors import NotTested
+from clipsearch.places import cache_dir, write_whole
+from clipsearch.records import Hit, ModelSpec, QueryKind, Tested, TextEncoder, Vectors
 from clipsearch.store import Store
 
-Tested = Literal["tested", "failed", "untested"]
-"""Whether an evaluation of this model and this domain met the domain's pass marks."""
-
-QueryKind = Literal["text", "image"]
+if TYPE_CHECKING:
+    from clipsearch.domain.evaluation import ClassificationReport, RetrievalReport, Shortfall
 
 _SAMPLE = 500
 """Pictures whose best scores make up the background of image queries."""
@@ -59,10 +63,10 @@ class Evaluation:
     """The test set as the user named it."""
     made_at: str
     """ISO 8601, UTC."""
-    report: ClassificationReport | RetrievalReport
+    report: "ClassificationReport | RetrievalReport"
     measures: Mapping[str, float]
     """What the pass marks are about: the report's and the gate's."""
-    shortfalls: tuple[Shortfall, ...]
+    shortfalls: tuple["Shortfall", ...]
     """The pass marks that were not met."""
     precision: Precision | None
     """What a score says about a hit's being right, where the test set could tell."""
@@ -71,6 +75,8 @@ class Evaluation:
 
     def to_json(self) -> str:
         """The record as JSON text; ``from_json`` is its inverse."""
+        from clipsearch.domain import evaluation  # here, since few queries have one to read
+
         values: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("model", "domain", "test_set", "source", "made_at")
@@ -87,9 +93,13 @@ class Evaluation:
     @classmethod
     def from_json(cls, text: str) -> "Evaluation":
         """Rebuild a record from ``to_json``'s text."""
+        from clipsearch.domain import evaluation  # as above
+
         values = json.loads(text)
         values["report"] = evaluation.from_json(json.dumps(values["report"]))
-        values["shortfalls"] = tuple(Shortfall(*missed) for missed in values["shortfalls"])
+        values["shortfalls"] = tuple(
+            evaluation.Shortfall(*missed) for missed in values["shortfalls"]
+        )
         if values["precision"] is not None:
             values["precision"] = Precision.from_json(json.dumps(values["precision"]))
         return cls(**values)
@@ -103,6 +113,12 @@ class Texts:
     background: Vectors
     """``(n, dim)``: of the prompts that have nothing to do with the domain."""
 
+    @staticmethod
+    def fingerprint(domain: Domain) -> str:
+        """SHA-256, in hex, of the texts: the domain's and the bank's."""
+        bank = "\n".join(background.prompts())
+        return hashlib.sha256(f"{domain.fingerprint}\n{bank}".encode()).hexdigest()
+
     @classmethod
     def embed(cls, domain: Domain, encoder: TextEncoder) -> "Texts":
         """Embed them: some two thousand short texts."""
@@ -113,7 +129,7 @@ class Texts:
         file = io.BytesIO()
         np.savez(
             file,
-            domain=np.array(domain.fingerprint),
+            fingerprint=np.array(self.fingerprint(domain)),
             gate=np.frombuffer(self.gate.to_bytes(), np.uint8),
             background=self.background.astype(np.float16),
         )
@@ -121,41 +137,44 @@ class Texts:
 
     @classmethod
     def from_bytes(cls, domain: Domain, data: bytes) -> "Texts | None":
-        """What ``to_bytes`` kept; None if that was for another domain."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            if str(arrays["domain"]) != domain.fingerprint:
-                return None
-            gate = Gate.from_bytes(domain, arrays["gate"].tobytes())
-            return cls(gate, arrays["background"].astype(np.float32))
+        """What ``to_bytes`` kept; None if it is of other texts, or damaged."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                if str(arrays["fingerprint"]) != cls.fingerprint(domain):
+                    return None
+                gate = Gate.from_bytes(domain, arrays["gate"].tobytes())
+                return cls(gate, arrays["background"].astype(np.float32))
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
 
 
 class Assurance:
     """What one index knows about its answers."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self.store = store
 
     @cached_property
     def domain(self) -> Domain:
         """The pinned domain; the default where none was."""
-        text = self._store.attachment("domain")
+        text = self.store.attachment("domain")
         return Domain.from_json(text) if text else taxonomy.load(taxonomy.DEFAULT)
 
     @cached_property
     def texts(self) -> Texts | None:
         """The domain's embedded texts; None before the first ``calibrate``."""
-        data = self._store.attachment("texts")
+        data = self.store.attachment("texts")
         return Texts.from_bytes(self.domain, data) if data else None
 
     @cached_property
     def evaluation(self) -> Evaluation | None:
         """The last evaluation, if it was one of this model and this domain."""
-        text = self._store.attachment("evaluation")
+        text = self.store.attachment("evaluation")
         if not text:
             return None
         found = Evaluation.from_json(text)
         theirs = (found.model, found.domain)
-        return found if theirs == (self._store.spec.fingerprint, self.domain.fingerprint) else None
+        return found if theirs == (self.store.spec.fingerprint, self.domain.fingerprint) else None
 
     @property
     def tested(self) -> Tested:
@@ -169,6 +188,25 @@ class Assurance:
         """By what similarities to classes are multiplied: as the last evaluation found."""
         found = self.evaluation and self.evaluation.logit_scale
         return found or LOGIT_SCALE
+
+    def require_tested(self) -> None:
+        """Raise NotTested unless the last evaluation met the pass marks."""
+        if self.tested != "tested":
+            raise NotTested(
+                f"the index of {self.store.root} is {self.tested} on the domain {self.domain.name}",
+                hint="Test it on labelled pictures: clipsearch evaluate LABELLED"
+                if self.evaluation is None
+                else "Not met: " + "; ".join(map(str, self.evaluation.shortfalls)),
+            )
+
+    def check(self, query: str, vector: Vectors) -> None:
+        """Raise OutOfDomain if a text query has nothing to do with the domain.
+
+        vector: ``(dim,)``, its embedding. Before the first ``calibrate`` everything passes.
+        """
+        # Most queries name a class, and need no embeddings of others, which take longer to read.
+        if not Vocabulary(self.domain).classes_named(query) and self.texts is not None:
+            self.texts.gate.check(query, vector)
 
     def false_alarms(self, kind: QueryKind) -> FalseAlarms | None:
         """How often background queries reach a score; None before the first ``calibrate``."""
@@ -189,13 +227,13 @@ class Assurance:
         rates = alarms.rate(scores).tolist() if alarms else [None] * len(hits)
         right = precision.probability(scores).tolist() if precision else [None] * len(hits)
         return [
-            replace(hit, false_alarm=rate, precision=p)
+            replace(hit, false_alarm=rate, precision=p, domain=self.domain.name, tested=self.tested)
             for hit, rate, p in zip(hits, rates, right, strict=True)
         ]
 
     @cached_property
     def _calibration(self) -> Mapping[str, Any]:
-        text = self._store.attachment("calibration")
+        text = self.store.attachment("calibration")
         found: Mapping[str, Any] = json.loads(text) if text else {}
         return found if found.get("domain") == self.domain.fingerprint else {}
 
@@ -227,7 +265,7 @@ def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
     if texts is not None and before and not _has_changed(ids, before):
         return False
     if texts is None:
-        texts = Texts.embed(domain, load_encoder())
+        texts = embedded_texts(domain, store.spec, load_encoder)
     found: dict[str, Any] = {"domain": domain.fingerprint}
     if len(ids):
         sample = np.random.default_rng(0).permutation(ids)[:_SAMPLE]
@@ -245,6 +283,23 @@ def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
         store.attach("texts", texts.to_bytes(domain))
         store.attach("calibration", json.dumps(found))
     return True
+
+
+def embedded_texts(
+    domain: Domain, spec: ModelSpec, load_encoder: Callable[[], TextEncoder]
+) -> Texts:
+    """The domain's texts, embedded once on this machine for each model."""
+    kept = cache_dir() / "texts" / f"{spec.fingerprint[:20]}-{Texts.fingerprint(domain)[:20]}.npz"
+    with suppress(OSError):
+        texts = Texts.from_bytes(domain, kept.read_bytes())
+        if texts is not None:
+            return texts
+    data = Texts.embed(domain, load_encoder()).to_bytes(domain)
+    with suppress(OSError):  # a cache that cannot be written costs only time
+        write_whole(kept, data)
+    texts = Texts.from_bytes(domain, data)  # rounded, as every later reader finds them
+    assert texts is not None
+    return texts
 
 
 def _has_changed(ids: Any, before: Mapping[str, Any]) -> bool:

@@ -74,7 +74,7 @@ def remember(directory: Path, root: Path) -> None:
         return
     listed[os.fspath(directory)] = os.fspath(root)
     with suppress(OSError):
-        write_whole(_list(), json.dumps(listed, indent=1))
+        write_whole(_list(), json.dumps(listed, indent=1).encode())
 
 
 def _list() -> Path:

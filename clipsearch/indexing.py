@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from clipsearch.records import (
     ImageFile,
     IndexSummary,
     KnownImage,
+    Vectors,
 )
 from clipsearch.store import Store
 
@@ -51,13 +53,15 @@ def update(
 ) -> IndexSummary:
     """Make ``store`` agree with what was ``found`` below ``under``.
 
-    load_encoder: called at most once, and only if there is a picture to embed; decoding runs
-    meanwhile. prune: remove what is missing even if that is much of the collection.
+    load_encoder: called at most once, and only if there is a picture to embed (decoding runs
+    meanwhile) or a collection so large that it is to be searched through clusters. prune: remove
+    what is missing even if that is much of the collection.
 
     Every batch is committed as soon as it is embedded. Raises CollectionGone, before anything is
     removed, if too much is missing at once; ModelError and StoreError leave what is committed.
     """
     started = time.monotonic()
+    load_encoder = cache(load_encoder)
     known = store.known(under)
     changes = diff(found.files, known, [path for path, _ in found.unreadable])
     summary = IndexSummary(
@@ -81,9 +85,20 @@ def update(
             new = sum(image.file.path not in known for image in batch)
             summary.added += new
             summary.changed += len(batch) - new
-    store.update_vector_index()
+    store.update_vector_index(lambda: _class_prompts(load_encoder(), progress))
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def _class_prompts(encoder: Encoder, progress: Progress) -> Vectors:
+    """Embeddings ``(classes, dim)`` of texts like those that people search for."""
+    from clipsearch.domain import taxonomy  # here, since few collections are so large
+    from clipsearch.domain.zero_shot import encode_all
+
+    domain = taxonomy.load(taxonomy.DEFAULT)
+    prompts = [domain.prompts(index)[0] for index in range(len(domain.classes))]
+    progress("finding clusters", 0, len(prompts))
+    return encode_all(encoder, prompts)
 
 
 def _guard_against_loss(

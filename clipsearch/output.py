@@ -11,11 +11,16 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from clipsearch.assurance import Assurance
+from clipsearch.domain.gate import GateErrors
+from clipsearch.domain.intervals import Estimate
+from clipsearch.domain.taxonomy import Domain
 from clipsearch.images import absolute
-from clipsearch.records import CollectionStatus, Hit, IndexSummary
+from clipsearch.records import ClusterSearch, CollectionStatus, Hit, IndexSummary
 
 Write = Callable[[Sequence[Hit], str, BinaryIO], None]
 """Writes ranked hits, found by a model with this label, to a stream."""
@@ -46,6 +51,10 @@ def write_json_lines(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
             "height": hit.height,
             "taken_at": hit.taken_at,
             "model": model,
+            "false_alarm": rounded(hit.false_alarm),
+            "precision": rounded(hit.precision),
+            "domain": hit.domain,
+            "tested": hit.tested,
         }
         stream.write(json_line(record))
         stream.flush()
@@ -59,14 +68,55 @@ def write_table(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("#", justify="right", style="dim")
     table.add_column("score", justify="right", style="cyan")
+    table.add_column("false alarm", justify="right", style="dim")
+    known = any(hit.precision is not None for hit in hits)
+    if known:
+        table.add_column("right", justify="right", style="green")
     table.add_column("size", justify="right", style="dim")
     table.add_column("path", overflow="fold")
     for rank, hit in enumerate(hits, start=1):
         path = Text(printable(os.fsdecode(shown_path(hit))))
-        table.add_row(str(rank), f"{hit.score:.3f}", f"{hit.width} x {hit.height}", path)
+        sure = [percent(hit.precision)] if known else []
+        size = f"{hit.width} x {hit.height}"
+        table.add_row(str(rank), f"{hit.score:.3f}", percent(hit.false_alarm), *sure, size, path)
     screen = console(sys.stdout)
     screen.print(table)
     screen.print(f"ranked by {printable(model)}", style="dim")
+
+
+def rounded(value: float | None) -> float | None:
+    """A share to four significant digits: more than was measured."""
+    return None if value is None else float(f"{value:.4g}")
+
+
+def percent(share: float | None) -> str:
+    """A share as people say it: 3.2 %."""
+    if share is None:
+        return ""
+    return f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"
+
+
+def tested_line(collection: Assurance) -> str:
+    """Whether the answers about a collection were tested, in one line."""
+    domain, found = printable(collection.domain.name), collection.evaluation
+    if found is None:
+        return f"untested on the domain {domain}; test it with: clipsearch evaluate LABELLED"
+    how = f"with {found.report.images} pictures on {found.made_at[:10]}"
+    if found.shortfalls:
+        missed = "; ".join(map(str, found.shortfalls))
+        return f"failed the tests of the domain {domain} {how}: {missed}"
+    return f"tested on the domain {domain} {how}"
+
+
+def no_match_line(rejected: Sequence[Hit]) -> str:
+    """That nothing matches, and how near the best picture came."""
+    if not rejected or rejected[0].false_alarm is None:
+        return "no match"
+    (best, *_) = rejected
+    return (
+        f"no match: {percent(best.false_alarm)} of unrelated queries reach the score of the best "
+        f"picture, {printable(os.fsdecode(shown_path(best)))} (--all prints it)"
+    )
 
 
 def shown_path(hit: Hit) -> bytes:
@@ -151,7 +201,7 @@ def summary_lines(root: str, summary: IndexSummary) -> list[str]:
     return [*lines, text]
 
 
-def status_text(status: CollectionStatus, model_here: str) -> str:
+def status_text(status: CollectionStatus, collection: Assurance, model_here: str) -> str:
     """One collection for people."""
     spec = status.spec
     lines = [
@@ -163,17 +213,31 @@ def status_text(status: CollectionStatus, model_here: str) -> str:
             for path, why in status.failed
         ),
         f"  model    {printable(spec.label)} ({spec.dim} dimensions, {model_here})",
+        f"  domain   {printable(collection.domain.name)} "
+        f"({len(collection.domain.classes)} classes)",
+        f"  answers  {tested_line(collection)}",
         f"  index    {printable(os.fspath(status.directory))}",
         f"  sizes    catalogue {size_text(status.catalog_bytes)}, "
         f"vectors {size_text(status.vector_bytes)}",
+        f"  search   {_search_text(status.clusters)}",
         f"  created  {status.created_at}",
         f"  updated  {status.updated_at}",
     ]
     return "\n".join(lines)
 
 
-def status_record(status: CollectionStatus) -> dict[str, object]:
+def _search_text(clusters: ClusterSearch | None) -> str:
+    if clusters is None:
+        return "exact"
+    found = f"recall@10 {clusters.recall:.3f} measured with {clusters.queries} text queries"
+    if not clusters.lists:
+        return f"exact; clusters would read {clusters.scanned:.0%} of the vectors, {found}"
+    return f"clusters: {clusters.probed:,} of {clusters.lists:,} read per query, {found}"
+
+
+def status_record(status: CollectionStatus, collection: Assurance) -> dict[str, object]:
     """One collection for programs. Keys are only ever added."""
+    found = collection.evaluation
     return {
         "root": json_path(os.fsencode(status.root)),
         "index": json_path(os.fsencode(status.directory)),
@@ -185,9 +249,66 @@ def status_record(status: CollectionStatus) -> dict[str, object]:
         "catalog_bytes": status.catalog_bytes,
         "vector_bytes": status.vector_bytes,
         "not_in_vector_file": status.pending,
+        "search": "clusters" if status.clusters and status.clusters.lists else "exact",
+        "clusters": status.clusters._asdict() if status.clusters else None,
+        "domain": collection.domain.name,
+        "domain_fingerprint": collection.domain.fingerprint,
+        "tested": collection.tested,
+        "evaluated_at": found.made_at if found else None,
+        "measures": dict(found.measures) if found else None,
+        "calibrated": collection.false_alarms("text") is not None,
         "created_at": status.created_at,
         "updated_at": status.updated_at,
     }
+
+
+def domain_text(domain: Domain) -> str:
+    """A domain for people: a class a line, with its synonyms."""
+    lines = [f"{domain.name}: {domain.description}", ""]
+    for cls in domain.classes:
+        synonyms = f" ({', '.join(cls.synonyms)})" if cls.synonyms else ""
+        lines.append(f"  {cls.name}{synonyms}")
+    marks = ", ".join(f"{name} {mark:g}" for name, mark in domain.pass_marks.items())
+    lines += [
+        "",
+        f"{len(domain.classes)} classes, {len(domain.templates)} templates, "
+        f"{len(domain.in_domain)} in-domain and {len(domain.out_of_domain)} out-of-domain examples",
+        f"pass marks: {marks}",
+        f"fingerprint: {domain.fingerprint}",
+    ]
+    return "\n".join(printable(line) for line in lines)
+
+
+def gate_text(domain: Domain, model: str, errors: GateErrors) -> str:
+    """A domain's gate for people: how often it errs."""
+    return "\n".join(
+        [
+            f"{printable(domain.name)}: {len(domain.classes)} classes; the file is right",
+            f"  model     {printable(model)}",
+            f"  refused   {estimate_text(errors.refused)} of the in-domain examples "
+            f"({errors.settled_by_words} of {errors.in_domain} name a class)",
+            f"  let in    {estimate_text(errors.admitted)} of the out-of-domain examples",
+            "  (cross-validated: each example judged by what was found without it)",
+        ]
+    )
+
+
+def gate_record(domain: Domain, model: str, errors: GateErrors) -> dict[str, object]:
+    """A domain's gate for programs. Keys are only ever added."""
+    return {
+        "domain": domain.name,
+        "fingerprint": domain.fingerprint,
+        "classes": len(domain.classes),
+        "model": model,
+        **asdict(errors),
+    }
+
+
+def estimate_text(estimate: Estimate | None) -> str:
+    """A measured share with its 95 % interval: 1.5 % (0.6 to 3.7)."""
+    if estimate is None:
+        return "nothing"
+    return f"{100 * estimate.value:.1f} % ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
 
 
 def models_text(models: Sequence[tuple[str, str, Path | None]]) -> str:

@@ -16,12 +16,12 @@ def cache_dir() -> Path:
     return Path(os.environ.get("CLIPSEARCH_CACHE_DIR") or platformdirs.user_cache_dir("clipsearch"))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a small file as one step, for its owner's eyes only. Raises OSError."""
+def write_whole(path: Path, data: bytes) -> None:
+    """Replace a file as one step, for its owner's eyes only. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8", opener=_owner_only) as file:
-        file.write(text)
+    with open(temporary, "wb", opener=_owner_only) as file:
+        file.write(data)
     os.replace(temporary, path)
 
 

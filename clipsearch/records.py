@@ -139,6 +139,13 @@ class EmbeddedImage:
     """Shape ``(dim,)``."""
 
 
+Tested = Literal["tested", "failed", "untested"]
+"""Whether an evaluation of an index's model on its domain met the domain's pass marks."""
+
+QueryKind = Literal["text", "image"]
+"""What a query was made of: texts and images lie at different distances from the pictures."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """One ranked result."""
@@ -156,6 +163,27 @@ class Hit:
     """The share of background queries whose best score here is as high, where it was measured."""
     precision: float | None = None
     """The probability that it is right, where an evaluation could tell."""
+    domain: str = ""
+    """Name of the domain that its collection is pinned to."""
+    tested: Tested = "untested"
+
+
+class ClusterSearch(NamedTuple):
+    """A search that reads a part of the vectors, and what it was measured to find.
+
+    Made even where it turned out not to be worth it, with ``lists`` 0, and then not used.
+    """
+
+    lists: int
+    """Into how many clusters the vectors are divided."""
+    probed: int
+    """How many of them a search reads (FAISS's nprobe)."""
+    queries: int
+    """With how many texts it was measured: not those that chose ``probed``."""
+    recall: float
+    """Recall@10: the share of the exact ten best that were found."""
+    scanned: float
+    """The share of the vectors that were read, on average."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +201,8 @@ class CollectionStatus:
     updated_at: str
     pending: int
     """Pictures in the catalogue that are newer than the FAISS file (searched exactly)."""
+    clusters: ClusterSearch | None
+    """How the FAISS file is searched; None: exactly, and nothing else was tried."""
 
 
 @dataclass(slots=True)

@@ -1,56 +1,131 @@
 """From a query to ranked hits, over one collection or several that share a model."""
 
+import difflib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from clipsearch.errors import ImageError, UsageError
+from clipsearch.assurance import Assurance
+from clipsearch.domain import policy
+from clipsearch.domain.zero_shot import class_embeddings
+from clipsearch.errors import ImageError, OutOfDomain, UsageError
 from clipsearch.images import absolute, content_hash
-from clipsearch.records import Encoder, Hit, Vectors
+from clipsearch.records import Encoder, Hit, QueryKind, TextEncoder, Vectors
 from clipsearch.store import Store
 
 
-def search(stores: Sequence[Store], query: Vectors, k: int, under: bytes = b"") -> list[Hit]:
-    """The ``k`` best hits of all ``stores`` together; ``query`` is a unit vector ``(dim,)``.
+def search(
+    collections: Sequence[Assurance],
+    query: Vectors,
+    k: int,
+    under: bytes = b"",
+    *,
+    kind: QueryKind = "text",
+    max_false_alarm: float = 1.0,
+    without: Path | None = None,
+    exact: bool = False,
+) -> list[Hit]:
+    """The ``k`` best hits of all ``collections`` together; ``query`` is a unit vector ``(dim,)``.
 
-    A picture that several of them hold, one root lying in the other, is one hit.
+    Hits that are more often a false alarm than ``max_false_alarm``, in their own collection and
+    for this kind of query, are left out. A picture that several collections hold, the root of one
+    lying in another's, is one hit; the file ``without`` is none. With ``exact``, no store is
+    searched through its clusters.
     """
-    hits = [hit for store in stores for hit in store.search(query, k, under)]
+    hits: list[Hit] = []
+    for collection in collections:
+        least = collection.least_score(kind, max_false_alarm)
+        found = collection.store.search(query, k + (without is not None), under, exact=exact)
+        good = [hit for hit in found if hit.score >= least and not _is_file(hit, without)]
+        hits += collection.judged(good, kind)
     ranked: dict[bytes, Hit] = {}
     for hit in sorted(hits, key=lambda hit: (-hit.score, hit.root, hit.id)):
         ranked.setdefault(absolute(os.fsencode(hit.root), hit.path), hit)
     return list(ranked.values())[:k]
 
 
-def search_like(
-    stores: Sequence[Store],
-    image: Path,
-    load_encoder: Callable[[], Encoder],
-    k: int,
-    under: bytes = b"",
-) -> list[Hit]:
-    """The ``k`` hits most like a picture, which is itself left out if it is in a collection.
+def image_vector(
+    stores: Sequence[Store], image: Path, load_encoder: Callable[[], Encoder]
+) -> Vectors:
+    """The embedding of a picture, ``(dim,)``: a stored one if a collection has its content.
 
-    A picture whose content a collection has needs no model. Raises UsageError if the file cannot
-    be read as a picture.
+    Raises UsageError if the file cannot be read as a picture.
     """
     from clipsearch import decoding  # here, since no text query needs its decoders
 
     try:
-        query = _stored_vector(stores, image)
-        if query is None:
-            preprocessing = stores[0].spec.preprocessing
-            decoded = decoding.decode(os.fspath(image), preprocessing)
-            query = load_encoder().encode_images(decoded.pixels[np.newaxis])[0]
+        vector = _stored_vector(stores, image)
+        if vector is None:
+            decoded = decoding.decode(os.fspath(image), stores[0].spec.preprocessing)
+            vector = load_encoder().encode_images(decoded.pixels[np.newaxis])[0]
     except OSError as error:
         raise UsageError(f"cannot read {image}: {error.strerror}") from error
     except ImageError as error:
         raise UsageError(f"cannot search by {image}: {error}") from error
-    hits = search(stores, query, k + 1, under)
-    return [hit for hit in hits if not _is_same_file(hit, image)][:k]
+    return vector
+
+
+def text_vector(
+    collections: Sequence[Assurance],
+    text: str,
+    load_encoder: Callable[[], TextEncoder],
+    *,
+    allow_out_of_domain: bool = False,
+) -> Vectors:
+    """The embedding of a text query, ``(dim,)``.
+
+    Raises RefusedByPolicy before anything is computed, and OutOfDomain if the query has nothing
+    to do with the domain of any collection.
+    """
+    policy.check(text)
+    vector: Vectors = load_encoder().encode_texts([text])[0]
+    if not allow_out_of_domain:
+        refusals = []
+        for collection in collections:
+            try:
+                collection.check(text, vector)
+            except OutOfDomain as refusal:
+                refusals.append(refusal)
+        if len(refusals) == len(collections):
+            raise refusals[0]
+    return vector
+
+
+def class_vector(
+    collections: Sequence[Assurance], name: str, load_encoder: Callable[[], TextEncoder]
+) -> Vectors:
+    """The embedding of one of the domain's classes, ``(dim,)``, made of all its prompts.
+
+    Raises UsageError if there is no such class, or if the collections have several domains.
+    """
+    domain = collections[0].domain
+    if any(other.domain.fingerprint != domain.fingerprint for other in collections):
+        raise UsageError(
+            "the indexed folders here have different domains",
+            hint="Say which one you mean with --under FOLDER.",
+        )
+    index = domain.find_class(name)
+    if index is None:
+        near = difflib.get_close_matches(name.lower(), domain.class_names, n=3)
+        raise UsageError(
+            f"the domain {domain.name} has no class '{name}'",
+            hint=f"Did you mean {' or '.join(near)}?"
+            if near
+            else "clipsearch domain show lists its classes.",
+        )
+    texts = collections[0].texts
+    if texts is not None:
+        classes = texts.gate.classes
+    else:
+        only = replace(domain, classes=(domain.classes[index],))
+        classes = class_embeddings(only, load_encoder())
+        index = 0
+    vector: Vectors = classes[index]
+    return vector
 
 
 def _stored_vector(stores: Sequence[Store], image: Path) -> Vectors | None:
@@ -63,8 +138,10 @@ def _stored_vector(stores: Sequence[Store], image: Path) -> Vectors | None:
     return None
 
 
-def _is_same_file(hit: Hit, image: Path) -> bool:
+def _is_file(hit: Hit, file: Path | None) -> bool:
+    if file is None:
+        return False
     try:
-        return os.path.samefile(absolute(os.fsencode(hit.root), hit.path), os.fsencode(image))
+        return os.path.samefile(absolute(os.fsencode(hit.root), hit.path), os.fsencode(file))
     except OSError:
         return False

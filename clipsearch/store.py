@@ -15,7 +15,7 @@ import os
 import shutil
 import sqlite3
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
@@ -39,7 +39,14 @@ from clipsearch.records import (
     ModelSpec,
     Vectors,
 )
-from clipsearch.vector_index import DamagedVectorIndex, Half, Ids, Stamp, VectorIndex
+from clipsearch.vector_index import (
+    CLUSTER_FROM,
+    DamagedVectorIndex,
+    Half,
+    Ids,
+    NewVectorFile,
+    VectorIndex,
+)
 from clipsearch.vectors import top_k
 
 if TYPE_CHECKING:
@@ -285,9 +292,9 @@ class Store:
             failed = self._db.execute(
                 "SELECT path, error FROM images WHERE error IS NOT NULL ORDER BY path"
             ).fetchall()
-            newest = self._open_vector_index().stamp.newest_id
+            index = self._open_vector_index()
             (pending,) = self._db.execute(
-                "SELECT count(*) FROM vectors WHERE id > ?", (newest,)
+                "SELECT count(*) FROM vectors WHERE id > ?", (index.stamp.newest_id,)
             ).fetchone()
         return CollectionStatus(
             root=self.root,
@@ -300,14 +307,19 @@ class Store:
             created_at=self._meta["created_at"],
             updated_at=self._meta["updated_at"],
             pending=pending,
+            clusters=index.cluster_search,
         )
 
     # -- searching -------------------------------------------------------------------------
 
-    def search(self, query: Vectors, k: int, under: bytes = b"") -> list[Hit]:
+    def search(
+        self, query: Vectors, k: int, under: bytes = b"", *, exact: bool = False
+    ) -> list[Hit]:
         """The ``k`` pictures most similar to the unit vector ``query`` ``(dim,)``, best first.
 
-        Exact, at every moment of a collection's life. ``under`` restricts it to one folder.
+        ``under`` restricts it to one folder. Exact, at every moment of a collection's life, unless
+        the FAISS file is searched through its clusters, of which ``status`` tells: with ``under``
+        or ``exact`` it never is, and pictures newer than it are always searched exactly.
         """
         with self._errors(), self._snapshot():
             index = self._open_vector_index()
@@ -318,7 +330,7 @@ class Store:
             # more until enough of what it gives is in the catalogue.
             asked = k
             while True:
-                ids, scores = index.search(query, asked, among)
+                ids, scores = index.search(query, asked, among, exact=exact)
                 rows = self._rows([*ids.tolist(), *recent_ids.tolist()])
                 if sum(int(id) in rows for id in ids) >= k or len(ids) < asked:
                     break
@@ -376,8 +388,7 @@ class Store:
                 )
             except DamagedVectorIndex as error:
                 self.damage = str(error)
-                nothing = Stamp(b"", newest_id=0, vectors=0)
-                self._vector_index = VectorIndex.build(self.spec.dim, [], nothing)
+                self._vector_index = VectorIndex.empty(self.spec.dim)
         return self._vector_index
 
     # -- changing --------------------------------------------------------------------------
@@ -473,39 +484,58 @@ class Store:
     def _insert_vector(self, id: int, vector: bytes) -> None:
         self._db.execute("INSERT INTO vectors VALUES (?, ?)", (id, vector))
 
-    def update_vector_index(self) -> None:
+    def update_vector_index(
+        self,
+        queries: Callable[[], Vectors] | None = None,
+        *,
+        cluster_from: int = CLUSTER_FROM,
+    ) -> None:
         """Write the FAISS file anew, if it has fallen behind by more than a search should carry.
 
         What it lacks is searched in the catalogue, at a cost that grows with its number; a new
         file costs as much as the whole collection. One part in twenty balances the two.
+
+        queries: gives unit vectors of texts, ``(q, dim)``, at least two; called only for a new
+        file of ``cluster_from`` vectors or more, which is then ordered by cluster if that is worth
+        it. Without them the file is for exact searches, until an update that has them.
+        Raises StoreError.
         """
         with self._errors(), self._snapshot():
             self._vector_index = None
-            stamp = self._open_vector_index().stamp
+            index = self._open_vector_index()
             (images,) = self._db.execute(
                 "SELECT count(*) FROM images WHERE error IS NULL"
             ).fetchone()
             (newer,) = self._db.execute(
-                "SELECT count(*) FROM vectors WHERE id > ?", (stamp.newest_id,)
+                "SELECT count(*) FROM vectors WHERE id > ?", (index.stamp.newest_id,)
             ).fetchone()
-            gone = stamp.vectors - (images - newer)
-            if not self.damage and (newer + gone) * 20 <= images:
-                return
-            (newest,) = self._db.execute("SELECT coalesce(max(id), 0) FROM vectors").fetchone()
-            token = uuid.uuid4().bytes
-            index = VectorIndex.build(
-                self.spec.dim, self._chunks(newer_than=0), Stamp(token, newest, vectors=0)
-            )
-            self._vector_index = None  # Windows replaces no file that is mapped
+        gone = index.stamp.vectors - (images - newer)
+        behind = bool(self.damage) or (newer + gone) * 20 > images
+        to_cluster = queries is not None and images >= cluster_from
+        if not behind and (index.cluster_search or not to_cluster):
+            return
+        texts = queries() if queries is not None and to_cluster else None
+        token = uuid.uuid4().bytes
+        path = self.directory / VECTORS
         try:
-            # A catalogue and a file that did not grow up together (one of them out of a backup)
-            # may use one id for two pictures: each catalogue knows its own file by a token.
-            with self.batch():
-                self._db.execute("UPDATE meta SET value = ? WHERE key = 'vector_file'", (token,))
-                index.write(self.directory / VECTORS)
+            with NewVectorFile(path, self.spec.dim, token) as file:
+                with self._errors(), self._snapshot():
+                    file.write(self._chunks(newer_than=0))
+                if texts is not None:
+                    file.order_by_cluster(texts)
+                del index
+                self._vector_index = None  # Windows replaces no file that is mapped
+                # A catalogue and a file that did not grow up together (one of them out of a
+                # backup) may use one id for two pictures: each catalogue knows its own file by a
+                # token.
+                with self.batch():
+                    self._db.execute(
+                        "UPDATE meta SET value = ? WHERE key = 'vector_file'", (token,)
+                    )
+                    file.replace()
         except OSError as error:
             raise StoreError(
-                f"cannot write {self.directory / VECTORS}: {error.strerror}",
+                f"cannot write {path}: {error.strerror}",
                 hint="No picture is lost: searches read the catalogue until it can be written.",
             ) from error
         self.damage = ""

@@ -12,8 +12,10 @@ and a projection. tests/test_text_encoder.py compares the two.
 import json
 import math
 import mmap
+import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ Floats = npt.NDArray[np.float32]
 
 _LAYER_NORM_EPS = 1e-5
 """torch.nn.LayerNorm's default, which open_clip does not change."""
+
+_TOKENS_AT_ONCE = 256
+"""Enough for an efficient matrix product, and few enough for what is between two to stay cached."""
 
 _PLAIN = {
     **dict.fromkeys(("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs")),
@@ -87,6 +92,7 @@ class TextEncoder:
         """
         text_cfg = files.spec.model_cfg["text_cfg"]
         self._context_length = int(text_cfg.get("context_length", 77))
+        self._dim = files.spec.dim
         self._layers = int(text_cfg.get("layers", 12))
         self._label = files.spec.label
         self._heads = int(text_cfg.get("heads", 8))
@@ -99,8 +105,14 @@ class TextEncoder:
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Embed ``n`` texts as ``(n, dim)`` unit vectors, float32. Raises ModelError."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            features = [self._features(text) for text in texts]
+        ids = [tokenize(text, self._context_length) for text in texts]
+        features = np.empty((len(texts), self._dim), np.float32)
+
+        def embed(some: list[int]) -> None:
+            with np.errstate(invalid="ignore", over="ignore"):
+                features[some] = self._features(np.array([ids[n] for n in some]))
+
+        _for_each(embed, list(_alike(ids)))
         try:
             return l2_normalise(features)
         except ValueError as error:
@@ -108,28 +120,30 @@ class TextEncoder:
                 f"{self._label} gave {error}", hint="Its weights may be damaged."
             ) from error
 
-    def _features(self, text: str) -> Floats:
-        ids = tokenize(text, self._context_length)
-        x = self._rows("token_embedding.weight", ids)  # (length, width)
-        x = x + self._rows("positional_embedding", list(range(len(ids))))
-        mask = np.triu(np.full((len(ids), len(ids)), -np.inf, np.float32), k=1)
+    def _features(self, ids: npt.NDArray[np.intp]) -> Floats:
+        """Texts of one length, ``(n, length)`` ids, to ``(n, dim)``."""
+        n, length = ids.shape
+        x = self._rows("token_embedding.weight", ids.ravel())  # (n * length, width)
+        x = x + np.tile(self._rows("positional_embedding", np.arange(length)), (n, 1))
+        mask = np.triu(np.full((length, length), -np.inf, np.float32), k=1)
         for layer in range(self._layers):
             block = f"transformer.resblocks.{layer}."
             x = x + self._attention(self._norm(x, block + "ln_1"), block + "attn.", mask)
             x = x + self._mlp(self._norm(x, block + "ln_2"), block + "mlp.")
-        end = self._norm(x[-1:], "ln_final")  # (1, width)
-        features: Floats = (end @ self._get("text_projection"))[0]  # (dim,)
+        end = self._norm(x[length - 1 :: length], "ln_final")  # (n, width)
+        features: Floats = end @ self._get("text_projection")
         return features
 
     def _attention(self, x: Floats, name: str, mask: Floats) -> Floats:
-        length, width = x.shape
+        width, length = x.shape[1], len(mask)
         projected = x @ self._get(name + "in_proj_weight").T + self._get(name + "in_proj_bias")
-        # (length, 3 * width) -> three of (heads, length, width / heads)
-        q, k, v = projected.reshape(length, 3, self._heads, -1).transpose(1, 2, 0, 3)
-        scores = q @ k.transpose(0, 2, 1) / math.sqrt(width / self._heads) + mask
+        # (n * length, 3 * width) -> three of (n, heads, length, width / heads)
+        parts = projected.reshape(-1, length, 3, self._heads, width // self._heads)
+        q, k, v = parts.transpose(2, 0, 3, 1, 4)
+        scores = q @ k.swapaxes(2, 3) / math.sqrt(width / self._heads) + mask
         scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
         scores /= scores.sum(axis=-1, keepdims=True)
-        mixed = (scores @ v).transpose(1, 0, 2).reshape(length, width)
+        mixed = (scores @ v).swapaxes(1, 2).reshape(-1, width)
         out: Floats = mixed @ self._get(name + "out_proj.weight").T
         return out + self._get(name + "out_proj.bias")
 
@@ -148,40 +162,58 @@ class TextEncoder:
     def _get(self, name: str) -> Floats:
         return self._weights.read(self._prefix + name)
 
-    def _rows(self, name: str, rows: list[int]) -> Floats:
+    def _rows(self, name: str, rows: npt.NDArray[np.intp]) -> Floats:
         return self._weights.read(self._prefix + name, rows)
 
 
+def _for_each(work: Callable[[list[int]], None], batches: list[list[int]]) -> None:
+    """On all cores, if there is more than one batch: numpy lets go of Python's lock."""
+    if len(batches) == 1:
+        work(batches[0])
+        return
+    from concurrent.futures import ThreadPoolExecutor  # here, since no single query needs it
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        for _ in threads.map(work, batches):
+            pass  # an error of a thread is raised here
+
+
+def _alike(ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Positions of texts that have the same length, a few at a time: none needs padding."""
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for n, text in enumerate(ids):
+        by_length[len(text)].append(n)
+    for length, places in by_length.items():
+        step = max(1, _TOKENS_AT_ONCE // length)
+        for start in range(0, len(places), step):
+            yield places[start : start + step]
+
+
 def _gelu(x: Floats) -> Floats:
-    """x times the normal distribution's cumulative function, as torch's GELU has it by default."""
-    half = 0.5 * (1.0 + _erf(x * np.float32(math.sqrt(0.5))))
-    return x * half.astype(np.float32)
+    """x times the normal distribution's cumulative function, as torch's GELU has it by default.
+
+    By Abramowitz and Stegun's 7.1.26, which is off by at most 1.5e-7: numpy has no error function,
+    and scipy would take longer to import than the query takes.
+    """
+    size = np.abs(x)
+    t = 1 / (1 + np.float32(_ERFC_P * math.sqrt(0.5)) * size)
+    erfc = np.zeros_like(t)
+    for coefficient in reversed(_ERFC_A):
+        erfc += np.float32(coefficient)
+        erfc *= t
+    erfc *= np.exp(np.square(x) * np.float32(-0.5))
+    gelu: Floats = np.maximum(x, 0)
+    gelu -= np.float32(0.5) * size * erfc
+    return gelu
+
+
+_ERFC_P = 0.3275911
+_ERFC_A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
 
 def _quick_gelu(x: Floats) -> Floats:
     out: Floats = x / (1.0 + np.exp(np.float32(-1.702) * x))
     return out
-
-
-def _erf(x: Floats) -> npt.NDArray[np.float64]:
-    """The error function, to 1.2e-7 everywhere.
-
-    Numerical Recipes' Chebyshev fit of erfc (Press et al., 3rd edition, section 6.2.2), since
-    numpy has none and scipy would take longer to import than the query takes.
-    """
-    z = np.abs(x.astype(np.float64))
-    t = 2.0 / (2.0 + z)
-    y = np.zeros_like(t)
-    for coefficient in reversed(_ERFC):
-        y = y * t + coefficient
-    erfc = t * np.exp(-z * z + y)
-    return np.where(x >= 0, 1.0 - erfc, erfc - 1.0)
-
-
-_ERFC = (
-    *(-1.26551223, 1.00002368, 0.37409196, 0.09678418, -0.18628806),
-    *(0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277),
-)
 
 
 class _Safetensors:
@@ -215,7 +247,7 @@ class _Safetensors:
                 f"and should be {shape}"
             )
 
-    def read(self, name: str, rows: list[int] | None = None) -> Floats:
+    def read(self, name: str, rows: npt.NDArray[np.intp] | None = None) -> Floats:
         """A tensor, or some of its rows, as float32; a view where the file holds float32."""
         stored = self._stored(name)
         if rows is not None:

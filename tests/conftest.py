@@ -21,6 +21,13 @@ from clipsearch.records import ModelFiles
 # The hub's client reads this once, when it is first imported, which can be before any fixture.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+ASK = ("search", "--all", "--allow-out-of-domain")
+"""How to ask a model that means nothing, whose every answer is as good as a false alarm."""
+
+UNTESTED = (
+    "clipsearch: untested on the domain everyday; test it with: clipsearch evaluate LABELLED\n"
+)
+
 TINY_CONFIG = {
     "model_cfg": {
         "embed_dim": 32,

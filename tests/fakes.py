@@ -49,6 +49,24 @@ def picture(path: bytes, seed: int, *, dim: int = DIM, mtime_ns: int = 1) -> Emb
     return EmbeddedImage(file, content, 40 + seed % 7, 30, None, unit(seed, dim))
 
 
+def clustered(count: int, dim: int = DIM, kinds: int = 40, seed: int = 0) -> Vectors:
+    """Embeddings of pictures of so many kinds `(count, dim)`: each close to its kind's own."""
+    random = np.random.default_rng(seed)
+    near = _kinds(dim, kinds)[random.integers(0, kinds, count)]
+    return l2_normalise(near + 0.05 * random.standard_normal((count, dim)))
+
+
+def texts_for(count: int, dim: int = DIM, kinds: int = 40, seed: int = 1) -> Vectors:
+    """Embeddings of texts `(count, dim)` for `clustered`: all of them shifted in one direction."""
+    random = np.random.default_rng(seed)
+    near = _kinds(dim, kinds)[random.integers(0, kinds, count)]
+    return l2_normalise(near + unit(7, dim) + 0.05 * random.standard_normal((count, dim)))
+
+
+def _kinds(dim: int, kinds: int) -> Vectors:
+    return l2_normalise(np.random.default_rng(100).standard_normal((kinds, dim)))
+
+
 def unsynchronised(store: Store) -> Store:
     """The same store, which no longer waits for the disk: no test pulls the plug."""
     store._db.execute("PRAGMA synchronous = OFF")

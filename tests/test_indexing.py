@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from fakes import (
 from clipsearch import images, indexing
 from clipsearch.decode_pool import DecodePool
 from clipsearch.decoding import decode
+from clipsearch.domain import taxonomy
 from clipsearch.errors import BadCheckpoint, CollectionGone, WeightsNotFound
 from clipsearch.indexing import update
 from clipsearch.records import Encoder, Found, ImageFile, IndexSummary, Vectors
@@ -596,3 +598,51 @@ def test_names_that_are_not_utf8_are_indexed(collection: Collection) -> None:
     collection.check()
     with Store.open(collection.directory) as store:
         assert name in store.known()
+
+
+# -- clusters ------------------------------------------------------------------------------------
+
+
+def with_clusters(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a single picture on."""
+    monkeypatch.setattr(
+        store, "update_vector_index", partial(store.update_vector_index, cluster_from=1)
+    )
+
+
+def test_a_large_collection_is_measured_with_the_domains_class_prompts(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = Collection(photos)
+    loaded: list[FakeEncoder] = []
+
+    def load() -> Encoder:
+        loaded.append(collection.encoder)
+        return collection.encoder
+
+    with Store.open_for_writing(collection.directory) as store:
+        with_clusters(store, monkeypatch)
+        update(store, collection.find(), load)
+        domain = taxonomy.load(taxonomy.DEFAULT)
+        assert len(loaded) == 1
+        assert collection.encoder.texts == [
+            domain.prompts(index)[0] for index in range(len(domain.classes))
+        ]
+        clusters = store.status().clusters
+        assert clusters is not None
+        assert clusters.queries == len(domain.classes) // 2
+        update(store, collection.find(), no_encoder)  # nothing new, and nothing to measure
+
+
+def test_a_model_is_loaded_for_clusters_alone_if_they_are_missing(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = Collection(photos)
+    collection.index()
+    assert collection.encoder.texts == []
+    with Store.open_for_writing(collection.directory) as store:
+        with_clusters(store, monkeypatch)
+        summary = update(store, collection.find(), lambda: collection.encoder)
+        assert summary.embedded == 0
+        assert collection.encoder.texts
+        assert store.status().clusters is not None

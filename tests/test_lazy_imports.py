@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Run, make_picture
+from conftest import ASK, Run, make_picture
 
 from clipsearch import cli
 
@@ -54,9 +54,9 @@ def imported(stderr: str) -> set[str]:
         ["index", "--help"],
         ["status"],
         ["status", "--json"],
-        ["search", "a red bicycle"],
-        ["search", "ein rotes Fahrrad – schön", "--json", "--under", "."],
-        ["search", "--image", "a.png"],
+        [*ASK, "a red bicycle"],
+        [*ASK, "ein rotes Fahrrad – schön", "--json", "--under", "."],
+        [*ASK, "--image", "a.png"],
         ["index", "."],
         ["search"],
         ["search", "--no-such-option"],

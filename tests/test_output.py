@@ -5,7 +5,9 @@ import io
 import json
 import os
 import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import fake_spec
@@ -13,7 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipsearch import output
-from clipsearch.records import CollectionStatus, Hit, IndexSummary
+from clipsearch.assurance import Evaluation
+from clipsearch.domain.calibration import FalseAlarms
+from clipsearch.domain.evaluation import RetrievalReport, Shortfall
+from clipsearch.domain.gate import GateErrors
+from clipsearch.domain.intervals import proportion
+from clipsearch.domain.taxonomy import Domain, DomainClass
+from clipsearch.records import ClusterSearch, CollectionStatus, Hit, IndexSummary, Tested
 
 ESCAPES = "\x1b[2Jred\x07\x9b1m\r\n\u202etxt.exe\u2066\u200f\u2028\ufeff\udce9\x7f\0"
 
@@ -26,10 +34,37 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "here"
 
 
-def hit(path: bytes, root: Path, *, score: float = 0.25, taken_at: str | None = None) -> Hit:
-    return Hit(7, path, root, score, 640, 480, taken_at)
+def hit(path: bytes, root: Path, *, score: float = 0.25, **known: Any) -> Hit:
+    return Hit(7, path, root, score, 640, 480, known.pop("taken_at", None), **known)
 
 
+@dataclass
+class Known:
+    """What an index knows of its answers, as `Assurance` tells it."""
+
+    domain: Domain
+    evaluation: Evaluation | None = None
+    tested: Tested = "untested"
+
+    def false_alarms(self, kind: str) -> FalseAlarms | None:
+        return FalseAlarms.of([0.1]) if kind == "text" else None
+
+
+def known(name: str = "toys", *shortfalls: Shortfall, evaluated: bool = True) -> Any:
+    """An index whose domain has one class, and whose evaluation missed these pass marks."""
+    ball = DomainClass("ball", (), ())
+    domain = Domain(name, "", "en", ("{}",), (ball,), (), (), {"top1": 0.6})
+    if not evaluated:
+        return Known(domain)
+    report = RetrievalReport(80, 90, {}, {})
+    found = Evaluation(
+        *("f" * 64, domain.fingerprint, "t" * 64, "labelled", "2024-05-03T12:30:00+00:00"),
+        *(report, {"top1": 0.5}, shortfalls, None),
+    )
+    return Known(domain, found, "failed" if shortfalls else "tested")
+
+
+MAY = "2024-05-01T12:30:00"
 NAMES = [b"a.png", b"sub/two words.jpg", b"caf\xe9.png", b"new\nline.png", "写真.png".encode()]
 
 
@@ -54,8 +89,11 @@ def test_nothing_is_written_of_no_hits() -> None:
 
 def test_json_lines_byte_for_byte(here: Path) -> None:
     stream = io.BytesIO()
+    judged = {"false_alarm": 0.0123456, "precision": 0.9, "domain": "toys", "tested": "failed"}
     hits = [
-        hit('写 "1".png'.encode(), here, score=0.123456789, taken_at="2024-05-01T12:30:00"),
+        hit(
+            '写 "1".png'.encode(), here, score=0.123456789, taken_at="2024-05-01T12:30:00", **judged
+        ),
         hit(b"caf\xe9.png", Path("/other"), score=-0.5),
     ]
     output.write_json_lines(hits, "ViT-B-16/x", stream)
@@ -63,7 +101,8 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
     assert first.decode() == (
         '{"rank": 1, "score": 0.123457, "path": "写 \\"1\\".png", '
         f'"root": {json.dumps(os.fspath(here))}, "id": 7, "width": 640, "height": 480, '
-        '"taken_at": "2024-05-01T12:30:00", "model": "ViT-B-16/x"}'
+        '"taken_at": "2024-05-01T12:30:00", "model": "ViT-B-16/x", '
+        '"false_alarm": 0.01235, "precision": 0.9, "domain": "toys", "tested": "failed"}'
     )
     assert json.loads(second) == {
         "rank": 2,
@@ -75,6 +114,10 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         "height": 480,
         "taken_at": None,
         "model": "ViT-B-16/x",
+        "false_alarm": None,
+        "precision": None,
+        "domain": "",
+        "tested": "untested",
     }
     assert end == b""
 
@@ -145,17 +188,19 @@ def test_a_table_has_a_row_a_hit_and_names_the_model(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     hits = [
-        hit(b"[bold]a:smile:.png", here, score=0.3456),
-        hit(os.fsencode(ESCAPES.replace("\0", "")), here),
+        hit(b"[bold]a:smile:.png", here, score=0.3456, false_alarm=0.0123, precision=0.9),
+        hit(os.fsencode(ESCAPES.replace("\0", "")), here, false_alarm=0.0001),
     ]
     output.write_table(hits, f"pocket{ESCAPES}", io.BytesIO())
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "\u202e" not in shown
     first, second, third, model = [line for line in shown.splitlines() if line.strip()]
-    assert first.split() == ["#", "score", "size", "path"]
-    assert second.split() == ["1", "0.346", "640", "x", "480", "[bold]a:smile:.png"]
-    assert third.split()[:5] == ["2", "0.250", "640", "x", "480"]
+    assert first.split() == ["#", "score", "false", "alarm", "right", "size", "path"]
+    assert second.split() == [
+        *("1", "0.346", "1.2", "%", "90.0", "%", "640", "x", "480", "[bold]a:smile:.png")
+    ]
+    assert third.split()[:7] == ["2", "0.250", "<", "0.1", "%", "640", "x"]
     assert model.startswith("ranked by pocket�[2Jred")
 
 
@@ -207,7 +252,11 @@ def test_a_summary_is_short_when_there_is_little_to_tell() -> None:
 
 
 def status(
-    root: Path, *, reason: str = "the file is empty", name: str = "fake"
+    root: Path,
+    *,
+    reason: str = "the file is empty",
+    name: str = "fake",
+    clusters: ClusterSearch | None = None,
 ) -> CollectionStatus:
     return CollectionStatus(
         root=root,
@@ -220,25 +269,61 @@ def status(
         created_at="2024-05-01T12:30:00+00:00",
         updated_at="2024-05-02T12:30:00+00:00",
         pending=3,
+        clusters=clusters,
     )
 
 
 def test_status_for_people() -> None:
-    assert output.status_text(status(Path("/photos")), "on this machine").splitlines() == [
+    text = output.status_text(status(Path("/photos")), known(), "on this machine")
+    assert text.splitlines() == [
         "/photos",
         "  images   1234",
         "  failed   1",
         "           caf�.png: the file is empty",
         "  model    fake (16 dimensions, on this machine)",
+        "  domain   toys (1 classes)",
+        "  answers  tested on the domain toys with 80 pictures on 2024-05-03",
         "  index    /photos/.clipsearch",
         "  sizes    catalogue 5.0 MB, vectors 1.5 kB",
+        "  search   exact",
         "  created  2024-05-01T12:30:00+00:00",
         "  updated  2024-05-02T12:30:00+00:00",
     ]
 
 
+CLUSTERS = ClusterSearch(lists=5800, probed=181, queries=170, recall=0.9934, scanned=0.034)
+NOT_WORTH_IT = ClusterSearch(lists=0, probed=4000, queries=170, recall=0.9971, scanned=0.613)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "text", "search"),
+    [
+        (
+            CLUSTERS,
+            "clusters: 181 of 5,800 read per query, recall@10 0.993 measured with 170 text queries",
+            "clusters",
+        ),
+        (
+            NOT_WORTH_IT,
+            "exact; clusters would read 61% of the vectors, recall@10 0.997 measured with "
+            "170 text queries",
+            "exact",
+        ),
+    ],
+)
+def test_status_says_how_a_large_collection_is_searched(
+    clusters: ClusterSearch, text: str, search: str
+) -> None:
+    told = status(Path("/photos"), clusters=clusters)
+    assert f"  search   {text}" in output.status_text(told, known(), "here").splitlines()
+    record = output.status_record(told, known())
+    assert record["search"] == search
+    assert record["clusters"] == clusters._asdict()
+
+
 def test_status_for_programs() -> None:
-    record = output.status_record(status(Path(os.fsdecode(b"/caf\xe9"))))
+    collection = known("toys", Shortfall("top1", 0.5, 0.6))
+    record = output.status_record(status(Path(os.fsdecode(b"/caf\xe9"))), collection)
     assert json.loads(output.json_line(record)) == {
         "root": {"bytes": base64.b64encode(b"/caf\xe9").decode()},
         "index": {"bytes": base64.b64encode(b"/caf\xe9/.clipsearch").decode()},
@@ -255,6 +340,14 @@ def test_status_for_programs() -> None:
         "catalog_bytes": 5_000_000,
         "vector_bytes": 1500,
         "not_in_vector_file": 3,
+        "search": "exact",
+        "clusters": None,
+        "domain": "toys",
+        "domain_fingerprint": collection.domain.fingerprint,
+        "tested": "failed",
+        "evaluated_at": "2024-05-03T12:30:00+00:00",
+        "measures": {"top1": 0.5},
+        "calibrated": True,
         "created_at": "2024-05-01T12:30:00+00:00",
         "updated_at": "2024-05-02T12:30:00+00:00",
     }
@@ -267,12 +360,48 @@ def test_no_text_from_an_index_or_a_file_reaches_a_terminal_as_it_is() -> None:
     summary = IndexSummary(failed=[(path, evil)], unreadable=[(path, evil)])
     texts = [
         *output.summary_lines(evil, summary),
-        *output.status_text(status(Path(evil), reason=evil, name=evil), "here").split("\n"),
+        *output.status_text(status(Path(evil), reason=evil, name=evil), known(evil), "here").split(
+            "\n"
+        ),
+        *output.domain_text(known(evil).domain).split("\n"),
+        output.tested_line(known(evil, evaluated=False)),
+        output.no_match_line([hit(path, Path("/"), false_alarm=0.5)]),
         output.models_text([("fake", "what it is", Path(evil))]),
     ]
     for text in texts:
         assert text.replace("\n", "") == output.printable(text.replace("\n", ""))
-    assert len(texts) == 3 + 9 + 1
+    assert len(texts) == 3 + 12 + 7 + 1 + 1 + 1
+
+
+def test_what_was_tested_is_told_in_a_line() -> None:
+    assert output.tested_line(known(evaluated=False)) == (
+        "untested on the domain toys; test it with: clipsearch evaluate LABELLED"
+    )
+    failed = known("toys", Shortfall("top1", 0.5, 0.6), Shortfall("images", None, 50))
+    assert output.tested_line(failed) == (
+        "failed the tests of the domain toys with 80 pictures on 2024-05-03: "
+        "top1 0.5 is below the mark 0.6; images was not measured (the mark is 50)"
+    )
+
+
+def test_no_match_tells_how_near_the_best_picture_came(here: Path) -> None:
+    assert output.no_match_line([]) == "no match"
+    assert output.no_match_line([hit(b"a.png", here)]) == "no match"
+    assert output.no_match_line([hit(b"a.png", here, false_alarm=0.234)]) == (
+        "no match: 23.4 % of unrelated queries reach the score of the best picture, a.png "
+        "(--all prints it)"
+    )
+
+
+def test_the_errors_of_a_gate_for_people_and_for_programs() -> None:
+    errors = GateErrors(200, 100, 80, proportion(3, 200), proportion(3, 120), None)
+    text = output.gate_text(known().domain, "pocket", errors)
+    assert "refused   1.5 % (0.5 to 4.3) of the in-domain examples (80 of 200 name a class)" in text
+    assert "let in    nothing of the out-of-domain examples" in text
+    record = json.loads(output.json_line(output.gate_record(known().domain, "pocket", errors)))
+    assert record["refused"]["value"] == 0.015
+    assert record["admitted"] is None
+    assert (record["domain"], record["model"], record["classes"]) == ("toys", "pocket", 1)
 
 
 def test_progress_is_silent_unless_stderr_is_a_terminal(

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,30 @@ import pytest
 from conftest import make_picture
 from fakes import DecodeHere, FakeEncoder, assert_exact, fake_spec, picture, unit, vectors_of
 
-from clipsearch import images, indexing
+from clipsearch import assurance, images, indexing, retrieval
+from clipsearch.assurance import Assurance
 from clipsearch.decoding import decode
-from clipsearch.errors import UsageError
+from clipsearch.domain import taxonomy
+from clipsearch.errors import OutOfDomain, RefusedByPolicy, UsageError
 from clipsearch.records import Encoder, Hit, Vectors
-from clipsearch.retrieval import search, search_like
+from clipsearch.retrieval import class_vector, image_vector, text_vector
 from clipsearch.store import FOLDER, Store
+
+
+def search(stores: Sequence[Store], query: Vectors, k: int, under: bytes = b"") -> list[Hit]:
+    return retrieval.search([Assurance(store) for store in stores], query, k, under)
+
+
+def search_like(
+    stores: Sequence[Store],
+    image: Path,
+    load_encoder: Callable[[], Encoder],
+    k: int,
+    under: bytes = b"",
+) -> list[Hit]:
+    assured = [Assurance(store) for store in stores]
+    vector = image_vector(stores, image, load_encoder)
+    return retrieval.search(assured, vector, k, under, kind="image", without=image)
 
 
 def no_encoder() -> Encoder:
@@ -234,3 +252,108 @@ def test_what_is_no_picture_is_a_usage_error(
 def test_a_folder_is_a_usage_error(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read"):
         search_like([store], tmp_path, no_encoder, 3)
+
+
+# -- in a domain ---------------------------------------------------------------------------------
+
+TOYS = """
+name = "toys"
+description = "Two toys"
+language = "en"
+templates = ["a photo of a {}."]
+in_domain = []
+out_of_domain = []
+[pass_marks]
+top1 = 0.5
+[[classes]]
+name = "red ball"
+[[classes]]
+name = "spinning top"
+"""
+
+
+@pytest.fixture
+def toys(store: Store, photos: Path) -> Iterator[Assurance]:
+    """The pictures, pinned to a domain of two classes and calibrated."""
+    with Store.open_for_writing(photos / FOLDER) as writer:
+        assurance.pin(writer, taxonomy.parse(TOYS, "toys.toml"))
+        assurance.calibrate(writer, FakeEncoder)
+    with Store.open(photos / FOLDER) as opened:
+        yield Assurance(opened)
+
+
+def test_hits_below_the_false_alarm_rate_are_left_out(toys: Assurance) -> None:
+    alarms = toys.false_alarms("text")
+    assert alarms is not None
+    query = unit(5)
+    everything = retrieval.search([toys], query, 99)
+    assert len(everything) == 7
+    rates = alarms.rate([hit.score for hit in everything])
+    np.testing.assert_allclose([hit.false_alarm for hit in everything], rates)
+    for rate in (0.01, 0.2, 0.5, 1.0):
+        hits = retrieval.search([toys], query, 99, max_false_alarm=rate)
+        assert hits == [hit for hit in everything if hit.false_alarm <= rate]
+
+
+def test_a_hit_says_which_domain_it_was_judged_in(toys: Assurance) -> None:
+    (hit,) = retrieval.search([toys], unit(5), 1)
+    assert (hit.domain, hit.tested, hit.precision) == ("toys", "untested", None)
+
+
+def test_texts_and_pictures_are_judged_by_their_own_kind(toys: Assurance) -> None:
+    of_texts, of_images = toys.false_alarms("text"), toys.false_alarms("image")
+    assert of_texts is not None
+    assert of_images is not None
+    assert of_texts.best_scores != of_images.best_scores
+    for kind, alarms in (("text", of_texts), ("image", of_images)):
+        (hit,) = retrieval.search([toys], unit(5), 1, kind=kind)
+        assert hit.false_alarm == pytest.approx(float(alarms.rate([hit.score])[0]))
+
+
+def test_a_class_is_looked_for_by_all_its_prompts(toys: Assurance) -> None:
+    vector = class_vector([toys], "Spinning_Top", no_encoder)
+    expected = FakeEncoder().encode_texts(["a photo of a spinning top."])[0]
+    np.testing.assert_allclose(vector, expected, atol=1e-3)  # kept as fp16
+
+
+def test_a_class_of_an_index_that_was_never_calibrated_is_embedded(store: Store) -> None:
+    vector = class_vector([Assurance(store)], "lighthouse", FakeEncoder)
+    assert vector.shape == (16,)
+    assert float(np.linalg.norm(vector)) == pytest.approx(1)
+
+
+def test_an_unknown_class_is_an_error_with_the_nearest_ones(toys: Assurance) -> None:
+    with pytest.raises(UsageError, match="toys has no class 'spining top'") as caught:
+        class_vector([toys], "spining top", no_encoder)
+    assert caught.value.hint == "Did you mean spinning top?"
+
+
+def test_a_class_needs_one_domain(toys: Assurance, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    make_picture(other / "x.png", 71)
+    with indexed(other) as second, pytest.raises(UsageError, match="different domains"):
+        class_vector([toys, Assurance(second)], "red ball", no_encoder)
+
+
+def test_the_policy_refuses_before_anything_is_computed(toys: Assurance) -> None:
+    for allow in (True, False):
+        with pytest.raises(RefusedByPolicy):
+            text_vector([toys], "who is this man", no_encoder, allow_out_of_domain=allow)
+
+
+class Refusing(Assurance):
+    """A collection whose domain nothing is in."""
+
+    def check(self, query: str, vector: Vectors) -> None:
+        raise OutOfDomain(f"not in {self.store.root}")
+
+
+def test_a_query_must_be_in_the_domain_of_one_of_the_collections(toys: Assurance) -> None:
+    refusing = Refusing(toys.store)
+    with pytest.raises(OutOfDomain):
+        text_vector([refusing, refusing], "a tax return", FakeEncoder)
+    for collections in ([toys, refusing], [refusing, toys]):
+        assert text_vector(collections, "a tax return", FakeEncoder).shape == (16,)
+    vector = text_vector([refusing], "a tax return", FakeEncoder, allow_out_of_domain=True)
+    np.testing.assert_array_equal(vector, FakeEncoder().encode_texts(["a tax return"])[0])

@@ -12,11 +12,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pytest
-from fakes import DIM, assert_exact, fake_spec, half, picture, unit, unsynchronised, vectors_of
+from fakes import (
+    DIM,
+    assert_exact,
+    clustered,
+    fake_spec,
+    half,
+    picture,
+    texts_for,
+    unit,
+    unsynchronised,
+    vectors_of,
+)
 
 from clipsearch import store as store_module
 from clipsearch.errors import (
@@ -28,6 +40,7 @@ from clipsearch.errors import (
 )
 from clipsearch.records import EmbeddedImage, ImageFile, KnownImage, Vectors
 from clipsearch.store import CATALOG, FOLDER, LOCK, REBUILD, VECTORS, Store
+from clipsearch.vectors import top_k
 
 QUERY = unit(1_000_000)
 
@@ -598,6 +611,127 @@ def test_a_faiss_file_that_cannot_be_written_loses_nothing(
             assert not reader.damage
     writer.update_vector_index()
     assert writer.status().pending == 0
+
+
+# -- clusters ------------------------------------------------------------------------------------
+
+
+def kinds_of_pictures(count: int, seed: int = 0, name: bytes = b"") -> list[EmbeddedImage]:
+    """Pictures that fall into clusters."""
+    return [
+        replace(picture(name + b"%d.png" % n, n), vector=vector)
+        for n, vector in enumerate(clustered(count, seed=seed))
+    ]
+
+
+def no_texts() -> Vectors:
+    raise AssertionError("there is nothing to measure")
+
+
+def texts() -> Vectors:
+    return texts_for(100)
+
+
+def recall(store: Store, vectors: dict[bytes, Vectors]) -> float:
+    paths, rows = list(vectors), half(np.stack(list(vectors.values())))
+    shares = []
+    for query in texts()[1::2]:
+        best, _ = top_k(query, np.arange(len(paths)), rows, 10)
+        found = {hit.path for hit in store.search(query, 10)}
+        shares.append(len(found & {paths[n] for n in best}) / 10)
+    return float(np.mean(shares))
+
+
+@pytest.mark.parametrize(
+    ("cluster_from", "clustered_at"), [(1999, True), (2000, True), (2001, False)]
+)
+def test_a_collection_is_ordered_by_cluster_from_a_certain_size_on(
+    writer: Store, directory: Path, cluster_from: int, clustered_at: bool
+) -> None:
+    vectors = add(writer, kinds_of_pictures(2000))
+    queries = texts if clustered_at else no_texts
+    writer.update_vector_index(queries, cluster_from=cluster_from)
+    with Store.open(directory) as reader:
+        clusters = reader.status().clusters
+        if clustered_at:
+            assert clusters is not None
+            assert clusters.lists > clusters.probed > 0
+            assert clusters.recall >= 0.99
+            assert recall(reader, vectors) == pytest.approx(clusters.recall)
+        else:
+            assert clusters is None
+            assert_exact(reader.search(texts()[0], 10), vectors, texts()[0], 10)
+        assert_exact(reader.search(QUERY, 10, exact=True), vectors, QUERY, 10)
+
+
+def test_texts_are_asked_for_only_where_a_file_is_to_be_written(writer: Store) -> None:
+    add(writer, kinds_of_pictures(2000))
+    writer.update_vector_index(texts, cluster_from=1000)
+    clusters = writer.status().clusters
+    writer.update_vector_index(no_texts, cluster_from=1000)
+    add(writer, kinds_of_pictures(50, seed=3, name=b"few"))
+    writer.update_vector_index(no_texts, cluster_from=1000)
+    status = writer.status()
+    assert (status.clusters, status.pending) == (clusters, 50)
+
+
+def test_a_file_that_was_mended_without_texts_is_ordered_by_the_next_update_that_has_them(
+    writer: Store, directory: Path
+) -> None:
+    vectors = add(writer, kinds_of_pictures(2000))
+    writer.update_vector_index(texts, cluster_from=1000)
+    (directory / VECTORS).unlink()
+    writer.update_vector_index()
+    assert writer.status().clusters is None
+    assert_exact(writer.search(texts()[0], 10), vectors, texts()[0], 10)
+    writer.update_vector_index(texts, cluster_from=1000)
+    assert writer.status().clusters is not None
+
+
+def test_clusters_that_are_not_worth_it_are_not_tried_at_every_update(writer: Store) -> None:
+    vectors = add(writer, pictures(60))
+    writer.update_vector_index(lambda: np.stack([unit(n) for n in range(40)]), cluster_from=50)
+    clusters = writer.status().clusters
+    assert clusters is not None
+    assert clusters.lists == 0
+    check(writer, vectors)
+    writer.update_vector_index(no_texts, cluster_from=50)
+
+
+def test_with_clusters_what_is_newer_is_found_and_what_is_gone_is_not(writer: Store) -> None:
+    vectors = add(writer, kinds_of_pictures(2000))
+    writer.update_vector_index(texts, cluster_from=1000)
+    assert writer.status().clusters is not None
+    newer = add(writer, kinds_of_pictures(60, seed=2, name=b"newer"))
+    vectors |= newer
+    gone = [hit.path for query in texts()[:6] for hit in writer.search(query, 12)]
+    with writer.batch():
+        writer.remove(gone)
+    for path in gone:
+        vectors.pop(path, None)
+    assert recall(writer, vectors) >= 0.98
+    for path, vector in newer.items():
+        if path in vectors:
+            assert writer.search(vector, 1)[0].path.startswith(b"newer")
+    for query in texts()[:6]:
+        assert len(writer.search(query, 10)) == 10
+        assert_exact(writer.search(query, 10, exact=True), vectors, query, 10)
+
+
+def test_a_model_that_fails_before_the_clusters_are_made_costs_nothing(
+    writer: Store, directory: Path
+) -> None:
+    vectors = add(writer, forest(60))
+    writer.update_vector_index()
+    before = snapshot(directory)
+
+    def fail() -> Vectors:
+        raise ModelMismatch("other weights")
+
+    with pytest.raises(ModelMismatch):
+        writer.update_vector_index(fail, cluster_from=50)
+    assert snapshot(directory) == before
+    check(writer, vectors)
 
 
 # -- all or nothing ------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 The machine below does to a store whatever a year of use may do to it, in random order. The truth
 is a dict of path -> vector; after every step, a search through the writer, through a fresh reader
-and on a plain copy gives what numpy finds in that dict.
+and on a plain copy gives what numpy finds in that dict. It runs twice: with FAISS
+files in the order of the ids, and with files in the order of clusters, where the exact searches are
+compared, and every other search has to keep to what is there.
 """
 
 import shutil
@@ -10,11 +12,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from fakes import assert_exact, fake_spec, half, picture, unit, unsynchronised
+import pytest
+from fakes import assert_exact, fake_spec, half, picture, texts_for, unit, unsynchronised
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from clipsearch import clusters
 from clipsearch.records import ImageFile, Vectors
 from clipsearch.store import FOLDER, VECTORS, Store
 
@@ -25,6 +29,8 @@ SEEDS = st.integers(0, 10**6)
 
 class StoreMachine(RuleBasedStateMachine):
     """A store, beside the truth about it."""
+
+    cluster_from: int | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +114,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(query=SEEDS, count=st.integers(1, 40))
     def remove_the_best(self, query: int, count: int) -> None:
         """What a search would find first is gone, but still in the FAISS file."""
-        paths = [hit.path for hit in self.store.search(unit(query), count)]
+        paths = [hit.path for hit in self.store.search(unit(query), count, exact=True)]
         with self.store.batch():
             self.store.remove(paths)
         for path in paths:
@@ -134,7 +140,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def update_vector_index(self) -> None:
-        self.store.update_vector_index()
+        if self.cluster_from is None:
+            self.store.update_vector_index()
+        else:
+            self.store.update_vector_index(lambda: texts_for(20), cluster_from=self.cluster_from)
         assert self.store.damage == ""
 
     @rule(how=st.sampled_from(["delete", "cut", "garbage"]), share=st.floats(0, 1))
@@ -187,7 +196,18 @@ class StoreMachine(RuleBasedStateMachine):
             self.check(store, query, k, folder.rstrip(b"/"))
 
     def check(self, store: Store, query: int, k: int, under: bytes = b"") -> None:
-        assert_exact(store.search(unit(query), k, under), self.truth, unit(query), k, under)
+        hits = store.search(unit(query), k, under, exact=self.cluster_from is not None)
+        assert_exact(hits, self.truth, unit(query), k, under)
+        if self.cluster_from is not None:
+            self.check_clusters(store, query, k)
+
+    def check_clusters(self, store: Store, query: int, k: int) -> None:
+        """As many hits as there should be, each of them with the score of its own picture."""
+        hits = store.search(unit(query), k)
+        assert len({hit.path for hit in hits}) == len(hits) == min(k, len(self.truth))
+        scores = [half(self.truth[hit.path]).astype(np.float32) @ unit(query) for hit in hits]
+        np.testing.assert_allclose([hit.score for hit in hits], scores, rtol=0, atol=2e-6)
+        assert scores == sorted(scores, reverse=True)
 
     @invariant()
     def every_search_is_exact(self) -> None:
@@ -203,5 +223,23 @@ class StoreMachine(RuleBasedStateMachine):
             np.testing.assert_array_equal(self.reader.vector(known[path].id), half(vector))
 
 
+class ClusteredStoreMachine(StoreMachine):
+    """The same with clusters, which are used however many vectors they make a search read."""
+
+    cluster_from = 20
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patched = pytest.MonkeyPatch()
+        self.patched.setattr(clusters, "is_worth_it", lambda measured: True)
+
+    def teardown(self) -> None:
+        self.patched.undo()
+        super().teardown()
+
+
 TestStoreStates = StoreMachine.TestCase
 TestStoreStates.settings = settings(deadline=None, max_examples=20, stateful_step_count=25)
+
+TestClusteredStoreStates = ClusteredStoreMachine.TestCase
+TestClusteredStoreStates.settings = settings(deadline=None, max_examples=20, stateful_step_count=25)

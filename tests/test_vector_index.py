@@ -1,18 +1,21 @@
 """The FAISS file: exact, whole or not at all, and never trusted blindly."""
 
 import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
+from fakes import clustered, texts_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipsearch import vector_index
+from clipsearch import clusters, vector_index
 from clipsearch.records import Vectors
-from clipsearch.vector_index import DamagedVectorIndex, Half, Ids, Stamp, VectorIndex
+from clipsearch.vector_index import DamagedVectorIndex, Half, Ids, NewVectorFile, Stamp, VectorIndex
 from clipsearch.vectors import l2_normalise, top_k
 
 TOKEN = b"sixteen bytes..."
@@ -27,12 +30,19 @@ def some(n: int, dim: int = 16, seed: int = 0) -> tuple[Ids, Half]:
     return ids, l2_normalise(random.standard_normal((n, dim))).astype("<f2")
 
 
-def built(ids: Ids, vectors: Half, token: bytes = TOKEN) -> VectorIndex:
-    """An index built in two unequal chunks."""
+def write(path: Path, ids: Ids, vectors: Half, token: bytes = TOKEN) -> None:
+    """A file written in two unequal chunks."""
     cut = len(ids) // 3
-    chunks = [(ids[:cut], vectors[:cut]), (ids[cut:], vectors[cut:])]
-    newest = int(ids.max(initial=0))
-    return VectorIndex.build(vectors.shape[1], chunks, Stamp(token, newest, vectors=0))
+    with NewVectorFile(path, vectors.shape[1], token) as file:
+        file.write([(ids[:cut], vectors[:cut]), (ids[cut:], vectors[cut:])])
+        file.replace()
+
+
+def built(ids: Ids, vectors: Half) -> VectorIndex:
+    """An index whose file is gone, as if it had been built in memory."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        write(Path(folder) / "v.faiss", ids, vectors)
+        return VectorIndex.read(Path(folder) / "v.faiss", vectors.shape[1], TOKEN)
 
 
 def a_query(dim: int = 16, seed: int = 99) -> Vectors:
@@ -103,7 +113,7 @@ def test_a_search_takes_one_thread_and_leaves_the_setting_as_it_was() -> None:
             seen.append(faiss.omp_get_max_threads())
             return flat.search(*arguments, **options)
 
-    flat, index._index = index._index, Watched()
+    flat, index._flat = index._flat, Watched()
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(3)
     try:
@@ -116,29 +126,42 @@ def test_a_search_takes_one_thread_and_leaves_the_setting_as_it_was() -> None:
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     ids, vectors = some(300)
-    index = built(ids, vectors)
+    write(tmp_path / "v.faiss", ids, vectors)
+    index = VectorIndex.read(tmp_path / "v.faiss", 16, TOKEN)
     assert index.stamp == Stamp(TOKEN, int(ids.max()), 300)
-    index.write(tmp_path / "v.faiss")
-    again = VectorIndex.read(tmp_path / "v.faiss", 16, TOKEN)
-    assert again.stamp == index.stamp
-    assert again.count == index.count == 300
-    for mine, theirs in zip(
-        again.search(a_query(), 300), index.search(a_query(), 300), strict=True
-    ):
-        np.testing.assert_array_equal(mine, theirs)
+    assert index.count == 300
+    assert index.cluster_search is None
+    assert_is_oracle(index.search(a_query(), 300), a_query(), ids, vectors, 300)
     assert os.listdir(tmp_path) == ["v.faiss"]
 
 
+@pytest.mark.parametrize(("n", "dim"), [(0, 16), (1, 1), (300, 16), (20, 512)])
+def test_the_file_begins_with_what_faiss_itself_would_write(
+    tmp_path: Path, n: int, dim: int
+) -> None:
+    """A FAISS that changes its format is noticed here."""
+    ids, vectors = some(n, dim)
+    fp16, inner_product = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+    index = faiss.IndexIDMap(faiss.IndexScalarQuantizer(dim, fp16, inner_product))
+    if n:
+        index.add_sa_codes(vectors.view(np.uint8), ids)
+    faiss.write_index(index, str(tmp_path / "faiss's own"))
+    write(tmp_path / "v.faiss", ids, vectors)
+    whole = (tmp_path / "v.faiss").read_bytes()
+    assert whole[: -vector_index._STAMP.size] == (tmp_path / "faiss's own").read_bytes()
+
+
 def test_an_empty_index_is_written_and_read_again(tmp_path: Path) -> None:
-    VectorIndex.build(16, [], Stamp(TOKEN, 0, 0)).write(tmp_path / "v.faiss")
-    again = VectorIndex.read(tmp_path / "v.faiss", 16, TOKEN)
-    ids, scores = again.search(a_query(), 5)
-    assert (again.count, len(ids), len(scores)) == (0, 0, 0)
+    write(tmp_path / "v.faiss", *some(0))
+    for index in (VectorIndex.read(tmp_path / "v.faiss", 16, TOKEN), VectorIndex.empty(16)):
+        ids, scores = index.search(a_query(), 5)
+        assert (index.count, len(ids), len(scores)) == (0, 0, 0)
+        assert index.stamp.newest_id == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is mapped")
 def test_the_file_is_mapped_into_memory_and_not_read(tmp_path: Path) -> None:
-    built(*some(50_000, 16)).write(tmp_path / "v.faiss")
+    write(tmp_path / "v.faiss", *some(50_000, 16))
     index = VectorIndex.read(tmp_path / "v.faiss", 16, TOKEN)
     assert str(tmp_path / "v.faiss") in Path("/proc/self/maps").read_text()
     assert index.count == 50_000
@@ -147,16 +170,16 @@ def test_the_file_is_mapped_into_memory_and_not_read(tmp_path: Path) -> None:
 def test_a_mapped_index_outlives_its_file(tmp_path: Path) -> None:
     ids, vectors = some(100)
     path = tmp_path / "v.faiss"
-    built(ids, vectors).write(path)
+    write(path, ids, vectors)
     index = VectorIndex.read(path, 16, TOKEN)
-    built(*some(3, seed=1)).write(path)
+    write(path, *some(3, seed=1))
     path.unlink()
     assert_is_oracle(index.search(a_query(), 100), a_query(), ids, vectors, 100)
 
 
 def test_the_files_vectors_are_the_catalogues_bytes(tmp_path: Path) -> None:
     ids, vectors = some(20)
-    built(ids, vectors).write(tmp_path / "v.faiss")
+    write(tmp_path / "v.faiss", ids, vectors)
     assert vectors.tobytes() in (tmp_path / "v.faiss").read_bytes()
 
 
@@ -166,7 +189,7 @@ def test_the_files_vectors_are_the_catalogues_bytes(tmp_path: Path) -> None:
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     """A file of 20 vectors: 16 dimensions, so 640 bytes of them."""
-    built(*some(20)).write(tmp_path / "v.faiss")
+    write(tmp_path / "v.faiss", *some(20))
     return tmp_path / "v.faiss"
 
 
@@ -201,7 +224,7 @@ def test_any_wrong_byte_outside_the_vectors_is_noticed(written: Path) -> None:
                 VectorIndex.read(written, 16, TOKEN)
 
 
-@pytest.mark.parametrize("size", [0, 1, 43, 44, 45, 5000])
+@pytest.mark.parametrize("size", [0, 1, 83, 84, 85, 5000])
 def test_garbage_is_damaged(written: Path, size: int) -> None:
     written.write_bytes(np.random.default_rng(size).bytes(size))
     with pytest.raises(DamagedVectorIndex, match="cut short"):
@@ -213,6 +236,7 @@ def test_garbage_is_damaged(written: Path, size: int) -> None:
     before=st.binary(max_size=300),
     newest=st.integers(-(2**63), 2**63 - 1),
     vectors=st.integers(-(2**63), 2**63 - 1) | st.integers(0, 40),
+    lists=st.just(0) | st.integers(-(2**63), 2**63 - 1) | st.integers(0, 9),
     checksum=st.integers(0, 2**32 - 1),
 )
 def test_garbage_under_our_own_magic_is_damaged(
@@ -220,10 +244,14 @@ def test_garbage_under_our_own_magic_is_damaged(
     before: bytes,
     newest: int,
     vectors: int,
+    lists: int,
     checksum: int,
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "garbage.faiss"
-    stamp = vector_index._STAMP.pack(vector_index._MAGIC, TOKEN, newest, vectors, checksum)
+    measured = (lists, 3, 170, 0.99, 0.1)
+    stamp = vector_index._STAMP.pack(
+        vector_index._MAGIC, TOKEN, newest, vectors, *measured, checksum
+    )
     path.write_bytes(before + stamp)
     with pytest.raises(DamagedVectorIndex):
         VectorIndex.read(path, 16, TOKEN)
@@ -266,7 +294,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_not_taken_for_the_old_one(
     read_index = faiss.read_index
 
     def replace_first(*arguments: object) -> object:
-        built(*some(21), token=b"the newer file..").write(written)
+        write(written, *some(21), token=b"the newer file..")
         return read_index(*arguments)
 
     monkeypatch.setattr(faiss, "read_index", replace_first)
@@ -289,7 +317,7 @@ def test_a_write_that_fails_leaves_the_old_file_as_it_was(
     with monkeypatch.context() as patched:
         patched.setattr(os, step, fail)
         with pytest.raises(OSError, match="No space left"):
-            built(*some(500)).write(written)
+            write(written, *some(500))
     assert written.read_bytes() == before
     assert VectorIndex.read(written, 16, TOKEN).count == 20
     assert os.listdir(written.parent) == [written.name]
@@ -297,16 +325,16 @@ def test_a_write_that_fails_leaves_the_old_file_as_it_was(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on a process there")
 @pytest.mark.parametrize("limit", [0, 100, 10_000, 70_000])
-def test_a_disk_that_fills_up_while_faiss_writes_is_an_oserror(written: Path, limit: int) -> None:
+def test_a_disk_that_fills_up_on_the_way_is_an_oserror(written: Path, limit: int) -> None:
     import resource
 
     before = written.read_bytes()
-    index = built(*some(2000))
+    ids, vectors = some(2000)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(OSError, match="File too large"):
-            index.write(written)
+            write(written, ids, vectors)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert written.read_bytes() == before
@@ -320,7 +348,7 @@ def test_the_file_is_on_disk_before_it_takes_the_name(
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda *a: [steps.append("fsync"), fsync(*a)])
     monkeypatch.setattr(os, "replace", lambda *a: [steps.append("replace"), replace(*a)])
-    built(*some(30)).write(written)
+    write(written, *some(30))
     assert steps == ["fsync", "replace"]
 
 
@@ -328,7 +356,7 @@ def test_the_file_is_on_disk_before_it_takes_the_name(
 def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
-    built(*some(20)).write(folder / "v.faiss")
+    write(folder / "v.faiss", *some(20))
     assert VectorIndex.read(folder / "v.faiss", 16, TOKEN).count == 20
 
 
@@ -337,7 +365,7 @@ def test_a_folder_whose_name_is_not_utf8_is_no_obstacle(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     folder.mkdir()
     ids, vectors = some(100)
-    built(ids, vectors).write(folder / "v.faiss")
+    write(folder / "v.faiss", ids, vectors)
     before = len(os.listdir("/proc/self/fd"))
     index = VectorIndex.read(folder / "v.faiss", 16, TOKEN)
     assert_is_oracle(index.search(a_query(), 100), a_query(), ids, vectors, 100)
@@ -352,10 +380,250 @@ def test_a_search_in_several_threads_is_as_exact(monkeypatch: pytest.MonkeyPatch
     rng = np.random.default_rng(7)
     vectors = l2_normalise(rng.standard_normal((1000, 16))).astype(np.float16)
     ids = np.sort(rng.choice(5000, 1000, replace=False)).astype(np.int64)
-    index = VectorIndex.build(16, [(ids, vectors)], Stamp(b"t" * 16, int(ids[-1]), 0))
+    index = built(ids, vectors)
     for k in (1, 7, 400, 2000):
         query = l2_normalise(rng.standard_normal(16))
         found, scores = index.search(query, k)
         expected, expected_scores = top_k(query, ids, vectors, k)
         assert found.tolist() == expected.tolist()
         assert np.allclose(scores, expected_scores, atol=1e-6)
+
+
+# -- clusters ------------------------------------------------------------------------------------
+
+
+def ordered(path: Path, ids: Ids, vectors: Half, queries: Vectors) -> VectorIndex:
+    """A file that is put in the order of its clusters, if that is worth it, and read."""
+    with NewVectorFile(path, vectors.shape[1], TOKEN) as file:
+        file.write([(ids, vectors)])
+        file.order_by_cluster(queries)
+        file.replace()
+    assert os.listdir(path.parent) == [path.name]
+    return VectorIndex.read(path, vectors.shape[1], TOKEN)
+
+
+@pytest.fixture(scope="module")
+def collection() -> tuple[Ids, Half]:
+    """4,000 pictures of 40 kinds, under ids in no order."""
+    vectors = clustered(4000).astype("<f2")
+    return np.random.default_rng(1).permutation(10 * np.arange(4000)).astype(np.int64), vectors
+
+
+@pytest.fixture
+def by_cluster(tmp_path: Path, collection: tuple[Ids, Half]) -> VectorIndex:
+    index = ordered(tmp_path / "v.faiss", *collection, texts_for(100))
+    assert index.cluster_search is not None
+    assert index.cluster_search.lists > 1
+    return index
+
+
+def test_a_file_in_the_order_of_clusters_holds_the_same_under_the_same_ids(
+    by_cluster: VectorIndex, collection: tuple[Ids, Half]
+) -> None:
+    ids, vectors = collection
+    assert by_cluster.stamp == Stamp(TOKEN, int(ids.max()), 4000)
+    for seed in range(5):
+        query = a_query(seed=seed)
+        for k in (1, 10, 20, 21, 5000):
+            found = by_cluster.search(query, k, exact=True)
+            assert_is_oracle(found, query, ids, vectors, k)
+
+
+def test_neighbours_lie_side_by_side(by_cluster: VectorIndex) -> None:
+    """What is read together is stored together: the rows of a list are those of its centroid."""
+    lists, flat = by_cluster._lists, by_cluster._flat
+    assert lists is not None
+    assert lists.offsets[0] == 0
+    assert lists.offsets[-1] == by_cluster.count
+    rows = flat.reconstruct_n(0, by_cluster.count)
+    owners = np.repeat(np.arange(len(lists.centroids)), np.diff(lists.offsets))
+    nearest = np.argmax(rows @ lists.centroids.astype(np.float32).T, axis=1)
+    assert np.mean(nearest == owners) > 0.999  # up to rounding between two centroids
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 1.0])
+def test_with_clusters_too_a_filter_is_exact(
+    by_cluster: VectorIndex, collection: tuple[Ids, Half], share: float
+) -> None:
+    ids, vectors = collection
+    named = np.random.default_rng(3).random(4000) < share
+    for query in texts_for(5, seed=8):
+        found = by_cluster.search(query, 10, ids[named])
+        assert_is_oracle(found, query, ids[named], vectors[named], 10)
+
+
+@pytest.mark.parametrize("worth_a_thread", [100, 100_000])
+def test_the_recall_that_is_claimed_is_what_a_brute_force_search_confirms(
+    by_cluster: VectorIndex,
+    collection: tuple[Ids, Half],
+    monkeypatch: pytest.MonkeyPatch,
+    worth_a_thread: int,
+) -> None:
+    monkeypatch.setattr(vector_index, "_WORTH_A_THREAD", worth_a_thread)
+    monkeypatch.setattr(vector_index.os, "cpu_count", lambda: 3)
+    ids, vectors = collection
+
+    def recall(queries: Vectors) -> float:
+        shares = []
+        for query in queries:
+            found, scores = by_cluster.search(query, 10)
+            own = dict(zip(ids.tolist(), vectors.astype(np.float32) @ query, strict=True))
+            np.testing.assert_allclose(scores, [own[id] for id in found.tolist()], atol=2e-6)
+            assert scores.tolist() == sorted(scores, reverse=True)
+            shares.append(len({*found} & {*top_k(query, ids, vectors, 10)[0]}) / 10)
+        return float(np.mean(shares))
+
+    claimed = by_cluster.cluster_search
+    assert claimed is not None
+    assert claimed.queries == 50
+    assert claimed.recall >= 0.99
+    assert recall(texts_for(100)[1::2]) == pytest.approx(claimed.recall, abs=1e-9)
+    assert recall(texts_for(200, seed=77)) >= 0.97  # texts that nothing was chosen with
+
+
+def test_rows_outside_the_nearest_clusters_are_not_read(by_cluster: VectorIndex) -> None:
+    claimed = by_cluster.cluster_search
+    assert claimed is not None
+    read = []
+    for query in texts_for(100)[1::2]:
+        (selector,) = by_cluster._nearest_clusters(query, 10)
+        read.append(sum(selector.is_member(row) for row in range(by_cluster.count)))
+    assert np.mean(read) / by_cluster.count == pytest.approx(claimed.scanned)
+    assert claimed.scanned <= 0.5
+
+
+def test_whoever_asks_for_more_than_the_clusters_hold_gets_it(
+    by_cluster: VectorIndex, collection: tuple[Ids, Half], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = texts_for(1, seed=5)[0]
+    assert_is_oracle(by_cluster.search(query, 21), query, *collection, 21)
+    monkeypatch.setattr(vector_index, "_CLUSTERS_UP_TO", 10_000)
+    assert_is_oracle(by_cluster.search(query, 3999), query, *collection, 3999)
+
+
+def test_clusters_that_are_not_worth_it_are_told_of_and_not_used(tmp_path: Path) -> None:
+    """Vectors without any order: the best ten of a query may be anywhere."""
+    ids, vectors = some(500, 64)
+    queries = some(40, 64, seed=2)[1].astype(np.float32)
+    index = ordered(tmp_path / "v.faiss", ids, vectors, queries)
+    told = index.cluster_search
+    assert told is not None
+    assert (told.lists, told.queries) == (0, 20)
+    assert told.scanned > 0.5
+    assert vectors.tobytes() in (tmp_path / "v.faiss").read_bytes()
+    for query in queries[:5]:
+        assert_is_oracle(index.search(query, 10), query, ids, vectors, 10)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 9, 10, 11])
+def test_a_handful_of_vectors_is_found_whole(tmp_path: Path, n: int) -> None:
+    ids, vectors = some(n)
+    index = ordered(tmp_path / "v.faiss", ids, vectors, texts_for(4))
+    assert_is_oracle(index.search(a_query(), n), a_query(), ids, vectors, n)
+
+
+def test_identical_vectors_make_one_cluster_that_is_not_worth_it(tmp_path: Path) -> None:
+    ids, _ = some(300)
+    vectors = np.tile(a_query().astype("<f2"), (300, 1))
+    index = ordered(tmp_path / "v.faiss", ids, vectors, texts_for(4))
+    assert_is_oracle(index.search(a_query(), 7), a_query(), ids, vectors, 7)
+
+
+def test_any_wrong_byte_in_the_clusters_is_noticed(by_cluster: VectorIndex, tmp_path: Path) -> None:
+    written = tmp_path / "v.faiss"
+    whole = written.read_bytes()
+    assert by_cluster._lists is not None
+    size = vector_index._lists_size(len(by_cluster._lists.centroids), 16)
+    start = len(whole) - vector_index._STAMP.size - size
+    for place in [*range(start, len(whole) - 100, 37), *range(len(whole) - 100, len(whole))]:
+        wrong = bytearray(whole)
+        wrong[place] ^= 1
+        # A new file in its place: what is mapped must not change.
+        written.unlink()
+        written.write_bytes(wrong)
+        with pytest.raises(DamagedVectorIndex):
+            VectorIndex.read(written, 16, TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("owner", "step"),
+    [(clusters, "train"), (vector_index, "_write_vectors"), (os, "fsync"), (os, "replace")],
+)
+def test_an_ordering_that_fails_leaves_the_old_file_as_it_was(
+    written: Path,
+    collection: tuple[Ids, Half],
+    monkeypatch: pytest.MonkeyPatch,
+    owner: object,
+    step: str,
+) -> None:
+    def order(file: NewVectorFile) -> None:
+        file.order_by_cluster(texts_for(100))
+        file.replace()
+
+    before = written.read_bytes()
+    with NewVectorFile(written, 16, TOKEN) as file, monkeypatch.context() as patched:
+        file.write([collection])
+        patched.setattr(owner, step, fail)
+        with pytest.raises(OSError, match="No space left"):
+            order(file)
+    assert written.read_bytes() == before
+    assert os.listdir(written.parent) == [written.name]
+
+
+def test_what_a_killed_writer_left_is_not_taken_and_is_cleaned_away(tmp_path: Path) -> None:
+    for name in ("v.faiss.new", "v.faiss.ordered"):
+        (tmp_path / name).write_bytes(b"half a file")
+    write(tmp_path / "v.faiss", *some(20))
+    assert VectorIndex.read(tmp_path / "v.faiss", 16, TOKEN).count == 20
+    assert os.listdir(tmp_path) == ["v.faiss"]
+
+
+WRITE_MUCH = r"""
+import re, sys
+from pathlib import Path
+from threading import Event, Thread
+import numpy as np
+from clipsearch.vector_index import NewVectorFile
+
+def anonymous():
+    return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+def watch():
+    global peak
+    while not done.wait(0.005):
+        peak = max(peak, anonymous())
+
+path, order = Path(sys.argv[1]), sys.argv[2] == "ordered"
+random = np.random.default_rng(0)
+vectors = random.standard_normal((10_000, 512), np.float32)
+vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+half = vectors.astype(np.float16)
+before = peak = anonymous()
+done = Event()
+watcher = Thread(target=watch)
+watcher.start()
+with NewVectorFile(path, 512, b"t" * 16) as file:
+    file.write((np.arange(n, n + 10_000), half) for n in range(0, 300_000, 10_000))
+    if order:
+        file.order_by_cluster(vectors[:300])
+    file.replace()
+done.set()
+watcher.join()
+print(peak - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory is taken")
+@pytest.mark.parametrize("order", ["flat", pytest.param("ordered", marks=pytest.mark.slow)])
+def test_writing_takes_a_small_part_of_the_vectors_own_memory(tmp_path: Path, order: str) -> None:
+    """300,000 x 512 in fp16 are 307 MB, of which no copy is ever held."""
+    path = tmp_path / "v.faiss"
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE_MUCH, path, order],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+    )
+    assert path.stat().st_size > 307_000_000
+    assert int(done.stdout) < 150_000  # kB

@@ -17,7 +17,7 @@ from clipsearch.errors import ExitCode, IndexNotFound, UsageError
 if TYPE_CHECKING:
     from clipsearch.classifying import Rank
     from clipsearch.domain.taxonomy import Domain
-    from clipsearch.records import TextEncoder
+    from clipsearch.records import ModelSpec, TextEncoder
     from clipsearch.reports import FolderResult
     from clipsearch.store import Store
 
@@ -135,7 +135,9 @@ def classify_command(
         if not pictures:
             say("no pictures here")
             return ExitCode.NO_MATCH
-        classes = _classes(given, probe, domain, store, lambda: load_text_encoder(files, choice))
+        classes = _classes(
+            given, probe, domain, store, files.spec, lambda: load_text_encoder(files, choice)
+        )
         with progress() as bar:
             pictures, images, skipped = classifying.embeddings(
                 pictures, files.spec, store, lambda: load_encoder(files, choice), bar
@@ -172,10 +174,11 @@ def _classes(
     probe: str | None,
     domain: str | None,
     store: "Store | None",
+    spec: "ModelSpec",
     load: "Callable[[], TextEncoder]",
 ) -> _Classes:
     from clipsearch import probes
-    from clipsearch.assurance import Assurance
+    from clipsearch.assurance import Assurance, embedded_texts
     from clipsearch.domain import taxonomy, zero_shot
 
     known = Assurance(store) if store else None
@@ -205,7 +208,7 @@ def _classes(
     own = known if domain is None else None
     chosen = own.domain if own else taxonomy.load(domain or taxonomy.DEFAULT)
     kept = own.texts if own else None
-    classes = kept.gate.classes if kept else zero_shot.class_embeddings(chosen, load())
+    classes = (kept or embedded_texts(chosen, spec, load)).gate.classes
     return _Classes(
         chosen.name,
         len(chosen.classes),

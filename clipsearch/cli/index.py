@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, app, relative, say
-from clipsearch.cli.choosing import ModelChoice, load_encoder, model_for, new_model
+from clipsearch.cli.choosing import (
+    ModelChoice,
+    load_encoder,
+    load_text_encoder,
+    model_for,
+    new_model,
+)
 from clipsearch.errors import ExitCode, IndexNotFound, UsageError
 
 if TYPE_CHECKING:
+    from clipsearch.domain.taxonomy import Domain
     from clipsearch.records import IndexSummary, ModelFiles
     from clipsearch.store import Store
 
@@ -64,6 +71,16 @@ def index_command(
             show_default=False,
         ),
     ] = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            "--domain",
+            metavar="FILE|NAME",
+            help="The class taxonomy that the collection is searched and tested with; by default "
+            "the index's own, for a new index everyday. Changing it embeds no image anew.",
+            show_default=False,
+        ),
+    ] = None,
     rebuild: Annotated[
         bool,
         typer.Option("--rebuild", help="Embed everything anew; needed to change the model."),
@@ -98,16 +115,22 @@ def index_command(
       clipsearch index ~/Pictures
       clipsearch index ./photos --exclude '*_thumb.jpg' --exclude raw/old
       clipsearch index /mnt/readonly/photos --index ~/photo-index
+      clipsearch index ./parts --domain parts.toml
     """
+    from clipsearch.domain import taxonomy
+
     if index is not None and len(folders) > 1:
         raise UsageError(
             "--index names the place of one index, but there are several folders",
             hint="Index them one by one.",
         )
     choice = ModelChoice(model, pretrained, device, batch_size, offline)
+    pinned = taxonomy.load(domain) if domain else None
     code = ExitCode.OK
     for folder in folders:
-        summary = _index_folder(folder, choice, index, exclude or [], rebuild, prune, max_pixels)
+        summary = _index_folder(
+            folder, choice, index, pinned, exclude or [], rebuild, prune, max_pixels
+        )
         if summary.unreadable or (strict and (summary.failed or summary.still_failed)):
             code = ExitCode.ERROR
     return code
@@ -117,12 +140,13 @@ def _index_folder(
     folder: Path,
     choice: ModelChoice,
     index: Path | None,
+    domain: "Domain | None",
     exclude: Sequence[str],
     rebuild: bool,
     prune: bool,
     max_pixels: int | None,
 ) -> "IndexSummary":
-    from clipsearch import collections, images, output
+    from clipsearch import assurance, collections, images, output
     from clipsearch.indexing import update
     from clipsearch.store import REBUILD, Store
 
@@ -164,6 +188,10 @@ def _index_folder(
                 max_pixels=max_pixels,
                 progress=progress,
             )
+            if domain or rebuild:
+                assurance.pin(target, domain or assurance.Assurance(store).domain)
+            progress("measuring what scores mean", 0, 1)
+            assurance.calibrate(target, lambda: load_text_encoder(files, choice))
         finally:
             progress.close()
         if rebuild:

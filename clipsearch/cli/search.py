@@ -14,6 +14,7 @@ from clipsearch.errors import ExitCode, IndexLocked, StoreError, UsageError
 
 if TYPE_CHECKING:
     from clipsearch.output import Write
+    from clipsearch.records import Hit, QueryKind, TextEncoder
     from clipsearch.store import Store
 
 
@@ -33,6 +34,15 @@ def search_command(
             "--image", metavar="PATH", help="Look for images like this one.", show_default=False
         ),
     ] = None,
+    class_name: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            metavar="NAME",
+            help="Look for one of the domain's classes, by all its prompts.",
+            show_default=False,
+        ),
+    ] = None,
     count: Annotated[
         int, typer.Option("-k", "--count", min=1, metavar="N", help="At most so many hits.")
     ] = 10,
@@ -40,30 +50,71 @@ def search_command(
         Path | None,
         typer.Option("--under", metavar="PATH", help="Only in this folder.", show_default=False),
     ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="Read every embedding, where a large collection is read in part."
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     null: Annotated[bool, typer.Option("-0", "--null", help="End paths with NUL.")] = False,
     quiet: Annotated[
         bool, typer.Option("-q", "--quiet", help="Print nothing; the exit code tells.")
     ] = False,
+    max_false_alarm: Annotated[
+        float,
+        typer.Option(
+            "--max-false-alarm",
+            metavar="RATE",
+            help="Leave out hits with scores that more than this share of unrelated queries "
+            "reach here.",
+        ),
+    ] = 0.05,
+    all: Annotated[
+        bool, typer.Option("--all", help="Print the best hits, however poor they are.")
+    ] = False,
+    allow_out_of_domain: Annotated[
+        bool,
+        typer.Option(
+            "--allow-out-of-domain",
+            help="Answer even if the text has nothing to do with the domain.",
+        ),
+    ] = False,
+    require_tested: Annotated[
+        bool,
+        typer.Option(
+            "--require-tested",
+            help="Refuse (exit code 3) unless the model met the domain's pass marks: see "
+            "clipsearch evaluate.",
+        ),
+    ] = False,
     device: DeviceOption = "auto",
     index: IndexOption = None,
 ) -> int:
-    """Print the images that match best, best first.
+    """Print the images that match best, best first; or "no match", if none does.
 
     \b
     Examples:
       clipsearch search "a red bicycle"
       clipsearch search --image holiday/beach.jpg -k 5
+      clipsearch search --class lighthouse --max-false-alarm 0.01
       clipsearch search "boats in a harbour" --under 2024 --json
       clipsearch search -0 "a cat" | xargs -0 cp -t cats/
     """
-    from clipsearch import collections, models, retrieval
+    from clipsearch import collections, models, output, retrieval
+    from clipsearch.assurance import Assurance
+    from clipsearch.domain import policy
     from clipsearch.store import Store
 
-    if (query is None) == (image is None):
+    if (query is not None) + (image is not None) + (class_name is not None) != 1:
         raise UsageError(
-            "search takes a text or --image PATH, one of the two",
+            "search takes a text, --image PATH or --class NAME, one of the three",
             hint='For example: clipsearch search "a red bicycle"',
+        )
+    if not 0 < max_false_alarm <= 1:
+        raise UsageError(
+            f"--max-false-alarm {max_false_alarm:g} is no share of queries",
+            hint="It is greater than 0 and at most 1; --all is the same as 1.",
         )
     if under is not None and not under.exists():
         raise UsageError(f"{under} does not exist", hint="--under takes a folder.")
@@ -81,20 +132,53 @@ def search_command(
                 f"{under} is not in {stores[0].root}, which is what the index at {index} is of",
                 hint="--under takes a folder of the collection.",
             )
+        assured = [Assurance(store) for store in stores]
+        if require_tested:
+            for collection in assured:
+                collection.require_tested()
+
+        def text_encoder() -> "TextEncoder":
+            return load_text_encoder(models.locate(spec), choice)
+
+        kind: QueryKind = "text"
         if image is not None:
-            hits = retrieval.search_like(
-                stores, image, lambda: load_encoder(models.locate(spec), choice), count, prefix
+            kind = "image"
+            vector = retrieval.image_vector(
+                stores, image, lambda: load_encoder(models.locate(spec), choice)
             )
+        elif class_name is not None:
+            vector = retrieval.class_vector(assured, class_name, text_encoder)
         else:
-            encoder = load_text_encoder(models.locate(spec), choice)
-            (vector,) = encoder.encode_texts([_checked(query)])
-            hits = retrieval.search(stores, vector, count, prefix)
+            text = _checked(query)
+            if (note := policy.language_note(text)) and not quiet:
+                say(note)
+            vector = retrieval.text_vector(
+                assured, text, text_encoder, allow_out_of_domain=allow_out_of_domain
+            )
+
+        def best(k: int, rate: float) -> "list[Hit]":
+            return retrieval.search(
+                assured,
+                vector,
+                k,
+                prefix,
+                kind=kind,
+                max_false_alarm=rate,
+                without=image,
+                exact=exact,
+            )
+
+        hits = best(count, 1.0 if all else max_false_alarm)
+        rejected = [] if hits or all else best(1, 1.0)
+        if not quiet:
+            for line in dict.fromkeys(map(output.tested_line, assured)):
+                say(line)
         damaged = [store for store in stores if store.damage]
     for store in damaged:
         _heal(store)
     if not hits:
         if not quiet:
-            say("no match")
+            say(output.no_match_line(rejected))
         return ExitCode.NO_MATCH
     if not quiet:
         write = _writer(json, null)
@@ -130,7 +214,10 @@ def _holds(folder: Path, stores: "Sequence[Store]") -> bool:
 
 
 def _heal(store: "Store") -> None:
-    """Write a vector file anew that a search could not use; the catalogue has all that it needs."""
+    """Write a vector file anew that a search could not use; the catalogue has all that it needs.
+
+    Nobody waits for clusters here: a large collection is searched exactly until the next `index`.
+    """
     from clipsearch.store import Store
 
     where = f"the vector file of {store.root} cannot be used ({store.damage})"

@@ -18,23 +18,25 @@ def status_command(
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     index: IndexOption = None,
 ) -> int:
-    """Tell what is indexed, with which model, how many images failed and why."""
+    """Tell what is indexed, with which model and domain, what was tested, and what failed."""
     from clipsearch import collections, models, output
+    from clipsearch.assurance import Assurance
     from clipsearch.store import Store
 
     start = (folder or Path()).resolve()
     for directory in collections.find(start, index):
         with Store.open(directory) as store:
-            status = store.status()
-        try:
-            models.locate(status.spec)
-            here = "on this machine"
-        except ClipsearchError as error:
-            here = f"cannot be used here: {error}"
-        if json:
-            sys.stdout.buffer.write(output.json_line(output.status_record(status)))
-        else:
-            print(output.status_text(status, here))
+            status, assured = store.status(), Assurance(store)
+            if json:
+                record = output.status_record(status, assured)
+                sys.stdout.buffer.write(output.json_line(record))
+                continue
+            try:
+                models.locate(status.spec)
+                here = "on this machine"
+            except ClipsearchError as error:
+                here = f"cannot be used here: {error}"
+            print(output.status_text(status, assured, here))
     return ExitCode.OK
 
 

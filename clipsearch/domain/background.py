@@ -1,7 +1,7 @@
 """The bank of background prompts, against which a collection's scores are calibrated."""
 
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Literal
 
 from clipsearch.domain.taxonomy import Domain
@@ -13,7 +13,7 @@ Half = Literal["first", "second"]
 @cache
 def prompts(half: Half | None = None) -> tuple[str, ...]:
     """All prompts of the bank, or those of one half, for checks on prompts kept apart."""
-    text = resources.files(__package__).joinpath("background.txt").read_text(encoding="utf-8")
+    text = (Path(__file__).parent / "background.txt").read_text(encoding="utf-8")
     lines = [line.strip() for line in text.splitlines()]
     bank = tuple(line for line in lines if line and not line.startswith("#"))
     if half is None:

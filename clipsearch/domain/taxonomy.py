@@ -11,11 +11,9 @@ import difflib
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +143,13 @@ def load(choice: str) -> Domain:
     Raises BadDomain, RefusedByPolicy.
     """
     if choice in shipped():
-        return parse(_resource(f"{choice}.toml"), f"{choice}.toml")
+        return parse(source(choice), f"{choice}.toml")
     return read(Path(choice))
+
+
+def source(name: str) -> str:
+    """The text of a shipped domain's file."""
+    return _resource(f"{name}.toml")
 
 
 def starter() -> str:
@@ -155,7 +158,7 @@ def starter() -> str:
 
 
 def _resource(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def read(path: Path) -> Domain:
@@ -185,6 +188,8 @@ def parse(text: str, source: str) -> Domain:
     RefusedByPolicy if a class, prompt, template or example asks for what the usage policy
     forbids.
     """
+    import tomllib  # here, since a query needs the pinned domain alone, which is JSON
+
     text = text.replace("\r\n", "\n")
     try:
         values = tomllib.loads(text)
@@ -196,13 +201,13 @@ def parse(text: str, source: str) -> Domain:
     return _Reader(values, text, source).domain()
 
 
-def _place_of(error: tomllib.TOMLDecodeError, text: str) -> str:
+def _place_of(error: ValueError, text: str) -> str:
     found = re.search(r"\(at line (\d+)", str(error))
     line = int(found[1]) if found else text.rstrip("\n").count("\n") + 1  # "at end of document"
     return f", line {line}"
 
 
-def _without_place(error: tomllib.TOMLDecodeError) -> str:
+def _without_place(error: ValueError) -> str:
     return re.sub(r" \(at .*\)$", "", str(error))
 
 

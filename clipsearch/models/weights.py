@@ -25,7 +25,7 @@ def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     with suppress(OSError, UnicodeEncodeError):
-        write_whole(_ledger(), json.dumps({**ledger, key: [*facts, digest]}, indent=1))
+        write_whole(_ledger(), json.dumps({**ledger, key: [*facts, digest]}, indent=1).encode())
     return digest
 
 

@@ -22,8 +22,6 @@ from clipsearch.records import Encoder, Vectors
 
 SAMPLES = Path(__file__).parents[2] / "sample_data"
 
-pytestmark = pytest.mark.slow
-
 IN_DOMAIN = """
 toddler blowing bubbles
 rusty gate covered in ivy

@@ -1,0 +1,145 @@
+"""``clipsearch domain init|show|check``."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, app, say
+from clipsearch.cli.choosing import ModelChoice, load_text_encoder, new_model
+from clipsearch.errors import ExitCode, IndexNotFound, UsageError
+
+domain_app = typer.Typer(
+    help="The class taxonomy that a collection is searched and tested with.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(domain_app, name="domain")
+
+
+@domain_app.command("init")
+def init_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
+    copy: Annotated[
+        str | None,
+        typer.Option(
+            "--copy", metavar="NAME", help="Begin with a shipped domain.", show_default=False
+        ),
+    ] = None,
+) -> int:
+    """Write a small, explained domain file to begin with.
+
+    \b
+    Examples:
+      clipsearch domain init parts.toml
+      clipsearch domain init mine.toml --copy everyday
+    """
+    from clipsearch.domain import taxonomy
+
+    if copy is not None and copy not in taxonomy.shipped():
+        raise UsageError(
+            f"no domain '{copy}' is shipped", hint=f"There is {', '.join(taxonomy.shipped())}."
+        )
+    text = taxonomy.source(copy) if copy else taxonomy.starter()
+    try:
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(text)
+    except FileExistsError as error:
+        raise UsageError(
+            f"{file} is there already", hint="Name another file, or remove that one first."
+        ) from error
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error.strerror}") from error
+    say(f"wrote {file}; edit it, try it with: clipsearch domain check {file}")
+    return ExitCode.OK
+
+
+@domain_app.command("show")
+def show_command(
+    domain: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE|NAME]",
+            help="A domain; by default that of the index here, or everyday.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The whole domain as JSON.")] = False,
+    index: IndexOption = None,
+) -> int:
+    """Print a domain: its classes, one a line with their synonyms, or all of it as JSON.
+
+    \b
+    Examples:
+      clipsearch domain show
+      clipsearch domain show parts.toml --json
+    """
+    from clipsearch import collections, output
+    from clipsearch.assurance import Assurance
+    from clipsearch.domain import taxonomy
+    from clipsearch.store import Store
+
+    if domain is not None:
+        shown = taxonomy.load(domain)
+    else:
+        try:
+            directory = collections.find(Path().resolve(), index)[0]
+        except IndexNotFound:
+            if index is not None:
+                raise
+            shown = taxonomy.load(taxonomy.DEFAULT)
+        else:
+            with Store.open(directory) as store:
+                shown = Assurance(store).domain
+    if json:
+        sys.stdout.buffer.write(shown.to_json().encode() + b"\n")
+    else:
+        print(output.domain_text(shown))
+    return ExitCode.OK
+
+
+@domain_app.command("check")
+def check_command(
+    domain: Annotated[
+        str, typer.Argument(metavar="FILE|NAME", help="A domain file, or a shipped domain.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME", help="As for index; by default its.", show_default=False
+        ),
+    ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option("--pretrained", metavar="TAG|FILE", help="As for index.", show_default=False),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    device: DeviceOption = "auto",
+    offline: OfflineOption = False,
+) -> int:
+    """Check a domain file, and measure how often its gate errs on the domain's own examples.
+
+    Exit code 1 says that more in-domain examples are refused than the domain's pass marks allow.
+
+    \b
+    Examples:
+      clipsearch domain check parts.toml
+      clipsearch domain check everyday --model pocket --json
+    """
+    from clipsearch import output
+    from clipsearch.domain import taxonomy
+    from clipsearch.domain.gate import MOST_REFUSED, Gate
+
+    checked = taxonomy.load(domain)
+    choice = ModelChoice(model, pretrained, device, None, offline)
+    files = new_model(choice)
+    errors = Gate.build(checked, load_text_encoder(files, choice)).errors()
+    if json:
+        record = output.gate_record(checked, files.spec.label, errors)
+        sys.stdout.buffer.write(output.json_line(record))
+    else:
+        print(output.gate_text(checked, files.spec.label, errors))
+    most = checked.pass_marks.get(taxonomy.REFUSED, MOST_REFUSED)
+    refused = errors.refused.value if errors.refused else 0.0
+    return ExitCode.OK if refused <= most else ExitCode.NO_MATCH

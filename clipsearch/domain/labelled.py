@@ -161,21 +161,6 @@ def fingerprint(
     return digest.hexdigest()
 
 
-def require_per_class(images: LabelledImages, domain: Domain, least: int, purpose: str) -> None:
-    """Raise TooFewExamples, naming them, if any class that occurs has fewer pictures.
-
-    purpose: what needs so many, as the end of "... needs": "to train a probe".
-    """
-    few = [domain.classes[c].name for c, n in sorted(images.per_class().items()) if n < least]
-    if few:
-        named = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
-        raise TooFewExamples(
-            f"{images.source}: {purpose} needs at least {least} pictures of each class, and there "
-            f"are fewer of {named}",
-            hint="Add pictures of these, or take their folders or lines out.",
-        )
-
-
 # -- folders -----------------------------------------------------------------------------------
 
 

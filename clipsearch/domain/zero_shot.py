@@ -104,7 +104,8 @@ def classify(
 ) -> list[list[Ranked]]:
     """The ``k`` most probable classes of each picture, best first; ties by the earlier class.
 
-    images: ``(n, dim)``. classes: ``(classes, dim)``, as ``class_embeddings`` gives them.
+    images: ``(n, dim)``. classes: ``(classes, dim)``, as ``class_embeddings`` gives them, or the
+    embeddings of any texts. names: theirs.
     """
     similarities = images @ classes.T
     shares = probabilities(images, classes, logit_scale)
@@ -113,14 +114,3 @@ def classify(
         [Ranked(int(c), names[c], float(shares[n, c]), float(similarities[n, c])) for c in order[n]]
         for n in range(len(images))
     ]
-
-
-def rank_texts(
-    image: Vectors, texts: Sequence[str], vectors: Vectors, logit_scale: float = LOGIT_SCALE
-) -> list[Ranked]:
-    """Any list of texts in the order in which they fit a picture, best first.
-
-    image: ``(dim,)``. vectors: ``(n, dim)``, the embeddings of ``texts``.
-    """
-    (ranking,) = classify(image[np.newaxis], vectors, texts, len(texts), logit_scale)
-    return ranking

@@ -294,7 +294,8 @@ def _wrong(findings: Findings) -> str:
     shown = mistakes[:_PICTURES]
     paths = list(dict.fromkeys(mistake.path for mistake in shown))
     images = thumbnails(findings.test_set.root, paths, _THUMBNAIL)
-    figures = "".join(_figure(mistake, images.get(mistake.path)) for mistake in shown)
+    words = ("shows", "given to") if labels else ("caption", "picture in")
+    figures = "".join(_figure(mistake, images.get(mistake.path), *words) for mistake in shown)
     more = len(mistakes) - len(shown)
     what, how = (
         ("pictures got wrong", "Each with what it shows, and the class it was given to.")
@@ -306,13 +307,14 @@ def _wrong(findings: Findings) -> str:
 </p><div class="pictures">{figures}</div></section>"""
 
 
-def _figure(mistake: reports.Mistake, thumbnail: bytes | None) -> str:
+def _figure(mistake: reports.Mistake, thumbnail: bytes | None, about: str, became: str) -> str:
     path = _text(reports.text_path(mistake.path))
     image = '<span class="none">cannot be shown</span>'
     if thumbnail is not None:
         data = base64.b64encode(thumbnail).decode("ascii")
         image = f'<img alt="{path}" src="data:image/jpeg;base64,{data}">'
     return (
-        f"<figure>{image}<figcaption><span>{_text(mistake.actual)}</span>"
-        f"<b>{_text(mistake.given)}</b><small>{path}</small></figcaption></figure>"
+        f'<figure>{image}<figcaption><span data-word="{about}">{_text(mistake.actual)}</span>'
+        f'<b data-word="{became}">{_text(mistake.given)}</b><small>{path}</small></figcaption>'
+        "</figure>"
     )

@@ -164,14 +164,6 @@ class TestFingerprint:
         assert base != of("path,caption\ncat/1.jpg,cat\nKitten/2.png,hot dog\n", hashes)
 
 
-def test_one_picture_a_class_is_too_few_for_some_purposes(folder: Path, small: Domain) -> None:
-    found = labelled.read(folder, small)
-    assert isinstance(found, LabelledImages)
-    labelled.require_per_class(found, small, 1, "to evaluate")
-    with pytest.raises(TooFewExamples, match=r"to train a probe needs at least 2 .*African eleph"):
-        labelled.require_per_class(found, small, 2, "to train a probe")
-
-
 class TestOwnTaxonomy:
     def test_folders_of_any_name_are_classes(self, folder: Path, small: Domain) -> None:
         (folder / "deep_Scratch").mkdir()

@@ -108,9 +108,9 @@ class RetrievalReport:
     """k -> the share of captions whose picture is among the first k pictures."""
     text_recall: Mapping[int, Estimate]
     """k -> the share of pictures with one of their captions among the first k captions."""
-    image_ranks: tuple[int, ...]
-    """For each caption, in the order of the test set, the place of its picture, from 0."""
     notes: tuple[str, ...] = ()
+    image_ranks: tuple[int, ...] = ()
+    """For each caption, in the order of the test set, the place of its picture, from 0."""
 
     def measures(self) -> Mapping[str, float]:
         """The figures that pass marks are about, by name."""

@@ -7,24 +7,27 @@ the file to one catalogue at one moment, with a checksum of everything but the v
 FAISS trusts the lengths that it reads, and a damaged one would have it ask for all the memory
 there is.
 
-A search is exhaustive and exact. In a collection of ``CLUSTER_FROM`` vectors or more, one for few
-hits reads only the clusters nearest to the query, as many as were measured to be enough.
+A search is exhaustive and exact: by numpy where there is little to search, else by FAISS. In a
+collection of ``CLUSTER_FROM`` vectors or more, one for few hits reads only the clusters nearest to
+the query, as many as were measured to be enough.
 """
 
 import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 from clipsearch import clusters
 from clipsearch.records import ClusterSearch, Vectors
+from clipsearch.vectors import top_k
+
+if TYPE_CHECKING:
+    from clipsearch.flat_index import FlatIndex
 
 Half = npt.NDArray[np.float16]
 Ids = npt.NDArray[np.int64]
@@ -61,8 +64,8 @@ class Lists(NamedTuple):
     """``(lists, dim)``."""
 
 
-_WORTH_A_THREAD = 100_000
-"""As many vectors take 20 ms to search, against which the start of a thread is nothing."""
+_WORTH_FAISS = 20_000
+"""As many vectors take numpy 20 ms, and FAISS 4 ms when it has been loaded, in 60 ms."""
 
 _CLUSTERS_UP_TO = 20
 """Recall is measured with ten hits; of more than twice as many, too many are missed."""
@@ -76,30 +79,26 @@ _NOTHING_TRIED = ClusterSearch(lists=0, probed=0, queries=0, recall=0.0, scanned
 
 
 class VectorIndex:
-    """An index over unit vectors, mapped from a file."""
+    """An index over unit vectors: a large one is mapped from its file, a small one read."""
 
     def __init__(
         self,
-        index: "faiss.IndexIDMap",
+        searched: "Matrix | FlatIndex",
         stamp: Stamp,
         cluster_search: ClusterSearch = _NOTHING_TRIED,
-        lists: Lists | None = None,
+        ordered: "OrderedIndex | None" = None,
     ) -> None:
         """Use ``read`` or ``empty``."""
-        self._index = index
-        self._flat = faiss.downcast_index(index.index)  # the same by row
-        self._lists = lists
-        self._centroids = None if lists is None else lists.centroids.astype(np.float32)
+        self._searched = searched
+        self._ordered = ordered
         self.stamp = stamp
         self._cluster_search = cluster_search
 
     @classmethod
     def empty(cls, dim: int) -> "VectorIndex":
         """An index without vectors, in the place of a file that cannot be used."""
-        flat = faiss.IndexScalarQuantizer(
-            dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        )
-        return cls(faiss.IndexIDMap(flat), Stamp(b"", newest_id=0, vectors=0))
+        nothing = Matrix(np.empty(0, np.int64), np.empty((0, dim), np.float16))
+        return cls(nothing, Stamp(b"", newest_id=0, vectors=0))
 
     @classmethod
     def read(cls, path: Path, dim: int, token: bytes) -> "VectorIndex":
@@ -112,8 +111,11 @@ class VectorIndex:
                 stamp, cluster_search, lists = _read_trailer(file, dim)
                 if stamp.token != token:
                     raise DamagedVectorIndex("it belongs to another catalogue, or to another time")
-                with _path_for_faiss(path) as name:
-                    index = faiss.read_index(name, faiss.IO_FLAG_MMAP_IFC)
+                if stamp.vectors < _WORTH_FAISS and lists is None:
+                    return cls(_matrix(file, dim, stamp.vectors), stamp, cluster_search)
+                from clipsearch.flat_index import FlatIndex  # here, for it takes time to load
+
+                flat = FlatIndex(path)
                 # FAISS opened the path anew: was that still the file with this stamp?
                 if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     raise DamagedVectorIndex("it was replaced while it was read")
@@ -123,12 +125,13 @@ class VectorIndex:
             raise DamagedVectorIndex(f"it cannot be read: {error.strerror}") from error
         except RuntimeError as error:
             raise DamagedVectorIndex("FAISS cannot read it") from error
-        return cls(index, stamp, cluster_search, lists)
+        ordered = None if lists is None else OrderedIndex(flat, lists, cluster_search.probed)
+        return cls(flat, stamp, cluster_search, ordered)
 
     @property
     def count(self) -> int:
         """How many vectors there are."""
-        return int(self._index.ntotal)
+        return self.stamp.vectors
 
     @property
     def cluster_search(self) -> ClusterSearch | None:
@@ -146,68 +149,49 @@ class VectorIndex:
         k = min(k, self.count)
         if k == 0:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        if among is not None:
-            return _search(self._index, query, k, faiss.IDSelectorBatch(among))
-        selectors = None if exact or k > _CLUSTERS_UP_TO else self._nearest_clusters(query, k)
-        selectors = selectors or self._everything()
-        if len(selectors) == 1:
-            rows, scores = _search(self._flat, query, k, selectors[0])
-        else:
-            from concurrent.futures import ThreadPoolExecutor  # here: few searches are so large
-
-            with ThreadPoolExecutor(len(selectors)) as threads:  # FAISS lets go of Python's lock
-                found = threads.map(lambda some: _search(self._flat, query, k, some), selectors)
-                rows, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        ids = faiss.rev_swig_ptr(self._index.id_map.data(), self.count)[rows]
-        best = np.lexsort((ids, -scores))[:k]
-        return ids[best], scores[best]
-
-    def _everything(self) -> list["faiss.IDSelector | None"]:
-        """Selectors of all rows, one for each thread that is worth it."""
-        parts = _threads_for(self.count)
-        if parts == 1:
-            return [None]
-        bounds = np.linspace(0, self.count, parts + 1).astype(np.int64).tolist()
-        return [faiss.IDSelectorRange(*part) for part in pairwise(bounds)]
-
-    def _nearest_clusters(self, query: Vectors, k: int) -> list["faiss.IDSelector | None"]:
-        """Selectors of the rows in the nearest clusters; none if those hold fewer than ``k``."""
-        if self._lists is None or self._centroids is None:
-            return []
-        nearest = clusters.nearest_lists(query, self._centroids, self._cluster_search.probed)
-        starts, ends = self._lists.offsets[nearest], self._lists.offsets[nearest + 1]
-        count = int(np.sum(ends - starts))
-        if count < k:
-            return []
-        selectors = []
-        for part in np.array_split(np.arange(len(nearest)), _threads_for(count)):
-            # A row that is not selected is passed over unread: it need not be in memory.
-            selected = np.zeros(self.count, np.bool_)
-            for start, end in zip(starts[part], ends[part], strict=True):
-                selected[start:end] = True
-            selectors.append(faiss.IDSelectorBitmap(np.packbits(selected, bitorder="little")))
-        return selectors
+        if self._ordered and among is None and not exact and k <= _CLUSTERS_UP_TO:
+            ids, scores = self._ordered.search(query, k)
+            if len(ids) == k:
+                return ids, scores
+        return self._searched.search(query, k, among)
 
 
-def _threads_for(rows: int) -> int:
-    return min(os.cpu_count() or 1, rows // _WORTH_A_THREAD + 1)
+class OrderedIndex:
+    """A flat index whose rows are ordered by cluster, of which a search reads the nearest few."""
+
+    def __init__(self, flat: "FlatIndex", lists: Lists, probed: int) -> None:
+        self._flat = flat
+        self._offsets = lists.offsets
+        self._centroids = lists.centroids.astype(np.float32)
+        self._probed = probed
+
+    def search(self, query: Vectors, k: int) -> tuple[Ids, Vectors]:
+        """The ``k`` best ids of the nearest clusters, or all if they hold fewer, with scores."""
+        nearest = clusters.nearest_lists(query, self._centroids, self._probed)
+        return self._flat.search_rows(query, k, self._offsets[nearest], self._offsets[nearest + 1])
 
 
-def _search(
-    index: "faiss.Index", query: Vectors, k: int, selector: "faiss.IDSelector | None"
-) -> tuple[Ids, Vectors]:
-    """Search what ``selector`` lets through, or everything."""
-    parameters = None if selector is None else faiss.SearchParameters(sel=selector)
-    # FAISS divides the queries among threads. There is one, for which the others would only be
-    # waited for; whoever else shares this OpenMP (torch may) finds its setting again.
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        scores, ids = index.search(query[np.newaxis], k, params=parameters)
-    finally:
-        faiss.omp_set_num_threads(threads)
-    found = ids[0] >= 0
-    return ids[0][found], scores[0][found]
+class Matrix:
+    """So few vectors that numpy has searched them before FAISS is loaded."""
+
+    def __init__(self, ids: Ids, vectors: Half) -> None:
+        """ids: ``(n,)``. vectors: ``(n, dim)``."""
+        self._ids = ids
+        self._vectors = vectors
+
+    def search(self, query: Vectors, k: int, among: Ids | None = None) -> tuple[Ids, Vectors]:
+        """The ``k`` best ids, of all or of those ``among`` them, and their inner products."""
+        if among is None:
+            return top_k(query, self._ids, self._vectors, k)
+        wanted = np.isin(self._ids, among)
+        return top_k(query, self._ids[wanted], self._vectors[wanted], k)
+
+
+def _matrix(file: BinaryIO, dim: int, count: int) -> Matrix:
+    file.seek(len(_faiss_header(dim, count)))
+    vectors = np.frombuffer(file.read(2 * dim * count), "<f2").reshape(count, dim)
+    file.seek(8, os.SEEK_CUR)  # how many ids there are
+    return Matrix(np.frombuffer(file.read(8 * count), "<i8"), vectors)
 
 
 class NewVectorFile:
@@ -320,9 +304,9 @@ def _write_vectors(file: BinaryIO, dim: int, chunks: Iterable[tuple[Ids, Half]])
 
 def _faiss_header(dim: int, count: int) -> bytes:
     """What precedes the codes in an IndexIDMap over an IndexScalarQuantizer (index_write.cpp)."""
-    trained, metric, unused = 1, faiss.METRIC_INNER_PRODUCT, 1 << 20
+    trained, metric, quantizer_type, unused = 1, 0, 4, 1 << 20  # inner product, fp16
     index = struct.pack("<iqqqBi", dim, count, unused, unused, trained, metric)
-    quantizer = struct.pack("<iif", faiss.ScalarQuantizer.QT_fp16, 0, 0.0)
+    quantizer = struct.pack("<iif", quantizer_type, 0, 0.0)
     sizes = struct.pack("<QQ", dim, 2 * dim)
     nothing_trained = struct.pack("<Q", 0)
     length = struct.pack("<Q", 2 * dim * count)
@@ -369,23 +353,3 @@ def _checksum(
     checksum = zlib.crc32(file.read(header), of_stamp)
     file.seek(ids)
     return zlib.crc32(file.read(end - ids), checksum)
-
-
-class _path_for_faiss:  # noqa: N801  (used like contextlib.nullcontext)
-    """FAISS takes a path as UTF-8; a folder with another name is reached by its descriptor."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor: int | None = None
-
-    def __enter__(self) -> str:
-        try:
-            os.fspath(self._path).encode()
-        except UnicodeEncodeError:
-            self._descriptor = os.open(self._path, os.O_RDONLY)
-            return f"/dev/fd/{self._descriptor}"
-        return os.fspath(self._path)
-
-    def __exit__(self, *_: object) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)

@@ -13,7 +13,7 @@ FLOORS = [
     {"errors", "records", "vectors", "changes", "clusters"},
     {
         *("places", "images", "decoding", "decode_pool", "thumbnails"),
-        *("vector_index", "store", "collections"),
+        *("flat_index", "vector_index", "store", "collections"),
     },
     {"tokenizer", "text_encoder", "models", "encoder"},
     {"domain"},
@@ -28,7 +28,7 @@ FLOORS = [
 ONE_ROOM = {
     "torch": "encoder",
     "open_clip": "encoder",
-    "faiss": "vector_index",
+    "faiss": "flat_index",
     "sqlite3": "store",
     "typer": "cli",
 }

@@ -100,3 +100,10 @@ def test_help_loads_next_to_nothing(run: Run, arguments: list[str]) -> None:
     done = run(*arguments, command=IMPORT_TIMES)
     assert done.code == 0
     assert not imported(done.err) & {"numpy", "faiss", "PIL", "sqlite3", "rich"}
+
+
+def test_a_small_collection_is_searched_without_faiss(run: Run, made: Path) -> None:
+    for arguments in ([*ASK, "a red bicycle"], ["status"], ["index", "."]):
+        done = run(*arguments, cwd=made, command=IMPORT_TIMES)
+        assert done.code == 0
+        assert "faiss" not in imported(done.err)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import faiss
@@ -13,13 +14,21 @@ from fakes import clustered, texts_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipsearch import clusters, vector_index
+from clipsearch import clusters, flat_index, vector_index
 from clipsearch.records import Vectors
 from clipsearch.vector_index import DamagedVectorIndex, Half, Ids, NewVectorFile, Stamp, VectorIndex
 from clipsearch.vectors import l2_normalise, top_k
 
 TOKEN = b"sixteen bytes..."
 NOWHERE = np.empty(0, np.int64)
+
+
+@pytest.fixture(scope="module", params=[0, 10**9], ids=["FAISS", "numpy"], autouse=True)
+def searched_by(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Everything here holds whoever searches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vector_index, "_WORTH_FAISS", request.param)
+        yield "numpy" if request.param else "FAISS"
 
 
 def some(n: int, dim: int = 16, seed: int = 0) -> tuple[Ids, Half]:
@@ -101,29 +110,6 @@ def test_a_known_ranking() -> None:
     np.testing.assert_allclose(scores, [1, 0.6], atol=1e-3)
 
 
-def test_a_search_takes_one_thread_and_leaves_the_setting_as_it_was() -> None:
-    """The others have nothing to do for one query, and waiting for them costs more than it."""
-    index = built(*some(20))
-    seen: list[int] = []
-
-    class Watched:
-        ntotal = 20
-
-        def search(self, *arguments: object, **options: object) -> tuple[Vectors, Ids]:
-            seen.append(faiss.omp_get_max_threads())
-            return flat.search(*arguments, **options)
-
-    flat, index._flat = index._flat, Watched()
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(3)
-    try:
-        index.search(a_query(), 5)
-        assert faiss.omp_get_max_threads() == 3
-    finally:
-        faiss.omp_set_num_threads(before)
-    assert seen == [1]
-
-
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     ids, vectors = some(300)
     write(tmp_path / "v.faiss", ids, vectors)
@@ -160,7 +146,10 @@ def test_an_empty_index_is_written_and_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is mapped")
-def test_the_file_is_mapped_into_memory_and_not_read(tmp_path: Path) -> None:
+def test_a_large_file_is_mapped_into_memory_and_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector_index, "_WORTH_FAISS", 50_000)
     write(tmp_path / "v.faiss", *some(50_000, 16))
     index = VectorIndex.read(tmp_path / "v.faiss", 16, TOKEN)
     assert str(tmp_path / "v.faiss") in Path("/proc/self/maps").read_text()
@@ -258,6 +247,8 @@ def test_garbage_under_our_own_magic_is_damaged(
 
 
 def test_what_faiss_refuses_is_damaged(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_index, "_WORTH_FAISS", 0)
+
     def refuse(*_: object) -> None:
         raise RuntimeError("Index type 0x12345678 not recognized")
 
@@ -291,6 +282,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_not_taken_for_the_old_one(
     written: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else its newer rows would be found twice: in the file, and among the rows newer than it."""
+    monkeypatch.setattr(vector_index, "_WORTH_FAISS", 0)
     read_index = faiss.read_index
 
     def replace_first(*arguments: object) -> object:
@@ -375,7 +367,7 @@ def test_a_folder_whose_name_is_not_utf8_is_no_obstacle(tmp_path: Path) -> None:
 
 
 def test_a_search_in_several_threads_is_as_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vector_index, "_WORTH_A_THREAD", 100)
+    monkeypatch.setattr(flat_index, "_WORTH_A_THREAD", 100)
     monkeypatch.setattr(vector_index.os, "cpu_count", lambda: 3)
     rng = np.random.default_rng(7)
     vectors = l2_normalise(rng.standard_normal((1000, 16))).astype(np.float16)
@@ -431,13 +423,13 @@ def test_a_file_in_the_order_of_clusters_holds_the_same_under_the_same_ids(
 
 def test_neighbours_lie_side_by_side(by_cluster: VectorIndex) -> None:
     """What is read together is stored together: the rows of a list are those of its centroid."""
-    lists, flat = by_cluster._lists, by_cluster._flat
-    assert lists is not None
-    assert lists.offsets[0] == 0
-    assert lists.offsets[-1] == by_cluster.count
-    rows = flat.reconstruct_n(0, by_cluster.count)
-    owners = np.repeat(np.arange(len(lists.centroids)), np.diff(lists.offsets))
-    nearest = np.argmax(rows @ lists.centroids.astype(np.float32).T, axis=1)
+    index = by_cluster._ordered
+    assert index is not None
+    assert index._offsets[0] == 0
+    assert index._offsets[-1] == by_cluster.count
+    rows = index._flat._flat.reconstruct_n(0, by_cluster.count)
+    owners = np.repeat(np.arange(len(index._centroids)), np.diff(index._offsets))
+    nearest = np.argmax(rows @ index._centroids.T, axis=1)
     assert np.mean(nearest == owners) > 0.999  # up to rounding between two centroids
 
 
@@ -459,7 +451,7 @@ def test_the_recall_that_is_claimed_is_what_a_brute_force_search_confirms(
     monkeypatch: pytest.MonkeyPatch,
     worth_a_thread: int,
 ) -> None:
-    monkeypatch.setattr(vector_index, "_WORTH_A_THREAD", worth_a_thread)
+    monkeypatch.setattr(flat_index, "_WORTH_A_THREAD", worth_a_thread)
     monkeypatch.setattr(vector_index.os, "cpu_count", lambda: 3)
     ids, vectors = collection
 
@@ -481,13 +473,22 @@ def test_the_recall_that_is_claimed_is_what_a_brute_force_search_confirms(
     assert recall(texts_for(200, seed=77)) >= 0.97  # texts that nothing was chosen with
 
 
-def test_rows_outside_the_nearest_clusters_are_not_read(by_cluster: VectorIndex) -> None:
+def test_rows_outside_the_nearest_clusters_are_not_read(
+    by_cluster: VectorIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
     claimed = by_cluster.cluster_search
     assert claimed is not None
-    read = []
-    for query in texts_for(100)[1::2]:
-        (selector,) = by_cluster._nearest_clusters(query, 10)
+    read: list[int] = []
+    search = flat_index._search
+
+    def watched(index: object, query: Vectors, k: int, selector: faiss.IDSelector) -> object:
         read.append(sum(selector.is_member(row) for row in range(by_cluster.count)))
+        return search(index, query, k, selector)
+
+    monkeypatch.setattr(flat_index, "_search", watched)
+    for query in texts_for(100)[1::2]:
+        by_cluster.search(query, 10)
+    assert len(read) == 50
     assert np.mean(read) / by_cluster.count == pytest.approx(claimed.scanned)
     assert claimed.scanned <= 0.5
 
@@ -532,8 +533,8 @@ def test_identical_vectors_make_one_cluster_that_is_not_worth_it(tmp_path: Path)
 def test_any_wrong_byte_in_the_clusters_is_noticed(by_cluster: VectorIndex, tmp_path: Path) -> None:
     written = tmp_path / "v.faiss"
     whole = written.read_bytes()
-    assert by_cluster._lists is not None
-    size = vector_index._lists_size(len(by_cluster._lists.centroids), 16)
+    assert by_cluster._ordered is not None
+    size = vector_index._lists_size(len(by_cluster._ordered._centroids), 16)
     start = len(whole) - vector_index._STAMP.size - size
     for place in [*range(start, len(whole) - 100, 37), *range(len(whole) - 100, len(whole))]:
         wrong = bytearray(whole)

@@ -1,0 +1,40 @@
+"""clipsearch, whole but for its model: embeddings are hashes, so a run takes half a second.
+
+Each embedded batch is noted in the file ``EMBEDDED`` before its vectors are given back.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from fakes import FakeEncoder
+
+from clipsearch import cli
+from clipsearch.cli import index, search
+from clipsearch.records import Pixels, Vectors
+
+DIM = 32
+
+
+class NotedEncoder(FakeEncoder):
+    """Batches of four, each noted, so that a test knows what was embedded when it was killed."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__(DIM, batch_size=4)
+
+    def encode_images(self, pixels: Pixels) -> Vectors:
+        with open(os.environ["EMBEDDED"], "a", encoding="ascii") as file:
+            file.write(f"{len(pixels)}\n")
+        time.sleep(0.01)
+        return super().encode_images(pixels)
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        return super().encode_texts(texts)
+
+
+index.load_encoder = search.load_encoder = NotedEncoder  # type: ignore[assignment]
+index.load_text_encoder = search.load_text_encoder = NotedEncoder  # type: ignore[assignment]
+
+if __name__ == "__main__":
+    sys.exit(cli.run(sys.argv[1:]))

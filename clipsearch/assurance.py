@@ -6,6 +6,7 @@ Kept with the index as attachments, and read one by one, as a command needs them
     texts         embeddings of the domain's classes, its examples and the background prompts
     calibration   false-alarm rates of scores, for text and for image queries
     evaluation    what the last ``evaluate`` found
+    probe:NAME    a linear probe (see ``probes``)
 
 Each says which model, domain or state of the collection it was made for, and counts for no other.
 """
@@ -32,7 +33,7 @@ from clipsearch.domain.calibration import (
 from clipsearch.domain.gate import Gate
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.words import Vocabulary
-from clipsearch.domain.zero_shot import encode_all
+from clipsearch.domain.zero_shot import LOGIT_SCALE, encode_all
 from clipsearch.errors import NotTested
 from clipsearch.places import cache_dir, write_whole
 from clipsearch.records import Hit, ModelSpec, QueryKind, Tested, TextEncoder, Vectors
@@ -69,6 +70,8 @@ class Evaluation:
     """The pass marks that were not met."""
     precision: Precision | None
     """What a score says about a hit's being right, where the test set could tell."""
+    logit_scale: float | None = None
+    """What makes the probabilities of classes right, where the test set had labels."""
 
     def to_json(self) -> str:
         """The record as JSON text; ``from_json`` is its inverse."""
@@ -84,6 +87,7 @@ class Evaluation:
             [missed.measure, missed.reached, missed.mark] for missed in self.shortfalls
         ]
         values["precision"] = self.precision and json.loads(self.precision.to_json())
+        values["logit_scale"] = self.logit_scale
         return json.dumps(values, ensure_ascii=False)
 
     @classmethod
@@ -179,6 +183,12 @@ class Assurance:
             return "untested"
         return "failed" if self.evaluation.shortfalls else "tested"
 
+    @property
+    def logit_scale(self) -> float:
+        """By what similarities to classes are multiplied: as the last evaluation found."""
+        found = self.evaluation and self.evaluation.logit_scale
+        return found or LOGIT_SCALE
+
     def require_tested(self) -> None:
         """Raise NotTested unless the last evaluation met the pass marks."""
         if self.tested != "tested":
@@ -234,6 +244,12 @@ def pin(store: Store, domain: Domain) -> None:
         store.attach("domain", domain.to_json())
 
 
+def keep_evaluation(store: Store, found: Evaluation) -> None:
+    """Make this the index's evaluation, in place of an earlier one."""
+    with store.batch():
+        store.attach("evaluation", found.to_json())
+
+
 def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
     """Measure what scores mean in the collection as it is now; say whether there was need to.
 
@@ -249,7 +265,7 @@ def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
     if texts is not None and before and not _has_changed(ids, before):
         return False
     if texts is None:
-        texts = _embedded(domain, store.spec, load_encoder)
+        texts = embedded_texts(domain, store.spec, load_encoder)
     found: dict[str, Any] = {"domain": domain.fingerprint}
     if len(ids):
         sample = np.random.default_rng(0).permutation(ids)[:_SAMPLE]
@@ -269,7 +285,9 @@ def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
     return True
 
 
-def _embedded(domain: Domain, spec: ModelSpec, load_encoder: Callable[[], TextEncoder]) -> Texts:
+def embedded_texts(
+    domain: Domain, spec: ModelSpec, load_encoder: Callable[[], TextEncoder]
+) -> Texts:
     """The domain's texts, embedded once on this machine for each model."""
     kept = cache_dir() / "texts" / f"{spec.fingerprint[:20]}-{Texts.fingerprint(domain)[:20]}.npz"
     with suppress(OSError):

@@ -10,6 +10,7 @@ arithmetic is the same up to rounding (1/255 on pictures): since version 13, Pil
 sizes whether it resamples rows or columns first.
 """
 
+import io
 import os
 import warnings
 from contextlib import suppress
@@ -200,6 +201,13 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
         padded.paste(kept, ((target_w - kept_w) // 2, (target_h - kept_h) // 2))
         kept = padded
     return np.array(kept)
+
+
+def jpeg(pixels: Pixels) -> bytes:
+    """Pixels ``(height, width, 3)`` as a small JPEG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=80)
+    return file.getvalue()
 
 
 def _reason(error: Exception) -> str:

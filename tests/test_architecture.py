@@ -12,13 +12,16 @@ PACKAGE = Path(__file__).parent.parent / "clipsearch"
 FLOORS = [
     {"errors", "records", "vectors", "changes", "clusters"},
     {
-        *("places", "images", "decoding", "decode_pool"),
+        *("places", "images", "decoding", "decode_pool", "thumbnails"),
         *("flat_index", "vector_index", "store", "collections"),
     },
     {"tokenizer", "text_encoder", "models", "encoder"},
     {"domain"},
-    {"indexing", "assurance", "retrieval", "verifying"},
-    {"output"},
+    {
+        *("indexing", "embedding", "retrieval", "assurance"),
+        *("evaluating", "classifying", "probes", "verifying"),
+    },
+    {"output", "reports", "pages"},
     {"cli", "__main__"},
 ]
 

@@ -14,7 +14,16 @@ from typing import NoReturn
 
 import typer
 
-from clipsearch.cli import domain, index, search, status, verify  # noqa: F401  (they register their commands)
+from clipsearch.cli import (  # noqa: F401  (they register their commands)
+    classify,
+    domain,
+    evaluate,
+    index,
+    probe,
+    search,
+    status,
+    verify,
+)
 from clipsearch.cli.app import Interrupted, ReaderGone, app, say
 from clipsearch.errors import ClipsearchError, ExitCode, Refused
 

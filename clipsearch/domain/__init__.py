@@ -12,6 +12,7 @@
     labelled     a folder or a table of labelled pictures -> paths and classes, or captions
     evaluation   embeddings and labels -> measures with intervals -> pass marks met or not
     └── intervals    95 % intervals of shares and means
+    probe        classes learned from labelled pictures, by logistic regression
     calibration  background scores -> false-alarm rate; right and wrong hits -> precision
 
 How they meet, for a model and a collection (the command line does the wiring; nothing here opens
@@ -23,7 +24,8 @@ an index or loads a model):
               -> FalseAlarms.rate, Precision.probability
     evaluate  labelled.read -> embeddings -> class_embeddings -> evaluate_classification (or
               evaluate_retrieval) -> shortfalls -> tested or failed; fit_precision
-    classify  class_embeddings -> classify; policy.check -> rank_texts
+    classify  class_embeddings -> classify; policy.check -> classify with any texts
+    probe     labelled.own_taxonomy -> labelled.read -> embeddings -> held_out, train
 
 Everything takes arrays, an ``Encoder`` and records, and gives records back; what is kept with an
 index has ``to_json`` and ``from_json``, or ``to_bytes`` and ``from_bytes``. numpy alone is needed.

@@ -83,10 +83,10 @@ class FalseAlarms:
 
         Everything below it can be left out of a ranking without asking for its rate.
         """
-        if max_rate >= 1:
-            return float("-inf")
         n = len(self.best_scores)
         allowed = int(np.floor(max_rate * (1 + n) + 1e-9)) - 1
+        if allowed >= n:
+            return float("-inf")
         if allowed >= 0:
             # The score must exceed the one that would make it one too many.
             return float(np.nextafter(self._scores[n - allowed - 1], np.inf))

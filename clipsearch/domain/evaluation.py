@@ -109,6 +109,8 @@ class RetrievalReport:
     text_recall: Mapping[int, Estimate]
     """k -> the share of pictures with one of their captions among the first k captions."""
     notes: tuple[str, ...] = ()
+    image_ranks: tuple[int, ...] = ()
+    """For each caption, in the order of the test set, the place of its picture, from 0."""
 
     def measures(self) -> Mapping[str, float]:
         """The figures that pass marks are about, by name."""
@@ -307,6 +309,7 @@ def evaluate_retrieval(
         captions=len(captions),
         image_recall={k: clustered_mean(image_ranks < k, owner) for k in ks},
         text_recall={k: proportion(int((text_ranks < k).sum()), len(images)) for k in ks},
+        image_ranks=tuple(int(rank) for rank in image_ranks),
         notes=tuple(notes),
     )
 
@@ -341,7 +344,8 @@ def from_json(text: str) -> ClassificationReport | RetrievalReport:
     if values.pop("kind") == "retrieval":
         for key in ("image_recall", "text_recall"):
             values[key] = {int(k): Estimate(**estimate) for k, estimate in values[key].items()}
-        return RetrievalReport(**(values | {"notes": tuple(values["notes"])}))
+        lists = {key: tuple(values[key]) for key in ("image_ranks", "notes")}
+        return RetrievalReport(**(values | lists))
     for key in ("top1", "top5", "mean_per_class_recall", "mean_average_precision"):
         values[key] = _estimate(values[key])
     values["per_class"] = tuple(

@@ -5,7 +5,8 @@ header line) of ``path,label``; and a table of ``path,caption``, where a picture
 captions, one a line. Paths in a table are relative to the table's own folder.
 
 Nothing is guessed: a label that the domain has not got, a file that is missing or a picture with
-two labels is an error that names the line.
+two labels is an error that names the line. What is to be learned, and not tested, may have labels
+of its own: ``own_taxonomy`` makes a domain of them.
 """
 
 import csv
@@ -15,10 +16,11 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clipsearch.domain.taxonomy import Domain
+from clipsearch.domain import policy
+from clipsearch.domain.taxonomy import Domain, DomainClass, folded
 from clipsearch.errors import BadLabels, TooFewExamples
 from clipsearch.images import SUFFIXES, find
 
@@ -43,6 +45,14 @@ class LabelledImages:
         """How many pictures each class has; classes without any are left out."""
         return Counter(self.classes)
 
+    def only(self, rows: Sequence[int]) -> "LabelledImages":
+        """The part of the set that the pictures at these positions are."""
+        return replace(
+            self,
+            paths=tuple(self.paths[n] for n in rows),
+            classes=tuple(self.classes[n] for n in rows),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImages:
@@ -56,21 +66,79 @@ class CaptionedImages:
     images: tuple[int, ...]
     """For each caption the position of its picture in ``paths``."""
 
+    def only(self, rows: Sequence[int]) -> "CaptionedImages":
+        """The part of the set that the pictures at these positions are."""
+        position = {row: n for n, row in enumerate(rows)}
+        kept = [n for n, image in enumerate(self.images) if image in position]
+        return replace(
+            self,
+            paths=tuple(self.paths[n] for n in rows),
+            captions=tuple(self.captions[n] for n in kept),
+            images=tuple(position[self.images[n]] for n in kept),
+        )
+
 
 def read(source: Path, domain: Domain) -> LabelledImages | CaptionedImages:
     """Read a labelled set: a folder of class-named folders, or a table.
 
     Raises BadLabels if something in it is wrong, and TooFewExamples if it holds no picture.
     """
+    _require_exists(source)
+    return read_folders(source, domain) if source.is_dir() else read_table(source, domain)
+
+
+def own_taxonomy(source: Path, domain: Domain) -> Domain:
+    """A domain whose classes are the labels of a set, whatever they are, in alphabetical order.
+
+    Templates are those of ``domain``, and so are the prompts of the classes that it has too. What
+    tests the set has no place here: there are no examples and no pass marks.
+    Raises BadLabels if the set cannot be read or has captions in place of labels, TooFewExamples
+    if it holds no picture, and RefusedByPolicy if a label asks for what the usage policy forbids.
+    """
+    _require_exists(source)
+    names: dict[str, str] = {}
+    for label in _labels_of(source):
+        if not label.isprintable():
+            raise BadLabels(
+                f"{source}: {label!r} holds what is no text", hint="Give the class another name."
+            )
+        policy.check(label.replace("_", " "))
+        names.setdefault(folded(label), " ".join(label.replace("_", " ").split()))
+    if not names:
+        raise _empty(str(source))
+    known = {name: domain.find_class(name) for name in sorted(names.values())}
+    prompts = {n: () if at is None else domain.classes[at].prompts for n, at in known.items()}
+    return replace(
+        domain,
+        name=source.name,
+        description="",
+        classes=tuple(DomainClass(name, prompts=prompts[name]) for name in known),
+        in_domain=(),
+        out_of_domain=(),
+        pass_marks={},
+    )
+
+
+def _labels_of(source: Path) -> list[str]:
     if source.is_dir():
-        return read_folders(source, domain)
+        paths = [file.path for file in find(os.fsencode(source)).files]
+        return [os.fsdecode(path.split(b"/")[0]) for path in paths if b"/" in path]
+    columns, entries = _read_entries(source)
+    if columns != LABEL_COLUMNS:
+        raise BadLabels(
+            f"{source} has captions, and classes are learned from labels",
+            hint="The first line names the columns: path,label.",
+        )
+    return [label for _, _, label in entries]
+
+
+def _require_exists(source: Path) -> None:
     if not source.exists():
         raise BadLabels(
             f"{source} does not exist",
             hint="A labelled set is a folder of class-named folders, or a CSV or TSV file with "
             "the columns path,label or path,caption.",
         )
-    return read_table(source, domain)
 
 
 def fingerprint(
@@ -91,21 +159,6 @@ def fingerprint(
     for row in sorted(rows):
         digest.update(len(row).to_bytes(8, "big") + row)
     return digest.hexdigest()
-
-
-def require_per_class(images: LabelledImages, domain: Domain, least: int, purpose: str) -> None:
-    """Raise TooFewExamples, naming them, if any class that occurs has fewer pictures.
-
-    purpose: what needs so many, as the end of "... needs": "to train a probe".
-    """
-    few = [domain.classes[c].name for c, n in sorted(images.per_class().items()) if n < least]
-    if few:
-        named = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
-        raise TooFewExamples(
-            f"{images.source}: {purpose} needs at least {least} pictures of each class, and there "
-            f"are fewer of {named}",
-            hint="Add pictures of these, or take their folders or lines out.",
-        )
 
 
 # -- folders -----------------------------------------------------------------------------------
@@ -152,6 +205,19 @@ def read_table(table: Path, domain: Domain) -> LabelledImages | CaptionedImages:
 
     Raises BadLabels, TooFewExamples.
     """
+    columns, entries = _read_entries(table)
+    root = os.fsencode(table.parent)
+    if columns == LABEL_COLUMNS:
+        return _labelled(table, root, entries, domain)
+    return _captioned(table, root, entries)
+
+
+_Entry = tuple[int, bytes, str]
+"""Line, path, and what is said of it."""
+
+
+def _read_entries(table: Path) -> tuple[tuple[str, ...], list[_Entry]]:
+    """Which columns say something of the pictures, those of labels or of captions, and what."""
     rows = _rows(table)
     line, header = next(rows, (1, []))
     columns = [name.strip().lower() for name in header]
@@ -168,14 +234,7 @@ def read_table(table: Path, domain: Domain) -> LabelledImages | CaptionedImages:
     entries = _entries(table, rows, path_at, said_at, len(columns))
     if not entries:
         raise _empty(str(table))
-    root = os.fsencode(table.parent)
-    if label_at is not None:
-        return _labelled(table, root, entries, domain)
-    return _captioned(table, root, entries)
-
-
-_Entry = tuple[int, bytes, str]
-"""Line, path, and what is said of it."""
+    return LABEL_COLUMNS if label_at is not None else CAPTION_COLUMNS, entries
 
 
 def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:

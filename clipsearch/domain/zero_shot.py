@@ -69,6 +69,32 @@ def probabilities(
     return shares
 
 
+def fit_logit_scale(images: Vectors, classes: Vectors, labels: npt.ArrayLike) -> float:
+    """The logit scale, from 1 to ``LOGIT_SCALE``, with the least log loss on labelled pictures.
+
+    This is temperature scaling (Guo et al. 2017): it changes no ranking, and makes a probability
+    of 0.8 right about four times in five. A model may need it badly: ``pocket`` was trained
+    without a logit scale. images: ``(n, dim)``. classes: ``(classes, dim)``. labels: ``(n,)``.
+    """
+    actual = np.asarray(labels, np.int64)
+    scores = (images @ classes.T).astype(np.float64)  # (n, classes)
+    ahead = scores - scores[np.arange(len(scores)), actual][:, np.newaxis]
+    top = ahead.max(axis=1, keepdims=True)
+
+    def loss(scale: float) -> float:
+        shifted = np.exp(scale * (ahead - top)).sum(axis=1)
+        return float((np.log(shifted) + scale * top[:, 0]).mean())
+
+    low, high = 1.0, LOGIT_SCALE  # the loss is convex in the scale: close in on its minimum
+    while high - low > 0.01:
+        third = (high - low) / 3
+        if loss(low + third) < loss(high - third):
+            high -= third
+        else:
+            low += third
+    return round((low + high) / 2, 2)
+
+
 def classify(
     images: Vectors,
     classes: Vectors,
@@ -78,7 +104,8 @@ def classify(
 ) -> list[list[Ranked]]:
     """The ``k`` most probable classes of each picture, best first; ties by the earlier class.
 
-    images: ``(n, dim)``. classes: ``(classes, dim)``, as ``class_embeddings`` gives them.
+    images: ``(n, dim)``. classes: ``(classes, dim)``, as ``class_embeddings`` gives them, or the
+    embeddings of any texts. names: theirs.
     """
     similarities = images @ classes.T
     shares = probabilities(images, classes, logit_scale)
@@ -87,14 +114,3 @@ def classify(
         [Ranked(int(c), names[c], float(shares[n, c]), float(similarities[n, c])) for c in order[n]]
         for n in range(len(images))
     ]
-
-
-def rank_texts(
-    image: Vectors, texts: Sequence[str], vectors: Vectors, logit_scale: float = LOGIT_SCALE
-) -> list[Ranked]:
-    """Any list of texts in the order in which they fit a picture, best first.
-
-    image: ``(dim,)``. vectors: ``(n, dim)``, the embeddings of ``texts``.
-    """
-    (ranking,) = classify(image[np.newaxis], vectors, texts, len(texts), logit_scale)
-    return ranking

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clipsearch.domain.calibration import (
@@ -42,6 +42,7 @@ class TestFalseAlarms:
         assert np.all((rates >= 0) & (rates <= 1))
 
     @settings(max_examples=100, deadline=None)
+    @example([0.0, 1.0], 0.9999999999999999)
     @given(score_lists, st.floats(0.001, 1.0))
     def test_least_score_is_where_the_rate_is_reached(
         self, background: list[float], rate: float

@@ -9,7 +9,7 @@ import pytest
 from clipsearch.domain import labelled
 from clipsearch.domain.labelled import CaptionedImages, LabelledImages
 from clipsearch.domain.taxonomy import Domain
-from clipsearch.errors import BadLabels, TooFewExamples
+from clipsearch.errors import BadLabels, RefusedByPolicy, TooFewExamples
 
 
 @pytest.fixture
@@ -164,9 +164,62 @@ class TestFingerprint:
         assert base != of("path,caption\ncat/1.jpg,cat\nKitten/2.png,hot dog\n", hashes)
 
 
-def test_one_picture_a_class_is_too_few_for_some_purposes(folder: Path, small: Domain) -> None:
-    found = labelled.read(folder, small)
-    assert isinstance(found, LabelledImages)
-    labelled.require_per_class(found, small, 1, "to evaluate")
-    with pytest.raises(TooFewExamples, match=r"to train a probe needs at least 2 .*African eleph"):
-        labelled.require_per_class(found, small, 2, "to train a probe")
+class TestOwnTaxonomy:
+    def test_folders_of_any_name_are_classes(self, folder: Path, small: Domain) -> None:
+        (folder / "deep_Scratch").mkdir()
+        (folder / "deep_Scratch/x.jpg").touch()
+        (folder / "nothing").mkdir()
+        own = labelled.own_taxonomy(folder, small)
+        names = ("Hot-Dog", "Kitten", "african elephant", "cat", "deep Scratch")
+        assert own.class_names == names
+        assert own.prompts(4) == ("a photo of a deep Scratch.", "a drawing of the deep Scratch.")
+        assert own.prompts(0) == ("a sausage in a bun.",)
+        found = labelled.read(folder, own)
+        assert isinstance(found, LabelledImages)
+        assert {names[c] for c in found.classes} == set(names)
+
+    def test_spellings_of_one_label_are_one_class(self, folder: Path, small: Domain) -> None:
+        text = "path,label\ncat/1.jpg,Loose_Thread\nKitten/2.png,loose-thread\nHot-Dog/4.webp,ok\n"
+        own = labelled.own_taxonomy(table(folder, text), small)
+        assert own.class_names == ("Loose Thread", "ok")
+        found = labelled.read(table(folder, text), own)
+        assert isinstance(found, LabelledImages)
+        assert found.per_class() == {0: 2, 1: 1}
+
+    def test_captions_are_no_classes(self, folder: Path, small: Domain) -> None:
+        with pytest.raises(BadLabels, match="has captions"):
+            labelled.own_taxonomy(table(folder, "path,caption\ncat/1.jpg,a cat\n"), small)
+
+    def test_what_the_policy_refuses(self, folder: Path, small: Domain) -> None:
+        text = "path,label\ncat/1.jpg,identify_this_man\n"
+        with pytest.raises(RefusedByPolicy, match="identify this man"):
+            labelled.own_taxonomy(table(folder, text), small)
+
+    def test_nothing_there(self, tmp_path: Path, small: Domain) -> None:
+        with pytest.raises(TooFewExamples, match="no labelled picture"):
+            labelled.own_taxonomy(tmp_path, small)
+        with pytest.raises(BadLabels, match="does not exist"):
+            labelled.own_taxonomy(tmp_path / "absent", small)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="names need not be UTF-8 on Linux alone")
+    def test_a_name_that_is_no_text(self, folder: Path, small: Domain) -> None:
+        os.rename(os.path.join(os.fsencode(folder), b"cat"), os.fsencode(folder) + b"/\xff")
+        with pytest.raises(BadLabels, match="holds what is no text"):
+            labelled.own_taxonomy(folder, small)
+
+
+class TestParts:
+    def test_of_labels(self, folder: Path, small: Domain) -> None:
+        found = labelled.read(folder, small)
+        assert isinstance(found, LabelledImages)
+        part = found.only([1, 3])
+        assert part.paths == (found.paths[1], found.paths[3])
+        assert part.classes == (found.classes[1], found.classes[3])
+
+    def test_of_captions(self, folder: Path, small: Domain) -> None:
+        text = "path,caption\ncat/1.jpg,a\nKitten/2.png,b\nHot-Dog/4.webp,c\nKitten/2.png,d\n"
+        found = labelled.read(table(folder, text), small)
+        assert isinstance(found, CaptionedImages)
+        part = found.only([1, 2])
+        assert part.paths == (b"Kitten/2.png", b"Hot-Dog/4.webp")
+        assert (part.captions, part.images) == (("b", "c", "d"), (0, 1, 0))

@@ -5,11 +5,12 @@ import pytest
 
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.zero_shot import (
+    LOGIT_SCALE,
     class_embeddings,
     classify,
     encode_all,
+    fit_logit_scale,
     probabilities,
-    rank_texts,
 )
 from clipsearch.vectors import l2_normalise
 
@@ -58,10 +59,25 @@ def test_classify_gives_the_best_k_in_order() -> None:
     assert sum(ranked.probability for ranked in everything) == pytest.approx(1)
 
 
-def test_rank_texts_ranks_all_of_them(encoder: WordEncoder) -> None:
+def test_any_texts_can_be_ranked_for_a_picture(encoder: WordEncoder) -> None:
     texts = ["a red car", "two black cats", "a black cat asleep"]
-    image = encoder.encode_texts(["black cat asleep"])[0]
-    ranking = rank_texts(image, texts, encoder.encode_texts(texts))
+    image = encoder.encode_texts(["black cat asleep"])
+    (ranking,) = classify(image, encoder.encode_texts(texts), texts, k=3)
     assert [ranked.index for ranked in ranking] == [2, 1, 0]
     assert ranking[0].name == "a black cat asleep"
     assert sum(ranked.probability for ranked in ranking) == pytest.approx(1)
+
+
+def test_the_logit_scale_is_that_by_which_labels_were_drawn() -> None:
+    rng = np.random.default_rng(0)
+    images, classes = (l2_normalise(rng.normal(size=(n, 16))) for n in (4000, 10))
+    shares = probabilities(images, classes, 12.0)
+    labels = [rng.choice(10, p=share) for share in shares]
+    assert fit_logit_scale(images, classes, labels) == pytest.approx(12, rel=0.1)
+    at_random = rng.integers(0, 10, 4000)
+    assert fit_logit_scale(images, classes, at_random) < 2
+
+
+def test_the_logit_scale_has_an_end_where_nothing_is_wrong() -> None:
+    classes = np.eye(4, dtype=np.float32)
+    assert fit_logit_scale(classes, classes, range(4)) == pytest.approx(LOGIT_SCALE, abs=0.02)

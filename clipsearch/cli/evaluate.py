@@ -1,0 +1,108 @@
+"""``clipsearch evaluate``."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipsearch.cli.app import DeviceOption, IndexOption, app, say
+from clipsearch.cli.choosing import ModelChoice, load_encoder, load_text_encoder
+from clipsearch.cli.pictures import UnderOption, directory_of_one, progress, say_skipped
+from clipsearch.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from clipsearch.evaluating import Findings
+
+
+@app.command("evaluate")
+def evaluate_command(
+    labelled: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LABELLED",
+            help="A folder of class-named folders, or a CSV or TSV file with the columns "
+            "path,label or path,caption.",
+            show_default=False,
+        ),
+    ],
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Also write one page with the confusion matrix and the pictures got wrong.",
+            show_default=False,
+        ),
+    ] = None,
+    under: UnderOption = None,
+    device: DeviceOption = "auto",
+    index: IndexOption = None,
+) -> int:
+    """Test an index's model and domain on labelled pictures; the index keeps the result.
+
+    Embeddings that the index has are reused. An index is tested once an evaluation of its model
+    and its domain has met the domain's pass marks. Exit code 0 if it has, 1 if it has not.
+
+    \b
+    Examples:
+      clipsearch evaluate sample_data
+      clipsearch evaluate test.csv --under ~/Pictures --html report.html
+      clipsearch evaluate captions.tsv --json
+    """
+    from clipsearch import models, output, reports
+    from clipsearch.assurance import Assurance
+    from clipsearch.domain.labelled import read
+    from clipsearch.evaluating import evaluate
+    from clipsearch.store import Store
+
+    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
+        raise UsageError(
+            f"cannot write {html}", hint="--html takes a file in a folder that exists."
+        )
+    choice = ModelChoice(None, None, device, None, offline=True)
+    with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
+        test_set = read(labelled, Assurance(store).domain)
+        files = models.locate(store.spec)
+        with progress() as bar:
+            findings = evaluate(
+                store,
+                test_set,
+                lambda: load_encoder(files, choice),
+                lambda: load_text_encoder(files, choice),
+                bar,
+            )
+        root = store.root
+    say_skipped(findings.skipped)
+    if html is not None:
+        _write_page(findings, html)
+    if json:
+        sys.stdout.buffer.write(output.json_line(reports.evaluation_record(findings)))
+    else:
+        print(output.printable(_title(findings, root)), end="\n\n")
+        for table in reports.evaluation_tables(findings):
+            reports.show(table)
+        for line in reports.evaluation_lines(findings):
+            print(output.printable(line))
+    return ExitCode.NO_MATCH if findings.evaluation.shortfalls else ExitCode.OK
+
+
+def _title(findings: "Findings", root: Path) -> str:
+    return (
+        f"{findings.evaluation.source}: {findings.evaluation.report.images} pictures, for the "
+        f"index of {root} ({findings.model.label}, domain {findings.domain.name})"
+    )
+
+
+def _write_page(findings: "Findings", path: Path) -> None:
+    from clipsearch.pages import evaluation
+
+    try:
+        path.write_text(evaluation.page(findings), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {path}: {error.strerror}",
+            hint="The index has the result; name another file and run the same command again.",
+        ) from error
+    say(f"wrote {path}")

@@ -1,0 +1,71 @@
+"""Which index, model and pictures a command is about that takes pictures of its own."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipsearch.cli.app import say
+from clipsearch.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipsearch.output import ProgressBar
+
+UnderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--under",
+        metavar="FOLDER",
+        help="Which collection, if not the one around the current folder.",
+        show_default=False,
+    ),
+]
+
+
+def directory_of_one(about: Sequence[Path], under: Path | None, index: Path | None) -> Path:
+    """Where the one index is that a command means.
+
+    That is ``index`` or the collection of ``under`` if one of them is given; else the collection
+    that the current folder is in; else the one that the files it is ``about`` are in; else the
+    one below the current folder. Raises IndexNotFound, and UsageError if there are several.
+    """
+    from clipsearch import collections
+
+    start = (under or Path()).resolve()
+    if under is not None and not under.exists():
+        raise UsageError(f"{under} does not exist", hint="--under takes a folder.")
+    if index is None and collections.holding(start) is None and under is None:
+        for path in about:
+            holder = collections.holding(path.resolve())
+            if holder is not None:
+                return holder
+    found = collections.find(start, index)
+    if len(found) > 1:
+        raise UsageError(
+            f"there are {len(found)} indexed folders below {start}",
+            hint="Say which one you mean with --under FOLDER.",
+        )
+    return found[0]
+
+
+@contextmanager
+def progress() -> "Iterator[ProgressBar]":
+    """A progress bar that is taken away again."""
+    from clipsearch import output
+
+    bar = output.ProgressBar()
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+def say_skipped(skipped: Sequence[tuple[bytes, str]]) -> None:
+    """Name pictures that could not be decoded."""
+    from clipsearch.output import printable
+    from clipsearch.reports import text_path
+
+    for path, reason in skipped:
+        say(f"skipping {text_path(path)}: {printable(reason)}")

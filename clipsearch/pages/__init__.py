@@ -1,0 +1,1 @@
+"""Reports as pages: each one a single file, without scripts and without anything from elsewhere."""

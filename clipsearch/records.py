@@ -142,8 +142,11 @@ class EmbeddedImage:
 Tested = Literal["tested", "failed", "untested"]
 """Whether an evaluation of an index's model on its domain met the domain's pass marks."""
 
-QueryKind = Literal["text", "image"]
-"""What a query was made of: texts and images lie at different distances from the pictures."""
+QueryKind = Literal["text", "image", "probe"]
+"""What a query was made of: each lies at another distance from the pictures.
+
+What scores mean is measured for texts and images; those of a probe's direction rank, and no more.
+"""
 
 
 @dataclass(frozen=True, slots=True)

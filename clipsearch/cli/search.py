@@ -14,7 +14,7 @@ from clipsearch.errors import ExitCode, IndexLocked, StoreError, UsageError
 
 if TYPE_CHECKING:
     from clipsearch.output import Write
-    from clipsearch.records import Hit, QueryKind, TextEncoder
+    from clipsearch.records import Hit, QueryKind, TextEncoder, Vectors
     from clipsearch.store import Store
 
 
@@ -24,7 +24,8 @@ def search_command(
         str | None,
         typer.Argument(
             metavar="[QUERY]",
-            help="What to look for, in English; - reads it from standard input.",
+            help="What to look for, in English; @PROBE or @PROBE/CLASS for what a probe has "
+            "learned; - reads it from standard input.",
             show_default=False,
         ),
     ] = None,
@@ -98,6 +99,7 @@ def search_command(
       clipsearch search "a red bicycle"
       clipsearch search --image holiday/beach.jpg -k 5
       clipsearch search --class lighthouse --max-false-alarm 0.01
+      clipsearch search @defects/scratch
       clipsearch search "boats in a harbour" --under 2024 --json
       clipsearch search -0 "a cat" | xargs -0 cp -t cats/
     """
@@ -148,8 +150,10 @@ def search_command(
             )
         elif class_name is not None:
             vector = retrieval.class_vector(assured, class_name, text_encoder)
+        elif (text := _checked(query)).startswith("@"):
+            kind = "probe"
+            vector = _probe_vector(stores, text.strip())
         else:
-            text = _checked(query)
             if (note := policy.language_note(text)) and not quiet:
                 say(note)
             vector = retrieval.text_vector(
@@ -196,6 +200,17 @@ def _checked(query: str | None) -> str:
     if not text.strip():
         raise UsageError("the query is empty", hint="Say what to look for.")
     return text
+
+
+def _probe_vector(stores: "Sequence[Store]", text: str) -> "Vectors":
+    from clipsearch import probes
+
+    if len(stores) > 1:
+        raise UsageError(
+            f"there are {len(stores)} indexed folders here, and a probe belongs to one",
+            hint="Say which one you mean with --under FOLDER.",
+        )
+    return probes.query(stores[0], text.removeprefix("@"))
 
 
 def _writer(json: bool, null: bool) -> "Write":

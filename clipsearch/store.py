@@ -61,7 +61,7 @@ CATALOG, VECTORS, LOCK, REBUILD = "catalog.sqlite3", "vectors.faiss", "writer.lo
 HOLDER = "writer.txt"
 """Who holds the lock, in words. Apart from it: whoever tries the lock empties its file."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -81,9 +81,15 @@ CREATE TABLE vectors (
     id INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
     vector BLOB NOT NULL                   -- dim x fp16, little-endian
 );
+-- What other rooms keep with the index and can make again: measurements, probes.
+CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL);
 """
 
-_ATTACHED = "attached:"
+_MIGRATIONS = {
+    2: "CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL)",
+}
+"""What makes a catalogue one of this version out of one of the version before."""
+
 _UNIT = 0.01
 """A unit vector's length after rounding to fp16 is 1 to within a thousandth."""
 _BUSY_SECONDS = 30.0
@@ -100,9 +106,7 @@ class Store:
         self.directory = directory
         self._db = connection
         self._lock = lock
-        self._meta = dict(
-            connection.execute(f"SELECT key, value FROM meta WHERE key NOT LIKE '{_ATTACHED}%'")
-        )
+        self._meta = dict(connection.execute("SELECT key, value FROM meta"))
         try:
             self.spec = ModelSpec.from_json(self._meta["model"])
         except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -213,6 +217,8 @@ class Store:
                     f"{directory / CATALOG} is another program's database",
                     hint="Put the index elsewhere with --index DIR.",
                 )
+            if write:
+                _migrate(connection, version)
             return cls(directory, connection, lock)
 
     def close(self) -> None:
@@ -286,11 +292,24 @@ class Store:
 
     def attachment(self, name: str) -> Any:
         """What was attached under a name, text or bytes; None if nothing was."""
+        if name not in self.attached(name):
+            return None
         with self._errors():
-            row = self._db.execute(
-                "SELECT value FROM meta WHERE key = ?", (_ATTACHED + name,)
+            (value,) = self._db.execute(
+                "SELECT value FROM attachments WHERE name = ?", (name,)
             ).fetchone()
-        return None if row is None else row[0]
+        return value
+
+    def attached(self, prefix: str) -> list[str]:
+        """Names of the attachments that begin so, in order."""
+        with self._errors():
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version < 2:  # read only, and so not migrated
+                return []
+            rows = self._db.execute(
+                "SELECT name FROM attachments WHERE name >= ? ORDER BY name", (prefix,)
+            )
+            return [name for (name,) in rows if name.startswith(prefix)]
 
     def status(self) -> CollectionStatus:
         """Counts, sizes and times."""
@@ -542,20 +561,11 @@ class Store:
 
     def attach(self, name: str, value: str | bytes) -> None:
         """Keep with the index what another room means by it. Inside ``batch``."""
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_ATTACHED + name, value))
-
-    def attached(self, prefix: str) -> list[str]:
-        """Names of the attachments that begin so, in order."""
-        with self._errors():
-            rows = self._db.execute(
-                "SELECT key FROM meta WHERE key >= ? ORDER BY key", (_ATTACHED + prefix,)
-            )
-            names = [key.removeprefix(_ATTACHED) for (key,) in rows]
-        return [name for name in names if name.startswith(prefix)]
+        self._db.execute("INSERT OR REPLACE INTO attachments VALUES (?, ?)", (name, value))
 
     def detach(self, name: str) -> None:
         """Forget an attachment. Inside ``batch``."""
-        self._db.execute("DELETE FROM meta WHERE key = ?", (_ATTACHED + name,))
+        self._db.execute("DELETE FROM attachments WHERE name = ?", (name,))
 
     def set_spec(self, spec: ModelSpec) -> None:
         """Note where the same model is now to be found. Inside ``batch``.
@@ -713,6 +723,25 @@ def _connection(directory: Path, *, write: bool) -> Iterator[sqlite3.Connection]
             yield connection
         except BaseException:
             connection.close()
+            raise
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Bring a catalogue of an older version up to date, a version at a time.
+
+    Each step and its version number are one transaction: a run that is killed leaves the version
+    before, and the next one goes on from there. Readers know every version.
+    """
+    for target in range(version + 1, SCHEMA_VERSION + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in _MIGRATIONS[target].split(";\n"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {target}")
+            connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
             raise
 
 

@@ -35,6 +35,8 @@ _LAYER_NORM_EPS = 1e-5
 _TOKENS_AT_ONCE = 256
 """Enough for an efficient matrix product, and few enough for what is between two to stay cached."""
 
+_FEW_ROWS = 32
+
 _PLAIN = {
     **dict.fromkeys(("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs")),
     **dict.fromkeys(("act_kwargs", "norm_kwargs", "block_type", "ls_init_value")),
@@ -136,7 +138,7 @@ class TextEncoder:
 
     def _attention(self, x: Floats, name: str, mask: Floats) -> Floats:
         width, length = x.shape[1], len(mask)
-        projected = x @ self._get(name + "in_proj_weight").T + self._get(name + "in_proj_bias")
+        projected = self._linear(x, name + "in_proj_weight", name + "in_proj_bias")
         # (n * length, 3 * width) -> three of (n, heads, length, width / heads)
         parts = projected.reshape(-1, length, 3, self._heads, width // self._heads)
         q, k, v = parts.transpose(2, 0, 3, 1, 4)
@@ -144,14 +146,19 @@ class TextEncoder:
         scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
         scores /= scores.sum(axis=-1, keepdims=True)
         mixed = (scores @ v).swapaxes(1, 2).reshape(-1, width)
-        out: Floats = mixed @ self._get(name + "out_proj.weight").T
-        return out + self._get(name + "out_proj.bias")
+        return self._linear(mixed, name + "out_proj.weight", name + "out_proj.bias")
 
     def _mlp(self, x: Floats, name: str) -> Floats:
-        hidden = x @ self._get(name + "c_fc.weight").T + self._get(name + "c_fc.bias")
+        hidden = self._linear(x, name + "c_fc.weight", name + "c_fc.bias")
         hidden = _quick_gelu(hidden) if self._quick_gelu else _gelu(hidden)
-        out: Floats = hidden @ self._get(name + "c_proj.weight").T
-        return out + self._get(name + "c_proj.bias")
+        return self._linear(hidden, name + "c_proj.weight", name + "c_proj.bias")
+
+    def _linear(self, x: Floats, weight: str, bias: str) -> Floats:
+        """``(n, in)`` to ``(n, out)``."""
+        matrix = self._get(weight)
+        # With the large matrix first, OpenBLAS takes two thirds of the time for a few rows.
+        product: Floats = (matrix @ x.T).T if len(x) <= _FEW_ROWS else x @ matrix.T
+        return product + self._get(bias)
 
     def _norm(self, x: Floats, name: str) -> Floats:
         centred = x - x.mean(axis=-1, keepdims=True)

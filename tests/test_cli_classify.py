@@ -330,6 +330,17 @@ def test_a_probe_is_trained_used_shown_and_removed(run: Run, collection: Path) -
     confusion = run("classify", "--probe", "dark", "--confusion", cwd=collection).lines
     assert [line.split()[0] for line in confusion[1:4]] == FOLDERS
 
+    done = run("search", "@dark/Red Block", "--json", "-k4", cwd=collection)
+    hits = [json.loads(line) for line in done.lines]
+    assert [hit["path"].split("/")[0] for hit in hits] == ["red_block"] * 4
+    assert {(hit["false_alarm"], hit["precision"]) for hit in hits} == {(None, None)}
+    done = run("search", "@dark", cwd=collection)
+    assert (done.code, done.out) == (2, b"")
+    assert "Say which: @dark/azure, @dark/red block, @dark/wall" in done.err
+    done = run("search", "@light", cwd=collection)
+    assert (done.code, done.out) == (2, b"")
+    assert "has no probe 'light'" in done.err
+
     done = run("probe", "remove", "dark", cwd=collection)
     assert (done.code, done.out) == (0, b"")
     done = run("probe", "list", cwd=collection)

@@ -1,0 +1,104 @@
+"""Large collections: the whole program within bounded memory, and no step that is quadratic."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import fake_spec
+from PIL import Image
+
+from clipsearch import assurance
+from clipsearch.assurance import Assurance
+from clipsearch.records import EmbeddedImage, ImageFile, Vectors
+from clipsearch.retrieval import search
+from clipsearch.store import FOLDER, Store
+from clipsearch.vectors import l2_normalise
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name == "nt", reason="counts memory as POSIX does"),
+]
+
+DIM = 512
+
+
+def test_a_hundred_thousand_pictures_are_indexed_within_bounded_memory(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    count = 100_000
+    root = tmp_path / "photos"
+    for n in range(count):
+        if n % 1000 == 0:
+            folder = root / f"{n // 1000:03}"
+            folder.mkdir(parents=True)
+        colour = ((n * 7) % 256, (n // 256) % 256, (n * 31) % 256)
+        Image.new("RGB", (16, 16 + n % 9), colour).save(folder / f"{n:06}.bmp")
+    for options in (["--model", tiny_model], []):
+        done = subprocess.run(
+            [sys.executable, "-m", "clipsearch", "index", root, *options],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert f"{count} unchanged" in done.stderr
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    assert peak < 1.5 * 2**30
+    with Store.open(root / FOLDER) as store:
+        assert store.status().images == count
+
+
+def rows(count: int) -> Iterator[EmbeddedImage]:
+    random = np.random.default_rng(0)
+    for n in range(count):
+        if n % 10_000 == 0:
+            vectors = l2_normalise(random.standard_normal((10_000, DIM)))
+        file = ImageFile(b"%03d/%07d.jpg" % (n // 5000, n), 1, n)
+        yield EmbeddedImage(file, n.to_bytes(20, "big"), 640, 480, None, vectors[n % 10_000])
+
+
+class Texts:
+    """Texts at random."""
+
+    def encode_texts(self, texts: object) -> Vectors:
+        size = len(texts)  # type: ignore[arg-type]
+        return l2_normalise(np.random.default_rng(size).standard_normal((size, DIM)))
+
+
+def test_a_million_rows_are_opened_searched_and_added_to(tmp_path: Path) -> None:
+    count = 1_000_000
+    root = tmp_path / "photos"
+    root.mkdir()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with Store.create(root / FOLDER, root, fake_spec(dim=DIM)) as store:
+        source = rows(count)
+        for _ in range(count // 10_000):
+            with store.batch():
+                store.add(next(source) for _ in range(10_000))
+        store.update_vector_index()
+        assurance.calibrate(store, Texts)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert grown < 1.5 * 2**30  # the vectors alone are 1 GB, and mapped
+    query = Texts().encode_texts(["one"])[0]
+    with Store.open(root / FOLDER) as store:
+        hits = search([Assurance(store)], query, 10)
+        assert len(hits) == 10
+        started = time.monotonic()
+        hits = search([Assurance(store)], query, 10)
+        assert time.monotonic() - started < 5  # no promise, but a scan in Python takes minutes
+        assert store.status().images == count
+        (best,) = store.search(store.vector(hits[3].id), 1)
+        assert best.id == hits[3].id
+    with Store.open_for_writing(root / FOLDER) as store:
+        with store.batch():
+            store.add([next(rows(1))])
+        started = time.monotonic()
+        store.update_vector_index()
+        assert not assurance.calibrate(store, Texts)
+        assert time.monotonic() - started < 10  # nothing is written anew for one picture

@@ -1,0 +1,158 @@
+"""An index of an older clipsearch is read as it is, and brought up to date by the next writer."""
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import DIM, assert_exact, fake_spec, half, picture, unit, vectors_of
+
+from clipsearch import store as store_module
+from clipsearch.errors import IndexUnreadable
+from clipsearch.store import CATALOG, FOLDER, SCHEMA_VERSION, Store
+
+PICTURES = [picture(b"%d.png" % n, n) for n in range(40)]
+
+# As clipsearch 0.1 made it. Not to be changed: such indexes are out there.
+SCHEMA_1 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    path BLOB NOT NULL UNIQUE,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    hash BLOB,
+    width INTEGER, height INTEGER,
+    taken_at TEXT,
+    error TEXT
+);
+CREATE INDEX images_by_hash ON images (hash);
+CREATE TABLE vectors (
+    id INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
+    vector BLOB NOT NULL
+);
+PRAGMA user_version = 1;
+"""
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """The index folder of version 1, with forty pictures."""
+    directory = tmp_path / "photos" / FOLDER
+    directory.mkdir(parents=True)
+    catalog = sqlite3.connect(directory / CATALOG)
+    catalog.executescript(SCHEMA_1)
+    meta = {
+        "vector_file": b"",
+        "model": fake_spec().to_json(),
+        "root": b"",
+        "created_at": "2026-01-01T00:00:00+00:00",
+        "updated_at": "2026-01-01T00:00:00+00:00",
+    }
+    catalog.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+    for id, image in enumerate(PICTURES, start=1):
+        facts = (*image.file, image.content_hash, image.width, image.height, None, None)
+        catalog.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (id, *facts))
+        catalog.execute("INSERT INTO vectors VALUES (?, ?)", (id, half(image.vector).tobytes()))
+    catalog.commit()
+    catalog.close()
+    return directory
+
+
+def version(directory: Path) -> int:
+    catalog = sqlite3.connect(directory / CATALOG)
+    (found,) = catalog.execute("PRAGMA user_version").fetchone()
+    catalog.close()
+    return int(found)
+
+
+def check(store: Store) -> None:
+    assert_exact(store.search(unit(7), 10), vectors_of(PICTURES), unit(7), 10)
+    assert len(store.known()) == len(PICTURES)
+    assert store.vector(1).shape == (DIM,)
+
+
+def schema(directory: Path) -> set[tuple[str, str]]:
+    catalog = sqlite3.connect(directory / CATALOG)
+    rows = catalog.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    catalog.close()
+    words = (
+        (name, " ".join(part.split("--")[0] for part in sql.splitlines())) for name, sql in rows
+    )
+    return {(name, "".join(sql.split())) for name, sql in words}
+
+
+def test_a_reader_takes_an_old_index_as_it_is(old: Path) -> None:
+    before = (old / CATALOG).read_bytes()
+    with Store.open(old) as store:
+        check(store)
+        assert store.attachment("domain") is None
+        assert store.attached("") == []
+    assert (old / CATALOG).read_bytes() == before
+
+
+def test_a_writer_brings_it_up_to_date_and_loses_nothing(old: Path, tmp_path: Path) -> None:
+    with Store.open_for_writing(old) as store:
+        check(store)
+        with store.batch():
+            store.attach("domain", "text")
+            store.attach("texts", b"bytes")
+        assert store.attachment("domain") == "text"
+    assert version(old) == SCHEMA_VERSION
+    with Store.create(tmp_path / "new", tmp_path, fake_spec()):
+        pass
+    assert schema(old) == schema(tmp_path / "new")
+    with Store.open(old) as store:
+        check(store)
+        assert (store.attachment("texts"), store.attached("t")) == (b"bytes", ["texts"])
+
+
+@pytest.mark.parametrize("at", ["in the first statement", "in the second", "before the commit"])
+def test_an_interrupted_migration_is_gone_on_with(
+    old: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    wrong = {
+        "in the first statement": "CREATE TABLE meta (key)",
+        "in the second": "CREATE TABLE one (x);\nCREATE TABLE meta (key)",
+        "before the commit": "CREATE TABLE one (x);\nSELECT abs(-9223372036854775808)",
+    }
+    before = schema(old)
+    with monkeypatch.context() as patched:
+        patched.setitem(store_module._MIGRATIONS, 2, wrong[at])
+        with pytest.raises(IndexUnreadable):
+            Store.open_for_writing(old)
+    assert (version(old), schema(old)) == (1, before)
+    with Store.open(old) as store:
+        check(store)
+    with Store.open_for_writing(old) as store:
+        check(store)
+    assert version(old) == SCHEMA_VERSION
+
+
+def test_every_step_is_taken_in_its_turn(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "SCHEMA_VERSION", SCHEMA_VERSION + 2)
+    later = {SCHEMA_VERSION + 1: "CREATE TABLE one (x)", SCHEMA_VERSION + 2: "DROP TABLE one"}
+    monkeypatch.setattr(store_module, "_MIGRATIONS", store_module._MIGRATIONS | later)
+    with Store.open_for_writing(old) as store:
+        check(store)
+    assert version(old) == SCHEMA_VERSION + 2
+
+
+def test_an_index_of_a_newer_version_is_refused_untouched(old: Path, tmp_path: Path) -> None:
+    catalog = sqlite3.connect(old / CATALOG)
+    catalog.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    catalog.close()
+    copy = shutil.copytree(old, tmp_path / "copy")
+    for open_it in (Store.open, Store.open_for_writing):
+        with pytest.raises(IndexUnreadable, match="newer clipsearch"):
+            open_it(old)
+    assert (old / CATALOG).read_bytes() == (copy / CATALOG).read_bytes()
+
+
+def test_a_vector_of_an_old_index_is_the_same_after_it(old: Path) -> None:
+    with Store.open(old) as store:
+        before = {id: store.vector(id) for id in range(1, 41)}
+    with Store.open_for_writing(old) as store:
+        for id, vector in before.items():
+            np.testing.assert_array_equal(store.vector(id), vector)

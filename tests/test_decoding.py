@@ -5,8 +5,10 @@ import io
 import os
 import struct
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -469,17 +471,17 @@ def test_a_file_that_cannot_be_opened_is_an_os_error(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- size
 
 
-def png_header(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
+
+def png_header(width: int, height: int, *chunks: bytes) -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-        + chunk(b"IDAT", zlib.compress(bytes(10_000)))
-        + chunk(b"IEND", b"")
+        + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + b"".join(chunks)
+        + png_chunk(b"IDAT", zlib.compress(bytes(10_000)))
+        + png_chunk(b"IEND", b"")
     )
 
 
@@ -511,6 +513,45 @@ def test_a_huge_picture_is_refused_before_it_takes_time_or_memory(
         decoded(data, max_pixels=256_000_000)
     assert loaded == []
     assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(200_000_000), 9)),
+        png_chunk(b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(bytes(200_000_000), 9)),
+        png_chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(200_000_000), 9)),
+    ],
+    ids=["zTXt", "iTXt", "iCCP"],
+)
+def test_a_bomb_beside_the_pixels_takes_no_memory(chunk: bytes, decoded: Decoded) -> None:
+    """200 MB of nothing in 200 kB: whether there is a picture then or not, it is not unpacked."""
+    data = png_header(50, 60, chunk)
+    tracemalloc.start()
+    try:
+        with suppress(ImageError):
+            assert decoded(data).width == 50
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20_000_000
+
+
+def test_of_thousands_of_frames_only_the_first_is_decoded(decoded: Decoded) -> None:
+    first, *others = (Image.new("L", (300, 300), shade) for shade in [9, *range(100, 200)])
+    data = encoded(first, "GIF", save_all=True, append_images=others * 30, optimize=False)
+    started = time.monotonic()
+    assert int(decoded(data).pixels.max()) <= 12
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("tail", [b"PK\3\4" + bytes(500), b"<script>alert(1)</script>", b"%PDF-1"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_what_is_a_picture_and_something_else_too_is_a_picture(
+    kind: str, tail: bytes, decoded: Decoded
+) -> None:
+    data = encoded(quarters((64, 48)), kind)
+    np.testing.assert_array_equal(decoded(data + tail).pixels, decoded(data).pixels)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

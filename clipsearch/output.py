@@ -111,8 +111,10 @@ def tested_line(collection: Assurance) -> str:
     return f"tested on the domain {domain} {how}"
 
 
-def no_match_line(rejected: Sequence[Hit]) -> str:
-    """That nothing matches, and how near the best picture came."""
+def no_match_line(rejected: Sequence[Hit], *, filtered: bool = False) -> str:
+    """That nothing matches, and how near the best picture came, if there was one to look at."""
+    if filtered and not rejected:
+        return "no match: no indexed picture passes the filters"
     if not rejected or rejected[0].false_alarm is None:
         return "no match"
     (best, *_) = rejected

@@ -150,6 +150,30 @@ What scores mean is measured for texts and images; those of a probe's direction 
 
 
 @dataclass(frozen=True, slots=True)
+class Filter:
+    """Which pictures of a collection are looked at; what is not set lets all through."""
+
+    under: bytes = b""
+    """A folder, relative to the root."""
+    name: str | None = None
+    """A glob that the file's name must match, or, with a slash in it, its path."""
+    after: str | None = None
+    """ISO 8601, local time: taken (or, where the picture does not tell, modified) then or later."""
+    before: str | None = None
+    """Likewise: taken or modified earlier."""
+    min_width: int = 0
+    """In pixels, of the picture as it is looked at."""
+    min_height: int = 0
+    suffixes: frozenset[bytes] = frozenset()
+    """Ends of names with their dots, in lower case."""
+    paths: frozenset[bytes] | None = None
+    """Absolute paths."""
+
+
+EVERYTHING = Filter()
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """One ranked result."""
 

@@ -14,7 +14,7 @@ from clipsearch.domain import policy
 from clipsearch.domain.zero_shot import class_embeddings
 from clipsearch.errors import ImageError, OutOfDomain, UsageError
 from clipsearch.images import absolute, content_hash
-from clipsearch.records import Encoder, Hit, QueryKind, TextEncoder, Vectors
+from clipsearch.records import EVERYTHING, Encoder, Filter, Hit, QueryKind, TextEncoder, Vectors
 from clipsearch.store import Store
 
 
@@ -22,7 +22,7 @@ def search(
     collections: Sequence[Assurance],
     query: Vectors,
     k: int,
-    under: bytes = b"",
+    only: Filter = EVERYTHING,
     *,
     kind: QueryKind = "text",
     max_false_alarm: float = 1.0,
@@ -31,15 +31,15 @@ def search(
 ) -> list[Hit]:
     """The ``k`` best hits of all ``collections`` together; ``query`` is a unit vector ``(dim,)``.
 
-    Hits that are more often a false alarm than ``max_false_alarm``, in their own collection and
-    for this kind of query, are left out. A picture that several collections hold, the root of one
-    lying in another's, is one hit; the file ``without`` is none. With ``exact``, no store is
-    searched through its clusters.
+    ``only`` restricts it to some pictures, exactly. Hits that are more often a false alarm than
+    ``max_false_alarm``, in their own collection and for this kind of query, are left out. A
+    picture that several collections hold, the root of one lying in another's, is one hit; the
+    file ``without`` is none. With ``exact``, no store is searched through its clusters.
     """
     hits: list[Hit] = []
     for collection in collections:
         least = collection.least_score(kind, max_false_alarm)
-        found = collection.store.search(query, k + (without is not None), under, exact=exact)
+        found = collection.store.search(query, k + (without is not None), only, exact=exact)
         good = [hit for hit in found if hit.score >= least and not _is_file(hit, without)]
         hits += collection.judged(good, kind)
     ranked: dict[bytes, Hit] = {}

@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,12 @@ from clipsearch.errors import (
     ModelMismatch,
     StoreError,
 )
+from clipsearch.images import absolute
 from clipsearch.records import (
+    EVERYTHING,
     CollectionStatus,
     EmbeddedImage,
+    Filter,
     Hit,
     ImageFile,
     KnownImage,
@@ -92,6 +96,10 @@ _MIGRATIONS = {
 
 _UNIT = 0.01
 """A unit vector's length after rounding to fp16 is 1 to within a thousandth."""
+_TAKEN_AT = (
+    "coalesce(taken_at, strftime('%Y-%m-%dT%H:%M:%S', mtime_ns / 1000000000, 'unixepoch',"
+    " 'localtime'))"
+)
 _BUSY_SECONDS = 30.0
 _ROWS_PER_CHUNK = 16_384
 _SQL_VARIABLES = 500
@@ -290,6 +298,11 @@ class Store:
         with self._errors():
             yield from (vectors for _, vectors in self._chunks(newer_than=0))
 
+    def count(self, only: Filter = EVERYTHING) -> int:
+        """How many good pictures there are, of those that a filter lets through."""
+        with self._errors():
+            return len(self._ids_among(only))
+
     def attachment(self, name: str) -> Any:
         """What was attached under a name, text or bytes; None if nothing was."""
         if name not in self.attached(name):
@@ -389,17 +402,17 @@ class Store:
     # -- searching -------------------------------------------------------------------------
 
     def search(
-        self, query: Vectors, k: int, under: bytes = b"", *, exact: bool = False
+        self, query: Vectors, k: int, only: Filter = EVERYTHING, *, exact: bool = False
     ) -> list[Hit]:
         """The ``k`` pictures most similar to the unit vector ``query`` ``(dim,)``, best first.
 
-        ``under`` restricts it to one folder. Exact, at every moment of a collection's life, unless
-        the FAISS file is searched through its clusters, of which ``status`` tells: with ``under``
-        or ``exact`` it never is, and pictures newer than it are always searched exactly.
+        ``only`` restricts it to some pictures. Exact, at every moment of a collection's life,
+        unless the FAISS file is searched through its clusters, of which ``status`` tells: with a
+        filter or ``exact`` it never is, and pictures newer than it are always searched exactly.
         """
         with self._errors(), self._snapshot():
             index = self._open_vector_index()
-            among = self._ids_below(under) if under else None
+            among = None if only == EVERYTHING else self._ids_among(only)
             recent = self._vectors(index.stamp.newest_id, among)
             recent_ids, recent_scores = top_k(query, *recent, k)
             # Pictures that were removed since the file was written are still in it: ask for
@@ -426,10 +439,23 @@ class Store:
                 rows[id] = tuple(row)
         return rows
 
-    def _ids_below(self, under: bytes) -> Ids:
-        where, values = _below(under)
-        rows = self._db.execute(f"SELECT id FROM images WHERE error IS NULL AND {where}", values)
-        return np.fromiter((id for (id,) in rows), np.int64)
+    def _ids_among(self, only: Filter) -> Ids:
+        """Ids of the pictures that a filter lets through."""
+        where, values = _below(only.under)
+        conditions: list[tuple[str, object]] = [
+            (f"{_TAKEN_AT} >= ?", only.after),
+            (f"{_TAKEN_AT} < ?", only.before),
+            ("width >= ?", only.min_width or None),
+            ("height >= ?", only.min_height or None),
+        ]
+        asked = [(text, value) for text, value in conditions if value is not None]
+        where = " AND ".join(["error IS NULL", where, *(text for text, _ in asked)])
+        rows = self._db.execute(
+            f"SELECT id, path FROM images WHERE {where}", (*values, *(value for _, value in asked))
+        )
+        root = os.fsencode(self.root)
+        kept = (id for id, path in rows if _lets_through(only, path, root))
+        return np.fromiter(kept, np.int64)
 
     def _vectors(self, newer_than: int, among: Ids | None = None) -> tuple[Ids, Half]:
         """Ids and vectors that the FAISS file does not have."""
@@ -816,6 +842,18 @@ def _release(directory: Path, lock: "FileLock") -> None:
     with suppress(OSError):
         (directory / HOLDER).unlink()
     lock.release()
+
+
+def _lets_through(only: Filter, path: bytes, root: bytes) -> bool:
+    """What SQL cannot ask of a path, which need not be text."""
+    if only.paths is not None and absolute(root, path) not in only.paths:
+        return False
+    if only.suffixes and os.path.splitext(path)[1].lower() not in only.suffixes:
+        return False
+    if only.name is None:
+        return True
+    told = path if "/" in only.name else os.path.basename(path)
+    return fnmatchcase(told, os.fsencode(only.name))
 
 
 def _below(under: bytes) -> tuple[str, tuple[bytes, ...]]:

@@ -165,7 +165,7 @@ def test_no_match_is_said_on_stderr_and_exits_with_1(run: Run, collection: Path)
         done = run(*ASK, "snow", "--under", "no-pictures", *options, cwd=collection)
         assert (done.code, done.out, done.err) == (
             *(1, b""),
-            UNTESTED + "clipsearch: no match\n",
+            UNTESTED + "clipsearch: no match: no indexed picture passes the filters\n",
         )
 
 

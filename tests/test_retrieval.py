@@ -15,13 +15,13 @@ from clipsearch.assurance import Assurance
 from clipsearch.decoding import decode
 from clipsearch.domain import taxonomy
 from clipsearch.errors import OutOfDomain, RefusedByPolicy, UsageError
-from clipsearch.records import Encoder, Hit, Vectors
+from clipsearch.records import Encoder, Filter, Hit, Vectors
 from clipsearch.retrieval import class_vector, image_vector, text_vector
 from clipsearch.store import FOLDER, Store
 
 
 def search(stores: Sequence[Store], query: Vectors, k: int, under: bytes = b"") -> list[Hit]:
-    return retrieval.search([Assurance(store) for store in stores], query, k, under)
+    return retrieval.search([Assurance(store) for store in stores], query, k, Filter(under))
 
 
 def search_like(
@@ -33,7 +33,7 @@ def search_like(
 ) -> list[Hit]:
     assured = [Assurance(store) for store in stores]
     vector = image_vector(stores, image, load_encoder)
-    return retrieval.search(assured, vector, k, under, kind="image", without=image)
+    return retrieval.search(assured, vector, k, Filter(under), kind="image", without=image)
 
 
 def no_encoder() -> Encoder:

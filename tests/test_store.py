@@ -38,7 +38,7 @@ from clipsearch.errors import (
     ModelMismatch,
     StoreError,
 )
-from clipsearch.records import EmbeddedImage, ImageFile, KnownImage, Vectors
+from clipsearch.records import EmbeddedImage, Filter, ImageFile, KnownImage, Vectors
 from clipsearch.store import CATALOG, FOLDER, LOCK, REBUILD, VECTORS, Store
 from clipsearch.vectors import top_k
 
@@ -87,7 +87,7 @@ def test_a_new_index_is_empty_and_knows_its_model(root: Path, directory: Path) -
         assert store.root == root
         assert store.known() == {}
         assert store.search(QUERY, 5) == []
-        assert store.search(QUERY, 5, b"sub") == []
+        assert store.search(QUERY, 5, Filter(b"sub")) == []
     assert Store.exists(directory)
 
 
@@ -362,7 +362,7 @@ def test_under_means_the_folder_and_none_of_its_namesakes(
         writer.update_vector_index()
     expected = {path for path in NEIGHBOURS if path == under or path.startswith(under + b"/")}
     assert set(writer.known(under)) == expected
-    assert {hit.path for hit in writer.search(QUERY, 99, under)} == expected
+    assert {hit.path for hit in writer.search(QUERY, 99, Filter(under))} == expected
     assert set(writer.known()) == set(NEIGHBOURS)
 
 
@@ -376,7 +376,7 @@ def check(store: Store, vectors: dict[bytes, Vectors]) -> None:
         for k in (1, 10, len(vectors) + 5):
             assert_exact(store.search(query, k), vectors, query, k)
         for under in (b"sub", b"sub/deep", b"none"):
-            assert_exact(store.search(query, 7, under), vectors, query, 7, under)
+            assert_exact(store.search(query, 7, Filter(under)), vectors, query, 7, under)
 
 
 def forest(count: int, start: int = 0) -> list[EmbeddedImage]:

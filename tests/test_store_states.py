@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from clipsearch import clusters
-from clipsearch.records import ImageFile, Vectors
+from clipsearch.records import Filter, ImageFile, Vectors
 from clipsearch.store import FOLDER, VECTORS, Store
 
 FOLDERS = (b"", b"a/", b"a/b/", b"ab/", b"a0/")
@@ -196,7 +196,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.check(store, query, k, folder.rstrip(b"/"))
 
     def check(self, store: Store, query: int, k: int, under: bytes = b"") -> None:
-        hits = store.search(unit(query), k, under, exact=self.cluster_from is not None)
+        hits = store.search(unit(query), k, Filter(under), exact=self.cluster_from is not None)
         assert_exact(hits, self.truth, unit(query), k, under)
         if self.cluster_from is not None:
             self.check_clusters(store, query, k)

@@ -10,6 +10,16 @@ import typer
 
 from clipsearch.cli.app import DeviceOption, IndexOption, app, relative, say
 from clipsearch.cli.choosing import ModelChoice, load_encoder, load_text_encoder, shared_model
+from clipsearch.cli.filters import (
+    AfterOption,
+    BeforeOption,
+    From0Option,
+    MinHeightOption,
+    MinWidthOption,
+    NameOption,
+    TypeOption,
+    chosen,
+)
 from clipsearch.errors import ExitCode, IndexLocked, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +61,13 @@ def search_command(
         Path | None,
         typer.Option("--under", metavar="PATH", help="Only in this folder.", show_default=False),
     ] = None,
+    name: NameOption = None,
+    after: AfterOption = None,
+    before: BeforeOption = None,
+    min_width: MinWidthOption = 0,
+    min_height: MinHeightOption = 0,
+    types: TypeOption = None,
+    from0: From0Option = None,
     exact: Annotated[
         bool,
         typer.Option(
@@ -102,10 +119,12 @@ def search_command(
       clipsearch search @defects/scratch
       clipsearch search "boats in a harbour" --under 2024 --json
       clipsearch search -0 "a cat" | xargs -0 cp -t cats/
+      find . -newer list.txt -print0 | clipsearch search "sunset" --from0 -
     """
     from clipsearch import collections, models, output, retrieval
     from clipsearch.assurance import Assurance
     from clipsearch.domain import policy
+    from clipsearch.records import EVERYTHING, Filter
     from clipsearch.store import Store
 
     if (query is not None) + (image is not None) + (class_name is not None) != 1:
@@ -134,6 +153,7 @@ def search_command(
                 f"{under} is not in {stores[0].root}, which is what the index at {index} is of",
                 hint="--under takes a folder of the collection.",
             )
+        only = chosen(prefix, name, after, before, min_width, min_height, types, from0)
         assured = [Assurance(store) for store in stores]
         if require_tested:
             for collection in assured:
@@ -165,7 +185,7 @@ def search_command(
                 assured,
                 vector,
                 k,
-                prefix,
+                only,
                 kind=kind,
                 max_false_alarm=rate,
                 without=image,
@@ -174,6 +194,12 @@ def search_command(
 
         hits = best(count, 1.0 if all else max_false_alarm)
         rejected = [] if hits or all else best(1, 1.0)
+        filtered = only != EVERYTHING
+        if only.paths is not None and not quiet:
+            indexed = sum(store.count(Filter(paths=only.paths)) for store in stores)
+            if indexed < len(only.paths):
+                missing = len(only.paths) - indexed
+                say(f"{missing} of {len(only.paths)} listed files are not in the index")
         if not quiet:
             for line in dict.fromkeys(map(output.tested_line, assured)):
                 say(line)
@@ -182,7 +208,7 @@ def search_command(
         _heal(store)
     if not hits:
         if not quiet:
-            say(output.no_match_line(rejected))
+            say(output.no_match_line(rejected, filtered=filtered))
         return ExitCode.NO_MATCH
     if not quiet:
         write = _writer(json, null)

@@ -1,0 +1,158 @@
+"""Options that say which pictures a search is about."""
+
+import os
+import re
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipsearch.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipsearch.records import Filter
+
+NameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="GLOB",
+        help="Only files of such a name, or, with a slash, at such a path in the collection.",
+        show_default=False,
+    ),
+]
+AfterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--after",
+        metavar="DATE",
+        help="Only pictures taken on that day or later: 2024, 2024-05, 2024-05-31, "
+        "2024-05-31T12:30, today, yesterday or 7d. Where a picture does not tell, its file's time.",
+        show_default=False,
+    ),
+]
+BeforeOption = Annotated[
+    str | None,
+    typer.Option("--before", metavar="DATE", help="Only those taken earlier.", show_default=False),
+]
+MinWidthOption = Annotated[
+    int, typer.Option("--min-width", min=0, metavar="N", help="In pixels.", show_default=False)
+]
+MinHeightOption = Annotated[
+    int, typer.Option("--min-height", min=0, metavar="N", help="In pixels.", show_default=False)
+]
+TypeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--type",
+        metavar="EXT",
+        help="Only files of such a type: jpeg, png, heic and so on. Repeatable.",
+        show_default=False,
+    ),
+]
+From0Option = Annotated[
+    str | None,
+    typer.Option(
+        "--from0",
+        metavar="FILE",
+        help="Only the files listed there, each ended by NUL, as by find -print0; - reads "
+        "standard input.",
+        show_default=False,
+    ),
+]
+
+_ALIKE = (("jpg", "jpeg", "jpe", "jfif"), ("tif", "tiff"), ("heic", "heif", "hif"), ("png", "apng"))
+
+
+def moment(text: str, now: datetime) -> str:
+    """The beginning of a day, month or year, or a moment, as ISO 8601 in local time.
+
+    ``7d`` is seven days before ``now``. Raises UsageError.
+    """
+    text = text.strip()
+    if text in ("today", "yesterday"):
+        day = now - timedelta(days=text == "yesterday")
+        return day.strftime("%Y-%m-%dT00:00:00")
+    if ago := re.fullmatch(r"(\d{1,5})d", text):
+        return (now - timedelta(days=int(ago[1]))).strftime("%Y-%m-%dT%H:%M:%S")
+    whole = re.sub(r"^(\d{4})$", r"\1-01-01", re.sub(r"^(\d{4}-\d\d)$", r"\1-01", text))
+    try:
+        parsed = datetime.fromisoformat(whole)
+    except ValueError as error:
+        raise UsageError(
+            f"'{text}' is no date", hint="Say for example 2024, 2024-05-31, yesterday or 7d."
+        ) from error
+    if parsed.tzinfo is not None:
+        parsed = parsed.astimezone().replace(tzinfo=None)
+    return parsed.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def suffixes(types: list[str]) -> frozenset[bytes]:
+    """Ends of names, of one type and its other spellings. Raises UsageError for an unknown one."""
+    from clipsearch.images import SUFFIXES
+
+    wanted: set[bytes] = set()
+    for name in types:
+        plain = name.lower().removeprefix(".")
+        group = next((group for group in _ALIKE if plain in group), (plain,))
+        found = {os.fsencode(f".{spelling}") for spelling in group} & SUFFIXES
+        if not found:
+            known = sorted(os.fsdecode(suffix)[1:] for suffix in SUFFIXES)
+            raise UsageError(
+                f"'{name}' is no type of picture", hint=f"There are {', '.join(known)}."
+            )
+        wanted |= found
+    return frozenset(wanted)
+
+
+def listed(source: str) -> frozenset[bytes]:
+    """Absolute paths of the files that a list names. Raises UsageError."""
+    try:
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {source}: {error.strerror}", hint="--from0 takes a file, or -."
+        ) from error
+    names = [name for name in data.split(b"\0") if name]
+    if len(names) == 1 and b"\n" in names[0].rstrip(b"\n"):
+        raise UsageError(
+            f"the paths in {source} are not ended by NUL", hint="Use find -print0, or fd -0."
+        )
+    here = os.fsencode(os.path.realpath("."))
+    folders: dict[bytes, bytes] = {}
+    paths = set()
+    for name in names:
+        # The folder as the index knows it; the file may be a link, which it does not follow.
+        folder, file = os.path.split(os.path.join(here, name))
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        paths.add(os.path.join(folders[folder], file))
+    return frozenset(paths)
+
+
+def chosen(
+    under: bytes,
+    name: str | None,
+    after: str | None,
+    before: str | None,
+    min_width: int,
+    min_height: int,
+    types: list[str] | None,
+    from0: str | None,
+) -> "Filter":
+    """The filter that these options make. Raises UsageError."""
+    from clipsearch.records import Filter
+
+    now = datetime.now()
+    return Filter(
+        under=under,
+        name=name,
+        after=moment(after, now) if after else None,
+        before=moment(before, now) if before else None,
+        min_width=min_width,
+        min_height=min_height,
+        suffixes=suffixes(types or []),
+        paths=listed(from0) if from0 else None,
+    )

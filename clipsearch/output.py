@@ -7,6 +7,7 @@ very bytes that open the file.
 import base64
 import json
 import os
+import string
 import sys
 import time
 import unicodedata
@@ -19,52 +20,113 @@ from clipsearch.assurance import Assurance
 from clipsearch.domain.gate import GateErrors
 from clipsearch.domain.intervals import Estimate
 from clipsearch.domain.taxonomy import Domain
+from clipsearch.errors import UsageError
 from clipsearch.images import absolute
 from clipsearch.records import ClusterSearch, CollectionStatus, Hit, IndexSummary
 
 if TYPE_CHECKING:
     from clipsearch.verifying import Problem
 
+Show = Callable[[Hit], bytes]
+"""A hit's path as it is to be printed."""
+
 Write = Callable[[Sequence[Hit], str, BinaryIO], None]
 """Writes ranked hits, found by a model with this label, to a stream."""
 
 
-def write_lines(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
-    """One path a line."""
-    for hit in hits:
-        stream.write(shown_path(hit) + b"\n")
+def write_paths(show: Show, end: bytes) -> Write:
+    """Paths alone, each ended by ``end``: NUL is the only byte that no path contains."""
+
+    def write(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
+        for hit in hits:
+            stream.write(show(hit) + end)
+
+    return write
 
 
-def write_null(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
-    """Paths ended by NUL, for ``xargs -0``: the only byte that no path contains."""
-    for hit in hits:
-        stream.write(shown_path(hit) + b"\0")
-
-
-def write_json_lines(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
+def write_json_lines(show: Show) -> Write:
     """One JSON object a line. Keys are only ever added."""
-    for rank, hit in enumerate(hits, start=1):
-        record = {
-            "rank": rank,
-            "score": round(hit.score, 6),
-            "path": json_path(shown_path(hit)),
-            "root": json_path(os.fsencode(hit.root)),
-            "id": hit.id,
-            "width": hit.width,
-            "height": hit.height,
-            "taken_at": hit.taken_at,
-            "model": model,
-            "false_alarm": rounded(hit.false_alarm),
-            "precision": rounded(hit.precision),
-            "domain": hit.domain,
-            "tested": hit.tested,
-        }
-        stream.write(json_line(record))
-        stream.flush()
+
+    def write(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
+        for rank, hit in enumerate(hits, start=1):
+            paths = {"path": json_path(show(hit)), "root": json_path(os.fsencode(hit.root))}
+            stream.write(json_line(_facts(rank, hit, model) | paths))
+            stream.flush()
+
+    return write
 
 
-def write_table(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
-    """A table for people."""
+def write_template(template: str, show: Show, end: bytes) -> Write:
+    """A line a hit by a template such as ``{score:.3f} {path}``. Raises UsageError.
+
+    The fields are the keys of the JSON lines; what is not known is empty. A backslash and t, n or
+    0 stand for a tab, a newline and NUL.
+    """
+    formatter = _Fields()
+    text = template.replace(r"\t", "\t").replace(r"\n", "\n").replace(r"\0", "\0")
+    nothing = Hit(1, b"path", Path("root"), 0.5, 1, 1, None, 0.5, 0.5, "domain")
+
+    def line(rank: int, hit: Hit, model: str) -> bytes:
+        paths = {"path": os.fsdecode(show(hit)), "root": os.fsdecode(hit.root)}
+        return os.fsencode(formatter.vformat(text, (), _facts(rank, hit, model) | paths)) + end
+
+    try:
+        line(1, nothing, "model")
+    except (ValueError, KeyError, IndexError) as error:
+        names = ", ".join(_facts(1, nothing, "model"))
+        raise UsageError(
+            f"'{template}' is no template: {error.args[0] if error.args else error}",
+            hint=f"For example {{score:.3f}} {{path}}. Fields: {names}.",
+        ) from error
+
+    def write(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
+        for rank, hit in enumerate(hits, start=1):
+            stream.write(line(rank, hit, model))
+
+    return write
+
+
+class _Fields(string.Formatter):
+    """``str.format`` for plain names alone: no attributes, no items, no positions."""
+
+    def get_field(self, name: str, args: Sequence[Any], fields: Mapping[str, Any]) -> Any:
+        if name not in fields:
+            raise KeyError(f"there is no field {{{name}}}")
+        return fields[name], name
+
+    def format_field(self, value: Any, spec: str) -> str:
+        return "" if value is None else format(value, spec)
+
+
+def _facts(rank: int, hit: Hit, model: str) -> dict[str, Any]:
+    """All that is known of a hit; the paths' places are kept for whoever writes them."""
+    return {
+        "rank": rank,
+        "score": round(hit.score, 6),
+        "path": None,
+        "root": None,
+        "id": hit.id,
+        "width": hit.width,
+        "height": hit.height,
+        "taken_at": hit.taken_at,
+        "model": model,
+        "false_alarm": rounded(hit.false_alarm),
+        "precision": rounded(hit.precision),
+        "domain": hit.domain,
+        "tested": hit.tested,
+    }
+
+
+def write_table(show: Show) -> Write:
+    """A table for people, on standard output."""
+
+    def write(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
+        _print_table(hits, model, show)
+
+    return write
+
+
+def _print_table(hits: Sequence[Hit], model: str, show: Show) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -78,7 +140,7 @@ def write_table(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
     table.add_column("size", justify="right", style="dim")
     table.add_column("path", overflow="fold")
     for rank, hit in enumerate(hits, start=1):
-        path = Text(printable(os.fsdecode(shown_path(hit))))
+        path = Text(printable(os.fsdecode(show(hit))))
         sure = [percent(hit.precision)] if known else []
         size = f"{hit.width} x {hit.height}"
         table.add_row(str(rank), f"{hit.score:.3f}", percent(hit.false_alarm), *sure, size, path)
@@ -126,9 +188,19 @@ def no_match_line(rejected: Sequence[Hit], *, filtered: bool = False) -> str:
 
 def shown_path(hit: Hit) -> bytes:
     """A hit's path as the user would type it: relative if it lies below the current folder."""
-    path = absolute(os.fsencode(hit.root), hit.path)
+    path = absolute_path(hit)
     here = os.path.join(os.fsencode(Path.cwd()), b"")
     return path.removeprefix(here)
+
+
+def absolute_path(hit: Hit) -> bytes:
+    """A hit's path from the root of the file system."""
+    return absolute(os.fsencode(hit.root), hit.path)
+
+
+def relative_path(hit: Hit) -> bytes:
+    """A hit's path from the current folder, through its parents if need be."""
+    return os.path.relpath(absolute_path(hit), os.fsencode(Path.cwd()))
 
 
 def json_line(record: Mapping[str, object]) -> bytes:

@@ -148,6 +148,18 @@ def test_paths_ended_by_nul_are_for_xargs(run: Run, made: Path) -> None:
     assert done.out == expected.out.replace(b"\n", b"\0")
 
 
+def test_a_template_and_whole_paths(run: Run, made: Path) -> None:
+    ranked = run(*ASK, "snow", cwd=made).lines
+    done = run(*ASK, "snow", "--format", r"{rank}\t{path}", "--absolute", cwd=made)
+    assert (done.code, done.err) == (0, UNTESTED)
+    assert done.lines == [f"{n}\t{made / name}" for n, name in enumerate(ranked, start=1)]
+    done = run(*ASK, "snow", "--relative", "-0", cwd=made / "sub", env={"CLIPSEARCH_INDEX": ""})
+    assert set(done.out.split(b"\0")[:-1]) == {b"e.png", b"f.jpg"}
+    for options in (["--json", "-0"], ["--json", "--format", "{path}"], ["--format", "{nothing}"]):
+        done = run(*ASK, "snow", *options, cwd=made)
+        assert (done.code, done.out) == (2, b"")
+
+
 def test_quiet_leaves_the_answer_to_the_exit_code(run: Run, collection: Path) -> None:
     done = run(*ASK, "-q", "snow", cwd=collection)
     assert (done.code, done.out, done.err) == (0, b"", "")

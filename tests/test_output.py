@@ -5,6 +5,7 @@ import io
 import json
 import os
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from clipsearch.domain.evaluation import RetrievalReport, Shortfall
 from clipsearch.domain.gate import GateErrors
 from clipsearch.domain.intervals import proportion
 from clipsearch.domain.taxonomy import Domain, DomainClass
+from clipsearch.errors import UsageError
 from clipsearch.records import ClusterSearch, CollectionStatus, Hit, IndexSummary, Tested
 
 ESCAPES = "\x1b[2Jred\x07\x9b1m\r\n\u202etxt.exe\u2066\u200f\u2028\ufeff\udce9\x7f\0"
@@ -70,18 +72,28 @@ NAMES = [b"a.png", b"sub/two words.jpg", b"caf\xe9.png", b"new\nline.png", "写�
 
 def test_lines_are_paths_and_newlines(here: Path) -> None:
     stream = io.BytesIO()
-    output.write_lines([hit(name, here / "photos") for name in NAMES], "model", stream)
+    output.write_paths(output.shown_path, b"\n")(
+        [hit(name, here / "photos") for name in NAMES], "model", stream
+    )
     assert stream.getvalue() == b"".join(b"photos/" + name + b"\n" for name in NAMES)
 
 
 def test_null_ends_every_path(here: Path) -> None:
     stream = io.BytesIO()
-    output.write_null([hit(name, here / "photos") for name in NAMES], "model", stream)
+    output.write_paths(output.shown_path, b"\0")(
+        [hit(name, here / "photos") for name in NAMES], "model", stream
+    )
     assert stream.getvalue() == b"".join(b"photos/" + name + b"\0" for name in NAMES)
 
 
 def test_nothing_is_written_of_no_hits() -> None:
-    for write in (output.write_lines, output.write_null, output.write_json_lines):
+    show = output.shown_path
+    writers = [
+        output.write_paths(show, b"\n"),
+        output.write_json_lines(show),
+        output.write_template("{path}", show, b"\n"),
+    ]
+    for write in writers:
         stream = io.BytesIO()
         write([], "model", stream)
         assert stream.getvalue() == b""
@@ -96,7 +108,7 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         ),
         hit(b"caf\xe9.png", Path("/other"), score=-0.5),
     ]
-    output.write_json_lines(hits, "ViT-B-16/x", stream)
+    output.write_json_lines(output.shown_path)(hits, "ViT-B-16/x", stream)
     first, second, end = stream.getvalue().split(b"\n")
     assert first.decode() == (
         '{"rank": 1, "score": 0.123457, "path": "写 \\"1\\".png", '
@@ -120,6 +132,52 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         "tested": "untested",
     }
     assert end == b""
+
+
+def formatted(template: str, *hits: Hit, end: bytes = b"\n") -> bytes:
+    stream = io.BytesIO()
+    output.write_template(template, output.shown_path, end)(hits, "pocket", stream)
+    return stream.getvalue()
+
+
+def test_a_template_has_the_fields_of_the_json_lines(here: Path) -> None:
+    known = hit(b"caf\xe9.png", here, score=0.123456, false_alarm=0.01, tested="tested")
+    line = formatted(r"{rank}\t{score:.3f}\t{path}\t{width}x{height}\t{tested}{taken_at}|", known)
+    assert line == b"1\t0.123\tcaf\xe9.png\t640x480\ttested|\n"
+    assert formatted("{false_alarm:.1%} {precision:.2f}", known) == b"1.0% \n"
+    assert formatted("{{{rank:>3}}}", known, known, end=b"\0") == b"{  1}\0{  2}\0"
+    assert formatted("", known) == b"\n"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        *("{nothing}", "{}", "{0}", "{path.__class__}", "{path[0]}", "{score!r:d}", "{score:d}"),
+        *("{", "}", "{path", "{score:.3f", "{:}", "{path:.2f}"),
+    ],
+)
+def test_what_is_no_template_is_said_before_anything_is_searched(template: str) -> None:
+    with pytest.raises(UsageError, match="is no template") as caught:
+        output.write_template(template, output.shown_path, b"\n")
+    assert "{score:.3f} {path}" in caught.value.hint
+
+
+@given(st.text(st.sampled_from("{}:.!%[]dfs0 pathscore"), max_size=14))
+def test_any_template_is_one_or_is_refused(template: str) -> None:
+    with suppress(UsageError):
+        formatted(template, hit(b"a.png", Path("/photos")))
+
+
+def test_paths_from_the_root_and_from_here(here: Path) -> None:
+    inside, outside = hit(b"a.png", here / "photos"), hit(b"b.png", here.parent / "other")
+    above = os.fsencode(here.parent)
+    assert [output.absolute_path(inside), output.absolute_path(outside)] == [
+        above + b"/here/photos/a.png",
+        above + b"/other/b.png",
+    ]
+    assert output.relative_path(inside) == output.shown_path(inside) == b"photos/a.png"
+    assert output.relative_path(outside) == b"../other/b.png"
+    assert output.shown_path(outside) == above + b"/other/b.png"
 
 
 @given(st.binary())
@@ -191,7 +249,7 @@ def test_a_table_has_a_row_a_hit_and_names_the_model(
         hit(b"[bold]a:smile:.png", here, score=0.3456, false_alarm=0.0123, precision=0.9),
         hit(os.fsencode(ESCAPES.replace("\0", "")), here, false_alarm=0.0001),
     ]
-    output.write_table(hits, f"pocket{ESCAPES}", io.BytesIO())
+    output.write_table(output.shown_path)(hits, f"pocket{ESCAPES}", io.BytesIO())
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "\u202e" not in shown

@@ -76,6 +76,24 @@ def search_command(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     null: Annotated[bool, typer.Option("-0", "--null", help="End paths with NUL.")] = False,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="TEMPLATE",
+            help="A line a hit like '{score:.3f}\\t{path}'; the fields are the keys of --json.",
+            show_default=False,
+        ),
+    ] = None,
+    absolute: Annotated[
+        bool | None,
+        typer.Option(
+            "--absolute/--relative",
+            help="Paths from the root, or from the current folder; by default from the current "
+            "folder where it holds them.",
+            show_default=False,
+        ),
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("-q", "--quiet", help="Print nothing; the exit code tells.")
     ] = False,
@@ -137,6 +155,7 @@ def search_command(
             f"--max-false-alarm {max_false_alarm:g} is no share of queries",
             hint="It is greater than 0 and at most 1; --all is the same as 1.",
         )
+    write = _writer(json, null, template, absolute)
     if under is not None and not under.exists():
         raise UsageError(f"{under} does not exist", hint="--under takes a folder.")
     start = (under or Path()).resolve()
@@ -211,7 +230,6 @@ def search_command(
             say(output.no_match_line(rejected, filtered=filtered))
         return ExitCode.NO_MATCH
     if not quiet:
-        write = _writer(json, null)
         write(hits, spec.label, sys.stdout.buffer)
     return ExitCode.OK
 
@@ -239,14 +257,24 @@ def _probe_vector(stores: "Sequence[Store]", text: str) -> "Vectors":
     return probes.query(stores[0], text.removeprefix("@"))
 
 
-def _writer(json: bool, null: bool) -> "Write":
+def _writer(json: bool, null: bool, template: str | None, absolute: bool | None) -> "Write":
+    """How hits are printed. Raises UsageError for a template that is none."""
     from clipsearch import output
 
+    if json and (null or template is not None):
+        raise UsageError(
+            "--json says how hits are printed; it goes with neither --null nor --format",
+            hint="Choose one of them.",
+        )
+    shows = {None: output.shown_path, True: output.absolute_path, False: output.relative_path}
+    show, end = shows[absolute], b"\0" if null else b"\n"
     if json:
-        return output.write_json_lines
-    if null:
-        return output.write_null
-    return output.write_table if sys.stdout.isatty() else output.write_lines
+        return output.write_json_lines(show)
+    if template is not None:
+        return output.write_template(template, show, end)
+    if sys.stdout.isatty() and not null:
+        return output.write_table(show)
+    return output.write_paths(show, end)
 
 
 def _holds(folder: Path, stores: "Sequence[Store]") -> bool:

@@ -160,6 +160,23 @@ def test_a_template_and_whole_paths(run: Run, made: Path) -> None:
         assert (done.code, done.out) == (2, b"")
 
 
+def test_a_page_of_thumbnails(run: Run, made: Path, tmp_path: Path) -> None:
+    done = run(*ASK, "snow", "--html", tmp_path / "hits.html", cwd=made)
+    assert done.code == 0
+    assert len(done.lines) == len(NAMES)
+    assert done.err.endswith(f"wrote {tmp_path / 'hits.html'}\n")
+    page = (tmp_path / "hits.html").read_text()
+    assert page.count("<figure") == page.count("data:image/jpeg") == len(NAMES)
+    for option, said in (
+        (["--html", "no/such/folder/hits.html"], "cannot write no/such/folder/hits.html"),
+        (["--html", tmp_path], "cannot write"),
+        (["--open"], "Add --html FILE"),
+    ):
+        done = run(*ASK, "snow", *option, cwd=made)
+        assert (done.code, done.out) == (2, b"")
+        assert said in done.err
+
+
 def test_quiet_leaves_the_answer_to_the_exit_code(run: Run, collection: Path) -> None:
     done = run(*ASK, "-q", "snow", cwd=collection)
     assert (done.code, done.out, done.err) == (0, b"", "")

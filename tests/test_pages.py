@@ -1,12 +1,17 @@
 """The evaluation's page: complete, self-contained, and harmless whatever a file is called."""
 
+import base64
 import dataclasses
+import hashlib
+import os
 import re
 from collections import Counter
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_picture
 from fakes import fake_spec
 
 from clipsearch.assurance import Evaluation
@@ -16,7 +21,8 @@ from clipsearch.domain.intervals import proportion
 from clipsearch.domain.labelled import CaptionedImages, LabelledImages
 from clipsearch.domain.taxonomy import Domain, DomainClass
 from clipsearch.evaluating import Findings
-from clipsearch.pages import evaluation
+from clipsearch.pages import contact_sheet, evaluation
+from clipsearch.records import Hit
 from clipsearch.reports import PUBLISHED, evaluation_record
 from clipsearch.vectors import l2_normalise
 
@@ -193,3 +199,47 @@ def test_captions_have_a_page_too(findings: Findings) -> None:
     shown = next(n for n, rank in enumerate(report.image_ranks) if rank >= 10)
     assert f"place {report.image_ranks[shown] + 1} of 20" in page.words
     assert f"caption <{shown}>" in page.words
+
+
+# -- the contact sheet ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sheet(tmp_path: Path) -> tuple[list[Hit], str]:
+    """Hits of every kind of name, the last of which is no longer there."""
+    hits = []
+    for n, name in enumerate(PATHS):
+        if n < len(PATHS) - 1:
+            path = os.fsencode(tmp_path) + b"/" + name.replace(b"/", b"_")
+            make_picture(path, n)
+        hit = Hit(n, name.replace(b"/", b"_"), tmp_path, 0.3 - n / 100, 48, 40, None, n / 50, 0.9)
+        hits.append(hit)
+    return hits, contact_sheet.page(hits, 'a "<b>cat</b>"', "pocket</title>", ["tested & <well>"])
+
+
+def test_a_card_for_each_hit_whatever_its_name(sheet: tuple[list[Hit], str]) -> None:
+    hits, text = sheet
+    page = Page(text)
+    assert page.tags["figure"] == len(hits)
+    assert page.tags["img"] == len(hits) - 1
+    assert "not there any more" in page.words
+    assert (page.tags["script"], page.tags["b"]) == (1, 0)
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    assert 'a "<b>cat</b>"' in page.words
+    assert "tested & <well>" in page.words
+    copied = [value for name, value in page.attributes if name == "data-path"]
+    assert copied[1] == os.path.join(hits[1].root, os.fsdecode(hits[1].path))
+    links = [value for name, value in page.attributes if name == "href"]
+    assert all(link.startswith(("file:///", "data:,")) for link in links if link)
+
+
+def test_the_sheet_runs_its_own_script_and_fetches_nothing(sheet: tuple[list[Hit], str]) -> None:
+    _, text = sheet
+    policy = re.search(r'Content-Security-Policy" content="(.*?)"', text, re.S)
+    script = re.search(r"<script>(.*?)</script>", text, re.S)
+    assert policy is not None
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert policy[1].split("; script-src ")[1] == f"'sha256-{digest}'"
+    assert policy[1].startswith("default-src 'none'; img-src data:;")
+    assert not re.search(r"""(src|href)=["'](?!data:|file:)""", text)

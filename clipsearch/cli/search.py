@@ -1,5 +1,6 @@
 """``clipsearch search``."""
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -94,6 +95,16 @@ def search_command(
             show_default=False,
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Also write one page of thumbnails, with scores and paths.",
+            show_default=False,
+        ),
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Show that page in a browser.")] = False,
     quiet: Annotated[
         bool, typer.Option("-q", "--quiet", help="Print nothing; the exit code tells.")
     ] = False,
@@ -137,6 +148,7 @@ def search_command(
       clipsearch search @defects/scratch
       clipsearch search "boats in a harbour" --under 2024 --json
       clipsearch search -0 "a cat" | xargs -0 cp -t cats/
+      clipsearch search "sunset" -k 200 --html sunsets.html --open
       find . -newer list.txt -print0 | clipsearch search "sunset" --from0 -
     """
     from clipsearch import collections, models, output, retrieval
@@ -156,6 +168,12 @@ def search_command(
             hint="It is greater than 0 and at most 1; --all is the same as 1.",
         )
     write = _writer(json, null, template, absolute)
+    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
+        raise UsageError(
+            f"cannot write {html}", hint="--html takes a file in a folder that exists."
+        )
+    if open_page and html is None:
+        raise UsageError("--open shows the page of --html", hint="Add --html FILE.")
     if under is not None and not under.exists():
         raise UsageError(f"{under} does not exist", hint="--under takes a folder.")
     start = (under or Path()).resolve()
@@ -219,8 +237,9 @@ def search_command(
             if indexed < len(only.paths):
                 missing = len(only.paths) - indexed
                 say(f"{missing} of {len(only.paths)} listed files are not in the index")
+        tested = list(dict.fromkeys(map(output.tested_line, assured)))
         if not quiet:
-            for line in dict.fromkeys(map(output.tested_line, assured)):
+            for line in tested:
                 say(line)
         damaged = [store for store in stores if store.damage]
     for store in damaged:
@@ -231,7 +250,23 @@ def search_command(
         return ExitCode.NO_MATCH
     if not quiet:
         write(hits, spec.label, sys.stdout.buffer)
+    if html is not None:
+        _write_page(html, hits, query or class_name or os.fspath(image or ""), spec.label, tested)
+        if open_page:
+            typer.launch(html.absolute().as_uri())
     return ExitCode.OK
+
+
+def _write_page(
+    path: Path, hits: "Sequence[Hit]", query: str, model: str, notes: "Sequence[str]"
+) -> None:
+    from clipsearch.pages import contact_sheet
+
+    try:
+        path.write_text(contact_sheet.page(hits, query, model, notes), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    say(f"wrote {path}")
 
 
 def _checked(query: str | None) -> str:

@@ -186,6 +186,7 @@ def test_a_filter_that_leaves_nothing_says_so(run: Run, collection: Path) -> Non
         (["--type", "docx"], "'docx' is no type of picture"),
         (["--min-width", "-1"], "--min-width"),
         (["--from0", "missing.txt"], "cannot read missing.txt"),
+        (["--from0", "."], "cannot read ."),
     ],
 )
 def test_what_is_no_filter_is_an_error(
@@ -211,3 +212,9 @@ def test_candidates_may_come_from_find(run: Run, collection: Path) -> None:
     done = run(*ASK, "snow", "--from0", "-", cwd=collection, stdin=b"a.png\nb.jpg\n")
     assert (done.code, done.out) == (2, b"")
     assert "not ended by NUL" in done.err
+
+
+def test_one_stream_is_not_read_twice(run: Run, collection: Path) -> None:
+    done = run("search", "-", "--from0", "-", cwd=collection, stdin=b"a.png\0")
+    assert (done.code, done.out) == (2, b"")
+    assert "cannot both be read from standard input" in done.err

@@ -172,6 +172,11 @@ def search_command(
         raise UsageError(
             f"cannot write {html}", hint="--html takes a file in a folder that exists."
         )
+    if query == from0 == "-":
+        raise UsageError(
+            "the query and --from0 cannot both be read from standard input",
+            hint="Give one of them otherwise.",
+        )
     if open_page and html is None:
         raise UsageError("--open shows the page of --html", hint="Add --html FILE.")
     if under is not None and not under.exists():

@@ -14,7 +14,6 @@ Each says which model, domain or state of the collection it was made for, and co
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -34,7 +33,7 @@ from clipsearch.domain.gate import Gate
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.words import Vocabulary
 from clipsearch.domain.zero_shot import LOGIT_SCALE, encode_all
-from clipsearch.errors import NotTested
+from clipsearch.errors import IndexUnreadable, NotTested
 from clipsearch.places import cache_dir, write_whole
 from clipsearch.records import Hit, ModelSpec, QueryKind, Tested, TextEncoder, Vectors
 from clipsearch.store import Store
@@ -47,6 +46,12 @@ _SAMPLE = 500
 
 _ALWAYS_ANEW = 20_000
 """So many pictures are calibrated in a fraction of a second, however few have changed."""
+
+_MADE_AGAIN = ("texts", "calibration")
+"""The attachments that ``calibrate`` makes."""
+
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
+"""What comes of reading JSON that is not what was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +149,7 @@ class Texts:
                     return None
                 gate = Gate.from_bytes(domain, arrays["gate"].tobytes())
                 return cls(gate, arrays["background"].astype(np.float32))
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except Exception:  # zipfile and numpy raise whatever they stumble over
             return None
 
 
@@ -158,7 +163,15 @@ class Assurance:
     def domain(self) -> Domain:
         """The pinned domain; the default where none was."""
         text = self.store.attachment("domain")
-        return Domain.from_json(text) if text else taxonomy.load(taxonomy.DEFAULT)
+        if text is None:
+            return taxonomy.load(taxonomy.DEFAULT)
+        try:
+            return Domain.from_json(text)
+        except _DAMAGED as error:  # another in its place would be a lie
+            raise IndexUnreadable(
+                f"the domain in the index at {self.store.directory} is damaged",
+                hint="Give it again: clipsearch index FOLDER --domain FILE|NAME",
+            ) from error
 
     @cached_property
     def texts(self) -> Texts | None:
@@ -168,11 +181,14 @@ class Assurance:
 
     @cached_property
     def evaluation(self) -> Evaluation | None:
-        """The last evaluation, if it was one of this model and this domain."""
+        """The last evaluation, if it was one of this model and this domain, and is whole."""
         text = self.store.attachment("evaluation")
         if not text:
             return None
-        found = Evaluation.from_json(text)
+        try:
+            found = Evaluation.from_json(text)
+        except _DAMAGED:
+            return None
         theirs = (found.model, found.domain)
         return found if theirs == (self.store.spec.fingerprint, self.domain.fingerprint) else None
 
@@ -234,14 +250,28 @@ class Assurance:
     @cached_property
     def _calibration(self) -> Mapping[str, Any]:
         text = self.store.attachment("calibration")
-        found: Mapping[str, Any] = json.loads(text) if text else {}
-        return found if found.get("domain") == self.domain.fingerprint else {}
+        try:
+            found: Mapping[str, Any] = json.loads(text) if text else {}
+            return found if found.get("domain") == self.domain.fingerprint else {}
+        except _DAMAGED:  # it is made again by the next run of index
+            return {}
 
 
 def pin(store: Store, domain: Domain) -> None:
     """Make a domain the index's own. What was measured for another no longer counts."""
     with store.batch():
         store.attach("domain", domain.to_json())
+
+
+def carry_over(old: Store, new: Store) -> None:
+    """Give a rebuilt index what it cannot make again: the domain, the evaluation, the probes.
+
+    An evaluation or a probe of another model counts for nothing, as each says which it is of.
+    """
+    with new.batch():
+        for name in old.attached(""):
+            if name not in _MADE_AGAIN:
+                new.attach(name, old.attachment(name))
 
 
 def keep_evaluation(store: Store, found: Evaluation) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from clipsearch.embedding import embed, unchanged
 from clipsearch.errors import UsageError
 from clipsearch.images import absolute, find
 from clipsearch.indexing import LoadEncoder, Progress
-from clipsearch.records import ImageFile, ModelSpec, Vectors
+from clipsearch.records import Found, ImageFile, ModelSpec, Vectors
 from clipsearch.store import Store
 
 Rank = Callable[[Vectors, int], list[list[Ranked]]]
@@ -53,36 +54,40 @@ def indexed(store: Store, start: Path) -> list[Picture]:
     ]
 
 
-def gathered(paths: Sequence[Path], store: Store | None) -> list[Picture]:
-    """These pictures, and those in these folders, each once.
+def gathered(
+    paths: Sequence[Path], store: Store | None
+) -> tuple[list[Picture], list[tuple[bytes, str]]]:
+    """These pictures and those in these folders, each once; and what cannot be listed, and why.
 
     Raises UsageError for a path that does not exist, CollectionGone for an unreadable folder.
     """
     pictures: dict[bytes, Picture] = {}
+    unreadable: dict[bytes, str] = {}
     for path in paths:
         whole = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
         inside = store is not None and whole.is_relative_to(store.root)
         root = store.root if store is not None and inside else Path(whole.anchor)
         under = _relative(whole, root)
-        files = _files(path, os.fsencode(root), under)
-        ids = unchanged(store, files, under) if store is not None and inside else {}
+        found = _found(path, os.fsencode(root), under)
+        unreadable |= {absolute(os.fsencode(root), at): why for at, why in found.unreadable}
+        ids = unchanged(store, found.files, under) if store is not None and inside else {}
         base = whole if path.is_dir() else whole.parent
-        for file in files:
+        for file in found.files:
             picture = _picture(os.fsencode(root), file.path, base, ids.get(file.path))
             pictures.setdefault(picture.path, picture)
-    return list(pictures.values())
+    return list(pictures.values()), list(unreadable.items())
 
 
-def _files(path: Path, root: bytes, under: bytes) -> list[ImageFile]:
+def _found(path: Path, root: bytes, under: bytes) -> Found:
     if path.is_dir():
-        return find(root, under=under).files
+        return find(root, under=under)
     try:
         status = path.stat()
     except OSError as error:
         raise UsageError(
             f"cannot read {path}: {error.strerror}", hint="classify takes pictures and folders."
         ) from error
-    return [ImageFile(under, status.st_size, status.st_mtime_ns)]
+    return Found([ImageFile(under, status.st_size, status.st_mtime_ns)], [], 0)
 
 
 def _picture(root: bytes, path: bytes, base: Path, id: int | None) -> Picture:
@@ -113,15 +118,16 @@ def embeddings(
     progress: Progress,
 ) -> tuple[list[Picture], Vectors, tuple[tuple[bytes, str], ...]]:
     """The pictures that have an embedding, these ``(n, dim)``, and why the others have none."""
-    new = [picture for picture in pictures if picture.id is None]
-    found = embed(b"", [picture.path for picture in new], spec, store, load_encoder, progress)
-    made = dict(zip((new[row].path for row in found.rows), found.vectors, strict=True))
-    kept = [picture for picture in pictures if picture.id is not None or picture.path in made]
+    vectors: dict[bytes, Vectors] = {}
+    for picture in pictures:
+        if store is not None and picture.id is not None:
+            with suppress(KeyError):  # changed a moment ago, or damaged: it is read like a new one
+                vectors[picture.path] = store.vector(picture.id)
+    new = [picture.path for picture in pictures if picture.path not in vectors]
+    found = embed(b"", new, spec, store, load_encoder, progress)
+    vectors |= zip((new[row] for row in found.rows), found.vectors, strict=True)
+    kept = [picture for picture in pictures if picture.path in vectors]
     images = np.empty((len(kept), spec.dim), np.float32)
     for row, picture in enumerate(kept):
-        if picture.id is None:
-            images[row] = made[picture.path]
-        else:
-            assert store is not None
-            images[row] = store.vector(picture.id)
+        images[row] = vectors[picture.path]
     return kept, images, found.failed

@@ -8,7 +8,7 @@ import numpy as np
 
 from clipsearch.decode_pool import DecodePool
 from clipsearch.errors import ImageError
-from clipsearch.images import absolute, content_hash
+from clipsearch.images import absolute, content_hash, require_regular
 from clipsearch.indexing import LoadEncoder, Progress
 from clipsearch.records import DecodedImage, Encoder, ImageFile, ModelSpec, Vectors
 from clipsearch.store import Store
@@ -52,6 +52,7 @@ def embed(
     for done, path in enumerate(paths):
         progress("looking up", done, len(paths))
         try:
+            require_regular(absolute(root, path))
             with open(absolute(root, path), "rb") as file:
                 hashes[path] = content_hash(file)
         except OSError as error:

@@ -1,5 +1,6 @@
 """Find the image files below a folder in one ``scandir`` pass, and know a file by its content."""
 
+import errno
 import hashlib
 import io
 import os
@@ -104,6 +105,13 @@ def _native(path: bytes) -> bytes:
 def absolute(root: bytes, path: bytes) -> bytes:
     """Where the file stored as ``path`` lies on this system."""
     return os.path.join(root, _native(path))
+
+
+def require_regular(path: "os.PathLike[str] | bytes") -> None:
+    """Raise OSError for a device or a FIFO, which may never end. (A folder cannot be opened.)"""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
 
 
 def content_hash(file: BinaryIO) -> bytes:

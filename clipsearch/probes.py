@@ -16,7 +16,7 @@ from clipsearch.domain.probe import Probe, held_out, train
 from clipsearch.domain.taxonomy import Domain, folded
 from clipsearch.domain.words import tokens
 from clipsearch.domain.zero_shot import class_embeddings
-from clipsearch.errors import ModelMismatch, UsageError
+from clipsearch.errors import IndexUnreadable, ModelMismatch, UsageError
 from clipsearch.records import TextEncoder, Vectors
 from clipsearch.store import Store
 
@@ -119,16 +119,20 @@ def names(store: Store) -> list[str]:
 
 
 def load(store: Store, name: str) -> KeptProbe:
-    """A probe of this index, and what is known of it. Raises UsageError if there is none."""
+    """A probe of this index, and what is known of it.
+
+    Raises UsageError if there is none, and IndexUnreadable for one that is damaged.
+    """
     data = store.attachment(_PREFIX + name)
     if data is None:
-        others = ", ".join(names(store))
-        raise UsageError(
-            f"the index of {store.root} has no probe '{name}'",
-            hint=(f"It has: {others}. " if others else "")
-            + "Train one with: clipsearch probe train LABELLED --name NAME",
-        )
-    return KeptProbe.from_bytes(data)
+        raise _unknown(store, name)
+    try:
+        return KeptProbe.from_bytes(data)
+    except Exception as error:  # zipfile and numpy raise whatever they stumble over
+        raise IndexUnreadable(
+            f"the probe '{name}' in the index of {store.root} is damaged",
+            hint=f"Train it anew, or forget it: clipsearch probe remove {name}",
+        ) from error
 
 
 def ready(store: Store, name: str) -> Probe:
@@ -148,9 +152,19 @@ def ready(store: Store, name: str) -> Probe:
 
 def remove(store: Store, name: str) -> None:
     """Forget a probe. Raises UsageError if there is none of that name."""
-    load(store, name)
+    if name not in names(store):
+        raise _unknown(store, name)
     with store.batch():
         store.detach(_PREFIX + name)
+
+
+def _unknown(store: Store, name: str) -> UsageError:
+    others = ", ".join(names(store))
+    return UsageError(
+        f"the index of {store.root} has no probe '{name}'",
+        hint=(f"It has: {others}. " if others else "")
+        + "Train one with: clipsearch probe train LABELLED --name NAME",
+    )
 
 
 def query(store: Store, asked: str) -> Vectors:

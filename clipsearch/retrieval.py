@@ -13,7 +13,7 @@ from clipsearch.assurance import Assurance
 from clipsearch.domain import policy
 from clipsearch.domain.zero_shot import class_embeddings
 from clipsearch.errors import ImageError, OutOfDomain, UsageError
-from clipsearch.images import absolute, content_hash
+from clipsearch.images import absolute, content_hash, require_regular
 from clipsearch.records import EVERYTHING, Encoder, Filter, Hit, QueryKind, TextEncoder, Vectors
 from clipsearch.store import Store
 
@@ -63,9 +63,13 @@ def image_vector(
             decoded = decoding.decode(os.fspath(image), stores[0].spec.preprocessing)
             vector = load_encoder().encode_images(decoded.pixels[np.newaxis])[0]
     except OSError as error:
-        raise UsageError(f"cannot read {image}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read {image}: {error.strerror}", hint="--image takes a picture."
+        ) from error
     except ImageError as error:
-        raise UsageError(f"cannot search by {image}: {error}") from error
+        raise UsageError(
+            f"cannot search by {image}: {error}", hint="--image takes a picture."
+        ) from error
     return vector
 
 
@@ -129,6 +133,7 @@ def class_vector(
 
 
 def _stored_vector(stores: Sequence[Store], image: Path) -> Vectors | None:
+    require_regular(image)
     with image.open("rb") as file:
         digest = content_hash(file)
     for store in stores:

@@ -268,17 +268,21 @@ class Store:
             }
 
     def find_content(self, content_hash: bytes) -> list[tuple[int, bytes]]:
-        """Ids and paths of the good pictures with this very content."""
+        """Ids and paths of the good pictures with this very content that have an embedding."""
         with self._errors():
             return self._db.execute(
-                "SELECT id, path FROM images WHERE hash = ? AND error IS NULL ORDER BY id",
-                (content_hash,),
+                "SELECT id, path FROM images JOIN vectors USING (id)"
+                " WHERE hash = ? AND error IS NULL AND length(vector) = ? ORDER BY id",
+                (content_hash, 2 * self.spec.dim),
             ).fetchall()
 
     def vector(self, id: int) -> Vectors:
-        """The stored embedding, ``(dim,)``. Raises KeyError for an id without one."""
+        """The stored embedding, ``(dim,)``. Raises KeyError for an id without a whole one."""
         with self._errors():
-            row = self._db.execute("SELECT vector FROM vectors WHERE id = ?", (id,)).fetchone()
+            row = self._db.execute(
+                "SELECT vector FROM vectors WHERE id = ? AND length(vector) = ?",
+                (id, 2 * self.spec.dim),
+            ).fetchone()
         if row is None:
             raise KeyError(id)
         return np.frombuffer(row[0], np.dtype("<f2")).astype(np.float32)
@@ -288,9 +292,11 @@ class Store:
         return np.stack([self.vector(id) for id in ids])
 
     def ids(self) -> Ids:
-        """Ids of all pictures that have a vector, ``(n,)``, ascending."""
+        """Ids of all pictures that have a vector, ``(n,)``, ascending: those of ``all_vectors``."""
         with self._errors():
-            rows = self._db.execute("SELECT id FROM vectors ORDER BY id")
+            rows = self._db.execute(
+                "SELECT id FROM vectors WHERE length(vector) = ? ORDER BY id", (2 * self.spec.dim,)
+            )
             return np.fromiter((id for (id,) in rows), np.int64)
 
     def all_vectors(self) -> Iterator[Half]:

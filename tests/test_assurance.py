@@ -15,7 +15,7 @@ from clipsearch.domain import background
 from clipsearch.domain.calibration import DEFAULT_MAX_FALSE_ALARM, NEAR_DUPLICATE, fit_precision
 from clipsearch.domain.evaluation import Shortfall, evaluate_classification, evaluate_retrieval
 from clipsearch.domain.taxonomy import Domain, DomainClass
-from clipsearch.errors import NotTested, OutOfDomain
+from clipsearch.errors import IndexUnreadable, NotTested, OutOfDomain
 from clipsearch.records import TextEncoder, Vectors
 from clipsearch.store import FOLDER, Store
 
@@ -270,3 +270,50 @@ def test_a_hit_of_a_text_query_carries_the_probability_that_it_is_right(store: S
 def test_there_may_be_nothing_to_judge(store: Store) -> None:
     assurance.calibrate(store, FakeEncoder)
     assert Assurance(store).judged([], "text") == []
+
+
+# -- damaged, or carried over --------------------------------------------------------------------
+
+GARBAGE = [b"\0garbage", "garbage", "[]", '{"domain": 1']
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_damaged_measurements_count_as_none_and_are_made_again(
+    store: Store, garbage: str | bytes
+) -> None:
+    assurance.calibrate(store, FakeEncoder)
+    with store.batch():
+        for name in ("texts", "calibration", "evaluation"):
+            store.attach(name, garbage)
+    found = Assurance(store)
+    assert (found.texts, found.evaluation, found.false_alarms("text")) == (None, None, None)
+    assert found.tested == "untested"
+    assert assurance.calibrate(store, FakeEncoder)
+    assert Assurance(store).false_alarms("text") is not None
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_a_damaged_domain_is_an_error_and_no_other_stands_in_for_it(
+    store: Store, garbage: str | bytes
+) -> None:
+    with store.batch():
+        store.attach("domain", garbage)
+    with pytest.raises(IndexUnreadable, match="domain") as caught:
+        assert Assurance(store).domain
+    assert "--domain" in caught.value.hint
+    assurance.pin(store, TOYS)
+    assert Assurance(store).domain == TOYS
+
+
+def test_a_rebuilt_index_keeps_what_it_cannot_make_again(store: Store, tmp_path: Path) -> None:
+    assurance.calibrate(store, FakeEncoder)
+    attach(store, evaluation(store))
+    with store.batch():
+        store.attach("probe:lab", b"a probe")
+    for fingerprint, tested in ((store.spec.fingerprint, "tested"), ("e" * 64, "untested")):
+        spec = fake_spec(fingerprint=fingerprint)
+        with Store.create(tmp_path / fingerprint, tmp_path, spec) as new:
+            assurance.carry_over(store, new)
+            assert new.attached("") == ["domain", "evaluation", "probe:lab"]
+            assert Assurance(new).domain == TOYS
+            assert Assurance(new).tested == tested

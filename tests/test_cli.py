@@ -207,6 +207,26 @@ def test_an_unexpected_error_is_2_and_not_the_1_of_no_match(
 
 
 @pytest.mark.usefixtures("no_signals")
+def test_what_the_system_refuses_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(collections, "find", raising(PermissionError(13, "Not allowed", "a/b")))
+    assert cli.run(["status"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("clipsearch: error: a/b: Not allowed")
+    assert "bug" not in error
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "index", "classify", "evaluate"])
+def test_a_name_that_is_too_long_is_an_error_that_says_so(
+    run: Run, collection: Path, command: str
+) -> None:
+    done = run(command, "a" * 300, cwd=collection)
+    assert (done.code, done.out) == (2, b"")
+    assert "bug" not in done.err
+
+
+@pytest.mark.usefixtures("no_signals")
 def test_an_interrupted_search_is_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,6 +247,17 @@ def test_a_reader_that_has_seen_enough_ends_the_program_quietly(
         assert process.stderr is not None
         process.stdout.close()  # before there is anything to read, which head cannot promise
         assert process.stderr.read() == UNTESTED.encode()
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("options", [["--help"], ["--version"], ["search", "--help"]])
+def test_help_that_nobody_reads_to_its_end_is_no_error(options: list[str]) -> None:
+    command = [sys.executable, "-u", "-m", "clipsearch", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
     assert process.returncode == 0
 
 

@@ -106,3 +106,10 @@ def test_unchanged_files_are_known_by_size_and_time(store: Store, photos: Path) 
     assert unchanged(store, files, b"") == {path: ids[path] for path in kept}
     below = images.find(os.fsencode(photos), under=b"sub").files
     assert unchanged(store, below, b"sub").keys() == {b"sub/e.png", b"sub/f.jpg"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs FIFOs")
+def test_what_may_never_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.png")
+    found = run(tmp_path, ["fifo.png", "/dev/zero"], None, FakeEncoder())
+    assert [reason for _, reason in found.failed] == ["not a regular file"] * 2

@@ -254,6 +254,13 @@ def test_a_folder_is_a_usage_error(store: Store, tmp_path: Path) -> None:
         search_like([store], tmp_path, no_encoder, 3)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs FIFOs")
+def test_a_fifo_is_a_usage_error_and_is_not_waited_for(store: Store, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UsageError, match="not a regular file"):
+        search_like([store], tmp_path / "fifo", no_encoder, 3)
+
+
 # -- in a domain ---------------------------------------------------------------------------------
 
 TOYS = """

@@ -64,6 +64,16 @@ def run(arguments: Sequence[str]) -> int:
         # Python would complain once more at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
+    except OSError as error:
+        # What no command expects of its files: a name too long, a folder that may not be entered.
+        if debug:
+            traceback.print_exc()
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        _complain(
+            f"{where}{error.strerror or error}",
+            "Check the path, and that you may read it. --debug shows what was being done.",
+        )
+        return ExitCode.ERROR
     except Exception as error:
         # Python's own exit code for this is 1, which would read as "no match".
         if debug:

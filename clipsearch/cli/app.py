@@ -3,6 +3,8 @@
 import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,13 +33,23 @@ class ReaderGone(Exception):
 class _Commands(TyperGroup):
     """Our commands, whose interrupts and closed pipes typer would answer in its own way."""
 
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _endings():  # --help and --version print here
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _endings():
             return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            raise Interrupted from error
-        except BrokenPipeError as error:
-            raise ReaderGone from error
+
+
+@contextmanager
+def _endings() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted from error
+    except BrokenPipeError as error:
+        raise ReaderGone from error
 
 
 app = typer.Typer(

@@ -128,13 +128,15 @@ def classify_command(
         directory = _directory(paths or [], under, index)
         store = stack.enter_context(Store.open(directory)) if directory else None
         files = models.locate(store.spec) if store else new_model(choice)
+        unreadable: list[tuple[bytes, str]] = []
         if paths or store is None:
-            pictures = classifying.gathered(paths or [], store)
+            pictures, unreadable = classifying.gathered(paths or [], store)
         else:
             pictures = classifying.indexed(store, (under or Path()).resolve())
+        say_skipped(unreadable)
         if not pictures:
             say("no pictures here")
-            return ExitCode.NO_MATCH
+            return ExitCode.ERROR if unreadable else ExitCode.NO_MATCH
         classes = _classes(
             given, probe, domain, store, files.spec, lambda: load_text_encoder(files, choice)
         )
@@ -156,7 +158,7 @@ def classify_command(
         reports.show(reports.classified_table(found))
     else:
         reports.classified_lines(found, out)
-    return ExitCode.ERROR if skipped else ExitCode.OK
+    return ExitCode.ERROR if skipped or unreadable else ExitCode.OK
 
 
 def _directory(paths: list[Path], under: Path | None, index: Path | None) -> Path | None:

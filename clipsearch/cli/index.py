@@ -192,8 +192,10 @@ def _index_folder(
                 max_pixels=max_pixels,
                 progress=progress,
             )
-            if domain or rebuild:
-                assurance.pin(target, domain or assurance.Assurance(store).domain)
+            if rebuild:
+                assurance.carry_over(store, target)
+            if domain:
+                assurance.pin(target, domain)
             progress("measuring what scores mean", 0, 1)
             assurance.calibrate(target, lambda: load_text_encoder(files, choice))
         finally:

@@ -30,7 +30,7 @@ from clipsearch.domain.calibration import (
     best_scores_of_others,
 )
 from clipsearch.domain.gate import Gate
-from clipsearch.domain.taxonomy import Domain
+from clipsearch.domain.taxonomy import IMAGES, REFUSED, Domain
 from clipsearch.domain.words import Vocabulary
 from clipsearch.domain.zero_shot import LOGIT_SCALE, encode_all
 from clipsearch.errors import IndexUnreadable, NotTested
@@ -40,6 +40,9 @@ from clipsearch.store import Store
 
 if TYPE_CHECKING:
     from clipsearch.domain.evaluation import ClassificationReport, RetrievalReport, Shortfall
+
+_EVALUATIONS = {"labels": "evaluation", "captions": "evaluation of captions"}
+"""Kind of test set -> the attachment; each kind has its own measures and its own pass marks."""
 
 _SAMPLE = 500
 """Pictures whose best scores make up the background of image queries."""
@@ -77,6 +80,16 @@ class Evaluation:
     """What a score says about a hit's being right, where the test set could tell."""
     logit_scale: float | None = None
     """What makes the probabilities of classes right, where the test set had labels."""
+
+    @property
+    def kind(self) -> str:
+        """``labels`` or ``captions``: what the test set said of its pictures."""
+        return "labels" if hasattr(self.report, "top1") else "captions"
+
+    def is_about(self, marks: Mapping[str, float]) -> bool:
+        """Whether any of the pass marks is one that its test set could measure."""
+        shares = {name for name in marks if name not in (IMAGES, REFUSED)}
+        return bool(shares & set(self.report.measures()))
 
     def to_json(self) -> str:
         """The record as JSON text; ``from_json`` is its inverse."""
@@ -180,17 +193,25 @@ class Assurance:
         return Texts.from_bytes(self.domain, data) if data else None
 
     @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """The last ones with labels and with captions, of this model and this domain, if whole."""
+        found = []
+        for name in _EVALUATIONS.values():
+            text = self.store.attachment(name)
+            with suppress(*_DAMAGED):
+                found += [Evaluation.from_json(text)] if text else []
+        own = (self.store.spec.fingerprint, self.domain.fingerprint)
+        return [kept for kept in found if (kept.model, kept.domain) == own]
+
+    @property
     def evaluation(self) -> Evaluation | None:
-        """The last evaluation, if it was one of this model and this domain, and is whole."""
-        text = self.store.attachment("evaluation")
-        if not text:
-            return None
-        try:
-            found = Evaluation.from_json(text)
-        except _DAMAGED:
-            return None
-        theirs = (found.model, found.domain)
-        return found if theirs == (self.store.spec.fingerprint, self.domain.fingerprint) else None
+        """The one that decides: one that failed, if its kind is one that the domain has marks for.
+
+        Captions cannot fail a domain that only says what labels must reach.
+        """
+        decisive = [found for found in self.evaluations if found.is_about(self.domain.pass_marks)]
+        failed = [found for found in decisive if found.shortfalls]
+        return next(iter([*failed, *decisive, *self.evaluations]), None)
 
     @property
     def tested(self) -> Tested:
@@ -202,8 +223,8 @@ class Assurance:
     @property
     def logit_scale(self) -> float:
         """By what similarities to classes are multiplied: as the last evaluation found."""
-        found = self.evaluation and self.evaluation.logit_scale
-        return found or LOGIT_SCALE
+        scales = (found.logit_scale for found in self.evaluations)
+        return next((scale for scale in scales if scale), LOGIT_SCALE)
 
     def require_tested(self) -> None:
         """Raise NotTested unless the last evaluation met the pass marks."""
@@ -275,9 +296,9 @@ def carry_over(old: Store, new: Store) -> None:
 
 
 def keep_evaluation(store: Store, found: Evaluation) -> None:
-    """Make this the index's evaluation, in place of an earlier one."""
+    """Make this the index's evaluation, in place of an earlier one of its kind."""
     with store.batch():
-        store.attach("evaluation", found.to_json())
+        store.attach(_EVALUATIONS[found.kind], found.to_json())
 
 
 def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:

@@ -249,6 +249,18 @@ class Store:
         root: bytes = self._meta["root"]
         return Path(os.fsdecode(root)) if root else self.directory.parent
 
+    def require_root(self) -> None:
+        """Raise IndexUnreadable if the index was copied out of its folder, and no one knows which.
+
+        An index inside its folder does not say where that is, so that both can travel.
+        """
+        if not self._meta["root"] and self.directory.name != FOLDER:
+            raise IndexUnreadable(
+                f"the index at {self.directory} was copied out of its folder, and does not tell "
+                "where its pictures are",
+                hint=f"Put it into the folder of pictures again, under the name {FOLDER}.",
+            )
+
     def is_empty(self) -> bool:
         """Whether there is no picture in it, good or failed."""
         with self._errors():
@@ -633,7 +645,7 @@ class Store:
         *,
         cluster_from: int = CLUSTER_FROM,
         anew: bool = False,
-    ) -> None:
+    ) -> bool:
         """Write the FAISS file anew, if it has fallen behind by more than a search should carry.
 
         What it lacks is searched in the catalogue, at a cost that grows with its number; a new
@@ -642,7 +654,7 @@ class Store:
         queries: gives unit vectors of texts, ``(q, dim)``, at least two; called only for a new
         file of ``cluster_from`` vectors or more, which is then ordered by cluster if that is worth
         it. Without them the file is for exact searches, until an update that has them. anew:
-        write it in any case.
+        write it in any case. Says whether it was written.
 
         Raises StoreError.
         """
@@ -659,7 +671,7 @@ class Store:
         behind = anew or bool(self.damage) or (newer + gone) * 20 > images
         to_cluster = queries is not None and images >= cluster_from
         if not behind and (index.cluster_search or not to_cluster):
-            return
+            return False
         texts = queries() if queries is not None and to_cluster else None
         token = uuid.uuid4().bytes
         path = self.directory / VECTORS
@@ -685,6 +697,7 @@ class Store:
                 hint="No picture is lost: searches read the catalogue until it can be written.",
             ) from error
         self.damage = ""
+        return True
 
     def replace_with(self, other: "Store") -> None:
         """Put another index (a finished rebuild) in this one's place, and close both.

@@ -254,6 +254,37 @@ def test_an_evaluation_counts_for_its_own_domain_and_model_only(store: Store) ->
     assert Assurance(store).tested == "untested"
 
 
+def captions(store: Store, domain: Domain, *shortfalls: Shortfall) -> Evaluation:
+    pictures = vectors(store)
+    report = evaluate_retrieval(pictures, pictures, np.arange(30))
+    found = evaluation(store, *shortfalls, domain=domain)
+    return replace(found, report=report, measures=report.measures(), logit_scale=None)
+
+
+def test_captions_do_not_take_the_place_of_labels(store: Store) -> None:
+    """The domain has marks for labels alone: captions can neither meet nor miss them."""
+    labels = replace(evaluation(store), logit_scale=12.5)
+    assurance.keep_evaluation(store, labels)
+    assurance.keep_evaluation(store, captions(store, TOYS, Shortfall("top1", None, 0.6)))
+    assert Assurance(store).tested == "tested"
+    assert Assurance(store).evaluation == labels
+    assert Assurance(store).logit_scale == 12.5
+    assert len(Assurance(store).evaluations) == 2
+
+
+def test_a_domain_with_marks_for_both_is_failed_by_either(store: Store) -> None:
+    both = replace(TOYS, pass_marks={"top1": 0.6, "image_recall_at_1": 0.5})
+    assurance.pin(store, both)
+    assurance.keep_evaluation(store, evaluation(store, domain=both))
+    assert Assurance(store).tested == "tested"
+    missed = captions(store, both, Shortfall("image_recall_at_1", 0.1, 0.5))
+    assurance.keep_evaluation(store, missed)
+    assert Assurance(store).tested == "failed"
+    assert Assurance(store).evaluation == missed
+    assurance.keep_evaluation(store, captions(store, both))
+    assert Assurance(store).tested == "tested"
+
+
 def test_a_hit_of_a_text_query_carries_the_probability_that_it_is_right(store: Store) -> None:
     attach(store, evaluation(store))
     hits = store.search(unit(3), 5)

@@ -1304,3 +1304,18 @@ def test_status_counts_what_is_there(writer: Store, root: Path, directory: Path)
     assert status.vector_bytes == (directory / VECTORS).stat().st_size
     assert status.created_at <= status.updated_at
     assert status.created_at.endswith("+00:00")
+
+
+def test_an_index_copied_out_of_its_folder_does_not_guess_where_the_pictures_are(
+    root: Path, tmp_path: Path
+) -> None:
+    with Store.create(root / FOLDER, root, fake_spec()) as store:
+        add(store, pictures(3))
+    copy = shutil.copytree(root / FOLDER, tmp_path / "elsewhere" / "index")
+    with Store.open(copy) as store, pytest.raises(IndexUnreadable, match="copied out") as caught:
+        store.require_root()
+    assert FOLDER in caught.value.hint
+    travelled = shutil.copytree(root / FOLDER, tmp_path / "travelled" / FOLDER)
+    with Store.open(travelled) as store:  # it moved together with its pictures
+        store.require_root()
+        assert store.root == tmp_path / "travelled"

@@ -187,6 +187,8 @@ def search_command(
             stack.enter_context(Store.open(directory))
             for directory in collections.find(start, index)
         ]
+        for store in stores:
+            store.require_root()
         spec = shared_model(stores)
         choice = ModelChoice(None, None, device, None, offline=True)
         prefix = relative(start, stores[0].root)
@@ -242,7 +244,10 @@ def search_command(
             if indexed < len(only.paths):
                 missing = len(only.paths) - indexed
                 say(f"{missing} of {len(only.paths)} listed files are not in the index")
-        tested = list(dict.fromkeys(map(output.tested_line, assured)))
+        tested = [output.tested_line(collection) for collection in assured]
+        if len(assured) > 1:
+            roots = (output.printable(os.fspath(collection.store.root)) for collection in assured)
+            tested = [f"{root}: {line}" for root, line in zip(roots, tested, strict=True)]
         if not quiet:
             for line in tested:
                 say(line)
@@ -332,7 +337,8 @@ def _heal(store: "Store") -> None:
     where = f"the vector file of {store.root} cannot be used ({store.damage})"
     try:
         with Store.open_for_writing(store.directory) as writer:
-            writer.update_vector_index()
+            if not writer.update_vector_index():
+                return  # another process has been quicker
     except IndexLocked:
         return  # an index run is at work, and will write it
     except StoreError as error:

@@ -62,8 +62,9 @@ def verify_command(
             if found is None:
                 say(f"{root} is not there; the index is checked without its pictures")
             encoder = partial(_encoder, store.spec, device)
-            problems = list(verifying.verify(store, found, encoder, sample))
-            for problem in problems:
+            problems = []
+            for problem in verifying.verify(store, found, encoder, sample):
+                problems.append(problem)
                 if json:
                     sys.stdout.buffer.write(output.json_line(output.problem_record(problem)))
                 else:

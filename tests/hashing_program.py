@@ -33,8 +33,7 @@ class NotedEncoder(FakeEncoder):
         return super().encode_texts(texts)
 
 
-index.load_encoder = search.load_encoder = NotedEncoder  # type: ignore[assignment]
-index.load_text_encoder = search.load_text_encoder = NotedEncoder  # type: ignore[assignment]
-
 if __name__ == "__main__":
+    index.load_encoder = search.load_encoder = NotedEncoder  # type: ignore[assignment]
+    index.load_text_encoder = search.load_text_encoder = NotedEncoder  # type: ignore[assignment]
     sys.exit(cli.run(sys.argv[1:]))

@@ -6,6 +6,7 @@ the same code as any other. It is fast and it means nothing; tests of meaning us
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,10 @@ import pytest
 from PIL import Image
 
 from clipsearch.records import ModelFiles
+
+# A shell ignores interrupts on behalf of what it starts in the background, and what that starts in
+# turn would too: no test of an interrupt could pass there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The hub's client reads this once, when it is first imported, which can be before any fixture.
 os.environ["HF_HUB_OFFLINE"] = "1"

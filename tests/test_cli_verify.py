@@ -150,7 +150,10 @@ def test_whoever_waits_can_be_interrupted(collection: Path) -> None:
         assert waiting.stderr is not None
         assert "; waiting for it" in waiting.stderr.readline()
         waiting.send_signal(signal.SIGINT)
-        assert waiting.wait(30) == 130
+        try:
+            assert waiting.wait(30) == 130
+        finally:
+            waiting.kill()
         assert "Traceback" not in waiting.stderr.read()
 
 

@@ -9,7 +9,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,3 +172,19 @@ def run(tmp_path: Path) -> Run:
         return Ran(done.returncode, done.stdout, done.stderr.decode("utf-8", "backslashreplace"))
 
     return run_program
+
+
+def wait_and_watch(process: "subprocess.Popen[bytes]") -> int:
+    """Wait for a process; the most memory that it had resident, in bytes.
+
+    From Linux's own account of the process: what ``wait4`` tells begins with what its parent had.
+    Zero where there is no such account.
+    """
+    peak = 0
+    while process.poll() is None:
+        with suppress(OSError):
+            told = Path(f"/proc/{process.pid}/status").read_text()
+            found = [line.split()[1] for line in told.splitlines() if line.startswith("VmHWM")]
+            peak = max(peak, *(1024 * int(kilobytes) for kilobytes in found), 0)
+        time.sleep(0.02)
+    return peak

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import wait_and_watch
 from PIL import Image
 
 from clipsearch.decoding import FORMATS, decode
@@ -105,11 +106,10 @@ def test_mutated_pictures_end_no_run_and_take_no_other_pictures_vector(
     command = [sys.executable, "-m", "clipsearch", "index", root, "--model", tiny_model]
     with open(tmp_path / "out", "wb") as out, open(tmp_path / "err", "wb") as err:
         process = subprocess.Popen(command, stdout=out, stderr=err)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        peak = wait_and_watch(process)
     said = (tmp_path / "err").read_text()
     assert (process.returncode, (tmp_path / "out").read_bytes()) == (0, b"")
-    assert usage.ru_maxrss * 1024 < MEMORY
+    assert peak < MEMORY
     assert "Traceback" not in said
     with sqlite3.connect(root / ".clipsearch" / "catalog.sqlite3") as catalog:
         rows = catalog.execute(

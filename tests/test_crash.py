@@ -211,7 +211,7 @@ def test_a_run_that_is_killed_at_a_write_an_fsync_or_a_rename(
 
 
 @pytest.mark.parametrize(
-    "every", [61, pytest.param(7, marks=pytest.mark.slow)], ids=["few", "many"]
+    "every", [115, pytest.param(7, marks=pytest.mark.slow)], ids=["few", "many"]
 )
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
 @pytest.mark.parametrize("once", [False, True], ids=["from then on", "once"])

@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +100,24 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     for name in ("MODEL", "PRETRAINED", "DEVICE", "INDEX"):
         monkeypatch.delenv(f"CLIPSEARCH_{name}", raising=False)
+
+
+def run_here(*arguments: str | Path) -> int:
+    """Run the program in this process, where torch is loaded already."""
+    from clipsearch import cli
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signal, "signal", lambda *_: None)
+        return cli.run([os.fspath(argument) for argument in arguments])
+
+
+@contextmanager
+def places_beside(root: Path) -> Iterator[None]:
+    """What belongs to a person lies beside ``root``: for fixtures that outlive a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPSEARCH_DATA_DIR", str(root.parent / "data"))
+        patch.setenv("CLIPSEARCH_CACHE_DIR", str(root.parent / "cache"))
+        yield
 
 
 def make_picture(path: Path | bytes, seed: int = 0, size: tuple[int, int] = (48, 40)) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ASK, UNTESTED, Run, make_picture
+from conftest import ASK, UNTESTED, Run, make_picture, places_beside, run_here
 
 import clipsearch
 from clipsearch import cli, collections, models
@@ -24,11 +24,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     (root / "sub").mkdir(parents=True)
     for seed, name in enumerate(NAMES):
         make_picture(root / name, seed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(signal, "signal", lambda *_: None)
-        patch.setenv("CLIPSEARCH_DATA_DIR", str(root.parent / "data"))
-        patch.setenv("CLIPSEARCH_CACHE_DIR", str(root.parent / "cache"))
-        assert cli.run(["index", str(root), "--model", str(tiny_model)]) == 0
+    with places_beside(root):
+        assert run_here("index", root, "--model", tiny_model) == 0
     return root
 
 

@@ -5,17 +5,16 @@ import io
 import json
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Ran, Run, make_picture
+from conftest import Ran, Run, make_picture, places_beside, run_here
 from PIL import Image
 
-from clipsearch import assurance, cli
+from clipsearch import assurance
 from clipsearch.assurance import Assurance
 from clipsearch.domain import taxonomy
 from clipsearch.domain.zero_shot import probabilities
@@ -35,13 +34,6 @@ FOLDERS = ["azure", "red_block", "wall"]
 NAMES = [f"{folder}/{n}.png" for folder in FOLDERS for n in range(4)]
 
 
-def run_here(*arguments: str | Path) -> int:
-    """The program in this process, where torch is loaded already."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(signal, "signal", lambda *_: None)
-        return cli.run([os.fspath(argument) for argument in arguments])
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """An indexed and calibrated folder. Not to be changed."""
@@ -52,9 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
         make_picture(root / name, seed)
         if name.startswith("wall"):
             Image.eval(Image.open(root / name), lambda value: value // 8).save(root / name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLIPSEARCH_DATA_DIR", str(root.parent / "data"))
-        patch.setenv("CLIPSEARCH_CACHE_DIR", str(root.parent / "cache"))
+    with places_beside(root):
         assert run_here("index", root, "--model", tiny_model) == 0
         with Store.open_for_writing(root / ".clipsearch") as store:
             assurance.pin(store, taxonomy.parse(DOMAIN, "blocks.toml"))

@@ -2,15 +2,12 @@
 
 import json
 import shutil
-import signal
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import UNTESTED, Ran, Run
-
-from clipsearch import cli
+from conftest import UNTESTED, Ran, Run, places_beside, run_here
 
 SAMPLES = Path(__file__).parent.parent / "sample_data"
 PICTURES = (
@@ -46,11 +43,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in PICTURES:
         (root / name).parent.mkdir(parents=True)
         shutil.copy(SAMPLES / name, root / name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(signal, "signal", lambda *_: None)
-        patch.setenv("CLIPSEARCH_DATA_DIR", str(root.parent / "data"))
-        patch.setenv("CLIPSEARCH_CACHE_DIR", str(root.parent / "cache"))
-        assert cli.run(["index", str(root), "--model", "pocket"]) == 0
+    with places_beside(root):
+        assert run_here("index", root, "--model", "pocket") == 0
     return root
 
 

@@ -1,15 +1,13 @@
 """``clipsearch evaluate``, run as a program."""
 
 import json
-import os
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
-from conftest import Run, make_picture
+from conftest import Run, make_picture, places_beside, run_here
 
-from clipsearch import assurance, cli
+from clipsearch import assurance
 from clipsearch.assurance import Assurance
 from clipsearch.domain import taxonomy
 from clipsearch.store import Store
@@ -27,13 +25,6 @@ pass_marks = {images = 3, top1 = 0.0}
 """
 
 
-def run_here(*arguments: str | Path) -> int:
-    """The program in this process, where torch is loaded already."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(signal, "signal", lambda *_: None)
-        return cli.run([os.fspath(argument) for argument in arguments])
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """A folder of class-named folders, indexed for a small domain. Not to be changed."""
@@ -42,9 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
         for m in range(2):
             (root / name).mkdir(parents=True, exist_ok=True)
             make_picture(root / name / f"{m}.png", seed=10 * n + m)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLIPSEARCH_DATA_DIR", str(root.parent / "data"))
-        patch.setenv("CLIPSEARCH_CACHE_DIR", str(root.parent / "cache"))
+    with places_beside(root):
         assert run_here("index", root, "--model", tiny_model) == 0
         with Store.open_for_writing(root / ".clipsearch") as store:
             assurance.pin(store, taxonomy.parse(DOMAIN, "blocks.toml"))

@@ -11,9 +11,19 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import ASK, TINY_CONFIG, UNTESTED, Ran, Run, make_picture, save_snapshot
+from conftest import (
+    ASK,
+    TINY_CONFIG,
+    UNTESTED,
+    Ran,
+    Run,
+    make_picture,
+    places_beside,
+    run_here,
+    save_snapshot,
+)
 
-from clipsearch import cli, models
+from clipsearch import models
 
 NAMES = ["a.png", "b.jpg", "c.webp", "sub/d.png", "sub/e.png"]
 
@@ -40,20 +50,11 @@ def make_photos(root: Path) -> Path:
     return root
 
 
-def run_here(*arguments: str | Path) -> int:
-    """The program in this process, where torch is loaded already."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(signal, "signal", lambda *_: None)
-        return cli.run([os.fspath(argument) for argument in arguments])
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """An indexed folder. Not to be changed: ``collection`` is a copy."""
     root = make_photos(tmp_path_factory.mktemp("made") / "photos")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLIPSEARCH_DATA_DIR", str(root.parent / "data"))
-        patch.setenv("CLIPSEARCH_CACHE_DIR", str(root.parent / "cache"))
+    with places_beside(root):
         assert run_here("index", root, "--model", tiny_model) == 0
     return root
 

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,19 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import ASK, TINY_CONFIG, UNTESTED, Ran, Run, make_picture, save_snapshot
+from conftest import (
+    ASK,
+    TINY_CONFIG,
+    UNTESTED,
+    Ran,
+    Run,
+    make_picture,
+    places_beside,
+    run_here,
+    save_snapshot,
+)
 from PIL import Image
 
-from clipsearch import cli
 from clipsearch.records import Hit
 from clipsearch.store import Store
 from clipsearch.vectors import l2_normalise
@@ -55,13 +63,6 @@ def oracle(tiny_model: Path) -> Oracle:
     return Oracle(tiny_model)
 
 
-def run_here(*arguments: str | Path) -> int:
-    """The program in this process, where torch is loaded already."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(signal, "signal", lambda *_: None)
-        return cli.run([os.fspath(argument) for argument in arguments])
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """An indexed folder. Not to be changed: ``collection`` is a copy."""
@@ -69,9 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     (root / "sub").mkdir(parents=True)
     for seed, name in enumerate(NAMES):
         make_picture(root / name, seed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLIPSEARCH_DATA_DIR", str(root.parent / "data"))
-        patch.setenv("CLIPSEARCH_CACHE_DIR", str(root.parent / "cache"))
+    with places_beside(root):
         assert run_here("index", root, "--model", tiny_model) == 0
     return root
 

@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ASK, Run, make_picture
+from conftest import ASK, Run, make_picture, places_beside, run_here
 
-from clipsearch import cli
 from clipsearch.store import FOLDER, Store
 
 
@@ -22,11 +21,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     root.mkdir()
     for n in range(5):
         make_picture(root / f"{n}.png", n)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(signal, "signal", lambda *_: None)
-        patch.setenv("CLIPSEARCH_DATA_DIR", str(root.parent / "data"))
-        patch.setenv("CLIPSEARCH_CACHE_DIR", str(root.parent / "cache"))
-        assert cli.run(["index", str(root), "--model", str(tiny_model)]) == 0
+    with places_beside(root):
+        assert run_here("index", root, "--model", tiny_model) == 0
     return root
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ASK, UNTESTED, Run, make_picture
+from conftest import ASK, UNTESTED, Run, make_picture, run_here
 from fakes import DIM, fake_spec, unit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipsearch import cli
 from clipsearch.cli import filters
 from clipsearch.errors import UsageError
 from clipsearch.records import EmbeddedImage, Filter, ImageFile
@@ -140,15 +139,14 @@ def test_listed_files_are_looked_at_and_no_others(store: Store, tmp_path: Path) 
 
 
 @pytest.fixture
-def collection(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def collection(tmp_path: Path, tiny_model: Path) -> Path:
     root = tmp_path / "photos"
     (root / "sub").mkdir(parents=True)
     for n, name in enumerate(["a.png", "b.jpg", "sub/c.png", "sub/new\nline.png"]):
         make_picture(root / name, n, size=(40 + 20 * n, 40))
         moment = time.mktime((2020 + n, 6, 1, 12, 0, 0, 0, 0, -1))
         os.utime(root / name, (moment, moment))
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-    assert cli.run(["index", str(root), "--model", str(tiny_model)]) == 0
+    assert run_here("index", root, "--model", tiny_model) == 0
     return root
 
 

@@ -1,14 +1,11 @@
 """What needs no model does not wait for torch, which takes seconds to import."""
 
 import shutil
-import signal
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ASK, Run, make_picture
-
-from clipsearch import cli
+from conftest import ASK, Run, make_picture, places_beside, run_here
 
 HEAVY = {"torch", "open_clip", "torchvision", "timm", "huggingface_hub", "transformers"}
 
@@ -28,11 +25,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     root.mkdir()
     for seed, name in enumerate(PICTURES):
         make_picture(root / name, seed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(signal, "signal", lambda *_: None)
-        patch.setenv("CLIPSEARCH_DATA_DIR", str(root.parent / "data"))
-        patch.setenv("CLIPSEARCH_CACHE_DIR", str(root.parent / "cache"))
-        assert cli.run(["index", str(root), "--model", str(tiny_model)]) == 0
+    with places_beside(root):
+        assert run_here("index", root, "--model", tiny_model) == 0
     (root / "texts.txt").write_text("a cat\na dog\n")
     rows = "".join(f"{name},{label}\n" for name, label in zip(PICTURES, LABELS, strict=True))
     (root / "labels.csv").write_text("path,label\n" + rows)

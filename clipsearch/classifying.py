@@ -11,7 +11,7 @@ import numpy as np
 from clipsearch.domain.zero_shot import Ranked
 from clipsearch.embedding import embed, unchanged
 from clipsearch.errors import UsageError
-from clipsearch.images import absolute, find
+from clipsearch.images import absolute, find, relative
 from clipsearch.indexing import LoadEncoder, Progress
 from clipsearch.records import Found, ImageFile, ModelSpec, Vectors
 from clipsearch.store import Store
@@ -46,7 +46,7 @@ def indexed(store: Store, start: Path) -> list[Picture]:
     """The pictures of an index that lie in the folder ``start``, in the order of their paths."""
     inside = start.is_relative_to(store.root)
     base = start if inside else store.root
-    known = store.known(_relative(base, store.root))
+    known = store.known(relative(base, store.root))
     return [
         _picture(os.fsencode(store.root), path, base, image.id)
         for path, image in sorted(known.items())
@@ -67,7 +67,7 @@ def gathered(
         whole = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
         inside = store is not None and whole.is_relative_to(store.root)
         root = store.root if store is not None and inside else Path(whole.anchor)
-        under = _relative(whole, root)
+        under = relative(whole, root)
         found = _found(path, os.fsencode(root), under)
         unreadable |= {absolute(os.fsencode(root), at): why for at, why in found.unreadable}
         ids = unchanged(store, found.files, under) if store is not None and inside else {}
@@ -94,10 +94,6 @@ def _picture(root: bytes, path: bytes, base: Path, id: int | None) -> Picture:
     whole = absolute(root, path)
     below = os.fsdecode(os.path.relpath(whole, os.fsencode(base))).split(os.sep)
     return Picture(whole, below[0] if len(below) > 1 else base.name, id)
-
-
-def _relative(path: Path, root: Path) -> bytes:
-    return b"" if path == root else os.fsencode(path.relative_to(root).as_posix())
 
 
 def classified(

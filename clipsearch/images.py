@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import BinaryIO, cast
 
 from clipsearch.errors import CollectionGone
@@ -100,6 +101,13 @@ def _matches(name: bytes, globs: tuple[bytes, ...]) -> bool:
 def _native(path: bytes) -> bytes:
     """A stored path in the separators of this system."""
     return path if os.sep == "/" else path.replace(b"/", os.fsencode(os.sep))
+
+
+def relative(path: Path, root: Path) -> bytes:
+    """``path`` as the catalogue of ``root`` has it; nothing if it is the root or outside of it."""
+    if path == root or not path.is_relative_to(root):
+        return b""
+    return os.fsencode(path.relative_to(root).as_posix())
 
 
 def absolute(root: bytes, path: bytes) -> bytes:

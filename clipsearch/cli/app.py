@@ -6,12 +6,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from clipsearch import __version__
+
+if TYPE_CHECKING:
+    from clipsearch.output import ProgressBar
 
 # The matrices of one query are small: threads win nothing on them, and on a busy machine they wait
 # for each other (0.5 s against 1.6 s). It must be said before numpy is loaded; torch has its own.
@@ -113,8 +116,13 @@ def say(message: str) -> None:
     print(f"clipsearch: {message}", file=sys.stderr, flush=True)
 
 
-def relative(path: Path, root: Path) -> bytes:
-    """``path`` as the catalogue of ``root`` has it; nothing if it is the root or above it."""
-    if not path.is_relative_to(root) or path == root:
-        return b""
-    return os.fsencode(path.relative_to(root).as_posix())
+@contextmanager
+def progress() -> "Iterator[ProgressBar]":
+    """A progress bar that is taken away again."""
+    from clipsearch import output
+
+    bar = output.ProgressBar()
+    try:
+        yield bar
+    finally:
+        bar.close()

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 class ModelChoice:
     """What the user said about the model; None where they said nothing."""
 
-    name: str | None
-    pretrained: str | None
-    device: str
-    batch_size: int | None
-    offline: bool
+    name: str | None = None
+    pretrained: str | None = None
+    device: str = "auto"
+    batch_size: int | None = None
+    offline: bool = False
 
 
 def model_for(store: "Store", choice: ModelChoice, *, may_change: bool) -> "ModelFiles":

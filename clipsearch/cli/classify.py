@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, app, say
+from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, app, progress, say
 from clipsearch.cli.choosing import ModelChoice, load_encoder, load_text_encoder, new_model
-from clipsearch.cli.pictures import UnderOption, directory_of_one, progress, say_skipped
+from clipsearch.cli.pictures import UnderOption, directory_of_one, say_skipped
 from clipsearch.errors import ExitCode, IndexNotFound, UsageError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def classify_command(
             hint="For example: clipsearch classify sample_data --confusion",
         )
     given = None if texts is None else _texts(texts)
-    choice = ModelChoice(None, None, device, None, offline)
+    choice = ModelChoice(device=device, offline=offline)
     with ExitStack() as stack:
         directory = _directory(paths or [], under, index)
         store = stack.enter_context(Store.open(directory)) if directory else None

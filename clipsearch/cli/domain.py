@@ -132,7 +132,7 @@ def check_command(
     from clipsearch.domain.gate import MOST_REFUSED, Gate
 
     checked = taxonomy.load(domain)
-    choice = ModelChoice(model, pretrained, device, None, offline)
+    choice = ModelChoice(model, pretrained, device, offline=offline)
     files = new_model(choice)
     errors = Gate.build(checked, load_text_encoder(files, choice)).errors()
     if json:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipsearch.cli.app import DeviceOption, IndexOption, app, say
+from clipsearch.cli.app import DeviceOption, IndexOption, app, progress
 from clipsearch.cli.choosing import ModelChoice, load_encoder, load_text_encoder
-from clipsearch.cli.pictures import UnderOption, directory_of_one, progress, say_skipped
-from clipsearch.errors import ExitCode, UsageError
+from clipsearch.cli.html import check, write
+from clipsearch.cli.pictures import UnderOption, directory_of_one, say_skipped
+from clipsearch.errors import ExitCode
 
 if TYPE_CHECKING:
     from clipsearch.evaluating import Findings
@@ -57,11 +58,8 @@ def evaluate_command(
     from clipsearch.evaluating import evaluate
     from clipsearch.store import Store
 
-    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
-        raise UsageError(
-            f"cannot write {html}", hint="--html takes a file in a folder that exists."
-        )
-    choice = ModelChoice(None, None, device, None, offline=True)
+    check(html)
+    choice = ModelChoice(device=device, offline=True)
     with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
         test_set = read(labelled, Assurance(store).domain)
         files = models.locate(store.spec)
@@ -76,7 +74,10 @@ def evaluate_command(
         root = store.root
     say_skipped(findings.skipped)
     if html is not None:
-        _write_page(findings, html)
+        from clipsearch.pages import evaluation
+
+        hint = "The index has the result; name another file and run the same command again."
+        write(html, evaluation.page(findings), hint)
     if json:
         sys.stdout.buffer.write(output.json_line(reports.evaluation_record(findings)))
     else:
@@ -93,16 +94,3 @@ def _title(findings: "Findings", root: Path) -> str:
         f"{findings.evaluation.source}: {findings.evaluation.report.images} pictures, for the "
         f"index of {root} ({findings.model.label}, domain {findings.domain.name})"
     )
-
-
-def _write_page(findings: "Findings", path: Path) -> None:
-    from clipsearch.pages import evaluation
-
-    try:
-        path.write_text(evaluation.page(findings), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror}",
-            hint="The index has the result; name another file and run the same command again.",
-        ) from error
-    say(f"wrote {path}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, app, relative, say
+from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, app, progress, say
 from clipsearch.cli.choosing import (
     ModelChoice,
     load_encoder,
@@ -179,10 +179,9 @@ def _index_folder(
         target = store
         if rebuild:
             target = stack.enter_context(_rebuilding(store, directory / REBUILD, files))
-        under = b"" if rebuild else relative(root, store.root)
+        under = b"" if rebuild else images.relative(root, store.root)
         found = images.find(os.fsencode(store.root), exclude=exclude, under=under)
-        progress = output.ProgressBar()
-        try:
+        with progress() as bar:
             summary = update(
                 target,
                 found,
@@ -190,16 +189,14 @@ def _index_folder(
                 under=under,
                 prune=prune,
                 max_pixels=max_pixels,
-                progress=progress,
+                progress=bar,
             )
             if rebuild:
                 assurance.carry_over(store, target)
             if domain:
                 assurance.pin(target, domain)
-            progress("measuring what scores mean", 0, 1)
+            bar("measuring what scores mean", 0, 1)
             assurance.calibrate(target, lambda: load_text_encoder(files, choice))
-        finally:
-            progress.close()
         if rebuild:
             store.replace_with(target)
     for line in output.summary_lines(str(folder), summary):

@@ -1,17 +1,13 @@
 """Which index, model and pictures a command is about that takes pictures of its own."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clipsearch.cli.app import say
 from clipsearch.errors import UsageError
-
-if TYPE_CHECKING:
-    from clipsearch.output import ProgressBar
 
 UnderOption = Annotated[
     Path | None,
@@ -48,18 +44,6 @@ def directory_of_one(about: Sequence[Path], under: Path | None, index: Path | No
             hint="Say which one you mean with --under FOLDER.",
         )
     return found[0]
-
-
-@contextmanager
-def progress() -> "Iterator[ProgressBar]":
-    """A progress bar that is taken away again."""
-    from clipsearch import output
-
-    bar = output.ProgressBar()
-    try:
-        yield bar
-    finally:
-        bar.close()
 
 
 def say_skipped(skipped: Sequence[tuple[bytes, str]]) -> None:

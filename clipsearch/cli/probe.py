@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipsearch.cli.app import DeviceOption, IndexOption, app, say
+from clipsearch.cli.app import DeviceOption, IndexOption, app, progress, say
 from clipsearch.cli.choosing import ModelChoice, load_encoder, load_text_encoder
-from clipsearch.cli.pictures import UnderOption, directory_of_one, progress, say_skipped
+from clipsearch.cli.pictures import UnderOption, directory_of_one, say_skipped
 from clipsearch.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def train_command(
     from clipsearch.store import Store
 
     probes.check_name(name)
-    choice = ModelChoice(None, None, device, None, offline=True)
+    choice = ModelChoice(device=device, offline=True)
     with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
         taxonomy = labels.own_taxonomy(labelled, Assurance(store).domain)
         training = labels.read(labelled, taxonomy)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipsearch.cli.app import DeviceOption, IndexOption, app, relative, say
+from clipsearch.cli.app import DeviceOption, IndexOption, app, say
 from clipsearch.cli.choosing import ModelChoice, load_encoder, load_text_encoder, shared_model
 from clipsearch.cli.filters import (
     AfterOption,
@@ -21,6 +21,7 @@ from clipsearch.cli.filters import (
     TypeOption,
     chosen,
 )
+from clipsearch.cli.html import check, write
 from clipsearch.errors import ExitCode, IndexLocked, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ def search_command(
     from clipsearch import collections, models, output, retrieval
     from clipsearch.assurance import Assurance
     from clipsearch.domain import policy
+    from clipsearch.images import relative
     from clipsearch.records import EVERYTHING, Filter
     from clipsearch.store import Store
 
@@ -167,11 +169,8 @@ def search_command(
             f"--max-false-alarm {max_false_alarm:g} is no share of queries",
             hint="It is greater than 0 and at most 1; --all is the same as 1.",
         )
-    write = _writer(json, null, template, absolute)
-    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
-        raise UsageError(
-            f"cannot write {html}", hint="--html takes a file in a folder that exists."
-        )
+    write_hits = _writer(json, null, template, absolute)
+    check(html)
     if query == from0 == "-":
         raise UsageError(
             "the query and --from0 cannot both be read from standard input",
@@ -190,7 +189,7 @@ def search_command(
         for store in stores:
             store.require_root()
         spec = shared_model(stores)
-        choice = ModelChoice(None, None, device, None, offline=True)
+        choice = ModelChoice(device=device, offline=True)
         prefix = relative(start, stores[0].root)
         if under is not None and not prefix and not _holds(start, stores):
             raise UsageError(
@@ -259,24 +258,15 @@ def search_command(
             say(output.no_match_line(rejected, filtered=filtered))
         return ExitCode.NO_MATCH
     if not quiet:
-        write(hits, spec.label, sys.stdout.buffer)
+        write_hits(hits, spec.label, sys.stdout.buffer)
     if html is not None:
-        _write_page(html, hits, query or class_name or os.fspath(image or ""), spec.label, tested)
+        from clipsearch.pages import contact_sheet
+
+        asked = query or class_name or os.fspath(image or "")
+        write(html, contact_sheet.page(hits, asked, spec.label, tested))
         if open_page:
             typer.launch(html.absolute().as_uri())
     return ExitCode.OK
-
-
-def _write_page(
-    path: Path, hits: "Sequence[Hit]", query: str, model: str, notes: "Sequence[str]"
-) -> None:
-    from clipsearch.pages import contact_sheet
-
-    try:
-        path.write_text(contact_sheet.page(hits, query, model, notes), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    say(f"wrote {path}")
 
 
 def _checked(query: str | None) -> str:

@@ -88,7 +88,7 @@ def verify_command(
 def _encoder(spec: "ModelSpec", device: str) -> "Encoder":
     from clipsearch import models
 
-    choice = ModelChoice(None, None, device, None, offline=True)
+    choice = ModelChoice(device=device, offline=True)
     return load_encoder(models.locate(spec), choice)
 
 

@@ -16,12 +16,13 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipsearch import typed
 from clipsearch.domain import background, taxonomy
 from clipsearch.domain.calibration import (
     FalseAlarms,
@@ -37,6 +38,7 @@ from clipsearch.errors import IndexUnreadable, NotTested
 from clipsearch.places import cache_dir, write_whole
 from clipsearch.records import Hit, ModelSpec, QueryKind, Tested, TextEncoder, Vectors
 from clipsearch.store import Store
+from clipsearch.vector_index import Ids
 
 if TYPE_CHECKING:
     from clipsearch.domain.evaluation import ClassificationReport, RetrievalReport, Shortfall
@@ -101,26 +103,23 @@ class Evaluation:
         }
         values["report"] = json.loads(evaluation.to_json(self.report))
         values["measures"] = dict(self.measures)
-        values["shortfalls"] = [
-            [missed.measure, missed.reached, missed.mark] for missed in self.shortfalls
-        ]
+        values["shortfalls"] = [asdict(missed) for missed in self.shortfalls]
         values["precision"] = self.precision and json.loads(self.precision.to_json())
         values["logit_scale"] = self.logit_scale
         return json.dumps(values, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Evaluation":
-        """Rebuild a record from ``to_json``'s text."""
+        """Rebuild a record from ``to_json``'s text. Raises ValueError and such for another."""
         from clipsearch.domain import evaluation  # as above
 
         values = json.loads(text)
-        values["report"] = evaluation.from_json(json.dumps(values["report"]))
-        values["shortfalls"] = tuple(
-            evaluation.Shortfall(*missed) for missed in values["shortfalls"]
+        report = evaluation.from_json(json.dumps(values.pop("report")))
+        shortfalls = tuple(
+            typed.record(evaluation.Shortfall, missed) for missed in values.pop("shortfalls")
         )
-        if values["precision"] is not None:
-            values["precision"] = Precision.from_json(json.dumps(values["precision"]))
-        return cls(**values)
+        found: Evaluation = typed.record(cls, values, report=report, shortfalls=shortfalls)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +129,11 @@ class Texts:
     gate: Gate
     background: Vectors
     """``(n, dim)``: of the prompts that have nothing to do with the domain."""
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return int(self.background.shape[1])
 
     @staticmethod
     def fingerprint(domain: Domain) -> str:
@@ -161,9 +165,31 @@ class Texts:
                 if str(arrays["fingerprint"]) != cls.fingerprint(domain):
                     return None
                 gate = Gate.from_bytes(domain, arrays["gate"].tobytes())
-                return cls(gate, arrays["background"].astype(np.float32))
+                texts = cls(gate, arrays["background"].astype(np.float32))
+            same = texts.background.ndim == 2 and texts.dim == gate.classes.shape[1]
+            return texts if same else None
         except Exception:  # zipfile and numpy raise whatever they stumble over
             return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Calibration:
+    """What scores meant when they were last measured."""
+
+    domain: str
+    """The domain's fingerprint."""
+    images: int = 0
+    """How many pictures the collection had."""
+    newest: int = 0
+    """The greatest id among them."""
+    text: tuple[float, ...] = ()
+    """Best scores of the background prompts, in any order."""
+    image: tuple[float, ...] = ()
+    """Best scores of a sample of the pictures."""
+
+    def best_scores(self, kind: QueryKind) -> tuple[float, ...]:
+        """What the background reached with queries of a kind; nothing for those of probes."""
+        return {"text": self.text, "image": self.image}.get(kind, ())
 
 
 class Assurance:
@@ -190,7 +216,8 @@ class Assurance:
     def texts(self) -> Texts | None:
         """The domain's embedded texts; None before the first ``calibrate``."""
         data = self.store.attachment("texts")
-        return Texts.from_bytes(self.domain, data) if data else None
+        texts = Texts.from_bytes(self.domain, data) if data else None
+        return texts if texts is not None and texts.dim == self.store.spec.dim else None
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
@@ -224,7 +251,7 @@ class Assurance:
     def logit_scale(self) -> float:
         """By what similarities to classes are multiplied: as the last evaluation found."""
         scales = (found.logit_scale for found in self.evaluations)
-        return next((scale for scale in scales if scale), LOGIT_SCALE)
+        return next((scale for scale in scales if scale is not None and scale > 0), LOGIT_SCALE)
 
     def require_tested(self) -> None:
         """Raise NotTested unless the last evaluation met the pass marks."""
@@ -247,7 +274,7 @@ class Assurance:
 
     def false_alarms(self, kind: QueryKind) -> FalseAlarms | None:
         """How often background queries reach a score; None before the first ``calibrate``."""
-        scores = self._calibration.get(kind)
+        scores = self._calibration and self._calibration.best_scores(kind)
         return FalseAlarms.of(scores) if scores else None
 
     def least_score(self, kind: QueryKind, max_false_alarm: float) -> float:
@@ -269,13 +296,12 @@ class Assurance:
         ]
 
     @cached_property
-    def _calibration(self) -> Mapping[str, Any]:
+    def _calibration(self) -> "_Calibration | None":
         text = self.store.attachment("calibration")
-        try:
-            found: Mapping[str, Any] = json.loads(text) if text else {}
-            return found if found.get("domain") == self.domain.fingerprint else {}
-        except _DAMAGED:  # it is made again by the next run of index
-            return {}
+        with suppress(ValueError):  # it is made again by the next run of index
+            found: _Calibration | None = typed.from_json(_Calibration, text) if text else None
+            return found if found and found.domain == self.domain.fingerprint else None
+        return None
 
 
 def pin(store: Store, domain: Domain) -> None:
@@ -313,26 +339,27 @@ def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
     domain, texts = assurance.domain, assurance.texts
     ids = store.ids()
     before = assurance._calibration
-    if texts is not None and before and not _has_changed(ids, before):
+    if texts is not None and before is not None and not _has_changed(ids, before):
         return False
     if texts is None:
         texts = embedded_texts(domain, store.spec, load_encoder)
-    found: dict[str, Any] = {"domain": domain.fingerprint}
+    found = _Calibration(domain.fingerprint)
     if len(ids):
         sample = np.random.default_rng(0).permutation(ids)[:_SAMPLE]
         images = store.vectors(sample.tolist())
         of_texts = best_scores(texts.background, store.all_vectors())
         of_images = best_scores_of_others(images, store.all_vectors(), texts.gate.classes)
-        found |= {
-            "images": len(ids),
-            "newest": int(ids[-1]),
-            "text": np.round(of_texts, 6).tolist(),
-            "image": np.round(np.maximum(of_images, -1.0), 6).tolist(),
-        }
+        found = _Calibration(
+            domain.fingerprint,
+            images=len(ids),
+            newest=int(ids[-1]),
+            text=tuple(np.round(of_texts, 6).tolist()),
+            image=tuple(np.round(np.maximum(of_images, -1.0), 6).tolist()),
+        )
     with store.batch():
         store.attach("domain", domain.to_json())
         store.attach("texts", texts.to_bytes(domain))
-        store.attach("calibration", json.dumps(found))
+        store.attach("calibration", json.dumps(asdict(found)))
     return True
 
 
@@ -353,9 +380,8 @@ def embedded_texts(
     return texts
 
 
-def _has_changed(ids: Any, before: Mapping[str, Any]) -> bool:
-    images, newest = before.get("images", 0), before.get("newest", 0)
-    added = int((ids > newest).sum())
-    removed = images - (len(ids) - added)
+def _has_changed(ids: Ids, before: _Calibration) -> bool:
+    added = int((ids > before.newest).sum())
+    removed = before.images - (len(ids) - added)
     changed = added + removed
     return changed > 0 and (len(ids) <= _ALWAYS_ANEW or changed * 20 > len(ids))

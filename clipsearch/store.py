@@ -89,6 +89,9 @@ CREATE TABLE vectors (
 CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL);
 """
 
+_META_KINDS = {"vector_file": bytes, "root": bytes, "created_at": str, "updated_at": str}
+"""What the table ``meta`` holds beside the model."""
+
 _MIGRATIONS = {
     2: "CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL)",
 }
@@ -117,11 +120,17 @@ class Store:
         self._meta = dict(connection.execute("SELECT key, value FROM meta"))
         try:
             self.spec = ModelSpec.from_json(self._meta["model"])
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except (KeyError, ValueError) as error:
             raise IndexUnreadable(
                 f"the index at {directory} does not tell which model made it",
                 hint=f"It is damaged. Delete {directory} and index again.",
             ) from error
+        for key, kind in _META_KINDS.items():
+            if not isinstance(self._meta.get(key), kind):
+                raise IndexUnreadable(
+                    f"the index at {directory} does not tell its {key}",
+                    hint=f"It is damaged. Delete {directory} and index again.",
+                )
         self._vector_index: VectorIndex | None = None
         self.damage = ""
         """Why the FAISS file could not be used, if a search met that; for a message."""

@@ -1106,7 +1106,17 @@ def test_another_programs_database_is_unreadable(tmp_path: Path, version: int) -
         Store.open(tmp_path)
 
 
-@pytest.mark.parametrize("model", [None, "", "{", "[]", "{}", 5, b"\xff"])
+MODELS = [
+    *(None, "", "{", "[]", "{}", 5, b"\xff", '"text"', "null"),
+    fake_spec().to_json().replace('"name": "fake"', '"name": 5'),
+    fake_spec().to_json().replace("[8, 8]", '["8", 8]'),
+    fake_spec().to_json().replace('"embed_dim": 16', '"embed_dim": "16"'),
+    fake_spec().to_json().replace('"embed_dim": 16', '"embed_dim": 0'),
+    fake_spec().to_json().replace('{"embed_dim": 16}', "16"),
+]
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_a_catalogue_that_does_not_tell_its_model_is_unreadable(
     writer: Store, directory: Path, model: object
 ) -> None:
@@ -1114,6 +1124,17 @@ def test_a_catalogue_that_does_not_tell_its_model_is_unreadable(
         writer._db.execute("UPDATE meta SET value = ? WHERE key = 'model'", (model,))
     with pytest.raises(IndexUnreadable, match="which model"):
         Store.open(directory)
+
+
+@pytest.mark.parametrize("key", ["root", "vector_file", "created_at", "updated_at"])
+def test_a_catalogue_that_lacks_something_else_is_unreadable(
+    writer: Store, directory: Path, key: str
+) -> None:
+    for change in ("UPDATE meta SET value = 5 WHERE key = ?", "DELETE FROM meta WHERE key = ?"):
+        writer._db.execute(change, (key,))
+        with pytest.raises(IndexUnreadable, match=f"does not tell its {key}") as caught:
+            Store.open(directory)
+        assert os.fspath(directory) in caught.value.hint
 
 
 def test_a_catalogue_that_is_cut_short_is_unreadable(writer: Store, directory: Path) -> None:

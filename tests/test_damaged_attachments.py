@@ -141,6 +141,22 @@ def test_a_domain_with_something_else_in_it_is_used_or_named_as_damaged(store: S
     assert 0.3 * count < refused < count
 
 
+def test_a_scale_of_another_shape_is_measured_again(store: Store) -> None:
+    whole = Assurance(store).scale
+    assert whole is not None
+    few = {kind: mean[:5] for kind, mean in whole.means.items()}
+    for damaged_scale in (
+        replace(whole, covariance=whole.covariance[:5]),
+        replace(whole, means=few),
+        replace(whole, covariance=whole.covariance[:5, :5], means=few),
+    ):
+        with store.batch():
+            store.attach("scale", damaged_scale.to_bytes())
+        assert Assurance(store).scale is None
+        assert assurance.calibrate(store, FakeEncoder)
+        assert Assurance(store).scale is not None
+
+
 def test_texts_of_another_shape_are_embedded_again(store: Store) -> None:
     whole = Assurance(store).texts
     assert whole is not None

@@ -20,6 +20,7 @@ from clipsearch.cli import (  # noqa: F401  (they register their commands)
     evaluate,
     index,
     probe,
+    query,
     search,
     status,
     verify,
@@ -58,7 +59,8 @@ def run(arguments: Sequence[str]) -> int:
             print(error.format_message(), file=sys.stderr)  # the whole help
         return ExitCode.ERROR
     except (Interrupted, KeyboardInterrupt, typer.Abort):
-        say("interrupted; what was committed is kept, and the next run goes on from there")
+        goes_on = "; what was committed is kept, and the next run goes on from there"
+        say("interrupted" + (goes_on if arguments[:1] == ["index"] else ""))
         return ExitCode.INTERRUPTED
     except (ReaderGone, BrokenPipeError):
         # Python would complain once more at its exit.

@@ -184,6 +184,9 @@ class Store:
             # its owner to write to, even where the pictures are not.
             mode = root.stat().st_mode & 0o777 | 0o700
             directory.mkdir(mode=mode, parents=True, exist_ok=True)
+            # Nor are its files, where the folder was there before and is open to more people:
+            # SQLite's journal and the FAISS file have the mode of the catalogue.
+            os.close(os.open(directory / CATALOG, os.O_CREAT | os.O_WRONLY, mode & 0o666))
         except OSError as error:
             raise StoreError(
                 f"cannot make the index folder {directory}: {error.strerror}",
@@ -715,7 +718,8 @@ class Store:
         token = uuid.uuid4().bytes
         path = self.directory / VECTORS
         try:
-            with NewVectorFile(path, self.spec.dim, token) as file:
+            mode = (self.directory / CATALOG).stat().st_mode & 0o666
+            with NewVectorFile(path, self.spec.dim, token, mode) as file:
                 with self._errors(), self._snapshot():
                     file.write(self._chunks(newer_than=0))
                 if texts is not None:

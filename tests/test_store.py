@@ -210,6 +210,30 @@ def test_the_index_folder_is_as_private_as_the_pictures_and_its_owners_to_write(
     assert (tmp_path / "index").stat().st_mode & 0o777 == mode | 0o700
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no permissions of that kind there")
+@pytest.mark.parametrize("mode", [0o700, 0o750])
+def test_in_a_folder_that_is_open_to_more_people_the_files_are_as_private_as_the_pictures(
+    root: Path, tmp_path: Path, mode: int
+) -> None:
+    index = tmp_path / "index"
+    index.mkdir(mode=0o755)
+    root.chmod(mode)
+    before = os.umask(0o022)
+    try:
+        with Store.create(index, root, fake_spec()) as store:
+            add(store, forest(40))
+            store.update_vector_index(lambda: texts_for(20), cluster_from=20)
+            with store.batch():
+                store.add(forest(4, start=40))
+                names = {path.name for path in index.iterdir()}
+                assert {CATALOG, f"{CATALOG}-journal", VECTORS} <= names
+                for path in index.iterdir():
+                    if not path.name.startswith("writer"):  # which tell of no picture
+                        assert path.stat().st_mode & 0o777 == mode & 0o644
+    finally:
+        os.umask(before)
+
+
 # -- changing ------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ import pytest
 from conftest import make_picture
 from hashing_program import DIM, NotedEncoder
 
+from clipsearch import images, verifying
 from clipsearch.decoding import decode
 from clipsearch.errors import IndexNotFound
 from clipsearch.records import ModelFiles, Vectors
@@ -121,6 +122,14 @@ class Program:
         assert self.embedded() - before <= PICTURES - 1 - committed
         leftover = {path.name for path in (self.root / FOLDER).iterdir()}
         assert leftover <= {"catalog.sqlite3", "vectors.faiss", "writer.lock"}
+        self.verify()
+
+    def verify(self) -> None:
+        """As ``clipsearch verify`` does it, every embedding made again."""
+        encoder = NotedEncoder.__mro__[1](DIM)
+        with Store.open(self.root / FOLDER) as store:
+            found = images.find(os.fsencode(self.root))
+            assert list(verifying.verify(store, found, lambda: encoder, PICTURES)) == []
 
     def reset(self) -> None:
         shutil.rmtree(self.root / FOLDER, ignore_errors=True)

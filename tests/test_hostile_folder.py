@@ -281,6 +281,37 @@ def test_a_folder_in_which_nothing_can_be_written_can_be_searched(
     assert all("the catalogue was searched instead" in line for line in lines)
 
 
+@pytest.fixture
+def disc(hostile: Hostile, tmp_path: Path) -> Iterator[Path]:
+    """The collection on a file system that is mounted for reading alone."""
+    place = tmp_path / "disc"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "tmpfs", os.fspath(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        shutil.copytree(hostile.root, place / "photos", symlinks=True, ignore=pipes)
+        subprocess.run(["mount", "-o", "remount,ro", os.fspath(place)], check=True)
+        yield place / "photos"
+    finally:
+        subprocess.run(["umount", os.fspath(place)], check=True)
+
+
+def test_a_read_only_medium_is_searched_and_told_of(run: Run, hostile: Hostile, disc: Path) -> None:
+    with pytest.raises(OSError, match="Read-only"):
+        (disc / "x").touch()
+    search = [*ASK, "snow", "-0", "-k", "100"]
+    assert run(*search, cwd=disc) == run(*search, cwd=hostile.root)
+    there, here = (json.loads(run("status", "--json", cwd=at).out) for at in (disc, hostile.root))
+    assert (there["images"], there["failed"]) == (here["images"], here["failed"])
+    done = run("verify", cwd=disc)
+    assert (done.code, "nothing is damaged" in done.err) == (0, True)
+    done = run("index", disc)
+    assert (done.code, done.out) == (2, b"")
+    assert "Read-only file system" in done.err
+    assert "--index DIR" in done.err
+
+
 def test_an_index_that_cannot_be_written_is_refused_with_the_way_out(
     run: Run, locked: Locked, tiny_model: Path
 ) -> None:

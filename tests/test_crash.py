@@ -178,7 +178,7 @@ def some(count: int, every: int) -> range:
 
 
 @pytest.mark.parametrize(
-    "kills", [10, pytest.param(200, marks=pytest.mark.slow)], ids=["some", "many"]
+    "kills", [6, pytest.param(200, marks=pytest.mark.slow)], ids=["some", "many"]
 )
 def test_a_run_that_is_killed_at_any_moment_is_gone_on_with(program: Program, kills: int) -> None:
     chance = random.Random(kills)

@@ -8,13 +8,15 @@ its scores over the collection: with the covariance C of the collection's embedd
 direction d is sqrt(d' C d). The sum of such parts is again a direction, and a search with it is
 as exact as any other: the score of a picture is the weighted sum of its standard scores.
 
-Last, the mixture is given the mean and the spread that a query of its kind has, so that its scores
-can be read, and their false-alarm rates looked up, as those of such a query.
+Last, the scores are given the mean that those of queries of its kind have, and a spread as much
+above or below theirs as those of its parts are: a text that nothing resembles spreads little. So
+they can be read, and their false-alarm rates looked up, as those of one such query.
 """
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -136,24 +138,39 @@ class Scale:
         return len(self.covariance)
 
 
-def mix(parts: Sequence[Ingredient], scale: Scale) -> tuple[Vectors, QueryKind]:
-    """The query ``(dim,)`` that several parts make, and the kind that its scores are to be read as.
+class Mixture(NamedTuple):
+    """A query of several parts; the score of a picture is ``picture @ vector + offset``."""
 
-    It is a text's if any part that it goes towards is one, else a picture's, else a probe's. Its
-    length is not 1: what is on the scale of a query of that kind is its scores.
-    """
-    kinds = {part.kind for part in parts if part.weight > 0}
+    vector: Vectors
+    """``(dim,)``; its length is not 1."""
+    offset: float
+    kind: QueryKind
+    """As what its scores are to be read: a text's if it goes towards one, else a picture's, else a
+    probe's."""
+
+
+def mix(parts: Sequence[Ingredient], scale: Scale) -> Mixture:
+    """Make one query of several parts, of which one at least has a positive weight."""
     direction = np.zeros(len(scale.covariance))
+    towards = strength = 0.0
     for part in parts:
         centred = part.vector - scale.means.get(part.kind, np.float32(0))
-        spread = float(_spreads(centred[np.newaxis], scale.covariance)[0])
+        spread = _spread(centred, scale.covariance)
         direction += part.weight * centred / spread
-    spread = float(_spreads(direction[np.newaxis], scale.covariance)[0])
-    for kind in scale.means:
-        if kind in kinds:
-            query = scale.means[kind] + scale.spreads[kind] * direction / spread
-            return query.astype(np.float32), kind
-    return (direction / np.linalg.norm(direction)).astype(np.float32), "probe"
+        if part.weight > 0:
+            towards += part.weight
+            strength += part.weight * spread / scale.spreads.get(part.kind, spread)
+    kinds = {part.kind for part in parts if part.weight > 0}
+    kind: QueryKind = next((kind for kind in scale.means if kind in kinds), "probe")
+    if kind == "probe":
+        return Mixture((direction / np.linalg.norm(direction)).astype(np.float32), 0.0, kind)
+    own = scale.spreads[kind] * strength / towards
+    vector = (own * direction / _spread(direction, scale.covariance)).astype(np.float32)
+    return Mixture(vector, float((scale.means[kind] - vector) @ scale.means["image"]), kind)
+
+
+def _spread(direction: npt.NDArray[np.floating], covariance: npt.NDArray[np.floating]) -> float:
+    return float(_spreads(direction[np.newaxis], covariance)[0])
 
 
 def _spreads(

@@ -202,8 +202,8 @@ class Searcher:
             ingredients.append(Ingredient(vector, kind, weight))
         if len(ingredients) == 1:
             return Asked(ingredients[0].vector, ingredients[0].kind, tuple(left_out))
-        vector, kind = mix(ingredients, self._scale())
-        return Asked(vector, kind, tuple(left_out))
+        mixture = mix(ingredients, self._scale())
+        return Asked(mixture.vector, mixture.kind, tuple(left_out), mixture.offset)
 
     def _part(
         self, part: Part, embedded: dict[str, Vectors]

@@ -22,10 +22,12 @@ class Asked:
     """A query that is ready to be searched with."""
 
     vector: Vectors
-    """``(dim,)``: a unit vector, or a mixture on the scale of one."""
+    """``(dim,)``: a unit vector, or that of a mixture."""
     kind: QueryKind = "text"
     left_out: tuple[Path, ...] = ()
     """Files that are no hits: the pictures that one started from."""
+    offset: float = 0.0
+    """Added to every score: see ``mixing``."""
 
 
 def search_each(
@@ -53,7 +55,8 @@ def search_each(
         )
         for asked, hits, answer in zip(queries, found, answers, strict=True):
             least = collection.least_score(asked.kind, max_false_alarm)
-            good = [hit for hit in hits if hit.score >= least and not _is_one_of(hit, asked)]
+            scored = [replace(hit, score=hit.score + asked.offset) for hit in hits]
+            good = [hit for hit in scored if hit.score >= least and not _is_one_of(hit, asked)]
             answer += collection.judged(good, asked.kind)
     return [_ranked(answer)[:k] for answer in answers]
 

@@ -12,7 +12,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
@@ -65,6 +65,7 @@ def write_template(template: str, show: Show, end: bytes) -> Write:
     formatter = _Fields()
     text = template.replace(r"\t", "\t").replace(r"\n", "\n").replace(r"\0", "\0")
     nothing = Hit(1, b"path", Path("root"), 0.5, 1, 1, None, 0.5, 0.5, "domain")
+    nothing = replace(nothing, camera="camera", latitude=0.5, longitude=0.5)
 
     def line(rank: int, hit: Hit, model: str) -> bytes:
         paths = {"path": os.fsdecode(show(hit)), "root": os.fsdecode(hit.root)}
@@ -114,6 +115,9 @@ def _facts(rank: int, hit: Hit, model: str) -> dict[str, Any]:
         "precision": rounded(hit.precision),
         "domain": hit.domain,
         "tested": hit.tested,
+        "camera": hit.camera,
+        "latitude": hit.latitude,
+        "longitude": hit.longitude,
     }
 
 
@@ -273,6 +277,8 @@ def summary_lines(root: str, summary: IndexSummary) -> list[str]:
         text += f" ({summary.still_failed} failed before and have not changed)"
     if summary.links:
         text += f", {summary.links} links not followed"
+    if summary.looked_at:
+        text += f"; camera and place read of {summary.looked_at}"
     if summary.embedded:
         text += f"; {summary.embedded} embedded in {summary.seconds:.1f} s"
     return [*lines, text]

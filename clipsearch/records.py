@@ -50,6 +50,16 @@ class KnownImage:
     size: int
     mtime_ns: int
     failed: bool
+    unseen: bool = False
+    """Indexed before cameras and places were read: its header is to be looked at once."""
+
+
+class Origin(NamedTuple):
+    """What a picture tells of where it came from."""
+
+    camera: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +134,12 @@ class DecodedImage:
     height: int
     taken_at: str | None
     """The camera's own local time, ISO 8601, where the picture tells it."""
+    camera: str | None = None
+    """Make and model, where the picture tells them."""
+    latitude: float | None = None
+    """Where it was taken, in degrees, north positive; with ``longitude`` or not at all."""
+    longitude: float | None = None
+    """In degrees, east positive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +153,9 @@ class EmbeddedImage:
     taken_at: str | None
     vector: Vectors
     """Shape ``(dim,)``."""
+    camera: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
 
 
 Tested = Literal["tested", "failed", "untested"]
@@ -147,6 +166,16 @@ QueryKind = Literal["text", "image", "probe"]
 
 What scores mean is measured for texts and images; those of a probe's direction rank, and no more.
 """
+
+
+class Near(NamedTuple):
+    """A circle on the globe, its rim included."""
+
+    latitude: float
+    """In degrees, north positive."""
+    longitude: float
+    """In degrees, east positive."""
+    km: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +197,10 @@ class Filter:
     """Ends of names with their dots, in lower case."""
     paths: frozenset[bytes] | None = None
     """Absolute paths."""
+    camera: str | None = None
+    """A glob, or a part of the camera's make and model, in any case."""
+    near: Near | None = None
+    """Taken there; a picture that does not tell its place was taken nowhere."""
 
 
 EVERYTHING = Filter()
@@ -193,6 +226,9 @@ class Hit:
     domain: str = ""
     """Name of the domain that its collection is pinned to."""
     tested: Tested = "untested"
+    camera: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
 
 
 class ClusterSearch(NamedTuple):
@@ -248,6 +284,8 @@ class IndexSummary:
     unreadable: list[tuple[bytes, str]] = field(default_factory=list)
     links: int = 0
     embedded: int = 0
+    looked_at: int = 0
+    """Pictures of an older index whose camera and place were read, and nothing else."""
     seconds: float = 0.0
 
 

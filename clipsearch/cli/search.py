@@ -14,10 +14,12 @@ from clipsearch.cli.choosing import ModelChoice, load_encoder, load_text_encoder
 from clipsearch.cli.filters import (
     AfterOption,
     BeforeOption,
+    CameraOption,
     From0Option,
     MinHeightOption,
     MinWidthOption,
     NameOption,
+    NearOption,
     TypeOption,
     chosen,
 )
@@ -69,6 +71,8 @@ def search_command(
     min_width: MinWidthOption = 0,
     min_height: MinHeightOption = 0,
     types: TypeOption = None,
+    camera: CameraOption = None,
+    near: NearOption = None,
     from0: From0Option = None,
     exact: Annotated[
         bool,
@@ -196,7 +200,9 @@ def search_command(
                 f"{under} is not in {stores[0].root}, which is what the index at {index} is of",
                 hint="--under takes a folder of the collection.",
             )
-        only = chosen(prefix, name, after, before, min_width, min_height, types, from0)
+        only = chosen(
+            prefix, name, after, before, min_width, min_height, types, from0, camera, near
+        )
         assured = [Assurance(store) for store in stores]
         if require_tested:
             for collection in assured:
@@ -243,6 +249,14 @@ def search_command(
             if indexed < len(only.paths):
                 missing = len(only.paths) - indexed
                 say(f"{missing} of {len(only.paths)} listed files are not in the index")
+        if (only.camera is not None or only.near is not None) and not quiet:
+            for store in stores:
+                if unseen := store.unseen():
+                    say(
+                        f"{unseen} pictures of {output.printable(os.fspath(store.root))} were "
+                        "indexed before cameras and places were read, and pass no such filter; "
+                        "the next clipsearch index reads them"
+                    )
         tested = [output.tested_line(collection) for collection in assured]
         if len(assured) > 1:
             roots = (output.printable(os.fspath(collection.store.root)) for collection in assured)

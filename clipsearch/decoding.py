@@ -228,7 +228,7 @@ def _degrees(value: Any, reference: str, signs: Mapping[str, int], limit: int) -
     # A second may be rounded up to 60. What is not a number fails every comparison.
     if not (degrees >= 0 and 0 <= minutes <= 60 and 0 <= seconds <= 60 and total <= limit):
         raise ValueError("no place on Earth")
-    return sign * total
+    return sign * round(total, 7)  # a centimetre
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

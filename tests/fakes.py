@@ -5,6 +5,7 @@ decodes for real, but in this process. `Model` knows nothing of SQLite and FAISS
 """
 
 import hashlib
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 
@@ -71,6 +72,13 @@ def unsynchronised(store: Store) -> Store:
     """The same store, which no longer waits for the disk: no test pulls the plug."""
     store._db.execute("PRAGMA synchronous = OFF")
     return store
+
+
+def forget_origins(catalog: sqlite3.Connection) -> None:
+    """Make a catalogue one of schema version 2, which knew no cameras and places."""
+    for column in ("camera", "latitude", "longitude"):
+        catalog.execute(f"ALTER TABLE images DROP COLUMN {column}")
+    catalog.execute("PRAGMA user_version = 2")
 
 
 class FakeEncoder:

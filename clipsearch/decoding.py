@@ -14,7 +14,7 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, BinaryIO, NamedTuple
@@ -26,7 +26,7 @@ from PIL import Image, UnidentifiedImageError
 
 from clipsearch.errors import ImageError
 from clipsearch.images import content_hash
-from clipsearch.records import DecodedImage, Origin, Pixels, Preprocessing
+from clipsearch.records import DecodedImage, Origin, Pixels, Preprocessing, SeenImage
 
 pillow_heif.register_heif_opener()
 # Pillow's own guard counts pixels before a JPEG is scaled down; ours follows (max_pixels).
@@ -59,6 +59,12 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> what makes the picture stand upright (EXIF 2.32, tag 274)."""
+
+_SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that exchange width and height."""
+
+_PLAIN = ("1", "L", "P", "RGB", "YCbCr", "CMYK")
+"""Modes that every program turns into the same RGB."""
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -106,6 +112,30 @@ def decode(
     return DecodedImage(pixels, digest, width, height, told.taken_at, *told.origin)
 
 
+def see(path: bytes | str, max_pixels: int | None = None) -> SeenImage:
+    """Read and hash one file, and look at its header; no pixel is decoded.
+
+    Raises ImageError if its header is that of no picture, and OSError if it cannot be read.
+    """
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        digest = content_hash(file)
+        file.seek(0)
+        try:
+            image = Image.open(file, formats=FORMATS)
+            width, height = _checked_size(image, max_pixels or default_max_pixels())
+            alike = image.mode in _PLAIN and "transparency" not in image.info
+            told = _metadata(lambda: _exif_of_header(image, file))
+        except ImageError:
+            raise
+        except Exception as error:
+            raise ImageError(_reason(error)) from error
+    if told.orientation in _SIDEWAYS:
+        width, height = height, width
+    alike = alike and told.orientation not in _UPRIGHT
+    return SeenImage(digest, width, height, told.taken_at, told.origin, alike)
+
+
 def read_origin(path: bytes | str) -> Origin:
     """The camera and the place of a picture from its header alone; no pixel is decoded.
 
@@ -139,16 +169,11 @@ def _open_upright(
 ) -> "tuple[Image.Image, int, int, _Metadata]":
     """Open as RGB and upright, at reduced resolution where the format offers that for free."""
     image: Image.Image = Image.open(file, formats=FORMATS)
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{width} x {height} pixels are {width * height / 1e6:,.0f} megapixels; "
-            f"the limit is {max_pixels / 1e6:,.0f}"
-        )
+    width, height = _checked_size(image, max_pixels)
     if image.format == "TIFF":
         image.load()  # this already turns it upright, and strikes the orientation from its EXIF
         width, height = image.size
-    told = _metadata(image)
+    told = _metadata(image.getexif)
     if image.format in ("JPEG", "MPO"):
         # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size at a fraction of the cost. Twice
         # the target keeps the final resampling's result: 0.18/255 away on average.
@@ -157,9 +182,19 @@ def _open_upright(
     image = to_rgb(image)
     if told.orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[told.orientation])
-    if told.orientation in (5, 6, 7, 8):
+    if told.orientation in _SIDEWAYS:
         width, height = height, width
     return image, width, height, told
+
+
+def _checked_size(image: Image.Image, max_pixels: int) -> tuple[int, int]:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{width} x {height} pixels are {width * height / 1e6:,.0f} megapixels; "
+            f"the limit is {max_pixels / 1e6:,.0f}"
+        )
+    return width, height
 
 
 class _Metadata(NamedTuple):
@@ -170,11 +205,11 @@ class _Metadata(NamedTuple):
     origin: Origin = Origin()
 
 
-def _metadata(image: Image.Image) -> _Metadata:
+def _metadata(read_exif: Callable[[], Image.Exif]) -> _Metadata:
     """All that is to be had; damaged EXIF is no EXIF, and a damaged part of it is not there."""
     told = _Metadata()
     with suppress(Exception):
-        exif = image.getexif()
+        exif = read_exif()
         told = told._replace(origin=_origin(exif))
         told = told._replace(orientation=int(exif.get(_ORIENTATION, 1)))
         stamp = exif.get_ifd(_EXIF_IFD).get(_DATE_TIME_ORIGINAL) or exif.get(_DATE_TIME)

@@ -143,6 +143,20 @@ class DecodedImage:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenImage:
+    """A picture of which all was read, and nothing decoded but its header."""
+
+    content_hash: bytes
+    width: int
+    """Of the picture as it is looked at, in pixels."""
+    height: int
+    taken_at: str | None
+    origin: Origin
+    alike: bool
+    """Whether any decoder shows it so: not turned by its EXIF, opaque, and of 8 bits."""
+
+
+@dataclass(frozen=True, slots=True)
 class EmbeddedImage:
     """A file with all that the catalogue stores about it."""
 

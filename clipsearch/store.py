@@ -322,13 +322,34 @@ class Store:
         """The stored embeddings of these pictures, ``(n, dim)``. Raises KeyError as ``vector``."""
         return np.stack([self.vector(id) for id in ids])
 
-    def ids(self) -> Ids:
-        """Ids of all pictures that have a vector, ``(n,)``, ascending: those of ``all_vectors``."""
+    def ids(self, only: Filter = EVERYTHING) -> Ids:
+        """Ids of the pictures that a filter lets through and that have a vector, ``(n,)``.
+
+        Ascending; without a filter, those of ``all_vectors``.
+        """
         with self._errors():
             rows = self._db.execute(
                 "SELECT id FROM vectors WHERE length(vector) = ? ORDER BY id", (2 * self.spec.dim,)
             )
-            return np.fromiter((id for (id,) in rows), np.int64)
+            ids = np.fromiter((id for (id,) in rows), np.int64)
+            return ids if only == EVERYTHING else ids[np.isin(ids, self._ids_among(only))]
+
+    def images(self, ids: Ids) -> Iterator[EmbeddedImage]:
+        """All that is stored of these pictures, by id; those removed meanwhile are left out."""
+        for start in range(0, len(ids), _SQL_VARIABLES):
+            some = ids[start : start + _SQL_VARIABLES].tolist()
+            marks = ",".join("?" * len(some))
+            with self._errors():
+                rows = self._db.execute(
+                    "SELECT path, size, mtime_ns, hash, width, height, taken_at, vector,"
+                    f" nullif(camera, ''), latitude, longitude FROM {self._images()}"
+                    f" JOIN vectors USING (id) WHERE id IN ({marks}) ORDER BY id",
+                    some,
+                ).fetchall()
+            for *file, digest, width, height, taken_at, vector, camera, north, east in rows:
+                unit = np.frombuffer(vector, np.dtype("<f2")).astype(np.float32)
+                facts = (digest, width, height, taken_at, unit, camera, north, east)
+                yield EmbeddedImage(ImageFile(*file), *facts)
 
     def all_vectors(self) -> Iterator[Half]:
         """All embeddings, ``(n, dim)`` fp16 at a time, in the order of the ids."""

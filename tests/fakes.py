@@ -12,10 +12,10 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from clipsearch.decode_pool import Outcome
 from clipsearch.errors import ImageError
 from clipsearch.images import absolute
 from clipsearch.records import (
-    DecodedImage,
     EmbeddedImage,
     Hit,
     ImageFile,
@@ -115,14 +115,14 @@ class DecodeHere:
         self,
         root: bytes,
         files: Sequence[ImageFile],
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | None,
         *,
         max_pixels: int | None,
         ahead: int,
     ) -> None:
         self._root = root
         self._files = files
-        self._arguments = (preprocessing, max_pixels)
+        self._preprocessing, self._max_pixels = preprocessing, max_pixels
 
     def __enter__(self) -> "DecodeHere":
         return self
@@ -134,12 +134,16 @@ class DecodeHere:
         traceback: TracebackType | None,
     ) -> None: ...
 
-    def __iter__(self) -> Iterator[tuple[ImageFile, DecodedImage | ImageError | OSError]]:
+    def __iter__(self) -> Iterator[tuple[ImageFile, Outcome]]:
         from clipsearch import decoding  # here, since it is slow to load
 
         for file in self._files:
+            path = absolute(self._root, file.path)
             try:
-                yield file, decoding.decode(absolute(self._root, file.path), *self._arguments)
+                if self._preprocessing is None:
+                    yield file, decoding.see(path, self._max_pixels)
+                else:
+                    yield file, decoding.decode(path, self._preprocessing, self._max_pixels)
             except (ImageError, OSError) as error:
                 yield file, error
 

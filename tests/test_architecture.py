@@ -19,7 +19,7 @@ FLOORS = [
     {"domain"},
     {
         *("indexing", "embedding", "retrieval", "assurance"),
-        *("evaluating", "classifying", "probes", "verifying"),
+        *("evaluating", "classifying", "probes", "verifying", "exchange"),
     },
     {"output", "reports", "pages"},
     {"cli", "__main__"},
@@ -30,6 +30,7 @@ ONE_ROOM = {
     "open_clip": "encoder",
     "faiss": "flat_index",
     "sqlite3": "store",
+    "pyarrow": "exchange",
     "typer": "cli",
 }
 

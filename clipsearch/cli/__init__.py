@@ -18,6 +18,7 @@ from clipsearch.cli import (  # noqa: F401  (they register their commands)
     classify,
     domain,
     evaluate,
+    exchange,
     index,
     probe,
     search,

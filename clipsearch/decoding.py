@@ -130,7 +130,7 @@ def see(path: bytes | str, max_pixels: int | None = None) -> SeenImage:
             raise
         except Exception as error:
             raise ImageError(_reason(error)) from error
-    if told.orientation in _SIDEWAYS:
+    if told.orientation in _SIDEWAYS and image.format != "TIFF":  # its size is that of load()
         width, height = height, width
     alike = alike and told.orientation not in _UPRIGHT
     return SeenImage(digest, width, height, told.taken_at, told.origin, alike)

@@ -22,10 +22,10 @@ from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 from PIL.TiffImagePlugin import IFDRational, ImageFileDirectory_v2
 
 from clipsearch import decoding
-from clipsearch.decoding import decode, fit, read_origin
+from clipsearch.decoding import decode, fit, read_origin, see
 from clipsearch.errors import ImageError
 from clipsearch.images import content_hash
-from clipsearch.records import DecodedImage, Origin, Preprocessing
+from clipsearch.records import DecodedImage, Origin, Preprocessing, SeenImage
 
 MEAN, STD = (0.48, 0.45, 0.40), (0.26, 0.27, 0.28)
 SMALL = Preprocessing((32, 32), MEAN, STD)
@@ -510,6 +510,74 @@ def test_exif_behind_the_pixels_of_a_png_is_found_without_decoding_them(
     assert read_origin(tmp_path / "file.jpg") == expected
     (tmp_path / "cut.png").write_bytes(late[: at + 20])
     assert read_origin(tmp_path / "cut.png") == Origin()
+
+
+# ---------------------------------------------------------------- seen, and not decoded
+
+
+@pytest.fixture
+def seen(tmp_path: Path, decoded: Decoded) -> Callable[[bytes], SeenImage]:
+    """What a file's header tells, which must be what decoding it tells."""
+
+    def of(data: bytes) -> SeenImage:
+        picture, found = decoded(data), see(os.fsencode(tmp_path / "file.jpg"))
+        for name in ("content_hash", "width", "height", "taken_at"):
+            assert getattr(found, name) == getattr(picture, name)
+        assert found.origin == told(picture)
+        return found
+
+    return of
+
+
+Seen = Callable[[bytes], SeenImage]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", available(WITH_EXIF))
+def test_a_header_tells_what_decoding_tells(kind: str, orientation: int, seen: Seen) -> None:
+    tags = {ORIENTATION: orientation, MODEL: "M10", DATE_TIME: "2021:07:08 09:10:11"}
+    found = seen(located(kind, PARIS, tags))
+    assert found.taken_at == "2021-07-08T09:10:11"
+    if kind not in ("HEIF", "AVIF"):  # these turn with all programs
+        assert found.alike == (orientation == 1)
+
+
+@pytest.mark.parametrize("kind", available(ALL_FORMATS))
+def test_a_plain_picture_looks_alike_everywhere(kind: str, seen: Seen) -> None:
+    assert seen(encoded(quarters(), kind)).alike
+
+
+@pytest.mark.parametrize("name", TRANSPARENT)
+def test_what_is_transparent_does_not(name: str, seen: Seen) -> None:
+    assert not seen(TRANSPARENT[name][0]()).alike
+
+
+def test_nor_do_sixteen_bits(seen: Seen) -> None:
+    assert not seen(encoded(Image.new("I;16", (40, 40), 700), "PNG")).alike
+
+
+def test_seeing_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+    for kind in ("JPEG", "PNG", "TIFF", "WEBP"):
+        monkeypatch.undo()
+        data = located(kind, PARIS, {ORIENTATION: 6})
+        monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+        (tmp_path / "x").write_bytes(data)
+        assert see(tmp_path / "x").width == 48
+
+
+def test_seeing_knows_no_picture_and_no_huge_one(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"no picture")
+    with pytest.raises(ImageError, match="not a picture"):
+        see(tmp_path / "x")
+    (tmp_path / "x").write_bytes(encoded(quarters(), "PNG"))
+    with pytest.raises(ImageError, match="megapixels"):
+        see(tmp_path / "x", 64 * 48 - 1)
+    with pytest.raises(FileNotFoundError):
+        see(tmp_path / "none")
 
 
 def test_the_header_of_no_picture_tells_nothing_and_of_no_file_is_an_error(tmp_path: Path) -> None:

@@ -49,6 +49,9 @@ Kind = Literal["parquet", "jsonl"]
 
 EMBEDDINGS, METADATA, MANIFEST = "img_emb", "metadata", "clipsearch.json"
 
+_VERSION = 1
+"""Of what the manifest tells; keys are only ever added to it."""
+
 _ROWS_PER_SHARD = 100_000
 """A hundred megabytes with 512 dimensions."""
 
@@ -69,6 +72,7 @@ def export(store: Store, folder: Path, kind: Kind, only: Filter, progress: Progr
     if it cannot be written to, or if parquet is wanted and pyarrow is not installed; nothing is
     written where no picture passes.
     """
+    folder = Path(os.path.abspath(folder))
     _require_new(folder)
     if kind == "parquet":
         _pyarrow()
@@ -161,7 +165,7 @@ def _row(image: EmbeddedImage, root: bytes) -> dict[str, Any]:
 
 def _manifest(store: Store, rows: Sequence[int]) -> str:
     told = {
-        "version": 1,
+        "version": _VERSION,
         "model": store.spec.label,
         "name": store.spec.name,
         "pretrained": store.spec.pretrained,
@@ -265,20 +269,22 @@ def read(folder: Path) -> Export:
     shards = []
     dims = set()
     for number in sorted(found):
-        rows, dim = _array(found[number]).shape
+        count, dim = _array(found[number]).shape
         named = sum(1 for _ in _paths(described[number]))
-        if named != rows:
+        if named != count:
             raise _bad(
-                f"{found[number]} has {rows} rows, and {described[number]} has {named}; "
+                f"{found[number]} has {count} rows, and {described[number]} has {named}; "
                 "which embedding is whose cannot be told"
             )
-        shards.append(Shard(found[number], described[number], rows))
+        shards.append(Shard(found[number], described[number], count))
         dims.add(dim)
         _require_directions(found[number])
     if len(dims) > 1:
         raise _bad(f"the embeddings in {folder} have several lengths: {sorted(dims)}")
-    if told and (wrong := [shard.rows for shard in shards]) != told["rows"]:
-        raise _bad(f"{folder / MANIFEST} tells of shards of {told['rows']} rows, not of {wrong}")
+    if told and (rows := [shard.rows for shard in shards]) != told.get("rows"):
+        raise _bad(
+            f"{folder / MANIFEST} tells of {told.get('rows')} rows in the shards, not {rows}"
+        )
     return Export(folder, tuple(shards), dims.pop(), told)
 
 
@@ -466,7 +472,7 @@ def _array(path: Path) -> npt.NDArray[Any]:
     """A file of embeddings, mapped: ``(rows, dim)``, of some float type."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, OverflowError) as error:
         raise _bad(f"{path} is no file of embeddings ({error})") from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
         raise _bad(f"{path} is no table of floating-point numbers")
@@ -496,13 +502,17 @@ def _told(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         told = json.loads(path.read_bytes())
-        types = {"model": str, "name": str, "fingerprint": str, "root": str, "rows": list}
-        known = all(isinstance(told[key], kind) for key, kind in types.items())
-        if not known or not isinstance(told.get("pretrained"), str | None):
-            raise TypeError("something else than what export writes")
+        texts = all(isinstance(told[key], str) for key in ("model", "name", "fingerprint", "root"))
+        if not (texts and isinstance(told.get("pretrained"), str | None)):
+            raise TypeError("it is not what export writes")
+        if told["version"] != _VERSION:
+            raise ValueError("it was written by a newer clipsearch")
+        os.fsencode(told["root"])
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise _bad(f"{path} does not tell the {error.args[0]}") from error
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise _bad(f"cannot read {path}: {error}") from error
     return dict(told)
 
@@ -512,12 +522,16 @@ def _paths(metadata: Path) -> Iterator[bytes]:
     rows = _parquet_rows(metadata) if metadata.suffix == ".parquet" else _json_rows(metadata)
     for number, row in enumerate(rows):
         try:
-            exact, text = row.get("path_bytes"), row["image_path"]
-            if isinstance(exact, str):
-                exact = base64.b64decode(exact, validate=True)
-            yield text.encode("utf-8", "surrogateescape") if exact is None else exact
+            path = row.get("path_bytes")
+            if path is None:
+                path = row["image_path"].encode()
+            elif isinstance(path, str):
+                path = base64.b64decode(path, validate=True)
         except (KeyError, AttributeError, ValueError) as error:
             raise _bad(f"row {number} of {metadata} has no image_path") from error
+        if not isinstance(path, bytes):
+            raise _bad(f"row {number} of {metadata} has a path_bytes that is none")
+        yield path
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -536,7 +550,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
         with path.open("rb") as file:
             for line in file:
                 yield json.loads(line)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _bad(f"cannot read {path}: {error}") from error
 
 

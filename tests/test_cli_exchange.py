@@ -1,4 +1,4 @@
-"""``clipsearch export`` and ``import``: out of one index into another, and nothing wrong with it."""
+"""``clipsearch export`` and ``import``: out of one index, into another, and only what is right."""
 
 import json
 import os

@@ -182,6 +182,13 @@ def replaced(array: Any, value: float) -> Any:
     return array
 
 
+def manifest(folder: Path, **changes: object) -> None:
+    told = {"version": 1, "model": "m", "name": "m", "fingerprint": "f", "root": "/"}
+    told |= {"rows": [2, 2], **changes}
+    kept = {key: value for key, value in told.items() if value is not None}
+    (folder / "clipsearch.json").write_text(json.dumps(kept))
+
+
 BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
     "no folder": ("is no folder", shutil.rmtree),
     "nothing": ("there are no embeddings", lambda f: shutil.rmtree(f / "img_emb")),
@@ -265,17 +272,31 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
             (f / "metadata/metadata_2.jsonl").write_text('{"image_path": "a"}\n[]\n'),
         ),
     ),
+    "bytes that are none": (
+        "row 0 of .*metadata_1.parquet has a path_bytes that is none",
+        lambda f: pq.write_table(
+            pa.table({"image_path": ["a", "b"], "path_bytes": [1, 2]}),
+            f / "metadata/metadata_1.parquet",
+        ),
+    ),
+    "JSON without end": (
+        "cannot read .*metadata_2.jsonl",
+        lambda f: (
+            np.save(f / "img_emb/img_emb_2.npy", some()),
+            (f / "metadata/metadata_2.jsonl").write_text("[" * 100_000),
+        ),
+    ),
+    "a manifest that is empty": ("does not tell the model", lambda f: manifest(f, model=None)),
     "a manifest that is none": (
         "cannot read .*clipsearch.json",
-        lambda f: (f / "clipsearch.json").write_text("{}"),
+        lambda f: (f / "clipsearch.json").write_text("junk"),
     ),
+    "a manifest of another kind": ("not what export writes", lambda f: manifest(f, name=7)),
+    "a root that is no path": ("cannot read", lambda f: manifest(f, root="\ud800")),
+    "a newer manifest": ("written by a newer clipsearch", lambda f: manifest(f, version=2)),
     "a shard less than there were": (
-        r"tells of shards of \[2, 2, 2\] rows, not of \[2, 2\]",
-        lambda f: (f / "clipsearch.json").write_text(
-            json.dumps(
-                {"model": "m", "name": "m", "fingerprint": "f", "root": "/", "rows": [2, 2, 2]}
-            )
-        ),
+        r"tells of \[2, 2, 2\] rows in the shards, not \[2, 2\]",
+        lambda f: manifest(f, rows=[2, 2, 2]),
     ),
 }
 
@@ -284,6 +305,9 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
 def test_what_does_not_hold_together_is_an_error_that_says_where(tmp_path: Path, case: str) -> None:
     folder = foreign(tmp_path / "in", (some(), ["a", "b"]), (some(), ["c", "d"]))
     assert read(folder).rows == 4
+    manifest(folder)
+    assert read(folder).rows == 4
+    (folder / "clipsearch.json").unlink()
     said, spoil = BROKEN[case]
     spoil(folder)
     with pytest.raises(ExchangeError, match=said):

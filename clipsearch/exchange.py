@@ -42,6 +42,7 @@ from clipsearch.records import (
     Vectors,
 )
 from clipsearch.store import Store
+from clipsearch.vector_index import Ids
 from clipsearch.vectors import l2_normalise
 from clipsearch.verifying import SAME
 
@@ -88,9 +89,14 @@ def export(store: Store, folder: Path, kind: Kind, only: Filter, progress: Progr
         for number, start in enumerate(starts):
             progress("exporting", start, len(ids))
             name = str(number).zfill(len(str(len(starts) - 1)))
-            images = list(store.images(ids[start : start + _ROWS_PER_SHARD]))
-            _write_shard(unfinished, name, kind, images, os.fsencode(store.root))
-            rows.append(len(images))
+            rows.append(
+                _write_shard(
+                    unfinished / EMBEDDINGS / f"img_emb_{name}.npy",
+                    unfinished / METADATA / f"metadata_{name}.{kind}",
+                    store,
+                    ids[start : start + _ROWS_PER_SHARD],
+                )
+            )
         _write(unfinished / MANIFEST, _manifest(store, rows))
         if folder.exists():
             folder.rmdir()
@@ -118,33 +124,38 @@ def _require_new(folder: Path) -> None:
         )
 
 
-def _write_shard(
-    folder: Path, name: str, kind: Kind, images: Sequence[EmbeddedImage], root: bytes
-) -> None:
-    def npy(path: Path) -> None:
-        with path.open("wb") as file:
-            np.save(file, np.stack([image.vector for image in images]).astype(np.float16))
-            _to_disk(file)
+def _write_shard(embeddings: Path, metadata: Path, store: Store, ids: Ids) -> int:
+    """How many pictures it has: one may have been removed meanwhile."""
+    root = os.fsencode(store.root)
+    vectors = np.empty((len(ids), store.spec.dim), np.float16)
+    rows: list[dict[str, Any]] = []
+    for image in store.images(ids):
+        vectors[len(rows)] = image.vector
+        rows.append(_row(image, root))
+    with embeddings.open("wb") as file:
+        np.save(file, vectors[: len(rows)])
+        _to_disk(file)
+    if metadata.suffix == ".parquet":
+        _write_parquet(metadata, rows)
+        return len(rows)
+    for row in rows:
+        if row["path_bytes"] is not None:
+            row["path_bytes"] = base64.b64encode(row["path_bytes"]).decode("ascii")
+    _write(metadata, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return len(rows)
 
-    rows = [_row(image, root) for image in images]
-    npy(folder / EMBEDDINGS / f"img_emb_{name}.npy")
-    metadata = folder / METADATA / f"metadata_{name}.{kind}"
-    if kind == "jsonl":
-        for row in rows:
-            if row["path_bytes"] is not None:
-                row["path_bytes"] = base64.b64encode(row["path_bytes"]).decode("ascii")
-        _write(metadata, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        return
+
+def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     pa, pq = _pyarrow()
-    types = {
-        **dict.fromkeys(("image_path", "taken_at", "camera"), pa.string()),
+    columns = {
+        "image_path": pa.string(),
         "path_bytes": pa.binary(),
         **dict.fromkeys(("width", "height"), pa.int32()),
+        **dict.fromkeys(("taken_at", "camera"), pa.string()),
         **dict.fromkeys(("latitude", "longitude"), pa.float64()),
     }
-    schema = pa.schema([(column, types[column]) for column in rows[0]])
-    with metadata.open("wb") as file:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
+    with path.open("wb") as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items()))), file)
         _to_disk(file)
 
 
@@ -472,7 +483,8 @@ def _array(path: Path) -> npt.NDArray[Any]:
     """A file of embeddings, mapped: ``(rows, dim)``, of some float type."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, OverflowError) as error:
+    except Exception as error:
+        # numpy raises whatever its parser of headers stumbles over, tokenize.TokenError say.
         raise _bad(f"{path} is no file of embeddings ({error})") from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
         raise _bad(f"{path} is no table of floating-point numbers")
@@ -482,7 +494,9 @@ def _array(path: Path) -> npt.NDArray[Any]:
 def _require_directions(path: Path) -> None:
     array = _array(path)
     for start in range(0, len(array), 10_000):
-        lengths = np.linalg.norm(np.asarray(array[start : start + 10_000], np.float32), axis=1)
+        with np.errstate(all="ignore"):
+            rows = np.asarray(array[start : start + 10_000], np.float32)
+            lengths = np.linalg.norm(rows, axis=1)
         if len(bad := np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))):
             raise _bad(f"row {start + bad[0]} of {path} is no embedding (zero or not a number)")
 
@@ -541,7 +555,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
             columns = {"image_path", "path_bytes"} & set(file.schema_arrow.names)
             for batch in file.iter_batches(columns=sorted(columns)):
                 yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise _bad(f"cannot read {path}: {error}") from error
 
 

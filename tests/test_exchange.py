@@ -232,6 +232,12 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
         "is no file of embeddings",
         lambda f: np.save(f / "img_emb/img_emb_1.npy", np.array([[{}]]), allow_pickle=True),
     ),
+    "a header that is none": (
+        "is no file of embeddings",
+        lambda f: (f / "img_emb/img_emb_1.npy").write_bytes(
+            (f / "img_emb/img_emb_1.npy").read_bytes().replace(b"}", b"{")
+        ),
+    ),
     "a cut file": (
         "is no file of embeddings",
         lambda f: os.truncate(f / "img_emb/img_emb_1.npy", 140),

@@ -211,6 +211,10 @@ class Filter:
     """Ends of names with their dots, in lower case."""
     paths: frozenset[bytes] | None = None
     """Absolute paths."""
+    of_class: int | None = None
+    """Position of a class in the collection's domain: see ``Assurance.restricted``."""
+    ids: frozenset[int] | None = None
+    """Of one collection."""
     camera: str | None = None
     """A glob, or a part of the camera's make and model, in any case."""
     near: Near | None = None

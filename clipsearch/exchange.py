@@ -10,7 +10,8 @@ Here, and nowhere else, things are joined by row position, since the layout is. 
 believed only after a sample of its embeddings was made again from the pictures themselves.
 
 A path that is not UTF-8 is in ``image_path`` with replacement characters, and as it is in
-``path_bytes`` (base64 in JSON lines), which is empty for all others.
+``path_bytes`` (base64 in JSON lines), which is empty for all others. ``content_hash`` is the
+file's BLAKE2b-160 in hexadecimal: one that has changed since is not taken for what it was.
 """
 
 import base64
@@ -22,7 +23,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +58,8 @@ _ROWS_PER_SHARD = 100_000
 """A hundred megabytes with 512 dimensions."""
 
 _FILES_PER_COMMIT = 500
+"""How many imported pictures share a commit, which costs an fsync."""
+
 _SEEN_AHEAD = 64
 
 _UNIT = 0.001
@@ -153,6 +156,7 @@ def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         **dict.fromkeys(("width", "height"), pa.int32()),
         **dict.fromkeys(("taken_at", "camera"), pa.string()),
         **dict.fromkeys(("latitude", "longitude"), pa.float64()),
+        "content_hash": pa.string(),
     }
     with path.open("wb") as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items()))), file)
@@ -171,6 +175,7 @@ def _row(image: EmbeddedImage, root: bytes) -> dict[str, Any]:
         "camera": image.camera,
         "latitude": image.latitude,
         "longitude": image.longitude,
+        "content_hash": image.content_hash.hex(),
     }
 
 
@@ -240,12 +245,30 @@ class Export:
         return sum(shard.rows for shard in self.shards)
 
 
+class Row(NamedTuple):
+    """An embedding and the file that it is of."""
+
+    file: ImageFile
+    shard: int
+    row: int
+    content_hash: bytes | None
+    """What the picture was when it was embedded, where the export tells."""
+
+    def is_of(self, seen: SeenImage) -> bool:
+        """Whether the embedding is of what there is to be seen now.
+
+        Where the export does not tell, another program may have made it: a picture that not all
+        programs show alike may then have another embedding.
+        """
+        return seen.alike if self.content_hash is None else self.content_hash == seen.content_hash
+
+
 @dataclass(frozen=True, slots=True)
 class Matched:
     """Which rows of an export belong to which files."""
 
-    wanted: tuple[tuple[ImageFile, int, int], ...]
-    """File, shard and row of those that are to be imported."""
+    wanted: tuple[Row, ...]
+    """Those that are to be imported."""
     known: int
     """Rows of pictures that the index has."""
     missing: tuple[bytes, ...]
@@ -261,8 +284,8 @@ class Imported:
     added: int = 0
     failed: list[tuple[bytes, str]] = field(default_factory=list)
     """Pictures that cannot be read, with the reason."""
-    unlike: list[bytes] = field(default_factory=list)
-    """Pictures that other programs show otherwise: their embeddings are not those of here."""
+    left: list[bytes] = field(default_factory=list)
+    """Pictures that have changed since, or that not all programs show alike: see ``Row.is_of``."""
 
 
 def read(folder: Path) -> Export:
@@ -281,7 +304,7 @@ def read(folder: Path) -> Export:
     dims = set()
     for number in sorted(found):
         count, dim = _array(found[number]).shape
-        named = sum(1 for _ in _paths(described[number]))
+        named = sum(1 for _ in _rows(described[number]))
         if named != count:
             raise _bad(
                 f"{found[number]} has {count} rows, and {described[number]} has {named}; "
@@ -330,7 +353,7 @@ def match(
     seen: set[bytes] = set()
     old = 0
     for number, shard in enumerate(exported.shards):
-        for row, path in enumerate(_paths(shard.metadata)):
+        for row, (path, content_hash) in enumerate(_rows(shard.metadata)):
             file = next((files[here] for here in place(path) if here in files), None)
             if file is None:
                 missing.append(path)
@@ -340,7 +363,7 @@ def match(
                 seen.add(file.path)
                 entry = known.get(file.path)
                 if entry is None or entry.failed or (entry.size, entry.mtime_ns) != file[1:]:
-                    wanted.append((file, number, row))
+                    wanted.append(Row(file, number, row, content_hash))
                 else:
                     old += 1
     return Matched(tuple(wanted), old, tuple(missing), tuple(duplicates))
@@ -367,20 +390,20 @@ def check(
     compared = 0
     for n in np.random.default_rng().permutation(len(matched.wanted)):
         progress("comparing", compared, sample)
-        file, shard, row = matched.wanted[n]
-        path = absolute(root, file.path)
+        row = matched.wanted[n]
+        path = absolute(root, row.file.path)
         try:
-            if not exported.told and not see(path).alike:
+            if not row.is_of(see(path)):
                 continue
             pixels = decode(path, spec.preprocessing).pixels
         except (ImageError, OSError):
             continue
-        stored = _unit(_array(exported.shards[shard].embeddings)[row])
+        stored = _unit(_array(exported.shards[row.shard].embeddings)[row.row])
         similarity = float(encoder.encode_images(pixels[np.newaxis])[0] @ stored)
         if similarity < SAME:
             raise ExchangeError(
                 f"the embeddings in {exported.folder} are of another model than {spec.label}, or "
-                f"of other pictures: that of {os.fsdecode(file.path)} has a cosine of "
+                f"of other pictures: that of {os.fsdecode(row.file.path)} has a cosine of "
                 f"{similarity:.3f} to one made anew",
                 hint="Nothing was imported. Name the model that made them with --model and "
                 "--pretrained.",
@@ -409,24 +432,24 @@ def add(
     Their files are read, and their headers looked at, but nothing is decoded.
     """
     done = Imported()
-    rows = {file.path: (shard, row) for file, shard, row in matched.wanted}
-    files = [file for file, _, _ in matched.wanted]
+    rows = {row.file.path: row for row in matched.wanted}
+    files = [row.file for row in matched.wanted]
     with DecodePool(
         os.fsencode(store.root), files, None, max_pixels=max_pixels, ahead=_SEEN_AHEAD
     ) as pool:
-        waiting: list[tuple[ImageFile, SeenImage]] = []
+        waiting: list[tuple[Row, SeenImage]] = []
         for count, (file, outcome) in enumerate(pool, start=1):
             match outcome:
-                case SeenImage() if outcome.alike or exported.told:
-                    waiting.append((file, outcome))
+                case SeenImage() if rows[file.path].is_of(outcome):
+                    waiting.append((rows[file.path], outcome))
                 case SeenImage():
-                    done.unlike.append(file.path)
+                    done.left.append(file.path)
                 case ImageError():
                     done.failed.append((file.path, str(outcome)))
                 case OSError():
                     done.failed.append((file.path, outcome.strerror or str(outcome)))
             if len(waiting) == _FILES_PER_COMMIT or count == len(files):
-                images = list(_embedded(exported, rows, waiting))
+                images = list(_embedded(exported, waiting))
                 with store.batch():
                     store.add(images)
                 done.added += len(images)
@@ -435,18 +458,13 @@ def add(
     return done
 
 
-def _embedded(
-    exported: Export,
-    rows: dict[bytes, tuple[int, int]],
-    seen: Iterable[tuple[ImageFile, SeenImage]],
-) -> Iterator[EmbeddedImage]:
+def _embedded(exported: Export, seen: Iterable[tuple[Row, SeenImage]]) -> Iterator[EmbeddedImage]:
     arrays: dict[int, npt.NDArray[Any]] = {}
-    for file, image in seen:
-        shard, row = rows[file.path]
-        if shard not in arrays:
-            arrays[shard] = _array(exported.shards[shard].embeddings)
+    for row, image in seen:
+        if row.shard not in arrays:
+            arrays[row.shard] = _array(exported.shards[row.shard].embeddings)
         facts = (image.content_hash, image.width, image.height, image.taken_at)
-        yield EmbeddedImage(file, *facts, _unit(arrays[shard][row]), *image.origin)
+        yield EmbeddedImage(row.file, *facts, _unit(arrays[row.shard][row.row]), *image.origin)
 
 
 class _Places:
@@ -531,28 +549,32 @@ def _told(folder: Path) -> dict[str, Any]:
     return dict(told)
 
 
-def _paths(metadata: Path) -> Iterator[bytes]:
-    """The paths that a file of metadata tells, in the order of its rows."""
+def _rows(metadata: Path) -> Iterator[tuple[bytes, bytes | None]]:
+    """Path and content hash (if it is told) of each row of a file of metadata."""
     rows = _parquet_rows(metadata) if metadata.suffix == ".parquet" else _json_rows(metadata)
     for number, row in enumerate(rows):
         try:
-            path = row.get("path_bytes")
+            path, told = row.get("path_bytes"), row.get("content_hash")
             if path is None:
                 path = row["image_path"].encode()
             elif isinstance(path, str):
                 path = base64.b64decode(path, validate=True)
         except (KeyError, AttributeError, ValueError) as error:
             raise _bad(f"row {number} of {metadata} has no image_path") from error
+        try:
+            content_hash = None if told is None else bytes.fromhex(told)
+        except (TypeError, ValueError) as error:
+            raise _bad(f"row {number} of {metadata} has a content_hash that is none") from error
         if not isinstance(path, bytes):
             raise _bad(f"row {number} of {metadata} has a path_bytes that is none")
-        yield path
+        yield path, content_hash
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     pa, pq = _pyarrow()
     try:
         with pq.ParquetFile(path) as file:
-            columns = {"image_path", "path_bytes"} & set(file.schema_arrow.names)
+            columns = {"image_path", "path_bytes", "content_hash"} & set(file.schema_arrow.names)
             for batch in file.iter_batches(columns=sorted(columns)):
                 yield from batch.to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:

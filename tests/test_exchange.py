@@ -92,6 +92,7 @@ def test_an_export_has_each_embedding_beside_its_picture(
         image = known.pop(os.path.relpath(path, os.fsencode(photos)))
         np.testing.assert_array_equal(vector, half(image.vector))
         assert (row["width"], row["height"], row["taken_at"]) == (48, 40, None)
+        assert row["content_hash"] == image.content_hash.hex()
         origin = (row["camera"], row["latitude"], row["longitude"])
         assert origin == (image.camera, image.latitude, image.longitude)
         assert origin == (("M10", 1.5, -4.0) if image.file.path == b"a.png" else (None,) * 3)
@@ -285,6 +286,13 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
             f / "metadata/metadata_1.parquet",
         ),
     ),
+    "a hash that is none": (
+        "row 1 of .*metadata_1.parquet has a content_hash that is none",
+        lambda f: pq.write_table(
+            pa.table({"image_path": ["a", "b"], "content_hash": ["00", "x"]}),
+            f / "metadata/metadata_1.parquet",
+        ),
+    ),
     "JSON without end": (
         "cannot read .*metadata_2.jsonl",
         lambda f: (
@@ -353,7 +361,7 @@ def test_a_path_may_be_absolute_or_relative_to_the_folder_or_to_here(
         *("a.png", "/etc/passwd", "../photos/missing.png", "nul\0.png", "", "sub", "x" * 5000),
     ]
     found = matched(read(foreign(tmp_path / "in", (some(13), paths))), photos)
-    assert [(file.path, row) for file, _, row in found.wanted] == [
+    assert [(row.file.path, row.row) for row in found.wanted] == [
         *((b"a.png", 0), (b"b.jpg", 1), (b"c.png", 2), (b"d.webp", 3)),
         *((b"sub/e.png", 4), (b"sub/f.jpg", 5)),
     ]
@@ -373,7 +381,7 @@ def test_a_folder_that_was_moved_is_known_again(store: Store, tmp_path: Path, ki
     export(store, tmp_path / "out", kind, EVERYTHING, quiet)
     moved = Path(shutil.copytree(store.root, tmp_path / "elsewhere" / "pictures"))
     found = matched(read(tmp_path / "out"), moved)
-    assert {file.path for file, _, _ in found.wanted} == set(stored(store))
+    assert {row.file.path for row in found.wanted} == set(stored(store))
     assert found.missing == found.duplicates == ()
 
 
@@ -382,7 +390,7 @@ def test_what_the_index_has_is_not_imported_again(store: Store, tmp_path: Path) 
     make_picture(store.root / "b.jpg", 77)
     os.utime(store.root / "b.jpg", (1, 1))
     found = matched(read(tmp_path / "out"), store.root, store)
-    assert [file.path for file, _, _ in found.wanted] == [b"b.jpg"]
+    assert [row.file.path for row in found.wanted] == [b"b.jpg"]
     assert found.known == 6
 
 
@@ -448,8 +456,8 @@ def test_pictures_that_others_show_otherwise_are_not_compared_nor_imported(
     assert checked(exported, photos) == 4
     with Store.create(tmp_path / "index", photos, fake_spec()) as new:
         done = exchange.add(new, exported, matched(exported, photos), quiet)
-        assert (done.added, sorted(done.unlike), done.failed) == (4, [b"b.jpg", b"c.png"], [])
-        assert set(stored(new)) == {os.fsencode(path) for path in PATHS} - set(done.unlike)
+        assert (done.added, sorted(done.left), done.failed) == (4, [b"b.jpg", b"c.png"], [])
+        assert set(stored(new)) == {os.fsencode(path) for path in PATHS} - set(done.left)
 
 
 def test_without_a_picture_to_compare_nothing_is_believed(photos: Path, tmp_path: Path) -> None:
@@ -484,6 +492,26 @@ def test_what_was_exported_is_imported_as_it_was(store: Store, tmp_path: Path, k
         assert new.bad_vectors() == []
         summary = indexing.update(new, images.find(os.fsencode(moved)), FakeEncoder)
         assert (summary.unchanged, summary.embedded, summary.looked_at) == (7, 0, 0)
+
+
+def test_a_picture_that_changed_since_it_was_exported_is_left_to_index(
+    store: Store, tmp_path: Path
+) -> None:
+    export(store, tmp_path / "out", "parquet", EVERYTHING, quiet)
+    moved = tmp_path / "moved"
+    shutil.copytree(store.root, moved, ignore=shutil.ignore_patterns(FOLDER))
+    make_picture(moved / "a.png", 50)
+    (moved / "b.jpg").replace(moved / "c.png")
+    exported = read(tmp_path / "out")
+    assert checked(exported, moved) == 4
+    with Store.create(moved / FOLDER, moved, fake_spec()) as new:
+        done = exchange.add(new, exported, matched(exported, moved), quiet)
+        assert (done.added, sorted(done.left), done.failed) == (4, [b"a.png", b"c.png"], [])
+        summary = indexing.update(new, images.find(os.fsencode(moved)), FakeEncoder)
+        assert (summary.unchanged, summary.embedded) == (4, 2)
+        for path, image in stored(new).items():
+            own = truth(moved, os.fsdecode(path), FakeEncoder())
+            np.testing.assert_array_equal(half(image.vector), half(own))
 
 
 def test_embeddings_of_any_length_become_unit_vectors(photos: Path, tmp_path: Path) -> None:

@@ -125,9 +125,9 @@ def import_command(
     Each image_path is absolute, or relative to FOLDER or the current folder; a collection that
     clipsearch exported may have been moved. The pictures are read, and not embedded, but for a
     sample: if one of these embeddings is not its picture's own, nothing is imported and the exit
-    code is 2. Rows without a picture are named. Pictures that are turned by their EXIF or
-    transparent look otherwise to clip-retrieval; clipsearch index embeds them, and all others that
-    are missing.
+    code is 2. Rows without a picture are named. Left to clipsearch index are pictures that have
+    changed since clipsearch exported them; and of other programs' exports, which do not tell,
+    pictures that are transparent or turned by their EXIF, which not all programs see alike.
 
     \b
     Examples:
@@ -192,12 +192,12 @@ def import_command(
             store.update_vector_index()
             bar("measuring what scores mean", 0, 1)
             assurance.calibrate(store, lambda: load_text_encoder(files, choice))
-    _name("left to clipsearch index:", done.unlike)
+    _name("left to clipsearch index:", done.left)
     _name("skipping", [path for path, _ in done.failed], [reason for _, reason in done.failed])
     say(
         f"{_shown(os.fsencode(root))}: {done.added} imported, {matched.known} indexed before, "
         f"{len(matched.missing)} missing, {len(matched.duplicates)} duplicates, "
-        f"{len(done.unlike)} left to index, {len(done.failed)} failed; "
+        f"{len(done.left)} left to index, {len(done.failed)} failed; "
         f"{compared} compared with embeddings made anew"
     )
     return ExitCode.OK

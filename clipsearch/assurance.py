@@ -268,6 +268,19 @@ class Assurance:
             for hit, rate, p in zip(hits, rates, right, strict=True)
         ]
 
+    def nearest_class(self, id: int) -> str | None:
+        """The class of the domain whose embedding is nearest to a picture's (zero-shot).
+
+        None before the first ``calibrate``, and for a picture that is no longer there.
+        """
+        if self.texts is None:
+            return None
+        try:
+            vector = self.store.vector(id)
+        except KeyError:
+            return None
+        return self.domain.class_names[int(np.argmax(self.texts.gate.classes @ vector))]
+
     @cached_property
     def _calibration(self) -> Mapping[str, Any]:
         text = self.store.attachment("calibration")

@@ -48,6 +48,12 @@ def search(
     return list(ranked.values())[:k]
 
 
+def nearest_classes(collections: Sequence[Assurance], hits: Sequence[Hit]) -> list[str | None]:
+    """The class nearest to each hit's picture, by its own collection's domain, where known."""
+    own = {collection.store.root: collection for collection in collections}
+    return [own[hit.root].nearest_class(hit.id) for hit in hits]
+
+
 def image_vector(
     stores: Sequence[Store], image: Path, load_encoder: Callable[[], Encoder]
 ) -> Vectors:

@@ -21,7 +21,7 @@ FLOORS = [
         *("indexing", "embedding", "retrieval", "assurance"),
         *("evaluating", "classifying", "probes", "verifying"),
     },
-    {"output", "reports", "pages"},
+    {"output", "reports", "pages", "montage", "preview"},
     {"cli", "__main__"},
 ]
 

@@ -21,7 +21,13 @@ from clipsearch.cli.filters import (
     TypeOption,
     chosen,
 )
-from clipsearch.cli.html import check, write
+from clipsearch.cli.showing import (
+    HtmlOption,
+    MontageOption,
+    OpenOption,
+    PreviewOption,
+    Showing,
+)
 from clipsearch.errors import ExitCode, IndexLocked, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -96,16 +102,10 @@ def search_command(
             show_default=False,
         ),
     ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            "--html",
-            metavar="FILE",
-            help="Also write one page of thumbnails, with scores and paths.",
-            show_default=False,
-        ),
-    ] = None,
-    open_page: Annotated[bool, typer.Option("--open", help="Show that page in a browser.")] = False,
+    html: HtmlOption = None,
+    open_page: OpenOption = False,
+    montage: MontageOption = None,
+    preview: PreviewOption = False,
     quiet: Annotated[
         bool, typer.Option("-q", "--quiet", help="Print nothing; the exit code tells.")
     ] = False,
@@ -170,14 +170,13 @@ def search_command(
             hint="It is greater than 0 and at most 1; --all is the same as 1.",
         )
     write_hits = _writer(json, null, template, absolute)
-    check(html)
+    showing = Showing(html, open_page, montage, preview)
+    showing.check()
     if query == from0 == "-":
         raise UsageError(
             "the query and --from0 cannot both be read from standard input",
             hint="Give one of them otherwise.",
         )
-    if open_page and html is None:
-        raise UsageError("--open shows the page of --html", hint="Add --html FILE.")
     if under is not None and not under.exists():
         raise UsageError(f"{under} does not exist", hint="--under takes a folder.")
     start = (under or Path()).resolve()
@@ -250,6 +249,7 @@ def search_command(
         if not quiet:
             for line in tested:
                 say(line)
+        classes = retrieval.nearest_classes(assured, hits) if html is not None else []
         damaged = [store for store in stores if store.damage]
     for store in damaged:
         _heal(store)
@@ -259,13 +259,8 @@ def search_command(
         return ExitCode.NO_MATCH
     if not quiet:
         write_hits(hits, spec.label, sys.stdout.buffer)
-    if html is not None:
-        from clipsearch.pages import contact_sheet
-
-        asked = query or class_name or os.fspath(image or "")
-        write(html, contact_sheet.page(hits, asked, spec.label, tested))
-        if open_page:
-            typer.launch(html.absolute().as_uri())
+    asked = query or class_name or os.fspath(image or "")
+    showing.show(hits, classes, asked, spec.label, tested)
     return ExitCode.OK
 
 

@@ -9,8 +9,11 @@ from types import TracebackType
 
 from clipsearch.decode_pool import DecodePool, Decoder
 from clipsearch.decoding import jpeg
-from clipsearch.images import require_regular
-from clipsearch.records import DecodedImage, ImageFile, Preprocessing
+from clipsearch.images import absolute, require_regular
+from clipsearch.records import DecodedImage, Hit, ImageFile, Preprocessing
+
+SIZE = 224
+"""Pixels across, of a hit's thumbnail."""
 
 _AHEAD = 16
 _SECONDS = 20.0
@@ -36,6 +39,12 @@ def thumbnails(root: bytes, paths: Sequence[bytes], size: int) -> dict[bytes, by
         }
 
 
+def thumbnails_of(hits: Sequence[Hit]) -> dict[bytes, bytes]:
+    """Thumbnails of hits, ``SIZE`` pixels wide, by absolute path."""
+    paths = [absolute(os.fsencode(hit.root), hit.path) for hit in hits]
+    return thumbnails(b"", list(dict.fromkeys(paths)), SIZE)
+
+
 class Thumbnailer:
     """The same, one at a time, for a page that asks for them as it is scrolled.
 
@@ -44,9 +53,9 @@ class Thumbnailer:
     the processes.
     """
 
-    def __init__(self, size: int, *, most_bytes: int = _MOST_BYTES) -> None:
-        """``size``: in pixels. ``most_bytes``: of thumbnails that are kept."""
-        self._square = _square(size)
+    def __init__(self, *, most_bytes: int = _MOST_BYTES) -> None:
+        """``most_bytes``: of thumbnails that are kept."""
+        self._square = _square(SIZE)
         self._most_bytes = most_bytes
         self._kept: OrderedDict[tuple[bytes, int, int], bytes] = OrderedDict()
         """By path, time and size; nothing for a picture that cannot be decoded."""

@@ -10,11 +10,9 @@ from clipsearch.images import absolute
 from clipsearch.output import percent
 from clipsearch.pages.document import inert
 from clipsearch.records import Hit
+from clipsearch.thumbnails import SIZE
 
 STYLES = ("style.css", "hits.css")
-
-THUMBNAIL = 224
-"""Pixels across."""
 
 KEYS = "Arrow keys move, Enter opens the picture, c copies its path"
 
@@ -72,7 +70,7 @@ def _figure(card: Card) -> str:
     name = inert(os.fsdecode(hit.path))
     picture = (
         f'<img src="{escape(card.thumbnail)}" alt="{name}" loading="lazy"'
-        f' width="{THUMBNAIL}" height="{THUMBNAIL}">'
+        f' width="{SIZE}" height="{SIZE}">'
         if card.thumbnail
         else '<span class="none">cannot be shown</span>'
     )

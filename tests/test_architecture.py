@@ -21,7 +21,7 @@ FLOORS = [
         *("indexing", "embedding", "retrieval", "assurance"),
         *("evaluating", "classifying", "probes", "verifying"),
     },
-    {"output", "reports", "pages", "montage", "preview"},
+    {"output", "reports", "pages", "montage", "preview", "browsing", "serving"},
     {"cli", "__main__"},
 ]
 

@@ -1,0 +1,213 @@
+"""Looking through collections for a while: they stay open, and are opened again when they change."""
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from clipsearch import output, retrieval
+from clipsearch.assurance import Assurance
+from clipsearch.domain import policy
+from clipsearch.errors import CollectionGone, Refused, UsageError
+from clipsearch.queries import Part, Query, Searcher
+from clipsearch.records import EVERYTHING, Encoder, Filter, Hit, TextEncoder
+from clipsearch.store import CATALOG, Store
+
+_IDLE = 8
+"""So many sets of open collections wait for the next request; a browser makes six at once."""
+
+
+class PictureId(NamedTuple):
+    """A picture of one of several collections; as text ``0-12``."""
+
+    place: int
+    """Which collection, from 0."""
+    id: int
+
+    def __str__(self) -> str:
+        return f"{self.place}-{self.id}"
+
+    @classmethod
+    def read(cls, text: str) -> "PictureId":
+        """The inverse. Raises UsageError."""
+        found = re.fullmatch(r"(\d{1,9})-(\d{1,18})", text, re.ASCII)
+        if found is None:
+            raise UsageError(f"'{text}' is no picture", hint="Reload the page.")
+        return cls(int(found[1]), int(found[2]))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What somebody looks for."""
+
+    text: str = ""
+    like: tuple[PictureId, ...] = ()
+    unlike: tuple[PictureId, ...] = ()
+    only: Filter = EVERYTHING
+    k: int = 10
+    max_false_alarm: float = 1.0
+    allow_out_of_domain: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was asked."""
+        return not self.text.strip() and not self.like
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Hits, and what is to be known of them."""
+
+    hits: list[Hit]
+    ids: list[PictureId]
+    """Of each hit."""
+    classes: list[str | None]
+    """Of each hit: the class of the domain nearest to its picture, where that is known."""
+    rejected: list[Hit]
+    """The best hit, if there is no other and it is not good enough."""
+    note: str
+    """What is to be known of the query, if there is anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is looked through."""
+
+    roots: list[Path]
+    images: int
+    model: str
+    classes: list[str]
+    """Names of the domain's classes."""
+    tested: list[str]
+    """Whether the answers about each collection were tested, a line each."""
+
+
+class OpenCollections:
+    """Indexes that answer again and again, to several threads at once.
+
+    Every question finds the collections as they are then: after a change to a catalogue they are
+    opened anew, with what was measured since. Nothing is ever written.
+    """
+
+    def __init__(
+        self, directories: Sequence[Path], load_encoder: Callable[[], TextEncoder]
+    ) -> None:
+        """``load_encoder`` is called for every text; what it gives is kept by whoever gives it."""
+        self._directories = directories
+        self._load_encoder = load_encoder
+        self._idle: list[tuple[_Stamps, ExitStack, list[Assurance]]] = []
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close what waits."""
+        with self._lock:
+            for _, stack, _ in self._idle:
+                stack.close()
+            self._idle.clear()
+
+    @contextmanager
+    def _lent(self) -> Iterator[list[Assurance]]:
+        """The collections as they are now, for the caller alone."""
+        stamps = _stamps(self._directories)
+        with self._lock:
+            stale = [lent for lent in self._idle if lent[0] != stamps]
+            self._idle = [lent for lent in self._idle if lent[0] == stamps]
+            mine = self._idle.pop() if self._idle else None
+        for _, old, _ in stale:
+            old.close()
+        stack, collections = mine[1:] if mine else _opened(self._directories)
+        try:
+            yield collections
+        except BaseException:
+            stack.close()
+            raise
+        with self._lock:
+            keep = len(self._idle) < _IDLE
+            if keep:
+                self._idle.append((stamps, stack, collections))
+        if not keep:
+            stack.close()
+
+    def about(self) -> About:
+        """What there is to look through."""
+        with self._lent() as collections:
+            return About(
+                roots=[collection.store.root for collection in collections],
+                images=sum(collection.store.count() for collection in collections),
+                model=collections[0].store.spec.label,
+                classes=list(collections[0].domain.class_names),
+                tested=[output.tested_line(collection) for collection in collections],
+            )
+
+    def path(self, picture: PictureId) -> bytes:
+        """Where the file of an indexed picture is: absolute, and below its collection's root.
+
+        Raises KeyError if there is none: unknown, or behind a link that leads out of the folder.
+        """
+        with self._lent() as collections:
+            path = os.fsencode(_store(collections, picture).path_of(picture.id))
+            root = os.path.realpath(os.fsencode(_store(collections, picture).root))
+        path = os.path.realpath(path)
+        if not path.startswith(os.path.join(root, b"")):
+            raise KeyError(picture)
+        return path
+
+    def answer(self, question: Question) -> Answer:
+        """Search. Raises Refused, and UsageError for a question that cannot be answered."""
+        parts = [Part("text", question.text)] if question.text.strip() else []
+        with self._lent() as collections:
+            for role, pictures in (("good", question.like), ("bad", question.unlike)):
+                parts += [Part("stored", str(picture), role=role) for picture in pictures]
+            searcher = Searcher(collections, self._load_encoder, _no_encoder)
+            asked = searcher.ask(
+                Query(tuple(parts)), allow_out_of_domain=question.allow_out_of_domain
+            )
+            rate = question.max_false_alarm
+            hits = searcher.hits(asked, question.k, question.only, max_false_alarm=rate)
+            rejected = [] if hits else searcher.hits(asked, 1, question.only)
+            places = {collection.store.root: n for n, collection in enumerate(collections)}
+            return Answer(
+                hits=hits,
+                ids=[PictureId(places[hit.root], hit.id) for hit in hits],
+                classes=retrieval.nearest_classes(collections, hits),
+                rejected=rejected,
+                note=policy.language_note(question.text) or "",
+            )
+
+
+def _store(collections: Sequence[Assurance], picture: PictureId) -> Store:
+    if picture.place >= len(collections):
+        raise KeyError(picture)
+    return collections[picture.place].store
+
+
+def _no_encoder() -> Encoder:
+    raise UsageError("only pictures of the index can be searched by here", hint="")
+
+
+_Stamps = list[tuple[int, int, int]]
+
+
+def _stamps(directories: Sequence[Path]) -> _Stamps:
+    """What changes whenever a catalogue does."""
+    stamps = []
+    for directory in directories:
+        try:
+            status = (directory / CATALOG).stat()
+        except OSError as error:
+            raise CollectionGone(
+                f"the index at {directory} is gone: {error.strerror}",
+                hint="Is its disk mounted? Index the folder again: clipsearch index FOLDER",
+            ) from error
+        stamps.append((status.st_ino, status.st_mtime_ns, status.st_size))
+    return stamps
+
+
+def _opened(directories: Sequence[Path]) -> tuple[ExitStack, list[Assurance]]:
+    with ExitStack() as stack:
+        collections = [Assurance(stack.enter_context(Store.open(at))) for at in directories]
+        return stack.pop_all(), collections

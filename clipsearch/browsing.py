@@ -1,4 +1,4 @@
-"""Looking through collections for a while: they stay open, and are opened again when they change."""
+"""Collections that are looked through for a while: open, and opened again when they change."""
 
 import os
 import re
@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from clipsearch import output, retrieval
 from clipsearch.assurance import Assurance
 from clipsearch.domain import policy
-from clipsearch.errors import CollectionGone, Refused, UsageError
+from clipsearch.errors import CollectionGone, UsageError
 from clipsearch.queries import Part, Query, Searcher
 from clipsearch.records import EVERYTHING, Encoder, Filter, Hit, TextEncoder
 from clipsearch.store import CATALOG, Store
@@ -99,58 +100,54 @@ class OpenCollections:
         """``load_encoder`` is called for every text; what it gives is kept by whoever gives it."""
         self._directories = directories
         self._load_encoder = load_encoder
-        self._idle: list[tuple[_Stamps, ExitStack, list[Assurance]]] = []
+        self._idle: list[_Opened] = []
         self._lock = threading.Lock()
 
     def close(self) -> None:
         """Close what waits."""
         with self._lock:
-            for _, stack, _ in self._idle:
-                stack.close()
-            self._idle.clear()
+            idle, self._idle = self._idle, []
+        for opened in idle:
+            opened.close()
 
     @contextmanager
-    def _lent(self) -> Iterator[list[Assurance]]:
+    def _lent(self) -> Iterator["_Opened"]:
         """The collections as they are now, for the caller alone."""
         stamps = _stamps(self._directories)
         with self._lock:
-            stale = [lent for lent in self._idle if lent[0] != stamps]
-            self._idle = [lent for lent in self._idle if lent[0] == stamps]
+            stale = [opened for opened in self._idle if opened.stamps != stamps]
+            self._idle = [opened for opened in self._idle if opened.stamps == stamps]
             mine = self._idle.pop() if self._idle else None
-        for _, old, _ in stale:
-            old.close()
-        stack, collections = mine[1:] if mine else _opened(self._directories)
+        for opened in stale:
+            opened.close()
+        if mine is None:
+            mine = _Opened(stamps, self._directories)
         try:
-            yield collections
+            yield mine
         except BaseException:
-            stack.close()
+            mine.close()
             raise
         with self._lock:
             keep = len(self._idle) < _IDLE
             if keep:
-                self._idle.append((stamps, stack, collections))
+                self._idle.append(mine)
         if not keep:
-            stack.close()
+            mine.close()
 
     def about(self) -> About:
         """What there is to look through."""
-        with self._lent() as collections:
-            return About(
-                roots=[collection.store.root for collection in collections],
-                images=sum(collection.store.count() for collection in collections),
-                model=collections[0].store.spec.label,
-                classes=list(collections[0].domain.class_names),
-                tested=[output.tested_line(collection) for collection in collections],
-            )
+        with self._lent() as opened:
+            return opened.about
 
     def path(self, picture: PictureId) -> bytes:
         """Where the file of an indexed picture is: absolute, and below its collection's root.
 
         Raises KeyError if there is none: unknown, or behind a link that leads out of the folder.
         """
-        with self._lent() as collections:
-            path = os.fsencode(_store(collections, picture).path_of(picture.id))
-            root = os.path.realpath(os.fsencode(_store(collections, picture).root))
+        with self._lent() as opened:
+            store = opened.store(picture.place)
+            path = os.fsencode(store.path_of(picture.id))
+            root = os.path.realpath(os.fsencode(store.root))
         path = os.path.realpath(path)
         if not path.startswith(os.path.join(root, b"")):
             raise KeyError(picture)
@@ -159,9 +156,10 @@ class OpenCollections:
     def answer(self, question: Question) -> Answer:
         """Search. Raises Refused, and UsageError for a question that cannot be answered."""
         parts = [Part("text", question.text)] if question.text.strip() else []
-        with self._lent() as collections:
-            for role, pictures in (("good", question.like), ("bad", question.unlike)):
-                parts += [Part("stored", str(picture), role=role) for picture in pictures]
+        parts += [Part("stored", str(picture), role="good") for picture in question.like]
+        parts += [Part("stored", str(picture), role="bad") for picture in question.unlike]
+        with self._lent() as opened:
+            collections = opened.collections
             searcher = Searcher(collections, self._load_encoder, _no_encoder)
             asked = searcher.ask(
                 Query(tuple(parts)), allow_out_of_domain=question.allow_out_of_domain
@@ -179,14 +177,37 @@ class OpenCollections:
             )
 
 
-def _store(collections: Sequence[Assurance], picture: PictureId) -> Store:
-    if picture.place >= len(collections):
-        raise KeyError(picture)
-    return collections[picture.place].store
-
-
 def _no_encoder() -> Encoder:
-    raise UsageError("only pictures of the index can be searched by here", hint="")
+    raise UsageError("only pictures of the index can be searched by here")
+
+
+class _Opened:
+    """All the collections at one moment of their lives."""
+
+    def __init__(self, stamps: "_Stamps", directories: Sequence[Path]) -> None:
+        self.stamps = stamps
+        with ExitStack() as stack:
+            self.collections = [
+                Assurance(stack.enter_context(Store.open(directory))) for directory in directories
+            ]
+            self.close = stack.pop_all().close
+
+    @cached_property
+    def about(self) -> About:
+        domain = self.collections[0].domain
+        return About(
+            roots=[collection.store.root for collection in self.collections],
+            images=sum(collection.store.count() for collection in self.collections),
+            model=self.collections[0].store.spec.label,
+            classes=list(domain.class_names),
+            tested=[output.tested_line(collection) for collection in self.collections],
+        )
+
+    def store(self, place: int) -> Store:
+        """The index of one collection. Raises KeyError if there is none."""
+        if place >= len(self.collections):
+            raise KeyError(place)
+        return self.collections[place].store
 
 
 _Stamps = list[tuple[int, int, int]]
@@ -205,9 +226,3 @@ def _stamps(directories: Sequence[Path]) -> _Stamps:
             ) from error
         stamps.append((status.st_ino, status.st_mtime_ns, status.st_size))
     return stamps
-
-
-def _opened(directories: Sequence[Path]) -> tuple[ExitStack, list[Assurance]]:
-    with ExitStack() as stack:
-        collections = [Assurance(stack.enter_context(Store.open(at))) for at in directories]
-        return stack.pop_all(), collections

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from clipsearch.errors import UsageError
@@ -30,11 +31,18 @@ def require_terminal() -> None:
             "--preview asks the terminal what it can draw, and standard input is none",
             hint="Give the query and the list of files otherwise, or use --html FILE.",
         )
-    if console(sys.stdout).color_system is None:
+    screen = console(sys.stdout)
+    if screen.color_system is None or screen.no_color:
         raise UsageError(
             "--preview needs colours, and this terminal has none, or NO_COLOR is set",
             hint="Write a page with --html FILE, or one picture with --montage FILE.png.",
         )
+    with suppress(OSError):
+        if not all(os.get_terminal_size(sys.stdout.fileno())):
+            raise UsageError(
+                "--preview needs to know how wide the terminal is, which it does not tell",
+                hint="Tell it with: stty columns 80 rows 24",
+            )
     _renderer()
 
 

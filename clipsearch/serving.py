@@ -83,26 +83,27 @@ class Site:
 
     def hits(self, query: str) -> str:
         """The part of it that changes: hits, or why there are none."""
-        about = self._collections.about()
-        fields, marks = _read(query)
+        fields, marked = _read(query)
+        marks = ""
         try:
-            like = tuple(map(PictureId.read, marks["like"]))
-            unlike = tuple(map(PictureId.read, marks["unlike"]))
-            only = self._read_filter(fields)
+            like, unlike = (tuple(map(PictureId.read, marked[name])) for name in ("like", "unlike"))
+            marks = browse.marks(like, unlike)
             question = Question(
                 text=fields.get("q", ""),
                 like=like,
                 unlike=unlike,
-                only=only,
+                only=self._read_filter(fields),
                 k=_number(fields.get("k"), HITS, MOST_HITS),
                 max_false_alarm=1.0 if fields.get("all") else self._max_false_alarm,
                 allow_out_of_domain=bool(fields.get("outside")),
             )
+            about = self._collections.about()
             if question.is_empty:
-                return browse.start(about, question)
-            return browse.answered(about, question, self._collections.answer(question))
+                return marks + browse.start(about)
+            answer = self._collections.answer(question)
+            return marks + browse.answered(about, question, answer)
         except ClipsearchError as error:
-            return browse.failed(error)
+            return marks + browse.failed(error)
 
     def thumbnail(self, name: str) -> bytes | None:
         """A small JPEG. Raises KeyError and OSError if there is no such picture."""
@@ -214,7 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
         except ClipsearchError as error:
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"{error}\n{error.hint}")
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815
 
     def _is_foreign(self) -> bool:
         hosts = self.headers.get_all("Host", [])
@@ -268,9 +269,7 @@ class _Handler(BaseHTTPRequestHandler):
                     left -= len(chunk)
                 self.close_connection |= left > 0
 
-    def send_error(
-        self, code: int, message: str | None = None, explain: str | None = None
-    ) -> None:
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What the library does not understand."""
         status = HTTPStatus(code)
         self._refuse(status, (message or status.phrase).lower())

@@ -62,13 +62,13 @@ class Thumbnailer:
         self._bytes = 0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._decoders: queue.SimpleQueue[Decoder | None] = queue.SimpleQueue()
-        """Those that have nothing to do; None is one that is not started yet."""
+        self._decoders: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
+        """Those that have nothing to do."""
         self._count = min(_MOST_DECODERS, os.cpu_count() or 1)
-        for _ in range(self._count):
-            self._decoders.put(None)
 
     def __enter__(self) -> "Thumbnailer":
+        for _ in range(self._count):
+            self._decoders.put(Decoder(self._square, None))
         return self
 
     def __exit__(
@@ -79,9 +79,7 @@ class Thumbnailer:
     ) -> None:
         self._stopped.set()  # whoever is at work notices, and gives its decoder back
         for _ in range(self._count):
-            decoder = self._decoders.get()
-            if decoder is not None:
-                decoder.stop()
+            self._decoders.get().stop()
 
     def get(self, path: bytes) -> bytes | None:
         """The thumbnail of the file at an absolute path; None if it cannot be decoded.
@@ -111,8 +109,7 @@ class Thumbnailer:
         try:
             if self._stopped.is_set():
                 return b""
-            if decoder is None or not decoder.alive:
-                decoder = None
+            if not decoder.alive:
                 decoder = Decoder(self._square, None)
             outcome = decoder.decode(path, _SECONDS, self._stopped)
         finally:

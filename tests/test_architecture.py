@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "clipsearch"
 
 FLOORS = [
-    {"errors", "records", "vectors", "changes", "clusters"},
+    {"errors", "records", "vectors", "changes", "clusters", "mixing"},
     {
         *("places", "images", "decoding", "decode_pool", "thumbnails"),
         *("flat_index", "vector_index", "store", "collections"),
@@ -18,7 +18,7 @@ FLOORS = [
     {"tokenizer", "text_encoder", "models", "encoder"},
     {"domain"},
     {
-        *("indexing", "embedding", "retrieval", "assurance"),
+        *("indexing", "embedding", "retrieval", "assurance", "queries", "saved_queries"),
         *("evaluating", "classifying", "probes", "verifying"),
     },
     {"output", "reports", "pages", "montage", "preview", "browsing", "serving"},

@@ -1,8 +1,9 @@
 """``clipsearch browse``."""
 
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,9 +12,10 @@ from clipsearch.cli.app import DeviceOption, IndexOption, app, say
 from clipsearch.cli.choosing import ModelChoice, load_text_encoder, shared_model
 from clipsearch.cli.filters import FilterOptions
 from clipsearch.cli.searching import opened
-from clipsearch.errors import ExitCode, UsageError
+from clipsearch.errors import ClipsearchError, ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from clipsearch.browsing import OpenCollections
     from clipsearch.records import Filter, TextEncoder
     from clipsearch.serving import Fields
 
@@ -32,9 +34,7 @@ def browse_command(
             "--port", min=0, max=65535, metavar="N", help="Where to listen; 0 takes a free one."
         ),
     ] = 0,
-    open_page: Annotated[
-        bool, typer.Option("--open", help="Show the page in a browser.")
-    ] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
     max_false_alarm: Annotated[
         float,
         typer.Option(
@@ -77,25 +77,35 @@ def browse_command(
         return load_text_encoder(models.locate(spec), ModelChoice(device=device, offline=True))
 
     def read_filter(fields: "Fields") -> "Filter":
-        return _options(fields).filter(only.under)
+        return filter_options(fields).filter(only.under)
 
     try:
-        with Thumbnailer() as thumbnailer, closing(
-            OpenCollections(directories, text_encoder)
-        ) as collections:
+        with (
+            Thumbnailer() as thumbnailer,
+            closing(OpenCollections(directories, text_encoder)) as collections,
+        ):
             site = Site(collections, thumbnailer, read_filter, max_false_alarm)
             with Server(site, port, say) as server:
                 say(f"browse at {server.url}")
                 say("Ctrl-C ends it")
                 if open_page:
                     typer.launch(server.url)
+                Thread(target=_warm, args=(collections,), daemon=True).start()
                 server.serve_forever()
     except KeyboardInterrupt:
         pass  # how it ends: nothing was begun that is to be finished
     return ExitCode.INTERRUPTED
 
 
-def _options(fields: "Fields") -> FilterOptions:
+def _warm(collections: "OpenCollections") -> None:
+    """Have everything in memory that the first answer needs, while the page is being looked at."""
+    from clipsearch.browsing import Question
+
+    with suppress(ClipsearchError):  # whoever asks will be told
+        collections.answer(Question("a picture", allow_out_of_domain=True, k=1))
+
+
+def filter_options(fields: "Fields") -> FilterOptions:
     """The filters of the page's form. Raises UsageError."""
     name = fields.get("name")
     if name and not any(character in name for character in "*?["):

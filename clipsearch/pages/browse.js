@@ -3,6 +3,7 @@
 const form = document.getElementById("ask");
 const answer = document.getElementById("answer");
 const light = document.getElementById("light");
+const field = name => form.querySelector(`[name=${name}]`); // buttons of these names lie outside
 let running, typing;
 
 const asked = () =>
@@ -30,7 +31,7 @@ const ask = async ({ remember = false } = {}) => {
   answer.removeAttribute("aria-busy");
 };
 
-const afresh = () => { form.elements.k.value = ""; };
+const afresh = () => { field("k").value = ""; };
 
 form.addEventListener("input", event => {
   afresh();
@@ -41,10 +42,10 @@ form.addEventListener("input", event => {
 form.addEventListener("submit", event => {
   event.preventDefault();
   const button = event.submitter;
-  if (button?.name === "k") form.elements.k.value = button.value;
+  if (button?.name === "k") field("k").value = button.value;
   else afresh();
   if (button?.name === "all" || button?.name === "outside") {
-    form.elements[button.name].checked = true;
+    field(button.name).checked = true;
     form.querySelector("details").open = true;
   }
   ask({ remember: true });
@@ -76,7 +77,7 @@ const toggle = name => hit => {
 const onlyLike = hit => {
   for (const input of answer.querySelectorAll("input[type=hidden]")) input.remove();
   mark(hit.dataset.id, "like");
-  form.elements.q.value = "";
+  field("q").value = "";
   afresh();
   scrollTo({ top: 0 });
   ask({ remember: true });
@@ -99,9 +100,9 @@ const show = at => {
   lit = Math.max(0, Math.min(all.length - 1, at));
   const hit = all[lit];
   const link = hit.querySelector("a").href;
-  light.querySelector("a").href = link;
   light.querySelector("img").src = link;
-  light.querySelector("p").textContent = hit.querySelector(".name").textContent;
+  light.querySelector("a").href = link;
+  light.querySelector("a").textContent = hit.querySelector(".name").textContent;
   if (!light.open) light.showModal();
 };
 
@@ -112,7 +113,11 @@ addEventListener("click", event => {
   show(hits().indexOf(link.parentElement));
 });
 
-light.addEventListener("click", event => { if (!event.target.closest("a")) light.close(); });
+light.addEventListener("click", event => {
+  const button = event.target.closest("button");
+  if (button) show(lit + Number(button.dataset.step));
+  else if (!event.target.closest("a")) light.close();
+});
 light.addEventListener("close", () => {
   light.querySelector("img").removeAttribute("src");
   hits()[lit]?.focus();
@@ -135,13 +140,13 @@ Object.assign(keys, { g: acts.good, b: acts.bad, m: acts.more });
 
 addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey || light.open) return;
-  const box = form.elements.q;
+  const box = field("q");
   if (event.target === box) {
     if (event.key === "Escape") box.blur();
     if (event.key !== "ArrowDown") return;
     event.preventDefault();
     hits()[0]?.focus();
-  } else if (event.key === "/" && !event.target.closest("input, select")) {
+  } else if (event.key === "/" && !event.target.closest("input:not([type=checkbox])")) {
     event.preventDefault();
     box.focus();
     box.select();

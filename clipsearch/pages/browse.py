@@ -6,6 +6,7 @@ changes, and puts it in its place. Without the script it is a form, and works.
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from urllib.parse import quote_plus
 
 from clipsearch.browsing import About, Answer, PictureId, Question
 from clipsearch.errors import ClipsearchError, OutOfDomain, Refused
@@ -25,7 +26,7 @@ MORE = 60
 
 TYPES = ("jpeg", "png", "webp", "gif", "tiff", "heic", "avif", "bmp")
 
-_SUGGESTED = 60
+_SUGGESTED = 50
 
 
 def page(about: About, fields: Mapping[str, str], below: str) -> str:
@@ -44,8 +45,9 @@ def page(about: About, fields: Mapping[str, str], below: str) -> str:
 <p>{inert(", ".join(map(str, about.roots)))}: {about.images} pictures, ranked by
 {inert(about.model)}; {inert("; ".join(about.tested))}.</p></footer>
 </main>
-<dialog id="light"><a href="#" target="_blank" title="The picture itself"><img alt=""></a>
-<p></p></dialog>
+<dialog id="light"><img alt=""><p><button type="button" data-step="-1" title="Before">&lsaquo;
+</button><a href="#" target="_blank"></a><button type="button" data-step="1" title="Next">&rsaquo;
+</button></p></dialog>
 <output></output>"""
     return document(title, body, styles=(*STYLES, "browse.css"), script=_SCRIPT, loads=_LOADS)
 
@@ -75,23 +77,38 @@ def _filters(fields: Mapping[str, str]) -> str:
 </div></details>"""
 
 
-def start(about: About, question: Question) -> str:
-    """What stands there before anything is asked."""
-    chips = "".join(
-        f'<a href="?q={escape(name)}">{inert(name)}</a>' for name in about.classes[:_SUGGESTED]
+def marks(like: Sequence[PictureId], unlike: Sequence[PictureId]) -> str:
+    """The pictures that were marked: each can be taken back, and is part of the form."""
+    both = _marked(like, "like", "good") + _marked(unlike, "unlike", "bad")
+    return f'<p class="marks">{both}</p>' if both else ""
+
+
+def _marked(ids: Sequence[PictureId], name: str, mark: str) -> str:
+    return "".join(
+        f'<button type="button" class="mark {mark}" data-unmark="{id}" title="Take it back">'
+        f'<img src="thumbnail/{id}" alt="marked {mark}" width="48" height="48">'
+        f'<input type="hidden" form="ask" name="{name}" value="{id}"></button>'
+        for id in ids
     )
-    marked = _marks(question)
-    waiting = "Filters wait for something to look for. " if question.only != EVERYTHING else ""
+
+
+def start(about: About) -> str:
+    """What stands there before anything is asked."""
+    step = max(1, len(about.classes) // _SUGGESTED)  # kin stand together in a domain
+    chips = "".join(
+        f'<a href="?q={quote_plus(name)}">{inert(name)}</a>'
+        for name in about.classes[::step][:_SUGGESTED]
+    )
     return (
-        f'{marked}<div class="start"><p>{waiting}{about.images} pictures. Say what to look for, '
-        f"or try one of the domain&rsquo;s classes:</p><p>{chips}</p></div>"
+        f'<div class="start"><p>{about.images} pictures. Say what to look for, or try one of the '
+        f"domain&rsquo;s classes:</p><p>{chips}</p></div>"
     )
 
 
 def answered(about: About, question: Question, answer: Answer) -> str:
     """The hits, or that there are none."""
     if not answer.hits:
-        return _marks(question) + _no_match(question, answer)
+        return _no_match(question, answer)
     cards = [
         Card(
             rank=rank,
@@ -107,15 +124,20 @@ def answered(about: About, question: Question, answer: Answer) -> str:
         )
     ]
     counted = f"{len(cards)} hit{'s' if len(cards) != 1 else ''}"
-    said = [counted, f"ranked by {about.model}", *about.tested, *([answer.note] * bool(answer.note))]
+    said = [
+        counted,
+        f"ranked by {about.model}",
+        *about.tested,
+        *([answer.note] * bool(answer.note)),
+    ]
     more = (
         f'<p class="more"><button form="ask" name="k" value="{question.k + MORE}">Show more'
         "</button></p>"
         if len(cards) == question.k
         else ""
     )
-    facts = "".join(f"<li>{inert(fact)}</li>" for fact in said)
-    return f'{_marks(question)}<ul class="said">{facts}</ul>{grid(cards)}{more}'
+    facts = "".join(f"<li>{inert(fact)}</li>" for fact in said if fact)
+    return f'<ul class="said">{facts}</ul>{grid(cards)}{more}'
 
 
 def failed(error: ClipsearchError) -> str:
@@ -140,9 +162,7 @@ def _no_match(question: Question, answer: Answer) -> str:
 
 
 def _notice(title: str, words: str, more: str) -> str:
-    return (
-        f'<div class="notice" role="alert"><h2>{title}</h2><p>{inert(words)}</p>{more}</div>'
-    )
+    return f'<div class="notice" role="alert"><h2>{title}</h2><p>{inert(words)}</p>{more}</div>'
 
 
 def _button(name: str, words: str) -> str:
@@ -153,18 +173,3 @@ def _mark(question: Question, id: PictureId) -> Mark:
     if id in question.like:
         return "good"
     return "bad" if id in question.unlike else ""
-
-
-def _marks(question: Question) -> str:
-    """The pictures that were marked: each can be taken back, and is part of the form."""
-    marks = _marked(question.like, "like", "good") + _marked(question.unlike, "unlike", "bad")
-    return f'<p class="marks">{marks}</p>' if marks else ""
-
-
-def _marked(ids: Sequence[PictureId], name: str, mark: str) -> str:
-    return "".join(
-        f'<button type="button" class="mark {mark}" data-unmark="{id}" title="Take it back">'
-        f'<img src="thumbnail/{id}" alt="marked {mark}" width="48" height="48">'
-        f'<input type="hidden" form="ask" name="{name}" value="{id}"></button>'
-        for id in ids
-    )

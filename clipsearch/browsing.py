@@ -5,7 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -45,10 +45,12 @@ class PictureId(NamedTuple):
 class Question:
     """What somebody looks for."""
 
-    text: str = ""
+    parts: tuple[Part, ...] = ()
     like: tuple[PictureId, ...] = ()
     unlike: tuple[PictureId, ...] = ()
     only: Filter = EVERYTHING
+    class_name: str = ""
+    """The class that pictures must be of, if one is named."""
     k: int = 10
     max_false_alarm: float = 1.0
     allow_out_of_domain: bool = False
@@ -56,7 +58,12 @@ class Question:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was asked."""
-        return not self.text.strip() and not self.like
+        return not self.parts and not self.like
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether some pictures are not looked at."""
+        return self.only != EVERYTHING or bool(self.class_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +77,8 @@ class Answer:
     """Of each hit: the class of the domain nearest to its picture, where that is known."""
     rejected: list[Hit]
     """The best hit, if there is no other and it is not good enough."""
-    note: str
-    """What is to be known of the query, if there is anything."""
+    notes: list[str]
+    """What is to be known of the query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,30 +162,32 @@ class OpenCollections:
 
     def answer(self, question: Question) -> Answer:
         """Search. Raises Refused, and UsageError for a question that cannot be answered."""
-        parts = [Part("text", question.text)] if question.text.strip() else []
-        parts += [Part("stored", str(picture), role="good") for picture in question.like]
-        parts += [Part("stored", str(picture), role="bad") for picture in question.unlike]
+        good = [Part("stored", str(picture), role="good") for picture in question.like]
+        bad = [Part("stored", str(picture), role="bad") for picture in question.unlike]
+        query = Query((*question.parts, *good, *bad))
         with self._lent() as opened:
             collections = opened.collections
             searcher = Searcher(collections, self._load_encoder, _no_encoder)
-            asked = searcher.ask(
-                Query(tuple(parts)), allow_out_of_domain=question.allow_out_of_domain
-            )
+            asked = searcher.ask(query, allow_out_of_domain=question.allow_out_of_domain)
+            only = question.only
+            if question.class_name:
+                index = retrieval.class_index(collections, question.class_name)
+                only = replace(only, of_class=index)
             rate = question.max_false_alarm
-            hits = searcher.hits(asked, question.k, question.only, max_false_alarm=rate)
-            rejected = [] if hits else searcher.hits(asked, 1, question.only)
+            hits = searcher.hits(asked, question.k, only, max_false_alarm=rate)
+            rejected = [] if hits else searcher.hits(asked, 1, only)
             places = {collection.store.root: n for n, collection in enumerate(collections)}
             return Answer(
                 hits=hits,
                 ids=[PictureId(places[hit.root], hit.id) for hit in hits],
                 classes=retrieval.nearest_classes(collections, hits),
                 rejected=rejected,
-                note=policy.language_note(question.text) or "",
+                notes=list(filter(None, map(policy.language_note, query.texts))),
             )
 
 
 def _no_encoder() -> Encoder:
-    raise UsageError("only pictures of the index can be searched by here")
+    raise UsageError("a picture outside the index cannot be looked for here")
 
 
 class _Opened:

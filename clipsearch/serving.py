@@ -12,7 +12,7 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from clipsearch.browsing import OpenCollections, PictureId, Question
 from clipsearch.errors import ClipsearchError, UsageError
 from clipsearch.pages import browse
+from clipsearch.queries import Part
 from clipsearch.records import Filter
 from clipsearch.thumbnails import Thumbnailer
 
@@ -67,12 +68,17 @@ class Site:
         self,
         collections: OpenCollections,
         thumbnailer: Thumbnailer,
+        read_text: Callable[[str], Sequence[Part]],
         read_filter: Callable[[Fields], Filter],
         max_false_alarm: float,
     ) -> None:
-        """``read_filter`` raises UsageError for fields that make none."""
+        """What the fields of the form mean, ``read_text`` and ``read_filter`` tell.
+
+        They raise UsageError for what means nothing.
+        """
         self._collections = collections
         self._thumbnailer = thumbnailer
+        self._read_text = read_text
         self._read_filter = read_filter
         self._max_false_alarm = max_false_alarm
 
@@ -89,10 +95,11 @@ class Site:
             like, unlike = (tuple(map(PictureId.read, marked[name])) for name in ("like", "unlike"))
             marks = browse.marks(like, unlike)
             question = Question(
-                text=fields.get("q", ""),
+                parts=tuple(self._read_text(text)) if (text := fields.get("q", "").strip()) else (),
                 like=like,
                 unlike=unlike,
                 only=self._read_filter(fields),
+                class_name=fields.get("class", ""),
                 k=_number(fields.get("k"), HITS, MOST_HITS),
                 max_false_alarm=1.0 if fields.get("all") else self._max_false_alarm,
                 allow_out_of_domain=bool(fields.get("outside")),

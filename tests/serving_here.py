@@ -11,6 +11,7 @@ from fakes import FakeEncoder, fake_spec, picture
 
 from clipsearch import assurance
 from clipsearch.browsing import OpenCollections
+from clipsearch.cli.asking import text_parts
 from clipsearch.cli.browse import filter_options
 from clipsearch.serving import Server, Site
 from clipsearch.store import FOLDER, Store
@@ -52,7 +53,9 @@ def served(root: Path) -> Iterator[Server]:
     encoder, complaints = FakeEncoder(), list[str]()
     collections = OpenCollections([root / FOLDER], lambda: encoder)
     with Thumbnailer() as thumbnailer, closing(collections):
-        site = Site(collections, thumbnailer, lambda f: filter_options(f).filter(b""), 0.05)
+        site = Site(
+            collections, thumbnailer, text_parts, lambda f: filter_options(f).filter(b""), 0.05
+        )
         with Server(site, 0, complaints.append) as server:
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
             thread.start()

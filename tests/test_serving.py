@@ -15,7 +15,9 @@ from conftest import make_picture
 from fakes import picture
 from serving_here import HOSTILE, make_collection, served
 
+from clipsearch import saved_queries
 from clipsearch.errors import UsageError
+from clipsearch.queries import Part, Query
 from clipsearch.serving import Server
 from clipsearch.store import FOLDER, Store
 
@@ -256,6 +258,9 @@ def test_filters_hold(server: Server) -> None:
     plain = ask(server, "hits?q=a+cat&all=on&name=plain").text
     assert len(ids(plain)) == 20 - len(HOSTILE)
     assert len(ids(ask(server, "hits?q=a+cat&all=on&width=44").text)) < 20
+    shown = re.findall(r'the domain">([^<]*)</span>', plain)
+    of_class = ask(server, f"hits?q=a+cat&all=on&class={quote(shown[0])}&name=plain").text
+    assert len(ids(of_class)) == shown.count(shown[0])
     nothing = ask(server, "hits?q=a+cat&all=on&type=webp").text
     assert "No match" in nothing
     assert "No indexed picture passes the filters." in nothing
@@ -268,6 +273,9 @@ def test_filters_hold(server: Server) -> None:
         ("after=someday", "&#x27;someday&#x27; is no date"),
         ("type=doc", "&#x27;doc&#x27; is no type of picture"),
         ("like=/etc/passwd", "&#x27;/etc/passwd&#x27; is no picture"),
+        ("class=nothing", "has no class &#x27;nothing&#x27;"),
+        ("q=0:cat", "has a weight of 0"),
+        ("q=@nothing", "has no probe &#x27;nothing&#x27;"),
         ("like=0-999", "no longer in the index"),
         ("like=7-1", "no longer in the index"),
         ("q=" + "&q=" * 500, "pictures. Say what to look for"),
@@ -278,6 +286,16 @@ def test_bad_input_is_answered_in_words(server: Server, fields: str, says: str) 
     reply = ask(server, f"hits?{query}")
     assert reply.status == 200
     assert says in reply.text
+
+
+def test_a_box_takes_what_the_command_line_takes(server: Server) -> None:
+    assert ids(ask(server, "hits?q=2:a+cat&all=on").text) == ids(
+        ask(server, "hits?q=a+cat&all=on").text
+    )
+    saved_queries.save("cats", Query((Part("text", "a cat"), Part("text", "a dog", 2.0))))
+    assert len(ids(ask(server, "hits?q=@cats&all=on").text)) == 20
+    french = ask(server, "hits?q=le+chat+dans+la+maison&all=on&outside=on")
+    assert "seems to be in French" in french.text
 
 
 def test_refusals_are_shown_in_words(server: Server) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipsearch.cli.app import DeviceOption, IndexOption, app, say
+from clipsearch.cli.asking import text_parts
 from clipsearch.cli.choosing import ModelChoice, load_text_encoder, shared_model
 from clipsearch.cli.filters import FilterOptions
 from clipsearch.cli.searching import opened
@@ -84,7 +85,7 @@ def browse_command(
             Thumbnailer() as thumbnailer,
             closing(OpenCollections(directories, text_encoder)) as collections,
         ):
-            site = Site(collections, thumbnailer, read_filter, max_false_alarm)
+            site = Site(collections, thumbnailer, text_parts, read_filter, max_false_alarm)
             with Server(site, port, say) as server:
                 say(f"browse at {server.url}")
                 say("Ctrl-C ends it")
@@ -100,9 +101,11 @@ def browse_command(
 def _warm(collections: "OpenCollections") -> None:
     """Have everything in memory that the first answer needs, while the page is being looked at."""
     from clipsearch.browsing import Question
+    from clipsearch.queries import Part
 
+    query = (Part("text", "a picture"),)
     with suppress(ClipsearchError):  # whoever asks will be told
-        collections.answer(Question("a picture", allow_out_of_domain=True, k=1))
+        collections.answer(Question(query, allow_out_of_domain=True, k=1))
 
 
 def filter_options(fields: "Fields") -> FilterOptions:

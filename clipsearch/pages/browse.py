@@ -13,7 +13,6 @@ from clipsearch.errors import ClipsearchError, OutOfDomain, Refused
 from clipsearch.output import percent
 from clipsearch.pages.document import document, inert, policy, source
 from clipsearch.pages.hits import KEYS, STYLES, Card, Mark, grid, icons
-from clipsearch.records import EVERYTHING
 
 _LOADS = "img-src 'self' data:; connect-src 'self'"
 _SCRIPT = source("hits.js") + source("browse.js")
@@ -37,7 +36,7 @@ def page(about: About, fields: Mapping[str, str], below: str) -> str:
 <div class="box"><input type="search" name="q" value="{escape(fields.get("q", ""))}"
  placeholder="What to look for, in English" aria-label="What to look for" maxlength="500" autofocus>
 <button>Search</button></div>
-{_filters(fields)}
+{_filters(about, fields)}
 <input type="hidden" name="k" value="{escape(fields.get("k", ""))}">
 </form>
 <div id="answer" aria-live="polite">{below}</div>
@@ -52,7 +51,7 @@ def page(about: About, fields: Mapping[str, str], below: str) -> str:
     return document(title, body, styles=(*STYLES, "browse.css"), script=_SCRIPT, loads=_LOADS)
 
 
-def _filters(fields: Mapping[str, str]) -> str:
+def _filters(about: About, fields: Mapping[str, str]) -> str:
     def value(name: str) -> str:
         return f'name="{name}" value="{escape(fields.get(name, ""))}"'
 
@@ -63,10 +62,13 @@ def _filters(fields: Mapping[str, str]) -> str:
         f"<option{' selected' if fields.get('type') == name else ''}>{name}</option>"
         for name in TYPES
     )
-    names = ("name", "after", "before", "type", "width", "height", "all", "outside")
+    classes = "".join(f'<option value="{inert(name)}">' for name in about.classes)
+    names = ("name", "class", "after", "before", "type", "width", "height", "all", "outside")
     opened = " open" if any(fields.get(name) for name in names) else ""
     return f"""<details class="filters"{opened}><summary>Filters</summary><div>
 <label>name <input {value("name")} placeholder="IMG_*.jpg, 2024/*"></label>
+<label>class <input list="classes" {value("class")}></label>
+<datalist id="classes">{classes}</datalist>
 <label>from <input type="date" {value("after")}></label>
 <label>before <input type="date" {value("before")}></label>
 <label>type <select name="type"><option value="">any</option>{types}</select></label>
@@ -128,7 +130,7 @@ def answered(about: About, question: Question, answer: Answer) -> str:
         counted,
         f"ranked by {about.model}",
         *about.tested,
-        *([answer.note] * bool(answer.note)),
+        *answer.notes,
     ]
     more = (
         f'<p class="more"><button form="ask" name="k" value="{question.k + MORE}">Show more'
@@ -136,7 +138,7 @@ def answered(about: About, question: Question, answer: Answer) -> str:
         if len(cards) == question.k
         else ""
     )
-    facts = "".join(f"<li>{inert(fact)}</li>" for fact in said if fact)
+    facts = "".join(f"<li>{inert(fact)}</li>" for fact in said)
     return f'<ul class="said">{facts}</ul>{grid(cards)}{more}'
 
 
@@ -150,7 +152,7 @@ def failed(error: ClipsearchError) -> str:
 
 def _no_match(question: Question, answer: Answer) -> str:
     if not answer.rejected:
-        words = "No indexed picture passes the filters." if question.only != EVERYTHING else ""
+        words = "No indexed picture passes the filters." if question.is_filtered else ""
         return _notice("No match", words, "")
     rate = answer.rejected[0].false_alarm
     words = (

@@ -297,18 +297,22 @@ class Assurance:
             for hit, rate, p in zip(hits, rates, right, strict=True)
         ]
 
-    def nearest_class(self, id: int) -> str | None:
-        """The class of the domain whose embedding is nearest to a picture's (zero-shot).
+    def nearest_classes(self, ids: Sequence[int]) -> dict[int, str]:
+        """The class of the domain whose embedding is nearest to each picture's (zero-shot).
 
-        None before the first ``calibrate``, and for a picture that is no longer there.
+        By id; nothing before the first ``calibrate``, and no picture that is no longer there.
         """
         if self.texts is None:
-            return None
-        try:
-            vector = self.store.vector(id)
-        except KeyError:
-            return None
-        return self.domain.class_names[int(np.argmax(self.texts.gate.classes @ vector))]
+            return {}
+        vectors = {}
+        for id in ids:
+            with suppress(KeyError):
+                vectors[id] = self.store.vector(id)
+        if not vectors:
+            return {}
+        nearest = np.argmax(np.stack(list(vectors.values())) @ self.texts.gate.classes.T, axis=1)
+        names = self.domain.class_names
+        return {id: names[index] for id, index in zip(vectors, nearest, strict=True)}
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:

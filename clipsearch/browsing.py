@@ -6,20 +6,26 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from clipsearch import output, retrieval
 from clipsearch.assurance import Assurance
 from clipsearch.domain import policy
-from clipsearch.errors import CollectionGone, UsageError
+from clipsearch.errors import CollectionGone, Refused, UsageError
 from clipsearch.queries import Part, Query, Searcher
-from clipsearch.records import EVERYTHING, Encoder, Filter, Hit, TextEncoder
+from clipsearch.records import EVERYTHING, Encoder, Filter, Hit, TextEncoder, Vectors
 from clipsearch.store import CATALOG, Store
 
 _IDLE = 8
 """So many sets of open collections wait for the next request; a browser makes six at once."""
+
+
+_TEXTS = 1000
+"""Embeddings of so many texts are kept."""
 
 
 class PictureId(NamedTuple):
@@ -104,9 +110,9 @@ class OpenCollections:
     def __init__(
         self, directories: Sequence[Path], load_encoder: Callable[[], TextEncoder]
     ) -> None:
-        """``load_encoder`` is called for every text; what it gives is kept by whoever gives it."""
+        """``load_encoder`` is called once, for the first text."""
         self._directories = directories
-        self._load_encoder = load_encoder
+        self._encoder = _RememberingEncoder(load_encoder)
         self._idle: list[_Opened] = []
         self._lock = threading.Lock()
 
@@ -131,15 +137,21 @@ class OpenCollections:
             mine = _Opened(stamps, self._directories)
         try:
             yield mine
+        except (Refused, UsageError, KeyError):  # answers, too
+            self._give_back(mine)
+            raise
         except BaseException:
             mine.close()
             raise
+        self._give_back(mine)
+
+    def _give_back(self, opened: "_Opened") -> None:
         with self._lock:
             keep = len(self._idle) < _IDLE
             if keep:
-                self._idle.append(mine)
+                self._idle.append(opened)
         if not keep:
-            mine.close()
+            opened.close()
 
     def about(self) -> About:
         """What there is to look through."""
@@ -147,18 +159,18 @@ class OpenCollections:
             return opened.about
 
     def path(self, picture: PictureId) -> bytes:
-        """Where the file of an indexed picture is: absolute, and below its collection's root.
+        """Where the file of an indexed picture is, absolute.
 
-        Raises KeyError if there is none: unknown, or behind a link that leads out of the folder.
+        Raises KeyError if there is no such picture, or if the way to it leads through a link: no
+        picture was indexed behind one, so somebody has put it there since.
         """
         with self._lent() as opened:
             store = opened.store(picture.place)
-            path = os.fsencode(store.path_of(picture.id))
-            root = os.path.realpath(os.fsencode(store.root))
-        path = os.path.realpath(path)
-        if not path.startswith(os.path.join(root, b"")):
+            root = os.path.realpath(store.root)
+            path = os.path.join(root, store.path_of(picture.id).relative_to(store.root))
+        if os.path.normcase(os.path.realpath(path)) != os.path.normcase(path):
             raise KeyError(picture)
-        return path
+        return os.fsencode(path)
 
     def answer(self, question: Question) -> Answer:
         """Search. Raises Refused, and UsageError for a question that cannot be answered."""
@@ -167,7 +179,7 @@ class OpenCollections:
         query = Query((*question.parts, *good, *bad))
         with self._lent() as opened:
             collections = opened.collections
-            searcher = Searcher(collections, self._load_encoder, _no_encoder)
+            searcher = Searcher(collections, lambda: self._encoder, _no_encoder)
             asked = searcher.ask(query, allow_out_of_domain=question.allow_out_of_domain)
             only = question.only
             if question.class_name:
@@ -184,6 +196,18 @@ class OpenCollections:
                 rejected=rejected,
                 notes=list(filter(None, map(policy.language_note, query.texts))),
             )
+
+
+class _RememberingEncoder:
+    """Embeds a text once, however often it is asked about with other marks and filters."""
+
+    def __init__(self, load_encoder: Callable[[], TextEncoder]) -> None:
+        self._loaded = cache(load_encoder)
+        self._vector = lru_cache(_TEXTS)(lambda text: self._loaded().encode_texts([text])[0])
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Embed ``n`` texts as ``(n, dim)`` unit vectors."""
+        return np.stack([self._vector(text) for text in texts])
 
 
 def _no_encoder() -> Encoder:

@@ -87,8 +87,13 @@ def _ranked(hits: Sequence[Hit]) -> list[Hit]:
 
 def nearest_classes(collections: Sequence[Assurance], hits: Sequence[Hit]) -> list[str | None]:
     """The class nearest to each hit's picture, by its own collection's domain, where known."""
-    own = {collection.store.root: collection for collection in collections}
-    return [own[hit.root].nearest_class(hit.id) for hit in hits]
+    nearest = {
+        collection.store.root: collection.nearest_classes(
+            [hit.id for hit in hits if hit.root == collection.store.root]
+        )
+        for collection in collections
+    }
+    return [nearest[hit.root].get(hit.id) for hit in hits]
 
 
 def image_vector(

@@ -211,12 +211,12 @@ def test_links_fifos_and_what_is_gone_are_not_followed(tmp_path: Path) -> None:
     """Whatever was put in a picture's place after it was indexed."""
     root = make_collection(tmp_path / "photos", 16)
     names = sorted(path for path in os.listdir(os.fsencode(root)) if path.startswith(b"plain"))
-    link, gone, pipe, folder = (os.path.join(os.fsencode(root), name) for name in names[:4])
-    for path in (link, gone, pipe, folder):
+    link, gone, pipe, inner = (os.path.join(os.fsencode(root), name) for name in names[:4])
+    for path in (link, gone, pipe, inner):
         os.unlink(path)
     os.symlink("/etc/passwd", link)
+    os.symlink(os.path.join(os.fsencode(root), HOSTILE[1]), inner)
     os.mkfifo(pipe)
-    os.mkdir(folder)
     with Store.open(root / FOLDER) as store:
         known = store.known()
     with served(root) as server:

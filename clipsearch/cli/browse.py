@@ -1,13 +1,13 @@
 """``clipsearch browse``."""
 
 from contextlib import closing, suppress
-from functools import cache
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipsearch.cli.answering import AnswerOptions
 from clipsearch.cli.app import DeviceOption, IndexOption, app, say
 from clipsearch.cli.asking import text_parts
 from clipsearch.cli.choosing import ModelChoice, load_text_encoder, shared_model
@@ -62,16 +62,11 @@ def browse_command(
     from clipsearch.serving import Server, Site
     from clipsearch.thumbnails import Thumbnailer
 
-    if not 0 < max_false_alarm <= 1:
-        raise UsageError(
-            f"--max-false-alarm {max_false_alarm:g} is no share of queries",
-            hint="It is greater than 0 and at most 1.",
-        )
+    AnswerOptions(max_false_alarm=max_false_alarm).check()
     with opened(FilterOptions(under=folder), index) as (stores, only):
         spec = shared_model(stores)
         directories = [store.directory for store in stores]
 
-    @cache
     def text_encoder() -> "TextEncoder":
         from clipsearch import models
 

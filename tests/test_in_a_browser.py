@@ -225,7 +225,6 @@ def test_a_picture_large(browser: Any, server: Server) -> None:
     url = f"{server.url}?q=a+cat&all=on"
     with watched(browser, url, server.url, 390) as seen:
         page = seen.page
-        page.keyboard.press("Escape")
         page.keyboard.press("ArrowRight")
         page.keyboard.press("Enter")
         seen.until("document.querySelector('dialog img').naturalWidth === 48")

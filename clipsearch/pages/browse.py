@@ -30,11 +30,12 @@ _SUGGESTED = 50
 
 def page(about: About, fields: Mapping[str, str], below: str) -> str:
     """The whole page. fields: what the form says. below: one of the parts made here."""
+    focus = "" if fields.get("q") else " autofocus"  # else the keys are for the hits
     title = fields.get("q") or "clipsearch"
     body = f"""{icons()}<main class="sheet">
 <form id="ask" role="search" autocomplete="off">
 <div class="box"><input type="search" name="q" value="{escape(fields.get("q", ""))}"
- placeholder="What to look for, in English" aria-label="What to look for" maxlength="500" autofocus>
+ placeholder="What to look for, in English" aria-label="What to look for" maxlength="500"{focus}>
 <button>Search</button></div>
 {_filters(about, fields)}
 <input type="hidden" name="k" value="{escape(fields.get("k", ""))}">

@@ -23,7 +23,6 @@ from clipsearch.store import CATALOG, Store
 _IDLE = 8
 """So many sets of open collections wait for the next request; a browser makes six at once."""
 
-
 _TEXTS = 1000
 """Embeddings of so many texts are kept."""
 

@@ -17,7 +17,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
 from clipsearch.browsing import OpenCollections, PictureId, Question
 from clipsearch.errors import ClipsearchError, UsageError
@@ -189,7 +189,7 @@ class Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Somebody closed a page before it was there; anything else is told."""
         error = sys.exception()
-        if not isinstance(error, (ConnectionError, TimeoutError)):
+        if not isinstance(error, ConnectionError | TimeoutError):
             self.notify(f"a request failed: {type(error).__name__}: {error}")
 
 
@@ -206,15 +206,16 @@ class _Handler(BaseHTTPRequestHandler):
         if self._is_foreign():
             self._refuse(HTTPStatus.FORBIDDEN, "this server answers only to its own address")
             return
-        address = urlsplit(self.path)
-        _, token, *rest = address.path.split("/")
-        if not rest or not hmac.compare_digest(token.encode(), self.server.token.encode()):
+        path, _, query = self.path.partition("?")
+        before, token, *rest = [*path.split("/"), ""]
+        known = hmac.compare_digest(token.encode(), self.server.token.encode())
+        if before or not known or len(rest) < 2:
             self._refuse(
                 HTTPStatus.FORBIDDEN, "open the whole address that clipsearch browse printed"
             )
             return
         try:
-            self._serve(rest, address.query)
+            self._serve(rest[:-1], query)
         except (KeyError, OSError) as error:
             if isinstance(error, ConnectionError | TimeoutError):
                 raise

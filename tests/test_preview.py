@@ -36,10 +36,14 @@ preview(hits, dict(zip(map(absolute_path, hits), [red, blue])))
 """
 
 
-def in_a_terminal(program: str, columns: int = 100, **env: str) -> tuple[int, str]:
-    """Run a program in a terminal that answers no question."""
+def in_a_terminal(
+    program: str, columns: int = 100, answers: str = "", **env: str
+) -> tuple[int, str]:
+    """Run a program in a terminal that gives these answers, whatever it is asked, and no others."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    pixels = (10 * columns, 1000) if answers else (0, 0)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, *pixels))
+    os.write(ours, answers.encode())  # long before it is asked: there is a tenth of a second
     process = subprocess.Popen(
         [sys.executable, "-c", program],
         stdin=theirs,
@@ -71,6 +75,23 @@ def test_half_blocks_in_the_pictures_colours_with_rank_score_and_name() -> None:
     assert "4 0.600 \N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}.png" in words
     assert "Traceback" not in words
     assert "VT340" not in words  # what the library tells its developers
+
+
+@pytest.mark.parametrize(
+    ("answers", "begins", "count"),
+    [
+        ("\x1b[?62;4c", "\x1bP", 2),  # a VT240 with sixels
+        ("\x1b[?62c\x1b_Gi=1;OK\x1b\\", "\x1b_Ga=p,", 2),  # kitty
+    ],
+    ids=["sixel", "kitty"],
+)
+def test_pictures_where_the_terminal_has_them(answers: str, begins: str, count: int) -> None:
+    code, text = in_a_terminal(PROGRAM, answers=answers, COLORTERM="truecolor")
+    assert code == 0, text
+    assert text.count(begins) == count
+    assert "\N{UPPER HALF BLOCK}" not in text
+    for shown in ("red.png", "blue.png", "(cannot be shown)", "gone.png"):
+        assert shown in text
 
 
 def test_a_terminal_without_colours_is_told_so() -> None:

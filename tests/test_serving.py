@@ -144,11 +144,24 @@ def test_a_head_has_no_body(server: Server) -> None:
         b"GARBAGE\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET http://evil.example/ HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n",
+        b"GET http://[ HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n",
+        b"GET TOKEN HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n",
+        b"GET /TOKEN HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n",
         b"GET /TOKEN/ HTTP/1.1\r\n\r\n",
         b"GET /TOKEN/ HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nHost: 127.0.0.1:PORT\r\n\r\n",
         b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
     ],
-    ids=["garbage", "version", "absolute", "no host", "two hosts", "long"],
+    ids=[
+        "garbage",
+        "version",
+        "absolute",
+        "no address",
+        "no path",
+        "half a path",
+        "no host",
+        "two hosts",
+        "long",
+    ],
 )
 def test_what_is_no_such_request_is_refused(server: Server, sent: bytes) -> None:
     sent = sent.replace(b"PORT", b"%d" % server.server_port).replace(

@@ -21,7 +21,7 @@ FLOORS = [
         *("indexing", "embedding", "retrieval", "assurance", "queries", "saved_queries"),
         *("evaluating", "classifying", "probes", "verifying", "exchange"),
     },
-    {"output", "reports", "pages"},
+    {"output", "reports", "pages", "montage", "preview", "browsing", "serving"},
     {"cli", "__main__"},
 ]
 

@@ -15,6 +15,7 @@ from typing import NoReturn
 import typer
 
 from clipsearch.cli import (  # noqa: F401  (they register their commands)
+    browse,
     classify,
     domain,
     evaluate,

@@ -18,7 +18,7 @@ FLOORS = [
     {"tokenizer", "text_encoder", "models", "encoder"},
     {"domain"},
     {
-        *("indexing", "embedding", "retrieval", "assurance"),
+        *("indexing", "watching", "embedding", "retrieval", "assurance"),
         *("evaluating", "classifying", "probes", "verifying"),
     },
     {"output", "reports", "pages"},
@@ -30,6 +30,7 @@ ONE_ROOM = {
     "open_clip": "encoder",
     "faiss": "flat_index",
     "sqlite3": "store",
+    "watchfiles": "watching",
     "typer": "cli",
 }
 

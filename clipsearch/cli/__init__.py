@@ -23,6 +23,7 @@ from clipsearch.cli import (  # noqa: F401  (they register their commands)
     search,
     status,
     verify,
+    watch,
 )
 from clipsearch.cli.app import Interrupted, ReaderGone, app, say
 from clipsearch.errors import ClipsearchError, ExitCode, Refused

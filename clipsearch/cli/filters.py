@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,54 +15,92 @@ from clipsearch.errors import UsageError
 if TYPE_CHECKING:
     from clipsearch.records import Filter
 
-NameOption = Annotated[
-    str | None,
-    typer.Option(
-        "--name",
-        metavar="GLOB",
-        help="Only files of such a name, or, with a slash, at such a path in the collection.",
-        show_default=False,
-    ),
-]
-AfterOption = Annotated[
-    str | None,
-    typer.Option(
-        "--after",
-        metavar="DATE",
-        help="Only pictures taken on that day or later: 2024, 2024-05, 2024-05-31, "
-        "2024-05-31T12:30, today, yesterday or 7d. Where a picture does not tell, its file's time.",
-        show_default=False,
-    ),
-]
-BeforeOption = Annotated[
-    str | None,
-    typer.Option("--before", metavar="DATE", help="Only those taken earlier.", show_default=False),
-]
-MinWidthOption = Annotated[
-    int, typer.Option("--min-width", min=0, metavar="N", help="In pixels.", show_default=False)
-]
-MinHeightOption = Annotated[
-    int, typer.Option("--min-height", min=0, metavar="N", help="In pixels.", show_default=False)
-]
-TypeOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--type",
-        metavar="EXT",
-        help="Only files of such a type: jpeg, png, heic and so on. Repeatable.",
-        show_default=False,
-    ),
-]
-From0Option = Annotated[
-    str | None,
-    typer.Option(
-        "--from0",
-        metavar="FILE",
-        help="Only the files listed there, each ended by NUL, as by find -print0; - reads "
-        "standard input.",
-        show_default=False,
-    ),
-]
+
+@dataclass(frozen=True, slots=True)
+class FilterOptions:
+    """Which pictures are looked at."""
+
+    under: Annotated[
+        Path | None,
+        typer.Option("--under", metavar="PATH", help="Only in this folder.", show_default=False),
+    ] = None
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            metavar="GLOB",
+            help="Only files of such a name, or, with a slash, at such a path in the collection.",
+            show_default=False,
+        ),
+    ] = None
+    after: Annotated[
+        str | None,
+        typer.Option(
+            "--after",
+            metavar="DATE",
+            help="Only pictures taken on that day or later: 2024, 2024-05, 2024-05-31, "
+            "2024-05-31T12:30, today, yesterday or 7d. Where a picture does not tell, its file's "
+            "time.",
+            show_default=False,
+        ),
+    ] = None
+    before: Annotated[
+        str | None,
+        typer.Option(
+            "--before", metavar="DATE", help="Only those taken earlier.", show_default=False
+        ),
+    ] = None
+    min_width: Annotated[
+        int, typer.Option("--min-width", min=0, metavar="N", help="In pixels.", show_default=False)
+    ] = 0
+    min_height: Annotated[
+        int, typer.Option("--min-height", min=0, metavar="N", help="In pixels.", show_default=False)
+    ] = 0
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            metavar="EXT",
+            help="Only files of such a type: jpeg, png, heic and so on. Repeatable.",
+            show_default=False,
+        ),
+    ] = None
+    from0: Annotated[
+        str | None,
+        typer.Option(
+            "--from0",
+            metavar="FILE",
+            help="Only the files listed there, each ended by NUL, as by find -print0; - reads "
+            "standard input.",
+            show_default=False,
+        ),
+    ] = None
+
+    def start(self) -> Path:
+        """The folder that is looked in. Raises UsageError if it does not exist."""
+        if self.under is not None and not self.under.exists():
+            raise UsageError(f"{self.under} does not exist", hint="--under takes a folder.")
+        return (self.under or Path()).resolve()
+
+    def filter(self, under: bytes) -> "Filter":
+        """The filter that they make; ``under`` is the folder, relative to the collection's root.
+
+        Raises UsageError.
+        """
+        from clipsearch.records import Filter
+
+        now = datetime.now()
+        return Filter(
+            under=under,
+            name=self.name,
+            after=moment(self.after, now) if self.after else None,
+            before=moment(self.before, now) if self.before else None,
+            min_width=self.min_width,
+            min_height=self.min_height,
+            suffixes=suffixes(self.types or []),
+            paths=listed(self.from0) if self.from0 else None,
+        )
+
 
 _ALIKE = (("jpg", "jpeg", "jpe", "jfif"), ("tif", "tiff"), ("heic", "heif", "hif"), ("png", "apng"))
 
@@ -130,29 +169,3 @@ def listed(source: str) -> frozenset[bytes]:
             folders[folder] = os.path.realpath(folder)
         paths.add(os.path.join(folders[folder], file))
     return frozenset(paths)
-
-
-def chosen(
-    under: bytes,
-    name: str | None,
-    after: str | None,
-    before: str | None,
-    min_width: int,
-    min_height: int,
-    types: list[str] | None,
-    from0: str | None,
-) -> "Filter":
-    """The filter that these options make. Raises UsageError."""
-    from clipsearch.records import Filter
-
-    now = datetime.now()
-    return Filter(
-        under=under,
-        name=name,
-        after=moment(after, now) if after else None,
-        before=moment(before, now) if before else None,
-        min_width=min_width,
-        min_height=min_height,
-        suffixes=suffixes(types or []),
-        paths=listed(from0) if from0 else None,
-    )

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,27 +10,21 @@ import typer
 
 from clipsearch.cli.app import DeviceOption, IndexOption, app, say
 from clipsearch.cli.choosing import ModelChoice, load_encoder, load_text_encoder, shared_model
-from clipsearch.cli.filters import (
-    AfterOption,
-    BeforeOption,
-    From0Option,
-    MinHeightOption,
-    MinWidthOption,
-    NameOption,
-    TypeOption,
-    chosen,
-)
-from clipsearch.cli.html import check, write
-from clipsearch.errors import ExitCode, IndexLocked, StoreError, UsageError
+from clipsearch.cli.filters import FilterOptions
+from clipsearch.cli.options import grouped
+from clipsearch.cli.searching import opened
+from clipsearch.cli.writing import HitOptions
+from clipsearch.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from clipsearch.output import Write
     from clipsearch.records import Hit, QueryKind, TextEncoder, Vectors
     from clipsearch.store import Store
 
 
 @app.command("search")
+@grouped
 def search_command(
+    *,
     query: Annotated[
         str | None,
         typer.Argument(
@@ -59,56 +52,14 @@ def search_command(
     count: Annotated[
         int, typer.Option("-k", "--count", min=1, metavar="N", help="At most so many hits.")
     ] = 10,
-    under: Annotated[
-        Path | None,
-        typer.Option("--under", metavar="PATH", help="Only in this folder.", show_default=False),
-    ] = None,
-    name: NameOption = None,
-    after: AfterOption = None,
-    before: BeforeOption = None,
-    min_width: MinWidthOption = 0,
-    min_height: MinHeightOption = 0,
-    types: TypeOption = None,
-    from0: From0Option = None,
+    where: FilterOptions,
     exact: Annotated[
         bool,
         typer.Option(
             "--exact", help="Read every embedding, where a large collection is read in part."
         ),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    null: Annotated[bool, typer.Option("-0", "--null", help="End paths with NUL.")] = False,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="TEMPLATE",
-            help="A line a hit like '{score:.3f}\\t{path}'; the fields are the keys of --json.",
-            show_default=False,
-        ),
-    ] = None,
-    absolute: Annotated[
-        bool | None,
-        typer.Option(
-            "--absolute/--relative",
-            help="Paths from the root, or from the current folder; by default from the current "
-            "folder where it holds them.",
-            show_default=False,
-        ),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            "--html",
-            metavar="FILE",
-            help="Also write one page of thumbnails, with scores and paths.",
-            show_default=False,
-        ),
-    ] = None,
-    open_page: Annotated[bool, typer.Option("--open", help="Show that page in a browser.")] = False,
-    quiet: Annotated[
-        bool, typer.Option("-q", "--quiet", help="Print nothing; the exit code tells.")
-    ] = False,
+    show: HitOptions,
     max_false_alarm: Annotated[
         float,
         typer.Option(
@@ -152,12 +103,10 @@ def search_command(
       clipsearch search "sunset" -k 200 --html sunsets.html --open
       find . -newer list.txt -print0 | clipsearch search "sunset" --from0 -
     """
-    from clipsearch import collections, models, output, retrieval
+    from clipsearch import models, output, retrieval
     from clipsearch.assurance import Assurance
     from clipsearch.domain import policy
-    from clipsearch.images import relative
     from clipsearch.records import EVERYTHING, Filter
-    from clipsearch.store import Store
 
     if (query is not None) + (image is not None) + (class_name is not None) != 1:
         raise UsageError(
@@ -169,34 +118,15 @@ def search_command(
             f"--max-false-alarm {max_false_alarm:g} is no share of queries",
             hint="It is greater than 0 and at most 1; --all is the same as 1.",
         )
-    write_hits = _writer(json, null, template, absolute)
-    check(html)
-    if query == from0 == "-":
+    show.check()
+    if query == where.from0 == "-":
         raise UsageError(
             "the query and --from0 cannot both be read from standard input",
             hint="Give one of them otherwise.",
         )
-    if open_page and html is None:
-        raise UsageError("--open shows the page of --html", hint="Add --html FILE.")
-    if under is not None and not under.exists():
-        raise UsageError(f"{under} does not exist", hint="--under takes a folder.")
-    start = (under or Path()).resolve()
-    with ExitStack() as stack:
-        stores = [
-            stack.enter_context(Store.open(directory))
-            for directory in collections.find(start, index)
-        ]
-        for store in stores:
-            store.require_root()
+    with opened(where, index) as (stores, only):
         spec = shared_model(stores)
         choice = ModelChoice(device=device, offline=True)
-        prefix = relative(start, stores[0].root)
-        if under is not None and not prefix and not _holds(start, stores):
-            raise UsageError(
-                f"{under} is not in {stores[0].root}, which is what the index at {index} is of",
-                hint="--under takes a folder of the collection.",
-            )
-        only = chosen(prefix, name, after, before, min_width, min_height, types, from0)
         assured = [Assurance(store) for store in stores]
         if require_tested:
             for collection in assured:
@@ -217,7 +147,7 @@ def search_command(
             kind = "probe"
             vector = _probe_vector(stores, text.strip())
         else:
-            if (note := policy.language_note(text)) and not quiet:
+            if (note := policy.language_note(text)) and not show.quiet:
                 say(note)
             vector = retrieval.text_vector(
                 assured, text, text_encoder, allow_out_of_domain=allow_out_of_domain
@@ -238,7 +168,7 @@ def search_command(
         hits = best(count, 1.0 if all else max_false_alarm)
         rejected = [] if hits or all else best(1, 1.0)
         filtered = only != EVERYTHING
-        if only.paths is not None and not quiet:
+        if only.paths is not None and not show.quiet:
             indexed = sum(store.count(Filter(paths=only.paths)) for store in stores)
             if indexed < len(only.paths):
                 missing = len(only.paths) - indexed
@@ -247,25 +177,14 @@ def search_command(
         if len(assured) > 1:
             roots = (output.printable(os.fspath(collection.store.root)) for collection in assured)
             tested = [f"{root}: {line}" for root, line in zip(roots, tested, strict=True)]
-        if not quiet:
+        if not show.quiet:
             for line in tested:
                 say(line)
-        damaged = [store for store in stores if store.damage]
-    for store in damaged:
-        _heal(store)
     if not hits:
-        if not quiet:
+        if not show.quiet:
             say(output.no_match_line(rejected, filtered=filtered))
         return ExitCode.NO_MATCH
-    if not quiet:
-        write_hits(hits, spec.label, sys.stdout.buffer)
-    if html is not None:
-        from clipsearch.pages import contact_sheet
-
-        asked = query or class_name or os.fspath(image or "")
-        write(html, contact_sheet.page(hits, asked, spec.label, tested))
-        if open_page:
-            typer.launch(html.absolute().as_uri())
+    show.write(hits, query or class_name or os.fspath(image or ""), spec.label, tested)
     return ExitCode.OK
 
 
@@ -290,48 +209,3 @@ def _probe_vector(stores: "Sequence[Store]", text: str) -> "Vectors":
             hint="Say which one you mean with --under FOLDER.",
         )
     return probes.query(stores[0], text.removeprefix("@"))
-
-
-def _writer(json: bool, null: bool, template: str | None, absolute: bool | None) -> "Write":
-    """How hits are printed. Raises UsageError for a template that is none."""
-    from clipsearch import output
-
-    if json and (null or template is not None):
-        raise UsageError(
-            "--json says how hits are printed; it goes with neither --null nor --format",
-            hint="Choose one of them.",
-        )
-    shows = {None: output.shown_path, True: output.absolute_path, False: output.relative_path}
-    show, end = shows[absolute], b"\0" if null else b"\n"
-    if json:
-        return output.write_json_lines(show)
-    if template is not None:
-        return output.write_template(template, show, end)
-    if sys.stdout.isatty() and not null:
-        return output.write_table(show)
-    return output.write_paths(show, end)
-
-
-def _holds(folder: Path, stores: "Sequence[Store]") -> bool:
-    """Whether all these collections lie in ``folder``."""
-    return all(store.root.is_relative_to(folder) for store in stores)
-
-
-def _heal(store: "Store") -> None:
-    """Write a vector file anew that a search could not use; the catalogue has all that it needs.
-
-    Nobody waits for clusters here: a large collection is searched exactly until the next `index`.
-    """
-    from clipsearch.store import Store
-
-    where = f"the vector file of {store.root} cannot be used ({store.damage})"
-    try:
-        with Store.open_for_writing(store.directory) as writer:
-            if not writer.update_vector_index():
-                return  # another process has been quicker
-    except IndexLocked:
-        return  # an index run is at work, and will write it
-    except StoreError as error:
-        say(f"{where} nor written anew ({error}); the catalogue was searched instead")
-        return
-    say(f"{where}; it was written anew from the catalogue")

@@ -1,0 +1,73 @@
+"""The collections that a search is about, opened, and made whole again if one was not."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipsearch.cli.app import say
+from clipsearch.cli.filters import FilterOptions
+from clipsearch.errors import IndexLocked, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from clipsearch.records import Filter
+    from clipsearch.store import Store
+
+
+@contextmanager
+def opened(
+    options: FilterOptions, index: Path | None
+) -> "Iterator[tuple[Sequence[Store], Filter]]":
+    """The indexes that are meant, open for reading, and the filter for their pictures.
+
+    A vector file that could not be used is written anew afterwards. Raises UsageError,
+    IndexNotFound, IndexUnreadable.
+    """
+    from clipsearch import collections
+    from clipsearch.images import relative
+    from clipsearch.store import Store
+
+    start = options.start()
+    with ExitStack() as stack:
+        stores = [
+            stack.enter_context(Store.open(directory))
+            for directory in collections.find(start, index)
+        ]
+        for store in stores:
+            store.require_root()
+        prefix = relative(start, stores[0].root)
+        if options.under is not None and not prefix and not _holds(start, stores):
+            raise UsageError(
+                f"{options.under} is not in {stores[0].root}, which is what the index at {index} "
+                "is of",
+                hint="--under takes a folder of the collection.",
+            )
+        yield stores, options.filter(prefix)
+        damaged = [store for store in stores if store.damage]
+    for store in damaged:
+        _heal(store)
+
+
+def _holds(folder: Path, stores: "Sequence[Store]") -> bool:
+    """Whether all these collections lie in ``folder``."""
+    return all(store.root.is_relative_to(folder) for store in stores)
+
+
+def _heal(store: "Store") -> None:
+    """Write a vector file anew that a search could not use; the catalogue has all that it needs.
+
+    Nobody waits for clusters here: a large collection is searched exactly until the next `index`.
+    """
+    from clipsearch.store import Store
+
+    where = f"the vector file of {store.root} cannot be used ({store.damage})"
+    try:
+        with Store.open_for_writing(store.directory) as writer:
+            if not writer.update_vector_index():
+                return  # another process has been quicker
+    except IndexLocked:
+        return  # an index run is at work, and will write it
+    except StoreError as error:
+        say(f"{where} nor written anew ({error}); the catalogue was searched instead")
+        return
+    say(f"{where}; it was written anew from the catalogue")

@@ -1,0 +1,102 @@
+"""Options that say how hits are printed and shown."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipsearch.cli import html
+from clipsearch.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipsearch.output import Show, Write
+    from clipsearch.records import Hit
+
+
+@dataclass(frozen=True, slots=True)
+class HitOptions:
+    """How hits are printed, and what else is made of them."""
+
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False
+    null: Annotated[bool, typer.Option("-0", "--null", help="End paths with NUL.")] = False
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="TEMPLATE",
+            help="A line a hit like '{score:.3f}\\t{path}'; the fields are the keys of --json.",
+            show_default=False,
+        ),
+    ] = None
+    absolute: Annotated[
+        bool | None,
+        typer.Option(
+            "--absolute/--relative",
+            help="Paths from the root, or from the current folder; by default from the current "
+            "folder where it holds them.",
+            show_default=False,
+        ),
+    ] = None
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Also write one page of thumbnails, with scores and paths.",
+            show_default=False,
+        ),
+    ] = None
+    open_page: Annotated[bool, typer.Option("--open", help="Show that page in a browser.")] = False
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Print nothing; the exit code tells.")
+    ] = False
+
+    def check(self) -> None:
+        """Raise UsageError, before any work is done, for what cannot be."""
+        self.writer()
+        html.check(self.html)
+        if self.open_page and self.html is None:
+            raise UsageError("--open shows the page of --html", hint="Add --html FILE.")
+
+    def show(self) -> "Show":
+        """How a path is printed."""
+        from clipsearch import output
+
+        shows = {None: output.shown_path, True: output.absolute_path, False: output.relative_path}
+        return shows[self.absolute]
+
+    def writer(self) -> "Write":
+        """How hits are printed. Raises UsageError for a template that is none."""
+        from clipsearch import output
+
+        if self.json and (self.null or self.template is not None):
+            raise UsageError(
+                "--json says how hits are printed; it goes with neither --null nor --format",
+                hint="Choose one of them.",
+            )
+        end = b"\0" if self.null else b"\n"
+        if self.json:
+            return output.write_json_lines(self.show())
+        if self.template is not None:
+            return output.write_template(self.template, self.show(), end)
+        if sys.stdout.isatty() and not self.null:
+            return output.write_table(self.show())
+        return output.write_paths(self.show(), end)
+
+    def write(self, hits: "Sequence[Hit]", asked: str, model: str, notes: Sequence[str]) -> None:
+        """Print the hits, and write the page. Raises UsageError if it cannot be written.
+
+        asked: the query in words. notes: what is to be known of the answer, a line each.
+        """
+        if not self.quiet:
+            self.writer()(hits, model, sys.stdout.buffer)
+        if self.html is None:
+            return
+        from clipsearch.pages import contact_sheet
+
+        html.write(self.html, contact_sheet.page(hits, asked, model, notes))
+        if self.open_page:
+            typer.launch(self.html.absolute().as_uri())

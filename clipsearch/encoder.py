@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from clipsearch.errors import BadCheckpoint, DeviceError, ModelError, WeightsNotFound
 from clipsearch.models.weights import text_tower_copy
+from clipsearch.names import did_you_mean
 from clipsearch.records import ModelFiles, Pixels, Preprocessing, Vectors
 from clipsearch.text_encoder import supports
 from clipsearch.vectors import l2_normalise
@@ -173,8 +174,9 @@ def _device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:120]
+        meant = did_you_mean(name, ("auto", "cpu", "cuda", "mps", "xpu"))
         raise DeviceError(
-            f"the device '{name}' cannot be used: {reason}", hint="Use --device auto or cpu."
+            f"the device '{name}' cannot be used{meant}: {reason}", hint="Use --device auto or cpu."
         ) from error
     return device
 

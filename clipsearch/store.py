@@ -620,7 +620,7 @@ class Store:
             raise ModelMismatch(
                 f"the index at {self.directory} was made with {self.spec.label} "
                 f"({self.spec.fingerprint[:12]}), not with {spec.label} ({spec.fingerprint[:12]})",
-                hint="Embed the collection with the new model: add --rebuild. "
+                hint="To change the model, all pictures must be read anew: add --rebuild. "
                 "The index you have stays as it is until that has finished.",
             )
         self._db.execute("UPDATE meta SET value = ? WHERE key = 'model'", (spec.to_json(),))
@@ -816,7 +816,7 @@ class _sqlite_errors:  # noqa: N801  (used like contextlib.suppress)
         if code == sqlite3.SQLITE_FULL:
             raise StoreError(
                 f"the disk is full ({where})",
-                hint="Make room and run the same command again; what was committed is kept.",
+                hint="Make room and run the same command again; what was done so far is kept.",
             ) from error
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
             raise StoreError(

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "clipsearch"
 
 FLOORS = [
-    {"errors", "records", "vectors", "changes", "clusters"},
+    {"errors", "names", "records", "vectors", "changes", "clusters"},
     {
         *("places", "images", "decoding", "decode_pool", "thumbnails"),
         *("flat_index", "vector_index", "store", "collections"),

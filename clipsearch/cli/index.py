@@ -20,9 +20,9 @@ def index_command(
             "--model",
             metavar="NAME",
             envvar="CLIPSEARCH_MODEL",
-            help="An open_clip architecture, a model folder, hf-hub:ORG/REPO, or pocket. "
-            "By default the index's own model; for a new index ViT-B-16, or pocket if its "
-            "weights cannot be had.",
+            help="The model to look at pictures with: one of clipsearch models --all, a model "
+            "folder, hf-hub:ORG/REPO, or pocket, which is small and built in. By default the "
+            "index's own; for a new index ViT-B-16, or pocket if its weights cannot be had.",
             show_default=False,
         ),
     ] = None,
@@ -32,7 +32,7 @@ def index_command(
             "--pretrained",
             metavar="TAG|FILE",
             envvar="CLIPSEARCH_PRETRAINED",
-            help="Published weights of the architecture, or a checkpoint file.",
+            help="The weights for that model: the name of published ones, or a file.",
             show_default=False,
         ),
     ] = None,
@@ -42,7 +42,8 @@ def index_command(
         typer.Option(
             "--batch-size",
             min=1,
-            help="Images per step of the model; by default what suits the device.",
+            metavar="N",
+            help="So many images at a time; by default what suits the device.",
             show_default=False,
         ),
     ] = None,
@@ -53,14 +54,14 @@ def index_command(
         typer.Option(
             "--domain",
             metavar="FILE|NAME",
-            help="The class taxonomy that the collection is searched and tested with; by default "
-            "the index's own, for a new index everyday. Changing it embeds no image anew.",
+            help="What the pictures are about, see clipsearch domain. By default the index's "
+            "own, for a new index everyday; it can be changed at any time, and quickly.",
             show_default=False,
         ),
     ] = None,
     rebuild: Annotated[
         bool,
-        typer.Option("--rebuild", help="Embed everything anew; needed to change the model."),
+        typer.Option("--rebuild", help="Begin anew with all images; needed to change the model."),
     ] = False,
     prune: Annotated[
         bool,
@@ -70,15 +71,15 @@ def index_command(
         bool, typer.Option("--wait", help="Wait while another run writes to the same index.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 2 if any image cannot be decoded.")
+        bool, typer.Option("--strict", help="Exit with 2 if any image is damaged.")
     ] = False,
     max_pixels: updating.MaxPixelsOption = None,
     offline: OfflineOption = False,
 ) -> int:
     """Bring the index of each folder up to date.
 
-    Only new and changed images are embedded, and every batch is kept as soon as it is done:
-    interrupt at will and run it again.
+    Only new and changed images are read, and what is done is kept: interrupt at will and run it
+    again. The pictures themselves are never changed.
 
     \b
     Examples:

@@ -30,8 +30,8 @@ ExcludeOption = Annotated[
     typer.Option(
         "--exclude",
         metavar="GLOB",
-        help="Leave out files and folders of this name, or, with a slash, at this path. "
-        "Hidden ones, node_modules and @eaDir always are. Repeatable.",
+        help="Leave out files and folders of this name, in which * stands for anything, or, with "
+        "a slash, at this path. Hidden ones, node_modules and @eaDir always are. Repeatable.",
         show_default=False,
     ),
 ]
@@ -41,7 +41,7 @@ MaxPixelsOption = Annotated[
         "--max-pixels",
         min=1,
         metavar="N",
-        help="Refuse images of more pixels; by default 256 million, or less on a small machine.",
+        help="Skip images of more pixels; by default 256 million, or less on a small machine.",
         show_default=False,
     ),
 ]

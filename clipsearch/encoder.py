@@ -166,6 +166,23 @@ def download_published(entry: Mapping[str, Any], *, offline: bool) -> Path:
         raise WeightsNotFound(f"the download failed: {error}") from error
 
 
+def device_facts(name: str) -> str:
+    """What the model would run on, its memory, and in which arithmetic. Raises DeviceError."""
+    device = _device(name)
+    dtype = str(_choose_dtype(device)).removeprefix("torch.")
+    if device.type == "cuda":
+        free, total = (size / (1 << 30) for size in torch.cuda.mem_get_info(device))
+        return (
+            f"{device}: {torch.cuda.get_device_name(device)}, {free:.1f} of {total:.1f} GB free, "
+            f"{dtype}"
+        )
+    if device.type == "cpu":
+        vectors = torch.backends.cpu.get_cpu_capability()
+        threads = torch.get_num_threads()
+        return f"cpu: {vectors}, {threads} threads, {dtype}"
+    return f"{device}: {dtype}"
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

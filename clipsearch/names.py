@@ -15,8 +15,8 @@ def close(name: str, known: Iterable[str], most: int = 3) -> list[str]:
 
     Those that begin with it are nearest.
     """
+    spelled = {other.lower(): other for other in known if other != name}
     name = name.lower()
-    spelled = {other.lower(): other for other in known}
     near: list[str] = []
     if len(name.strip("-")) >= _BEGINNING:
         near += [other for other in spelled if other.startswith(name)]

@@ -837,10 +837,7 @@ def _acquire(directory: Path, *, wait: bool = False) -> "FileLock":
     try:
         lock.acquire()
     except Timeout as error:
-        try:
-            holder = (directory / HOLDER).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            holder = ""
+        holder = _holder(directory)
         raise IndexLocked(
             f"another clipsearch is writing to {directory}" + (f": {holder}" if holder else ""),
             hint="Wait until it has finished (index --wait does); searching works meanwhile.",
@@ -855,6 +852,33 @@ def _acquire(directory: Path, *, wait: bool = False) -> "FileLock":
             f"process {os.getpid()} on {platform.node()} since {_now()}", encoding="utf-8"
         )
     return lock
+
+
+def writer_of(directory: Path) -> str | None:
+    """Who is writing to the index at this moment, in words, which may be none; None: nobody.
+
+    A lock file that a dead process left is nobody's. For a moment this holds the lock itself.
+    """
+    from filelock import FileLock, Timeout
+
+    if not (directory / LOCK).is_file():
+        return None
+    lock = FileLock(directory / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return _holder(directory)
+    except OSError:  # on a read-only medium nobody writes
+        return None
+    lock.release()
+    return None
+
+
+def _holder(directory: Path) -> str:
+    try:
+        return (directory / HOLDER).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _release(directory: Path, lock: "FileLock") -> None:

@@ -19,7 +19,7 @@ FLOORS = [
     {"domain"},
     {
         *("indexing", "watching", "embedding", "retrieval", "assurance"),
-        *("evaluating", "classifying", "probes", "verifying"),
+        *("evaluating", "classifying", "probes", "verifying", "diagnosis"),
     },
     {"output", "reports", "pages"},
     {"cli", "__main__"},

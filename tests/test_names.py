@@ -15,6 +15,7 @@ NAMES = ["lighthouse", "house", "ViT-B-16", "jpeg"]
         ("huose", ["house"]),
         ("light", ["lighthouse"]),
         ("li", []),
+        ("ViT-B-16", []),  # itself was not meant, since it was said
         ("vit-b16", ["ViT-B-16"]),
         ("jpgg", ["jpeg"]),
         ("zebra", []),

@@ -16,6 +16,7 @@ import typer
 
 from clipsearch.cli import (  # noqa: F401  (they register their commands)
     classify,
+    doctor,
     domain,
     evaluate,
     index,

@@ -49,11 +49,16 @@ def write_json_lines(show: Show) -> Write:
 
     def write(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
         for rank, hit in enumerate(hits, start=1):
-            paths = {"path": json_path(show(hit)), "root": json_path(os.fsencode(hit.root))}
-            stream.write(json_line(_facts(rank, hit, model) | paths))
+            stream.write(json_line(hit_record(rank, hit, model, show)))
             stream.flush()
 
     return write
+
+
+def hit_record(rank: int, hit: Hit, model: str, show: Show) -> dict[str, object]:
+    """A hit for programs. Keys are only ever added."""
+    paths = {"path": json_path(show(hit)), "root": json_path(os.fsencode(hit.root))}
+    return _facts(rank, hit, model) | paths
 
 
 def write_template(template: str, show: Show, end: bytes) -> Write:

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "clipsearch"
 
 FLOORS = [
-    {"errors", "names", "records", "vectors", "changes", "clusters"},
+    {"errors", "names", "records", "vectors", "changes", "clusters", "mixing"},
     {
         *("places", "images", "decoding", "decode_pool", "thumbnails"),
         *("flat_index", "vector_index", "store", "collections"),
@@ -18,8 +18,8 @@ FLOORS = [
     {"tokenizer", "text_encoder", "models", "encoder"},
     {"domain"},
     {
-        *("indexing", "watching", "embedding", "retrieval", "assurance"),
-        *("evaluating", "classifying", "probes", "verifying", "diagnosis"),
+        *("indexing", "watching", "embedding", "retrieval", "assurance", "queries"),
+        *("evaluating", "classifying", "probes", "saved_queries", "verifying", "diagnosis"),
     },
     {"output", "reports", "pages"},
     {"cli", "__main__"},

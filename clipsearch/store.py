@@ -675,6 +675,7 @@ class Store:
         *,
         cluster_from: int = CLUSTER_FROM,
         anew: bool = False,
+        progress: Callable[[str, int, int], None] = lambda doing, done, total: None,
     ) -> bool:
         """Write the FAISS file anew, if it has fallen behind by more than a search should carry.
 
@@ -684,7 +685,8 @@ class Store:
         queries: gives unit vectors of texts, ``(q, dim)``, at least two; called only for a new
         file of ``cluster_from`` vectors or more, which is then ordered by cluster if that is worth
         it. Without them the file is for exact searches, until an update that has them. anew:
-        write it in any case. Says whether it was written.
+        write it in any case. progress: told what is being done, and of how many vectors it is
+        done, as for ``indexing.update``. Says whether it was written.
 
         Raises StoreError.
         """
@@ -708,9 +710,12 @@ class Store:
         try:
             with NewVectorFile(path, self.spec.dim, token) as file:
                 with self._errors(), self._snapshot():
-                    file.write(self._chunks(newer_than=0))
+                    file.write(_counted(self._chunks(newer_than=0), images, progress))
                 if texts is not None:
-                    file.order_by_cluster(texts)
+                    file.order_by_cluster(
+                        texts,
+                        lambda share: progress("finding clusters", int(share * images), images),
+                    )
                 del index
                 self._vector_index = None  # Windows replaces no file that is mapped
                 # A catalogue and a file that did not grow up together (one of them out of a
@@ -927,6 +932,16 @@ def _lets_through(only: Filter, path: bytes, root: bytes) -> bool:
         return True
     told = path if "/" in only.name else os.path.basename(path)
     return fnmatchcase(told, os.fsencode(only.name))
+
+
+def _counted(
+    chunks: Iterable[tuple[Ids, Half]], total: int, progress: Callable[[str, int, int], None]
+) -> Iterator[tuple[Ids, Half]]:
+    done = 0
+    for ids, vectors in chunks:
+        yield ids, vectors
+        done += len(ids)
+        progress("writing vectors", done, total)
 
 
 def _below(under: bytes) -> tuple[str, tuple[bytes, ...]]:

@@ -46,7 +46,7 @@ MISTAKES = [
     (["--versoin"], "there is no option --versoin (did you mean --version?)", "clipsearch --help"),
     (
         ["search", "--cuont", "3", "x"],
-        "there is no option --cuont (did you mean --count?)",
+        "there is no option --cuont (did you mean --count",
         "See: clipsearch search --help",
     ),
     (

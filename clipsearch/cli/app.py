@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 # for each other (0.5 s against 1.6 s). It must be said before numpy is loaded; torch has its own.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# Bars that libraries draw of their downloads are for terminals alone, like our own. It must be said
+# before they are loaded.
+if not sys.stderr.isatty():
+    os.environ.setdefault("TQDM_DISABLE", "1")
+
 # Modules make many objects and hardly any garbage: looking for it as often as Python does costs a
 # query 20 ms and more.
 gc.set_threshold(100_000)

@@ -107,7 +107,8 @@ def _unknown_option(name: str, command: Any, arguments: Sequence[str]) -> str:
         return f"there is no option {name}{names.did_you_mean(name, known, 2)}"
     # Of -count, click tells that there is no -c.
     written = next((a for a in arguments if a.startswith(name) and len(a) > 2), name)
-    if meant := names.close(f"-{written}", known, 1):
+    meant = [f"-{written}"] if f"-{written}" in known else names.close(f"-{written}", known, 1)
+    if meant:
         return f"there is no option {written} (did you mean {meant[0]}, with two hyphens?)"
     return f"there is no option {name}"
 

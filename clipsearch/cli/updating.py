@@ -115,11 +115,12 @@ def run(
         if rebuild:
             target = stack.enter_context(_rebuilding(store, directory / REBUILD, files))
         under = b"" if rebuild else images.relative(root, store.root)
-        if look is None:
-            found = images.find(os.fsencode(store.root), exclude=update.exclude, under=under)
-        else:
-            found = look(store, under)
         with progress() as bar:
+            bar("looking for pictures", 0, 0)
+            if look is None:
+                found = images.find(os.fsencode(store.root), exclude=update.exclude, under=under)
+            else:
+                found = look(store, under)
             summary = indexing.update(
                 target,
                 found,

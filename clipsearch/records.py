@@ -41,6 +41,14 @@ class Found:
     links: int = 0
     """Symbolic links to pictures or folders, which are not followed."""
 
+    def below(self, folder: bytes) -> "Found":
+        """The same, seen from above: of the folder that has what was walked over as ``folder``."""
+        if not folder:
+            return self
+        files = [file._replace(path=folder + b"/" + file.path) for file in self.files]
+        unreadable = [(folder + b"/" + path, why) for path, why in self.unreadable]
+        return Found(files, unreadable, self.links)
+
 
 @dataclass(frozen=True, slots=True)
 class KnownImage:

@@ -734,7 +734,7 @@ class Store:
             raise ModelMismatch(
                 f"the index at {self.directory} was made with {self.spec.label} "
                 f"({self.spec.fingerprint[:12]}), not with {spec.label} ({spec.fingerprint[:12]})",
-                hint="Embed the collection with the new model: add --rebuild. "
+                hint="To change the model, all pictures must be read anew: add --rebuild. "
                 "The index you have stays as it is until that has finished.",
             )
         self._db.execute("UPDATE meta SET value = ? WHERE key = 'model'", (spec.to_json(),))
@@ -759,6 +759,7 @@ class Store:
         *,
         cluster_from: int = CLUSTER_FROM,
         anew: bool = False,
+        progress: Callable[[str, int, int], None] = lambda doing, done, total: None,
     ) -> bool:
         """Write the FAISS file anew, if it has fallen behind by more than a search should carry.
 
@@ -768,7 +769,8 @@ class Store:
         queries: gives unit vectors of texts, ``(q, dim)``, at least two; called only for a new
         file of ``cluster_from`` vectors or more, which is then ordered by cluster if that is worth
         it. Without them the file is for exact searches, until an update that has them. anew:
-        write it in any case. Says whether it was written.
+        write it in any case. progress: told what is being done, and of how many vectors it is
+        done, as for ``indexing.update``. Says whether it was written.
 
         Raises StoreError.
         """
@@ -792,9 +794,12 @@ class Store:
         try:
             with NewVectorFile(path, self.spec.dim, token) as file:
                 with self._errors(), self._snapshot():
-                    file.write(self._chunks(newer_than=0))
+                    file.write(_counted(self._chunks(newer_than=0), images, progress))
                 if texts is not None:
-                    file.order_by_cluster(texts)
+                    file.order_by_cluster(
+                        texts,
+                        lambda share: progress("finding clusters", int(share * images), images),
+                    )
                 del index
                 self._vector_index = None  # Windows replaces no file that is mapped
                 # A catalogue and a file that did not grow up together (one of them out of a
@@ -930,7 +935,7 @@ class _sqlite_errors:  # noqa: N801  (used like contextlib.suppress)
         if code == sqlite3.SQLITE_FULL:
             raise StoreError(
                 f"the disk is full ({where})",
-                hint="Make room and run the same command again; what was committed is kept.",
+                hint="Make room and run the same command again; what was done so far is kept.",
             ) from error
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
             raise StoreError(
@@ -951,10 +956,7 @@ def _acquire(directory: Path, *, wait: bool = False) -> "FileLock":
     try:
         lock.acquire()
     except Timeout as error:
-        try:
-            holder = (directory / HOLDER).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            holder = ""
+        holder = _holder(directory)
         raise IndexLocked(
             f"another clipsearch is writing to {directory}" + (f": {holder}" if holder else ""),
             hint="Wait until it has finished (index --wait does); searching works meanwhile.",
@@ -969,6 +971,33 @@ def _acquire(directory: Path, *, wait: bool = False) -> "FileLock":
             f"process {os.getpid()} on {platform.node()} since {_now()}", encoding="utf-8"
         )
     return lock
+
+
+def writer_of(directory: Path) -> str | None:
+    """Who is writing to the index at this moment, in words, which may be none; None: nobody.
+
+    A lock file that a dead process left is nobody's. For a moment this holds the lock itself.
+    """
+    from filelock import FileLock, Timeout
+
+    if not (directory / LOCK).is_file():
+        return None
+    lock = FileLock(directory / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return _holder(directory)
+    except OSError:  # on a read-only medium nobody writes
+        return None
+    lock.release()
+    return None
+
+
+def _holder(directory: Path) -> str:
+    try:
+        return (directory / HOLDER).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _release(directory: Path, lock: "FileLock") -> None:
@@ -1008,6 +1037,16 @@ def _matches(asked: str, camera: str) -> bool:
     if any(letter in asked for letter in "*?["):
         return fnmatchcase(camera, asked)
     return asked in camera
+
+
+def _counted(
+    chunks: Iterable[tuple[Ids, Half]], total: int, progress: Callable[[str, int, int], None]
+) -> Iterator[tuple[Ids, Half]]:
+    done = 0
+    for ids, vectors in chunks:
+        yield ids, vectors
+        done += len(ids)
+        progress("writing vectors", done, total)
 
 
 def _below(under: bytes) -> tuple[str, tuple[bytes, ...]]:

@@ -13,7 +13,8 @@ sizes whether it resamples rows or columns first.
 import io
 import os
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import BinaryIO
 
@@ -78,22 +79,38 @@ def decode(
         if file.tell() == 0:
             raise ImageError("the file is empty")
         file.seek(0)
-        try:
-            with warnings.catch_warnings():
-                # Pillow warns of damaged metadata; the pixels are what counts here.
-                warnings.simplefilter("ignore")
-                limit = max_pixels or default_max_pixels()
-                image, width, height, taken_at = _open_upright(file, preprocessing, limit)
-                pixels = fit(image, preprocessing)
-        except ImageError:
-            raise
-        except MemoryError as error:
-            raise ImageError("decoding it needs more memory than there is") from error
-        except Exception as error:
-            # A decoder fed with damaged data raises whatever it stumbles over (struct.error,
-            # SyntaxError, ...). To the reader of the message they are all one thing.
-            raise ImageError(_reason(error)) from error
+        with _plain_reasons():
+            limit = max_pixels or default_max_pixels()
+            image, width, height, taken_at = _open_upright(file, preprocessing, limit)
+            pixels = fit(image, preprocessing)
     return DecodedImage(pixels, digest, width, height, taken_at)
+
+
+def upright(path: bytes | str, preprocessing: Preprocessing) -> Image.Image:
+    """One picture as RGB, upright, as ``decode`` has it before it is resized and cropped.
+
+    Raises as ``decode``.
+    """
+    with open(path, "rb") as file, _plain_reasons():
+        return _open_upright(file, preprocessing, default_max_pixels())[0]
+
+
+@contextmanager
+def _plain_reasons() -> Iterator[None]:
+    """Whatever a decoder raises becomes an ImageError with a plain reason."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of damaged metadata; the pixels are what counts here.
+            warnings.simplefilter("ignore")
+            yield
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError("decoding it needs more memory than there is") from error
+    except Exception as error:
+        # A decoder fed with damaged data raises whatever it stumbles over (struct.error,
+        # SyntaxError, ...). To the reader of the message they are all one thing.
+        raise ImageError(_reason(error)) from error
 
 
 def _open_upright(

@@ -139,6 +139,23 @@ class EmbeddedImage:
     """Shape ``(dim,)``."""
 
 
+class IndexedImage(NamedTuple):
+    """A picture as the catalogue has it, without its embedding."""
+
+    id: int
+    path: bytes
+    """Relative to the collection's root."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    content_hash: bytes
+    """BLAKE2b-160 of the file's bytes."""
+    width: int
+    """Of the picture as it is looked at, in pixels."""
+    height: int
+    taken_at: str | None
+
+
 Tested = Literal["tested", "failed", "untested"]
 """Whether an evaluation of an index's model on its domain met the domain's pass marks."""
 
@@ -193,6 +210,8 @@ class Hit:
     domain: str = ""
     """Name of the domain that its collection is pinned to."""
     tested: Tested = "untested"
+    collapsed: int = 0
+    """How many pictures with no better score were folded into it, being nearly the same."""
 
 
 class ClusterSearch(NamedTuple):

@@ -40,6 +40,7 @@ from clipsearch.records import (
     Filter,
     Hit,
     ImageFile,
+    IndexedImage,
     KnownImage,
     ModelSpec,
     Vectors,
@@ -316,6 +317,19 @@ class Store:
         with self._errors():
             yield from (vectors for _, vectors in self._chunks(newer_than=0))
 
+    def embeddings(self, among: Ids) -> tuple[Ids, Half]:
+        """Ids ``(n,)``, ascending, and embeddings ``(n, dim)`` of those of these that have one."""
+        with self._errors(), self._snapshot():
+            return self._vectors(0, among)
+
+    def images(self, only: Filter = EVERYTHING) -> list[IndexedImage]:
+        """The good pictures that a filter lets through, in the order of their ids."""
+        columns = ", ".join(IndexedImage._fields).replace("content_hash", "hash")
+        with self._errors(), self._snapshot():
+            among = set(self._ids_among(only).tolist())
+            rows = self._db.execute(f"SELECT {columns} FROM images WHERE error IS NULL ORDER BY id")
+            return [IndexedImage(*row) for row in rows if row[0] in among]
+
     def count(self, only: Filter = EVERYTHING) -> int:
         """How many good pictures there are, of those that a filter lets through."""
         with self._errors():
@@ -476,15 +490,13 @@ class Store:
         return np.fromiter(kept, np.int64)
 
     def _vectors(self, newer_than: int, among: Ids | None = None) -> tuple[Ids, Half]:
-        """Ids and vectors that the FAISS file does not have."""
-        chunks = list(self._chunks(newer_than))
-        ids = np.concatenate([np.empty(0, np.int64), *(ids for ids, _ in chunks)])
-        empty = np.empty((0, self.spec.dim), np.float16)
-        vectors = np.concatenate([empty, *(vectors for _, vectors in chunks)])
-        if among is not None:
-            wanted = np.isin(ids, among)
-            ids, vectors = ids[wanted], vectors[wanted]
-        return ids, vectors
+        """Ids and vectors with a greater id, such as those that the FAISS file does not have."""
+        chunks = [(np.empty(0, np.int64), np.empty((0, self.spec.dim), np.float16))]
+        for ids, vectors in self._chunks(newer_than):
+            wanted = slice(None) if among is None else np.isin(ids, among)
+            chunks.append((ids[wanted], vectors[wanted]))
+        every_id, every_vector = zip(*chunks, strict=True)
+        return np.concatenate(every_id), np.concatenate(every_vector)
 
     def _chunks(self, newer_than: int) -> Iterator[tuple[Ids, Half]]:
         """All ``(ids, vectors)`` with a greater id, a few megabytes at a time.

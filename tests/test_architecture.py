@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "clipsearch"
 
 FLOORS = [
-    {"errors", "records", "vectors", "changes", "clusters"},
+    {"errors", "records", "vectors", "changes", "clusters", "neighbours", "structure"},
     {
         *("places", "images", "decoding", "decode_pool", "thumbnails"),
         *("flat_index", "vector_index", "store", "collections"),
@@ -20,8 +20,9 @@ FLOORS = [
     {
         *("indexing", "embedding", "retrieval", "assurance"),
         *("evaluating", "classifying", "probes", "verifying"),
+        *("likeness", "duplicates"),
     },
-    {"output", "reports", "pages"},
+    {"output", "reports", "pages", "duplicate_reports"},
     {"cli", "__main__"},
 ]
 

@@ -17,6 +17,7 @@ import typer
 from clipsearch.cli import (  # noqa: F401  (they register their commands)
     classify,
     domain,
+    duplicates,
     evaluate,
     index,
     probe,

@@ -34,8 +34,9 @@ from clipsearch.domain.taxonomy import IMAGES, REFUSED, Domain
 from clipsearch.domain.words import Vocabulary
 from clipsearch.domain.zero_shot import LOGIT_SCALE, encode_all
 from clipsearch.errors import IndexUnreadable, NotTested
+from clipsearch.mixing import Scale
 from clipsearch.places import cache_dir, write_whole
-from clipsearch.records import Hit, ModelSpec, QueryKind, Tested, TextEncoder, Vectors
+from clipsearch.records import Filter, Hit, ModelSpec, QueryKind, Tested, TextEncoder, Vectors
 from clipsearch.store import Store
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ _SAMPLE = 500
 _ALWAYS_ANEW = 20_000
 """So many pictures are calibrated in a fraction of a second, however few have changed."""
 
-_MADE_AGAIN = ("texts", "calibration")
+_MADE_AGAIN = ("texts", "calibration", "scale")
 """The attachments that ``calibrate`` makes."""
 
 _DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
@@ -193,6 +194,15 @@ class Assurance:
         return Texts.from_bytes(self.domain, data) if data else None
 
     @cached_property
+    def scale(self) -> Scale | None:
+        """How parts of a query are put on one scale; None before the first ``calibrate``."""
+        data = self.store.attachment("scale")
+        try:
+            return Scale.from_bytes(data) if data else None
+        except Exception:  # zipfile and numpy raise whatever they stumble over
+            return None
+
+    @cached_property
     def evaluations(self) -> list[Evaluation]:
         """The last ones with labels and with captions, of this model and this domain, if whole."""
         found = []
@@ -242,13 +252,32 @@ class Assurance:
         vector: ``(dim,)``, its embedding. Before the first ``calibrate`` everything passes.
         """
         # Most queries name a class, and need no embeddings of others, which take longer to read.
-        if not Vocabulary(self.domain).classes_named(query) and self.texts is not None:
+        if not self._vocabulary.classes_named(query) and self.texts is not None:
             self.texts.gate.check(query, vector)
+
+    def restricted(self, only: Filter) -> Filter:
+        """A filter with the class that it asks for put as the ids of that class's pictures.
+
+        A picture's class is the first in zero-shot classification. Raises IndexUnreadable before
+        the first ``calibrate``.
+        """
+        if only.of_class is None:
+            return only
+        if self.texts is None:
+            raise IndexUnreadable(
+                f"the index of {self.store.root} does not have its classes embedded",
+                hint="Do it with: clipsearch index FOLDER (no picture is embedded anew).",
+            )
+        classes = self.texts.gate.classes
+        ids = [
+            ids[(vectors.astype(np.float32) @ classes.T).argmax(axis=1) == only.of_class]
+            for ids, vectors in self.store.embeddings()
+        ]
+        return replace(only, of_class=None, ids=frozenset(np.concatenate([*ids, []]).tolist()))
 
     def false_alarms(self, kind: QueryKind) -> FalseAlarms | None:
         """How often background queries reach a score; None before the first ``calibrate``."""
-        scores = self._calibration.get(kind)
-        return FalseAlarms.of(scores) if scores else None
+        return self._false_alarms.get(kind)
 
     def least_score(self, kind: QueryKind, max_false_alarm: float) -> float:
         """The score from which on a hit is no more often a false alarm than that."""
@@ -267,6 +296,16 @@ class Assurance:
             replace(hit, false_alarm=rate, precision=p, domain=self.domain.name, tested=self.tested)
             for hit, rate, p in zip(hits, rates, right, strict=True)
         ]
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.domain)
+
+    @cached_property
+    def _false_alarms(self) -> Mapping[str, FalseAlarms]:
+        kinds = ("text", "image")
+        kept = {kind: self._calibration[kind] for kind in kinds if self._calibration.get(kind)}
+        return {kind: FalseAlarms.of(scores) for kind, scores in kept.items()}
 
     @cached_property
     def _calibration(self) -> Mapping[str, Any]:
@@ -313,11 +352,13 @@ def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
     domain, texts = assurance.domain, assurance.texts
     ids = store.ids()
     before = assurance._calibration
-    if texts is not None and before and not _has_changed(ids, before):
+    measured = bool(before) and (assurance.scale is not None or not len(ids))
+    if texts is not None and measured and not _has_changed(ids, before):
         return False
     if texts is None:
         texts = embedded_texts(domain, store.spec, load_encoder)
     found: dict[str, Any] = {"domain": domain.fingerprint}
+    scale: Scale | None = None
     if len(ids):
         sample = np.random.default_rng(0).permutation(ids)[:_SAMPLE]
         images = store.vectors(sample.tolist())
@@ -329,10 +370,13 @@ def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
             "text": np.round(of_texts, 6).tolist(),
             "image": np.round(np.maximum(of_images, -1.0), 6).tolist(),
         }
+        scale = Scale.measure(store.all_vectors(), texts.background, images)
     with store.batch():
         store.attach("domain", domain.to_json())
         store.attach("texts", texts.to_bytes(domain))
         store.attach("calibration", json.dumps(found))
+        if scale is not None:
+            store.attach("scale", scale.to_bytes())
     return True
 
 

@@ -190,9 +190,10 @@ def _embeddings(stores: Sequence[Store], members: Sequence[Member]) -> Half:
     ids = np.array([member.image.id for member in members], np.int64)
     for store in stores:
         own = np.flatnonzero(roots == os.fsencode(store.root))
-        own = own[np.argsort(ids[own])]  # as the store gives them
-        found, embeddings = store.embeddings(ids[own])
-        vectors[own[np.isin(ids[own], found)]] = embeddings
+        own = own[np.argsort(ids[own])]
+        for found, embeddings in store.embeddings():
+            wanted = np.isin(found, ids[own])
+            vectors[own[np.searchsorted(ids[own], found[wanted])]] = embeddings[wanted]
     return vectors
 
 

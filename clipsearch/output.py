@@ -49,11 +49,16 @@ def write_json_lines(show: Show) -> Write:
 
     def write(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
         for rank, hit in enumerate(hits, start=1):
-            paths = {"path": json_path(show(hit)), "root": json_path(os.fsencode(hit.root))}
-            stream.write(json_line(_facts(rank, hit, model) | paths))
+            stream.write(json_line(hit_record(rank, hit, model, show)))
             stream.flush()
 
     return write
+
+
+def hit_record(rank: int, hit: Hit, model: str, show: Show) -> dict[str, object]:
+    """A hit for programs. Keys are only ever added."""
+    paths = {"path": json_path(show(hit)), "root": json_path(os.fsencode(hit.root))}
+    return _facts(rank, hit, model) | paths
 
 
 def write_template(template: str, show: Show, end: bytes) -> Write:
@@ -114,6 +119,7 @@ def _facts(rank: int, hit: Hit, model: str) -> dict[str, Any]:
         "precision": rounded(hit.precision),
         "domain": hit.domain,
         "tested": hit.tested,
+        "collapsed": hit.collapsed,
     }
 
 
@@ -138,12 +144,16 @@ def _print_table(hits: Sequence[Hit], model: str, show: Show) -> None:
     if known:
         table.add_column("right", justify="right", style="green")
     table.add_column("size", justify="right", style="dim")
+    folded = any(hit.collapsed for hit in hits)
+    if folded:
+        table.add_column("alike", justify="right", style="dim")
     table.add_column("path", overflow="fold")
     for rank, hit in enumerate(hits, start=1):
         path = Text(printable(os.fsdecode(show(hit))))
         sure = [percent(hit.precision)] if known else []
-        size = f"{hit.width} x {hit.height}"
-        table.add_row(str(rank), f"{hit.score:.3f}", percent(hit.false_alarm), *sure, size, path)
+        more = [f"+{hit.collapsed}" if hit.collapsed else ""] if folded else []
+        facts = [percent(hit.false_alarm), *sure, f"{hit.width} x {hit.height}", *more]
+        table.add_row(str(rank), f"{hit.score:.3f}", *facts, path)
     screen = console(sys.stdout)
     screen.print(table)
     screen.print(f"ranked by {printable(model)}", style="dim")

@@ -185,6 +185,10 @@ class Filter:
     """Ends of names with their dots, in lower case."""
     paths: frozenset[bytes] | None = None
     """Absolute paths."""
+    of_class: int | None = None
+    """Position of a class in the collection's domain: see ``Assurance.restricted``."""
+    ids: frozenset[int] | None = None
+    """Of one collection."""
 
 
 EVERYTHING = Filter()

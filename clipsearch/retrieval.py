@@ -4,13 +4,12 @@ import difflib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from clipsearch.assurance import Assurance
-from clipsearch.domain import policy
 from clipsearch.domain.zero_shot import class_embeddings
 from clipsearch.errors import ImageError, OutOfDomain, UsageError
 from clipsearch.images import absolute, content_hash, require_regular
@@ -18,34 +17,72 @@ from clipsearch.records import EVERYTHING, Encoder, Filter, Hit, QueryKind, Text
 from clipsearch.store import Store
 
 
-def search(
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A query that is ready to be searched with."""
+
+    vector: Vectors
+    """``(dim,)``: a unit vector, or that of a mixture."""
+    kind: QueryKind = "text"
+    left_out: tuple[Path, ...] = ()
+    """Files that are no hits: the pictures that one started from."""
+    offset: float = 0.0
+    """Added to every score: see ``mixing``."""
+
+
+def search_each(
     collections: Sequence[Assurance],
-    query: Vectors,
+    queries: Sequence[Asked],
     k: int,
     only: Filter = EVERYTHING,
     *,
-    kind: QueryKind = "text",
     max_false_alarm: float = 1.0,
-    without: Path | None = None,
     exact: bool = False,
-) -> list[Hit]:
-    """The ``k`` best hits of all ``collections`` together; ``query`` is a unit vector ``(dim,)``.
+) -> list[list[Hit]]:
+    """For each query, the ``k`` best hits of all ``collections`` together.
 
     ``only`` restricts it to some pictures, exactly. Hits that are more often a false alarm than
     ``max_false_alarm``, in their own collection and for this kind of query, are left out. A
-    picture that several collections hold, the root of one lying in another's, is one hit; the
-    file ``without`` is none. With ``exact``, no store is searched through its clusters.
+    picture that several collections hold, the root of one lying in another's, is one hit; files
+    that a query leaves out are none. With ``exact``, no store is searched through its clusters.
     """
-    hits: list[Hit] = []
+    answers: list[list[Hit]] = [[] for _ in queries]
+    most_left_out = max((len(asked.left_out) for asked in queries), default=0)
+    vectors = np.stack([asked.vector for asked in queries])
     for collection in collections:
-        least = collection.least_score(kind, max_false_alarm)
-        found = collection.store.search(query, k + (without is not None), only, exact=exact)
-        good = [hit for hit in found if hit.score >= least and not _is_file(hit, without)]
-        hits += collection.judged(good, kind)
+        found = collection.store.search_each(
+            vectors, k + most_left_out, collection.restricted(only), exact=exact
+        )
+        for asked, hits, answer in zip(queries, found, answers, strict=True):
+            least = collection.least_score(asked.kind, max_false_alarm)
+            scored = [replace(hit, score=hit.score + asked.offset) for hit in hits]
+            good = [hit for hit in scored if hit.score >= least and not _is_one_of(hit, asked)]
+            answer += collection.judged(good, asked.kind)
+    return [_ranked(answer)[:k] for answer in answers]
+
+
+def search(
+    collections: Sequence[Assurance],
+    asked: Asked,
+    k: int,
+    only: Filter = EVERYTHING,
+    *,
+    max_false_alarm: float = 1.0,
+    exact: bool = False,
+) -> list[Hit]:
+    """The same for one query."""
+    (hits,) = search_each(
+        collections, [asked], k, only, max_false_alarm=max_false_alarm, exact=exact
+    )
+    return hits
+
+
+def _ranked(hits: Sequence[Hit]) -> list[Hit]:
+    """Best first, and each file once."""
     ranked: dict[bytes, Hit] = {}
     for hit in sorted(hits, key=lambda hit: (-hit.score, hit.root, hit.id)):
         ranked.setdefault(absolute(os.fsencode(hit.root), hit.path), hit)
-    return list(ranked.values())[:k]
+    return list(ranked.values())
 
 
 def image_vector(
@@ -73,36 +110,23 @@ def image_vector(
     return vector
 
 
-def text_vector(
-    collections: Sequence[Assurance],
-    text: str,
-    load_encoder: Callable[[], TextEncoder],
-    *,
-    allow_out_of_domain: bool = False,
-) -> Vectors:
-    """The embedding of a text query, ``(dim,)``.
+def check_domain(collections: Sequence[Assurance], text: str, vector: Vectors) -> None:
+    """Raise OutOfDomain if a text has nothing to do with the domain of any collection.
 
-    Raises RefusedByPolicy before anything is computed, and OutOfDomain if the query has nothing
-    to do with the domain of any collection.
+    vector: ``(dim,)``, its embedding.
     """
-    policy.check(text)
-    vector: Vectors = load_encoder().encode_texts([text])[0]
-    if not allow_out_of_domain:
-        refusals = []
-        for collection in collections:
-            try:
-                collection.check(text, vector)
-            except OutOfDomain as refusal:
-                refusals.append(refusal)
-        if len(refusals) == len(collections):
-            raise refusals[0]
-    return vector
+    refusals = []
+    for collection in collections:
+        try:
+            collection.check(text, vector)
+        except OutOfDomain as refusal:
+            refusals.append(refusal)
+    if len(refusals) == len(collections):
+        raise refusals[0]
 
 
-def class_vector(
-    collections: Sequence[Assurance], name: str, load_encoder: Callable[[], TextEncoder]
-) -> Vectors:
-    """The embedding of one of the domain's classes, ``(dim,)``, made of all its prompts.
+def class_index(collections: Sequence[Assurance], name: str) -> int:
+    """The position of a class in the domain of all these collections.
 
     Raises UsageError if there is no such class, or if the collections have several domains.
     """
@@ -121,10 +145,21 @@ def class_vector(
             if near
             else "clipsearch domain show lists its classes.",
         )
-    texts = collections[0].texts
+    return index
+
+
+def class_vector(
+    collections: Sequence[Assurance], name: str, load_encoder: Callable[[], TextEncoder]
+) -> Vectors:
+    """The embedding of one of the domain's classes, ``(dim,)``, made of all its prompts.
+
+    Raises UsageError as ``class_index`` does.
+    """
+    index, texts = class_index(collections, name), collections[0].texts
     if texts is not None:
         classes = texts.gate.classes
     else:
+        domain = collections[0].domain
         only = replace(domain, classes=(domain.classes[index],))
         classes = class_embeddings(only, load_encoder())
         index = 0
@@ -143,10 +178,13 @@ def _stored_vector(stores: Sequence[Store], image: Path) -> Vectors | None:
     return None
 
 
-def _is_file(hit: Hit, file: Path | None) -> bool:
-    if file is None:
+def _is_one_of(hit: Hit, asked: Asked) -> bool:
+    """Whether a hit is a file that the query leaves out."""
+    if not asked.left_out:
         return False
-    try:
-        return os.path.samefile(absolute(os.fsencode(hit.root), hit.path), os.fsencode(file))
-    except OSError:
-        return False
+    path = absolute(os.fsencode(hit.root), hit.path)
+    for file in asked.left_out:
+        with suppress(OSError):
+            if os.path.samefile(path, os.fsencode(file)):
+                return True
+    return False

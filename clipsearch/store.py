@@ -300,6 +300,11 @@ class Store:
             raise KeyError(id)
         return np.frombuffer(row[0], np.dtype("<f2")).astype(np.float32)
 
+    def path_of(self, id: int) -> Path:
+        """Where the picture lies. Raises KeyError for an id that there is none of."""
+        with self._errors():
+            return Path(os.fsdecode(absolute(os.fsencode(self.root), self._rows([id])[id][0])))
+
     def vectors(self, ids: Sequence[int]) -> Vectors:
         """The stored embeddings of these pictures, ``(n, dim)``. Raises KeyError as ``vector``."""
         return np.stack([self.vector(id) for id in ids])
@@ -312,15 +317,14 @@ class Store:
             )
             return np.fromiter((id for (id,) in rows), np.int64)
 
+    def embeddings(self) -> Iterator[tuple[Ids, Half]]:
+        """Ids ``(n,)`` and embeddings ``(n, dim)`` in fp16, some at a time, by ascending id."""
+        with self._errors():
+            yield from self._chunks(newer_than=0)
+
     def all_vectors(self) -> Iterator[Half]:
         """All embeddings, ``(n, dim)`` fp16 at a time, in the order of the ids."""
-        with self._errors():
-            yield from (vectors for _, vectors in self._chunks(newer_than=0))
-
-    def embeddings(self, among: Ids) -> tuple[Ids, Half]:
-        """Ids ``(n,)``, ascending, and embeddings ``(n, dim)`` of those of these that have one."""
-        with self._errors(), self._snapshot():
-            return self._vectors(0, among)
+        return (vectors for _, vectors in self.embeddings())
 
     def images(self, only: Filter = EVERYTHING) -> list[IndexedImage]:
         """The good pictures that a filter lets through, in the order of their ids."""
@@ -442,23 +446,40 @@ class Store:
         unless the FAISS file is searched through its clusters, of which ``status`` tells: with a
         filter or ``exact`` it never is, and pictures newer than it are always searched exactly.
         """
+        (hits,) = self.search_each(query[np.newaxis], k, only, exact=exact)
+        return hits
+
+    def search_each(
+        self, queries: Vectors, k: int, only: Filter = EVERYTHING, *, exact: bool = False
+    ) -> list[list[Hit]]:
+        """``search`` for each of ``(q, dim)`` queries, all at one moment of the collection."""
         with self._errors(), self._snapshot():
             index = self._open_vector_index()
             among = None if only == EVERYTHING else self._ids_among(only)
             recent = self._vectors(index.stamp.newest_id, among)
-            recent_ids, recent_scores = top_k(query, *recent, k)
-            # Pictures that were removed since the file was written are still in it: ask for
-            # more until enough of what it gives is in the catalogue.
-            asked = k
-            while True:
-                ids, scores = index.search(query, asked, among, exact=exact)
-                rows = self._rows([*ids.tolist(), *recent_ids.tolist()])
-                if sum(int(id) in rows for id in ids) >= k or len(ids) < asked:
-                    break
-                asked *= 4
-        scored = zip([*ids, *recent_ids], [*scores, *recent_scores], strict=True)
-        ranked = sorted((-float(score), int(id)) for id, score in scored if int(id) in rows)
-        return [Hit(id, rows[id][0], self.root, -score, *rows[id][1:]) for score, id in ranked[:k]]
+            answers = []
+            for query, (ids, scores) in zip(
+                queries, index.search_each(queries, k, among, exact=exact), strict=True
+            ):
+                recent_ids, recent_scores = top_k(query, *recent, k)
+                # Pictures that were removed since the file was written are still in it: ask for
+                # more until enough of what it gives is in the catalogue.
+                asked = k
+                while True:
+                    rows = self._rows([*ids.tolist(), *recent_ids.tolist()])
+                    if sum(int(id) in rows for id in ids) >= k or len(ids) < asked:
+                        break
+                    asked *= 4
+                    ids, scores = index.search(query, asked, among, exact=exact)
+                scored = zip([*ids, *recent_ids], [*scores, *recent_scores], strict=True)
+                ranked = sorted((-float(score), int(id)) for id, score in scored if int(id) in rows)
+                answers.append(
+                    [
+                        Hit(id, rows[id][0], self.root, -score, *rows[id][1:])
+                        for score, id in ranked[:k]
+                    ]
+                )
+        return answers
 
     def _rows(self, ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
         rows: dict[int, tuple[Any, ...]] = {}
@@ -486,17 +507,23 @@ class Store:
             f"SELECT id, path FROM images WHERE {where}", (*values, *(value for _, value in asked))
         )
         root = os.fsencode(self.root)
-        kept = (id for id, path in rows if _lets_through(only, path, root))
+        kept = (
+            id
+            for id, path in rows
+            if _lets_through(only, path, root) and (only.ids is None or id in only.ids)
+        )
         return np.fromiter(kept, np.int64)
 
     def _vectors(self, newer_than: int, among: Ids | None = None) -> tuple[Ids, Half]:
-        """Ids and vectors with a greater id, such as those that the FAISS file does not have."""
-        chunks = [(np.empty(0, np.int64), np.empty((0, self.spec.dim), np.float16))]
-        for ids, vectors in self._chunks(newer_than):
-            wanted = slice(None) if among is None else np.isin(ids, among)
-            chunks.append((ids[wanted], vectors[wanted]))
-        every_id, every_vector = zip(*chunks, strict=True)
-        return np.concatenate(every_id), np.concatenate(every_vector)
+        """Ids and vectors that the FAISS file does not have."""
+        chunks = list(self._chunks(newer_than))
+        ids = np.concatenate([np.empty(0, np.int64), *(ids for ids, _ in chunks)])
+        empty = np.empty((0, self.spec.dim), np.float16)
+        vectors = np.concatenate([empty, *(vectors for _, vectors in chunks)])
+        if among is not None:
+            wanted = np.isin(ids, among)
+            ids, vectors = ids[wanted], vectors[wanted]
+        return ids, vectors
 
     def _chunks(self, newer_than: int) -> Iterator[tuple[Ids, Half]]:
         """All ``(ids, vectors)`` with a greater id, a few megabytes at a time.

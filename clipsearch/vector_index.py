@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from clipsearch import clusters
 from clipsearch.records import ClusterSearch, Vectors
-from clipsearch.vectors import top_k
+from clipsearch.vectors import best_k, top_k
 
 if TYPE_CHECKING:
     from clipsearch.flat_index import FlatIndex
@@ -155,6 +155,14 @@ class VectorIndex:
                 return ids, scores
         return self._searched.search(query, k, among)
 
+    def search_each(
+        self, queries: Vectors, k: int, among: Ids | None = None, *, exact: bool = False
+    ) -> list[tuple[Ids, Vectors]]:
+        """``search`` for each of ``(q, dim)`` queries; for a small collection as one product."""
+        if len(queries) > 1 and isinstance(self._searched, Matrix):
+            return self._searched.search_each(queries, min(k, self.count), among)
+        return [self.search(query, k, among, exact=exact) for query in queries]
+
 
 class OrderedIndex:
     """A flat index whose rows are ordered by cluster, of which a search reads the nearest few."""
@@ -181,10 +189,21 @@ class Matrix:
 
     def search(self, query: Vectors, k: int, among: Ids | None = None) -> tuple[Ids, Vectors]:
         """The ``k`` best ids, of all or of those ``among`` them, and their inner products."""
+        return top_k(query, *self._of(among), k)
+
+    def search_each(
+        self, queries: Vectors, k: int, among: Ids | None = None
+    ) -> list[tuple[Ids, Vectors]]:
+        """The same for each of ``(q, dim)`` queries."""
+        ids, vectors = self._of(among)
+        scores = queries @ vectors.astype(np.float32).T  # (q, n)
+        return [best_k(row, ids, k) for row in scores]
+
+    def _of(self, among: Ids | None) -> tuple[Ids, Half]:
         if among is None:
-            return top_k(query, self._ids, self._vectors, k)
+            return self._ids, self._vectors
         wanted = np.isin(self._ids, among)
-        return top_k(query, self._ids[wanted], self._vectors[wanted], k)
+        return self._ids[wanted], self._vectors[wanted]
 
 
 def _matrix(file: BinaryIO, dim: int, count: int) -> Matrix:

@@ -30,7 +30,13 @@ def top_k(
     query: ``(dim,)`` float32. ids: ``(n,)``. vectors: ``(n, dim)``, any float dtype.
     Ties are broken by the smaller id, so that a ranking is the same on every run.
     """
-    scores = vectors.astype(np.float32) @ query  # (n,)
+    return best_k(vectors.astype(np.float32) @ query, ids, k)
+
+
+def best_k(
+    scores: Vectors, ids: npt.NDArray[np.int64], k: int
+) -> tuple[npt.NDArray[np.int64], Vectors]:
+    """The ``k`` greatest of ``(n,)`` scores with their ids, greatest first, as ``top_k``."""
     if k < len(scores):
         # Everything at least as good as the k-th best, so that a tie at the edge is not decided
         # by the partition's whim.

@@ -10,7 +10,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "clipsearch"
 
 FLOORS = [
-    {"errors", "records", "vectors", "changes", "clusters", "neighbours", "structure"},
+    {
+        *("errors", "records", "vectors", "changes", "clusters", "mixing"),
+        *("neighbours", "structure"),
+    },
     {
         *("places", "images", "decoding", "decode_pool", "thumbnails"),
         *("flat_index", "vector_index", "store", "collections"),
@@ -18,9 +21,9 @@ FLOORS = [
     {"tokenizer", "text_encoder", "models", "encoder"},
     {"domain"},
     {
-        *("indexing", "embedding", "retrieval", "assurance"),
+        *("indexing", "embedding", "retrieval", "assurance", "queries", "saved_queries"),
         *("evaluating", "classifying", "probes", "verifying"),
-        *("likeness", "duplicates"),
+        *("likeness", "duplicates", "diversity"),
     },
     {"output", "reports", "pages", "duplicate_reports"},
     {"cli", "__main__"},

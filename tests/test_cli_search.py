@@ -239,13 +239,13 @@ def test_exact_reads_every_embedding(
     made: Path, monkeypatch: pytest.MonkeyPatch, query: list[str]
 ) -> None:
     seen: list[bool] = []
-    search = Store.search
+    search = Store.search_each
 
-    def watched(store: Store, *arguments: Any, exact: bool) -> list[Hit]:
+    def watched(store: Store, *arguments: Any, exact: bool) -> list[list[Hit]]:
         seen.append(exact)
         return search(store, *arguments, exact=exact)
 
-    monkeypatch.setattr(Store, "search", watched)
+    monkeypatch.setattr(Store, "search_each", watched)
     monkeypatch.chdir(made)
     assert run_here(*ASK, *query) == run_here(*ASK, *query, "--exact") == 0
     assert seen == [False, True]

@@ -17,7 +17,7 @@ from PIL import Image
 from clipsearch import assurance
 from clipsearch.assurance import Assurance
 from clipsearch.records import EmbeddedImage, ImageFile, Vectors
-from clipsearch.retrieval import search
+from clipsearch.retrieval import Asked, search
 from clipsearch.store import FOLDER, Store
 from clipsearch.vectors import l2_normalise
 
@@ -86,10 +86,10 @@ def test_a_million_rows_are_opened_searched_and_added_to(tmp_path: Path) -> None
     assert grown < 1.5 * 2**30  # the vectors alone are 1 GB, and mapped
     query = Texts().encode_texts(["one"])[0]
     with Store.open(root / FOLDER) as store:
-        hits = search([Assurance(store)], query, 10)
+        hits = search([Assurance(store)], Asked(query), 10)
         assert len(hits) == 10
         started = time.monotonic()
-        hits = search([Assurance(store)], query, 10)
+        hits = search([Assurance(store)], Asked(query), 10)
         assert time.monotonic() - started < 5  # no promise, but a scan in Python takes minutes
         assert store.status().images == count
         (best,) = store.search(store.vector(hits[3].id), 1)

@@ -15,13 +15,14 @@ from clipsearch.assurance import Assurance
 from clipsearch.decoding import decode
 from clipsearch.domain import taxonomy
 from clipsearch.errors import OutOfDomain, RefusedByPolicy, UsageError
+from clipsearch.queries import Part, Query, Searcher
 from clipsearch.records import Encoder, Filter, Hit, Vectors
-from clipsearch.retrieval import class_vector, image_vector, text_vector
+from clipsearch.retrieval import Asked, class_vector, image_vector
 from clipsearch.store import FOLDER, Store
 
 
 def search(stores: Sequence[Store], query: Vectors, k: int, under: bytes = b"") -> list[Hit]:
-    return retrieval.search([Assurance(store) for store in stores], query, k, Filter(under))
+    return retrieval.search([Assurance(store) for store in stores], Asked(query), k, Filter(under))
 
 
 def search_like(
@@ -33,7 +34,7 @@ def search_like(
 ) -> list[Hit]:
     assured = [Assurance(store) for store in stores]
     vector = image_vector(stores, image, load_encoder)
-    return retrieval.search(assured, vector, k, Filter(under), kind="image", without=image)
+    return retrieval.search(assured, Asked(vector, "image", (image,)), k, Filter(under))
 
 
 def no_encoder() -> Encoder:
@@ -293,17 +294,17 @@ def test_hits_below_the_false_alarm_rate_are_left_out(toys: Assurance) -> None:
     alarms = toys.false_alarms("text")
     assert alarms is not None
     query = unit(5)
-    everything = retrieval.search([toys], query, 99)
+    everything = retrieval.search([toys], Asked(query), 99)
     assert len(everything) == 7
     rates = alarms.rate([hit.score for hit in everything])
     np.testing.assert_allclose([hit.false_alarm for hit in everything], rates)
     for rate in (0.01, 0.2, 0.5, 1.0):
-        hits = retrieval.search([toys], query, 99, max_false_alarm=rate)
+        hits = retrieval.search([toys], Asked(query), 99, max_false_alarm=rate)
         assert hits == [hit for hit in everything if hit.false_alarm <= rate]
 
 
 def test_a_hit_says_which_domain_it_was_judged_in(toys: Assurance) -> None:
-    (hit,) = retrieval.search([toys], unit(5), 1)
+    (hit,) = retrieval.search([toys], Asked(unit(5)), 1)
     assert (hit.domain, hit.tested, hit.precision) == ("toys", "untested", None)
 
 
@@ -313,7 +314,7 @@ def test_texts_and_pictures_are_judged_by_their_own_kind(toys: Assurance) -> Non
     assert of_images is not None
     assert of_texts.best_scores != of_images.best_scores
     for kind, alarms in (("text", of_texts), ("image", of_images)):
-        (hit,) = retrieval.search([toys], unit(5), 1, kind=kind)
+        (hit,) = retrieval.search([toys], Asked(unit(5), kind), 1)
         assert hit.false_alarm == pytest.approx(float(alarms.rate([hit.score])[0]))
 
 
@@ -343,10 +344,22 @@ def test_a_class_needs_one_domain(toys: Assurance, tmp_path: Path) -> None:
         class_vector([toys, Assurance(second)], "red ball", no_encoder)
 
 
+def ask(
+    collections: Sequence[Assurance],
+    text: str,
+    load_encoder: Callable[[], Encoder],
+    *,
+    allow_out_of_domain: bool = False,
+) -> Vectors:
+    searcher = Searcher(collections, load_encoder, no_encoder)
+    query = Query((Part("text", text),))
+    return searcher.ask(query, allow_out_of_domain=allow_out_of_domain).vector
+
+
 def test_the_policy_refuses_before_anything_is_computed(toys: Assurance) -> None:
     for allow in (True, False):
         with pytest.raises(RefusedByPolicy):
-            text_vector([toys], "who is this man", no_encoder, allow_out_of_domain=allow)
+            ask([toys], "who is this man", no_encoder, allow_out_of_domain=allow)
 
 
 class Refusing(Assurance):
@@ -359,8 +372,8 @@ class Refusing(Assurance):
 def test_a_query_must_be_in_the_domain_of_one_of_the_collections(toys: Assurance) -> None:
     refusing = Refusing(toys.store)
     with pytest.raises(OutOfDomain):
-        text_vector([refusing, refusing], "a tax return", FakeEncoder)
+        ask([refusing, refusing], "a tax return", FakeEncoder)
     for collections in ([toys, refusing], [refusing, toys]):
-        assert text_vector(collections, "a tax return", FakeEncoder).shape == (16,)
-    vector = text_vector([refusing], "a tax return", FakeEncoder, allow_out_of_domain=True)
+        assert ask(collections, "a tax return", FakeEncoder).shape == (16,)
+    vector = ask([refusing], "a tax return", FakeEncoder, allow_out_of_domain=True)
     np.testing.assert_array_equal(vector, FakeEncoder().encode_texts(["a tax return"])[0])

@@ -21,6 +21,7 @@ from clipsearch.cli import (  # noqa: F401  (they register their commands)
     evaluate,
     index,
     probe,
+    query,
     search,
     status,
     verify,

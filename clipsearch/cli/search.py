@@ -1,23 +1,24 @@
 """``clipsearch search``."""
 
-import os
-import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipsearch.cli.answering import AnswerOptions
 from clipsearch.cli.app import DeviceOption, IndexOption, app, say
-from clipsearch.cli.choosing import ModelChoice, load_encoder, load_text_encoder, shared_model
+from clipsearch.cli.asking import QueryOptions
+from clipsearch.cli.batch import answer_each
 from clipsearch.cli.filters import FilterOptions
 from clipsearch.cli.options import grouped
-from clipsearch.cli.searching import opened
+from clipsearch.cli.searching import opened, searcher_of, tested_lines
 from clipsearch.cli.writing import HitOptions
 from clipsearch.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from clipsearch.records import Hit, QueryKind, TextEncoder, Vectors
+    from clipsearch.records import Filter
     from clipsearch.store import Store
 
 
@@ -25,66 +26,16 @@ if TYPE_CHECKING:
 @grouped
 def search_command(
     *,
-    query: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[QUERY]",
-            help="What to look for, in English; @PROBE or @PROBE/CLASS for what a probe has "
-            "learned; - reads it from standard input.",
-            show_default=False,
-        ),
-    ] = None,
-    image: Annotated[
-        Path | None,
-        typer.Option(
-            "--image", metavar="PATH", help="Look for images like this one.", show_default=False
-        ),
-    ] = None,
-    class_name: Annotated[
-        str | None,
-        typer.Option(
-            "--class",
-            metavar="NAME",
-            help="Look for one of the domain's classes, by all its prompts.",
-            show_default=False,
-        ),
-    ] = None,
-    count: Annotated[
-        int, typer.Option("-k", "--count", min=1, metavar="N", help="At most so many hits.")
-    ] = 10,
+    what: QueryOptions,
+    answer: AnswerOptions,
     where: FilterOptions,
-    exact: Annotated[
-        bool,
-        typer.Option(
-            "--exact", help="Read every embedding, where a large collection is read in part."
-        ),
-    ] = False,
     show: HitOptions,
-    max_false_alarm: Annotated[
-        float,
-        typer.Option(
-            "--max-false-alarm",
-            metavar="RATE",
-            help="Leave out hits with scores that more than this share of unrelated queries "
-            "reach here.",
-        ),
-    ] = 0.05,
-    all: Annotated[
-        bool, typer.Option("--all", help="Print the best hits, however poor they are.")
-    ] = False,
-    allow_out_of_domain: Annotated[
+    batch: Annotated[
         bool,
         typer.Option(
-            "--allow-out-of-domain",
-            help="Answer even if the text has nothing to do with the domain.",
-        ),
-    ] = False,
-    require_tested: Annotated[
-        bool,
-        typer.Option(
-            "--require-tested",
-            help="Refuse (exit code 3) unless the model met the domain's pass marks: see "
-            "clipsearch evaluate.",
+            "--batch",
+            help="Read queries from standard input, one a line, and answer each with one JSON "
+            "object.",
         ),
     ] = False,
     device: DeviceOption = "auto",
@@ -96,116 +47,93 @@ def search_command(
     Examples:
       clipsearch search "a red bicycle"
       clipsearch search --image holiday/beach.jpg -k 5
+      clipsearch search "golden retriever" --image pool.jpg --not "a ball"
+      clipsearch search "2:a castle" "snow" --like 17 --unlike 4
       clipsearch search --class lighthouse --max-false-alarm 0.01
       clipsearch search @defects/scratch
       clipsearch search "boats in a harbour" --under 2024 --json
       clipsearch search -0 "a cat" | xargs -0 cp -t cats/
       clipsearch search "sunset" -k 200 --html sunsets.html --open
       find . -newer list.txt -print0 | clipsearch search "sunset" --from0 -
+      clipsearch search --batch -k 1 < queries.txt > answers.jsonl
     """
-    from clipsearch import models, output, retrieval
-    from clipsearch.assurance import Assurance
-    from clipsearch.domain import policy
-    from clipsearch.records import EVERYTHING, Filter
-
-    if (query is not None) + (image is not None) + (class_name is not None) != 1:
-        raise UsageError(
-            "search takes a text, --image PATH or --class NAME, one of the three",
-            hint='For example: clipsearch search "a red bicycle"',
-        )
-    if not 0 < max_false_alarm <= 1:
-        raise UsageError(
-            f"--max-false-alarm {max_false_alarm:g} is no share of queries",
-            hint="It is greater than 0 and at most 1; --all is the same as 1.",
-        )
+    answer.check()
     show.check()
-    if query == where.from0 == "-":
+    if where.from0 == "-" and (batch or what.reads_stdin):
         raise UsageError(
             "the query and --from0 cannot both be read from standard input",
             hint="Give one of them otherwise.",
         )
+    if batch:
+        _check_batch(what, show)
+        with opened(where, index) as (stores, only):
+            searcher = searcher_of(stores, device, require_tested=answer.require_tested)
+            for line in tested_lines(searcher.collections):
+                say(line)
+            return answer_each(searcher, only, answer, show.show(), stores[0].spec.label)
+    return _answer(what, answer, where, show, device, index)
+
+
+def _answer(
+    what: QueryOptions,
+    answer: AnswerOptions,
+    where: FilterOptions,
+    show: HitOptions,
+    device: str,
+    index: Path | None,
+) -> ExitCode:
+    """Answer one query."""
+    from clipsearch import output
+    from clipsearch.domain import policy
+    from clipsearch.records import EVERYTHING
+    from clipsearch.retrieval import class_index
+
+    query = what.query()
+    notes = filter(None, map(policy.language_note, query.texts))
     with opened(where, index) as (stores, only):
-        spec = shared_model(stores)
-        choice = ModelChoice(device=device, offline=True)
-        assured = [Assurance(store) for store in stores]
-        if require_tested:
-            for collection in assured:
-                collection.require_tested()
-
-        def text_encoder() -> "TextEncoder":
-            return load_text_encoder(models.locate(spec), choice)
-
-        kind: QueryKind = "text"
-        if image is not None:
-            kind = "image"
-            vector = retrieval.image_vector(
-                stores, image, lambda: load_encoder(models.locate(spec), choice)
-            )
-        elif class_name is not None:
-            vector = retrieval.class_vector(assured, class_name, text_encoder)
-        elif (text := _checked(query)).startswith("@"):
-            kind = "probe"
-            vector = _probe_vector(stores, text.strip())
-        else:
-            if (note := policy.language_note(text)) and not show.quiet:
-                say(note)
-            vector = retrieval.text_vector(
-                assured, text, text_encoder, allow_out_of_domain=allow_out_of_domain
-            )
-
-        def best(k: int, rate: float) -> "list[Hit]":
-            return retrieval.search(
-                assured,
-                vector,
-                k,
-                only,
-                kind=kind,
-                max_false_alarm=rate,
-                without=image,
-                exact=exact,
-            )
-
-        hits = best(count, 1.0 if all else max_false_alarm)
-        rejected = [] if hits or all else best(1, 1.0)
-        filtered = only != EVERYTHING
-        if only.paths is not None and not show.quiet:
-            indexed = sum(store.count(Filter(paths=only.paths)) for store in stores)
-            if indexed < len(only.paths):
-                missing = len(only.paths) - indexed
-                say(f"{missing} of {len(only.paths)} listed files are not in the index")
-        tested = [output.tested_line(collection) for collection in assured]
-        if len(assured) > 1:
-            roots = (output.printable(os.fspath(collection.store.root)) for collection in assured)
-            tested = [f"{root}: {line}" for root, line in zip(roots, tested, strict=True)]
+        searcher = searcher_of(stores, device, require_tested=answer.require_tested)
+        class_name = what.only_class()
+        if class_name is not None:
+            only = replace(only, of_class=class_index(searcher.collections, class_name))
         if not show.quiet:
+            for note in notes:
+                say(note)
+        asked = searcher.ask(query, allow_out_of_domain=answer.allow_out_of_domain)
+        (hits,) = answer.hits(searcher, [asked], only)
+        rejected = [] if hits or answer.all else searcher.hits(asked, 1, only)
+        tested = tested_lines(searcher.collections)
+        if not show.quiet:
+            _say_missing(stores, only)
             for line in tested:
                 say(line)
     if not hits:
         if not show.quiet:
-            say(output.no_match_line(rejected, filtered=filtered))
+            say(output.no_match_line(rejected, filtered=only != EVERYTHING))
         return ExitCode.NO_MATCH
-    show.write(hits, query or class_name or os.fspath(image or ""), spec.label, tested)
+    show.write(hits, query.said, stores[0].spec.label, tested)
     return ExitCode.OK
 
 
-def _checked(query: str | None) -> str:
-    """The query's text, from standard input if it is ``-``."""
-    try:
-        text = sys.stdin.read() if query == "-" else query or ""
-        text.encode()
-    except UnicodeError as error:
-        raise UsageError("the query is not valid text", hint="Use UTF-8.") from error
-    if not text.strip():
-        raise UsageError("the query is empty", hint="Say what to look for.")
-    return text
-
-
-def _probe_vector(stores: "Sequence[Store]", text: str) -> "Vectors":
-    from clipsearch import probes
-
-    if len(stores) > 1:
+def _check_batch(what: QueryOptions, show: HitOptions) -> None:
+    if what != QueryOptions():
         raise UsageError(
-            f"there are {len(stores)} indexed folders here, and a probe belongs to one",
-            hint="Say which one you mean with --under FOLDER.",
+            "--batch reads its queries from standard input",
+            hint="Leave the other queries out; a line may be @NAME, a saved query.",
         )
-    return probes.query(stores[0], text.removeprefix("@"))
+    if show.null or show.quiet or show.template is not None or show.html is not None:
+        raise UsageError(
+            "--batch prints JSON lines; it goes with no other way to print or show hits",
+            hint="Leave --null, --format, --html and --quiet out.",
+        )
+
+
+def _say_missing(stores: "Sequence[Store]", only: "Filter") -> None:
+    """Say how many of the files on a list the index does not have."""
+    from clipsearch.records import Filter
+
+    if only.paths is None:
+        return
+    indexed = sum(store.count(Filter(paths=only.paths)) for store in stores)
+    if indexed < len(only.paths):
+        missing = len(only.paths) - indexed
+        say(f"{missing} of {len(only.paths)} listed files are not in the index")

@@ -1,15 +1,19 @@
 """The collections that a search is about, opened, and made whole again if one was not."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipsearch.cli.app import say
+from clipsearch.cli.choosing import ModelChoice, load_encoder, load_text_encoder, shared_model
 from clipsearch.cli.filters import FilterOptions
 from clipsearch.errors import IndexLocked, StoreError, UsageError
 
 if TYPE_CHECKING:
+    from clipsearch.assurance import Assurance
+    from clipsearch.queries import Searcher
     from clipsearch.records import Filter
     from clipsearch.store import Store
 
@@ -46,6 +50,38 @@ def opened(
         damaged = [store for store in stores if store.damage]
     for store in damaged:
         _heal(store)
+
+
+def searcher_of(
+    stores: "Sequence[Store]", device: str, *, require_tested: bool = False
+) -> "Searcher":
+    """Ask these collections, which must share a model. Raises UsageError, NotTested."""
+    from clipsearch import models
+    from clipsearch.assurance import Assurance
+    from clipsearch.queries import Searcher
+
+    spec = shared_model(stores)
+    choice = ModelChoice(device=device, offline=True)
+    collections = [Assurance(store) for store in stores]
+    if require_tested:
+        for collection in collections:
+            collection.require_tested()
+    return Searcher(
+        collections,
+        lambda: load_text_encoder(models.locate(spec), choice),
+        lambda: load_encoder(models.locate(spec), choice),
+    )
+
+
+def tested_lines(collections: "Sequence[Assurance]") -> list[str]:
+    """Whether answers about each collection were tested, a line each."""
+    from clipsearch import output
+
+    lines = [output.tested_line(collection) for collection in collections]
+    if len(lines) == 1:
+        return lines
+    roots = (output.printable(os.fspath(collection.store.root)) for collection in collections)
+    return [f"{root}: {line}" for root, line in zip(roots, lines, strict=True)]
 
 
 def _holds(folder: Path, stores: "Sequence[Store]") -> bool:

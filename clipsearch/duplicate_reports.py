@@ -86,14 +86,16 @@ def summary_line(found: Duplicates) -> str:
     )
 
 
-def likeness_line(measured: Likeness) -> str:
-    """What near-duplicates look like in a collection."""
-    return (
-        f"near-duplicates are at least {measured.similarity:.3f} similar here, as "
-        f"{KEPT:.0%} of slightly changed copies of {measured.sample} pictures are; "
-        f"{measured.neighbours:.0%} of these have a picture so similar, and a look decides "
-        f"(agreement of {measured.agreement:.2f})"
+def likeness_line(measured: Likeness, *, looked: bool) -> str:
+    """What near-duplicates are like in a collection, and whether the pictures were looked at."""
+    copies = f"{KEPT:.0%} of slightly changed copies of {measured.sample} pictures"
+    similar = (
+        f"alike is what is at least {measured.similarity:.3f} similar to the model, as {copies} "
+        f"are; {measured.neighbours:.0%} of these pictures have another so similar"
     )
+    if not looked:
+        return f"{similar}, and they may be different ones"
+    return f"{similar}, and a look at both decides (agreement of {measured.agreement:.2f})"
 
 
 def stale_lines(found: Duplicates, show: ShowPath) -> list[str]:
@@ -106,10 +108,10 @@ def stale_lines(found: Duplicates, show: ShowPath) -> list[str]:
     return [*lines, f"and {more} more; bring the index up to date"] if more > 0 else lines
 
 
+def notes(found: Duplicates, measured: Sequence[Likeness], *, looked: bool) -> list[str]:
+    """What is to be known of the groups, a line each."""
+    return [summary_line(found), *(likeness_line(one, looked=looked) for one in measured)]
+
+
 def _s(count: int) -> str:
     return "" if count == 1 else "s"
-
-
-def notes(found: Duplicates, measured: Sequence[Likeness]) -> list[str]:
-    """What is to be known of the groups, a line each."""
-    return [summary_line(found), *map(likeness_line, measured)]

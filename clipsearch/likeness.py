@@ -40,8 +40,12 @@ KEPT = 0.95
 
 _SAMPLE = 64
 """Pictures; three changed copies of each are some ten seconds of a ViT-B/16 on two cores."""
-_UNRELATED = 0.999
-"""Of pairs that the threshold tells apart, at most one in a thousand may agree more than this."""
+_UNRELATED = 0.99
+"""Of the pairs that the threshold tells apart, this share agrees less than ``others_agree``.
+
+Not all of them: one changed copy in twenty is not similar enough, and if every picture of the
+sample had its copy in it, one pair in a thousand would be such.
+"""
 _ATTACHMENT = "likeness"
 _LARGER = 4
 """Pictures are not changed at more than so many times the size that the model takes."""
@@ -77,7 +81,7 @@ class Likeness:
     copies_agree: float
     """The agreement with their originals that all but one in twenty of the changed copies reach."""
     others_agree: float
-    """The agreement that hardly any pair reaches that ``similarity`` tells apart."""
+    """The agreement that one in a hundred reaches of the pairs that ``similarity`` tells apart."""
     neighbours: float
     """The share of the sample with another picture in the collection that is so similar."""
 

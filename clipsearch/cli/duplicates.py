@@ -128,7 +128,7 @@ def duplicates_command(
                 bar,
             )
     show = _shown(absolute)
-    notes = reports.notes(found, [] if threshold else measured)
+    notes = reports.notes(found, [] if threshold else measured, looked=not bursts)
     if not quiet:
         for line in [*notes, *reports.stale_lines(found, show)]:
             say(line)

@@ -1,84 +1,58 @@
-"""What the README shows is what the program prints.
+"""What the README and the recipes show is what the program prints."""
 
-A ``console`` block is a session: lines that start with ``$`` are run by a shell beside a fresh
-copy of the sample pictures, all blocks in one place and in order, and what follows is what they
-print on a pipe, both streams together. Blocks marked ``<!-- help: COMMAND -->`` hold its help text.
-"""
-
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from sessions import HELP, ROOT, beside_the_samples, help_text, run, steady, steps
+from typer.main import get_command
 
-ROOT = Path(__file__).parent.parent
+from clipsearch.cli import app
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SESSIONS = re.findall(r"^```console\n(.*?)^```$", README, flags=re.M | re.S)
-HELP = re.findall(r"^<!-- help: ?(.*?) -->\n```text\n(.*?)^```$", README, flags=re.M | re.S)
+RECIPES = (ROOT / "clipsearch" / "cli" / "recipes.md").read_text(encoding="utf-8")
+PROGRAMS = Path(__file__).parent / "programs"
+"""What stands in for programs that a test must not run: a crontab that is nobody's."""
 
-COMMANDS = {
-    *("", "index", "search", "status", "evaluate", "classify", "verify", "models"),
-    *("probe", "probe train", "domain", "domain init", "domain show", "domain check"),
-}
-VARYING = [
-    (r"in \d+\.\d s", "in N s"),
-    (r"\d+\.\d [kMG]?B", "N MB"),
-    (r"\d{4}-\d\d-\d\d(T[\d:+]+)?", "TIME"),
-    (r"\d+\.\d (to \d+\.\d|%)", "N"),
-    (r"0\.\d{3,}", "SCORE"),
-    (r'"id": \d+', '"id": N'),
-    (r'/[^ "]*/sample_data', ".../sample_data"),
-]
-"""Times, sizes, the last digits of scores, the order of decoding and places differ."""
+OTHERS = ("jq", "fzf", "feh", "rsync")
+HELP_TEXTS = [(command, text) for _, command, text, _ in HELP.findall(README)]
 
 
-def steady(text: str) -> str:
-    for pattern, name in VARYING:
-        text = re.sub(pattern, name, text)
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+def commands(group: object = None, path: str = "") -> list[str]:
+    """Every command that is not hidden, the top one among them, as one types it."""
+    group = group or get_command(app)
+    found = [path]
+    for name, command in getattr(group, "commands", {}).items():
+        if not command.hidden:
+            found += commands(command, f"{path} {name}".strip())
+    return found
 
 
-def environment() -> dict[str, str]:
-    programs = os.path.dirname(sys.executable)
-    return {**os.environ, "PATH": programs + os.pathsep + os.environ["PATH"], "COLUMNS": "100"}
+def test_every_command_has_its_help_text_in_the_readme() -> None:
+    assert sorted(command for command, _ in HELP_TEXTS) == sorted(commands())
+    assert len(list(steps(README))) >= 20
 
 
-def test_there_are_sessions_and_help_texts() -> None:
-    assert len(SESSIONS) >= 5
-    assert {command for command, _ in HELP} >= COMMANDS
+@pytest.mark.parametrize(
+    ("command", "expected"), HELP_TEXTS, ids=[command or "(top)" for command, _ in HELP_TEXTS]
+)
+def test_help_texts_are_the_programs_own(command: str, expected: str) -> None:
+    assert steady(help_text(command)) == steady(expected)
 
 
 def test_every_session_prints_what_is_written(tmp_path: Path) -> None:
-    shutil.copytree(
-        ROOT / "sample_data", tmp_path / "sample_data", ignore=shutil.ignore_patterns(".*")
-    )
-    for session in SESSIONS:
-        for command, expected in re.findall(
-            r"^\$ (.*(?:\\\n.*)*)\n((?:(?!\$ ).*\n)*)", session, flags=re.M
-        ):
-            done = subprocess.run(
-                ["bash", "-c", command],
-                cwd=tmp_path,
-                env=environment(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=300,
-                check=False,
-            )
-            assert steady(done.stdout) == steady(expected), command
+    beside_the_samples(tmp_path)
+    for command, expected in steps(README):
+        assert steady(run(command, tmp_path)) == steady(expected), command
 
 
-@pytest.mark.parametrize(("command", "expected"), HELP, ids=[c or "(top)" for c, _ in HELP])
-def test_help_texts_are_the_programs_own(command: str, expected: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "clipsearch", *command.split(), "--help"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert steady(done.stdout) == steady(expected)
+def test_every_recipe_prints_what_is_written(tmp_path: Path) -> None:
+    missing = [name for name in OTHERS if shutil.which(name) is None]
+    beside_the_samples(tmp_path)
+    for command, expected in steps(RECIPES):
+        if any(re.search(rf"\b{name}\b", command) for name in missing):
+            continue
+        assert steady(run(command, tmp_path, PROGRAMS)) == steady(expected), command
+    if missing:
+        pytest.skip(f"recipes with {', '.join(missing)} were not run: not installed here")

@@ -22,6 +22,7 @@ from clipsearch.cli import (  # noqa: F401  (they register their commands)
     index,
     probe,
     query,
+    recipes,
     search,
     status,
     verify,

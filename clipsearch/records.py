@@ -180,6 +180,23 @@ class EmbeddedImage:
     longitude: float | None = None
 
 
+class IndexedImage(NamedTuple):
+    """A picture as the catalogue has it, without its embedding."""
+
+    id: int
+    path: bytes
+    """Relative to the collection's root."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    content_hash: bytes
+    """BLAKE2b-160 of the file's bytes."""
+    width: int
+    """Of the picture as it is looked at, in pixels."""
+    height: int
+    taken_at: str | None
+
+
 Tested = Literal["tested", "failed", "untested"]
 """Whether an evaluation of an index's model on its domain met the domain's pass marks."""
 
@@ -255,6 +272,8 @@ class Hit:
     camera: str | None = None
     latitude: float | None = None
     longitude: float | None = None
+    collapsed: int = 0
+    """How many pictures with no better score were folded into it, being nearly the same."""
 
 
 class ClusterSearch(NamedTuple):

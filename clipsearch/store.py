@@ -41,6 +41,7 @@ from clipsearch.records import (
     Filter,
     Hit,
     ImageFile,
+    IndexedImage,
     KnownImage,
     ModelSpec,
     Origin,
@@ -364,6 +365,14 @@ class Store:
     def all_vectors(self) -> Iterator[Half]:
         """All embeddings, ``(n, dim)`` fp16 at a time, in the order of the ids."""
         return (vectors for _, vectors in self.embeddings())
+
+    def images(self, only: Filter = EVERYTHING) -> list[IndexedImage]:
+        """The good pictures that a filter lets through, in the order of their ids."""
+        columns = ", ".join(IndexedImage._fields).replace("content_hash", "hash")
+        with self._errors(), self._snapshot():
+            among = set(self._ids_among(only).tolist())
+            rows = self._db.execute(f"SELECT {columns} FROM images WHERE error IS NULL ORDER BY id")
+            return [IndexedImage(*row) for row in rows if row[0] in among]
 
     def count(self, only: Filter = EVERYTHING) -> int:
         """How many good pictures there are, of those that a filter lets through."""

@@ -19,6 +19,7 @@ from clipsearch.cli import (  # noqa: F401  (they register their commands)
     classify,
     doctor,
     domain,
+    duplicates,
     evaluate,
     exchange,
     index,

@@ -340,7 +340,7 @@ class Store:
             ids = np.fromiter((id for (id,) in rows), np.int64)
             return ids if only == EVERYTHING else ids[np.isin(ids, self._ids_among(only))]
 
-    def images(self, ids: Ids) -> Iterator[EmbeddedImage]:
+    def whole(self, ids: Ids) -> Iterator[EmbeddedImage]:
         """All that is stored of these pictures, by id; those removed meanwhile are left out."""
         for start in range(0, len(ids), _SQL_VARIABLES):
             some = ids[start : start + _SQL_VARIABLES].tolist()

@@ -181,9 +181,9 @@ def tested_line(collection: Assurance) -> str:
     domain, found = printable(collection.domain.name), collection.evaluation
     if found is None:
         return f"untested on the domain {domain}; test it with: clipsearch evaluate LABELLED"
-    how = f"with {found.report.images} pictures on {found.made_at[:10]}"
+    how = f"with {found.report.images} pictures on {printable(found.made_at[:10])}"
     if found.shortfalls:
-        missed = "; ".join(map(str, found.shortfalls))
+        missed = printable("; ".join(map(str, found.shortfalls)))
         return f"failed the tests of the domain {domain} {how}: {missed}"
     return f"tested on the domain {domain} {how}"
 

@@ -94,6 +94,9 @@ CREATE TABLE vectors (
 CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL);
 """
 
+_META_KINDS = {"vector_file": bytes, "root": bytes, "created_at": str, "updated_at": str}
+"""What the table ``meta`` holds beside the model."""
+
 _MIGRATIONS = {
     2: "CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL)",
     # A column more costs the same for any number of rows, and can be had of a damaged catalogue.
@@ -128,11 +131,17 @@ class Store:
         self._meta = dict(connection.execute("SELECT key, value FROM meta"))
         try:
             self.spec = ModelSpec.from_json(self._meta["model"])
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except (KeyError, ValueError) as error:
             raise IndexUnreadable(
                 f"the index at {directory} does not tell which model made it",
                 hint=f"It is damaged. Delete {directory} and index again.",
             ) from error
+        for key, kind in _META_KINDS.items():
+            if not isinstance(self._meta.get(key), kind):
+                raise IndexUnreadable(
+                    f"the index at {directory} does not tell its {key}",
+                    hint=f"It is damaged. Delete {directory} and index again.",
+                )
         self._vector_index: VectorIndex | None = None
         self.damage = ""
         """Why the FAISS file could not be used, if a search met that; for a message."""
@@ -186,6 +195,9 @@ class Store:
             # its owner to write to, even where the pictures are not.
             mode = root.stat().st_mode & 0o777 | 0o700
             directory.mkdir(mode=mode, parents=True, exist_ok=True)
+            # Nor are its files, where the folder was there before and is open to more people:
+            # SQLite's journal and the FAISS file have the mode of the catalogue.
+            os.close(os.open(directory / CATALOG, os.O_CREAT | os.O_WRONLY, mode & 0o666))
         except OSError as error:
             raise StoreError(
                 f"cannot make the index folder {directory}: {error.strerror}",
@@ -801,7 +813,8 @@ class Store:
         token = uuid.uuid4().bytes
         path = self.directory / VECTORS
         try:
-            with NewVectorFile(path, self.spec.dim, token) as file:
+            mode = (self.directory / CATALOG).stat().st_mode & 0o666
+            with NewVectorFile(path, self.spec.dim, token, mode) as file:
                 with self._errors(), self._snapshot():
                     file.write(_counted(self._chunks(newer_than=0), images, progress))
                 if texts is not None:

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "clipsearch"
 
 FLOORS = [
     {
-        *("errors", "names", "records", "vectors", "changes", "clusters", "mixing", "globe"),
-        *("neighbours", "structure"),
+        *("errors", "names", "typed", "records", "vectors", "changes", "clusters", "mixing"),
+        *("globe", "neighbours", "structure"),
     },
     {
         *("places", "images", "decoding", "decode_pool", "thumbnails"),

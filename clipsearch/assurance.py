@@ -321,6 +321,23 @@ class Assurance:
             for hit, rate, p in zip(hits, rates, right, strict=True)
         ]
 
+    def nearest_classes(self, ids: Sequence[int]) -> dict[int, str]:
+        """The class of the domain whose embedding is nearest to each picture's (zero-shot).
+
+        By id; nothing before the first ``calibrate``, and no picture that is no longer there.
+        """
+        if self.texts is None:
+            return {}
+        vectors = {}
+        for id in ids:
+            with suppress(KeyError):
+                vectors[id] = self.store.vector(id)
+        if not vectors:
+            return {}
+        nearest = np.argmax(np.stack(list(vectors.values())) @ self.texts.gate.classes.T, axis=1)
+        names = self.domain.class_names
+        return {id: names[index] for id, index in zip(vectors, nearest, strict=True)}
+
     @cached_property
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary(self.domain)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clipsearch import typed
 from clipsearch.errors import StoreError, UsageError
+from clipsearch.names import did_you_mean
 from clipsearch.places import data_dir, held, write_whole
 from clipsearch.queries import Part, Query
 
@@ -54,7 +55,7 @@ def unknown(name: str) -> UsageError:
     """What to raise for a name that no query has."""
     names = ", ".join(everything())
     return UsageError(
-        f"there is no saved query '{name}'",
+        f"there is no saved query '{name}'{did_you_mean(name, everything())}",
         hint=(f"There are: {names}. " if names else "")
         + "Save one with: clipsearch query save NAME QUERY",
     )

@@ -18,9 +18,9 @@ from types import TracebackType
 
 from clipsearch.errors import ClipsearchError, ImageError
 from clipsearch.images import absolute
-from clipsearch.records import DecodedImage, ImageFile, Preprocessing
+from clipsearch.records import DecodedImage, ImageFile, Preprocessing, SeenImage
 
-Outcome = DecodedImage | ImageError | OSError
+Outcome = DecodedImage | SeenImage | ImageError | OSError
 
 _SECONDS_PER_FILE = 60.0
 """No picture below the pixel limit takes a healthy decoder this long, even from a slow disk."""
@@ -40,14 +40,18 @@ class DecodePool:
         self,
         root: bytes,
         files: Sequence[ImageFile],
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | None,
         *,
         max_pixels: int | None,
         ahead: int,
         workers: int | None = None,
         timeout: float = _SECONDS_PER_FILE,
     ) -> None:
-        """``ahead``: how many decoded pictures may wait for the caller."""
+        """``ahead``: how many decoded pictures may wait for the caller.
+
+        Without ``preprocessing``, files are read and their headers looked at: the outcome is a
+        ``SeenImage``.
+        """
         self._root = root
         self._total = len(files)
         self._todo = iter(files)
@@ -115,7 +119,7 @@ class DecodePool:
 class Decoder:
     """One decoding process and the pipe to it."""
 
-    def __init__(self, preprocessing: Preprocessing, max_pixels: int | None) -> None:
+    def __init__(self, preprocessing: Preprocessing | None, max_pixels: int | None) -> None:
         # "spawn" everywhere: a fork would copy torch's threads and locks in an unknown state.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -192,10 +196,10 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(pipe: Connection, preprocessing: Preprocessing, max_pixels: int | None) -> None:
+def _work(pipe: Connection, preprocessing: Preprocessing | None, max_pixels: int | None) -> None:
     """The worker process: a path in, an outcome out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where the mask above does not exist
-    from clipsearch.decoding import decode
+    from clipsearch.decoding import decode, see
 
     pipe.send(None)  # ready
     while True:
@@ -205,7 +209,10 @@ def _work(pipe: Connection, preprocessing: Preprocessing, max_pixels: int | None
             return
         outcome: Outcome
         try:
-            outcome = decode(path, preprocessing, max_pixels)
+            if preprocessing is None:
+                outcome = see(path, max_pixels)
+            else:
+                outcome = decode(path, preprocessing, max_pixels)
         except (ImageError, OSError) as error:
             outcome = error
         try:

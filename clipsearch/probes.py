@@ -17,6 +17,7 @@ from clipsearch.domain.taxonomy import Domain, folded
 from clipsearch.domain.words import tokens
 from clipsearch.domain.zero_shot import class_embeddings
 from clipsearch.errors import IndexUnreadable, ModelMismatch, UsageError
+from clipsearch.names import did_you_mean
 from clipsearch.records import TextEncoder, Vectors
 from clipsearch.store import Store
 
@@ -161,7 +162,7 @@ def remove(store: Store, name: str) -> None:
 def _unknown(store: Store, name: str) -> UsageError:
     others = ", ".join(names(store))
     return UsageError(
-        f"the index of {store.root} has no probe '{name}'",
+        f"the index of {store.root} has no probe '{name}'{did_you_mean(name, names(store))}",
         hint=(f"It has: {others}. " if others else "")
         + "Train one with: clipsearch probe train LABELLED --name NAME",
     )
@@ -183,7 +184,8 @@ def query(store: Store, asked: str) -> Vectors:
         at = [tokens(cls) == tokens(name) for cls in probe.classes]
     if not any(at):
         choices = ", ".join(f"@{name}/{cls}" for cls in probe.classes)
-        what = f"has no class '{wanted}'" if wanted else "has several classes"
+        meant = did_you_mean(wanted, probe.classes)
+        what = f"has no class '{wanted}'{meant}" if wanted else "has several classes"
         raise UsageError(f"the probe '{name}' {what}", hint=f"Say which: {choices}.")
     direction: Vectors = probe.directions[at.index(True)]
     return direction

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from clipsearch.errors import StoreError, UsageError
+from clipsearch.names import did_you_mean
 from clipsearch.places import data_dir, write_whole
 from clipsearch.queries import Part, Query
 
@@ -50,7 +51,7 @@ def unknown(name: str) -> UsageError:
     """What to raise for a name that no query has."""
     names = ", ".join(everything())
     return UsageError(
-        f"there is no saved query '{name}'",
+        f"there is no saved query '{name}'{did_you_mean(name, everything())}",
         hint=(f"There are: {names}. " if names else "")
         + "Save one with: clipsearch query save NAME QUERY",
     )

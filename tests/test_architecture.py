@@ -10,7 +10,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "clipsearch"
 
 FLOORS = [
-    {"errors", "records", "vectors", "changes", "clusters", "mixing"},
+    {
+        *("errors", "names", "records", "vectors", "changes", "clusters", "mixing", "globe"),
+    },
     {
         *("places", "images", "decoding", "decode_pool", "thumbnails"),
         *("flat_index", "vector_index", "store", "collections"),
@@ -18,8 +20,9 @@ FLOORS = [
     {"tokenizer", "text_encoder", "models", "encoder"},
     {"domain"},
     {
-        *("indexing", "embedding", "retrieval", "assurance", "queries", "saved_queries"),
-        *("evaluating", "classifying", "probes", "verifying"),
+        *("indexing", "watching", "embedding", "retrieval", "assurance", "queries"),
+        *("evaluating", "classifying", "probes", "saved_queries", "verifying", "diagnosis"),
+        *("exchange",),
     },
     {"output", "reports", "pages", "montage", "preview", "browsing", "serving"},
     {"cli", "__main__"},
@@ -30,6 +33,8 @@ ONE_ROOM = {
     "open_clip": "encoder",
     "faiss": "flat_index",
     "sqlite3": "store",
+    "pyarrow": "exchange",
+    "watchfiles": "watching",
     "typer": "cli",
 }
 

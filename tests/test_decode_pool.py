@@ -16,7 +16,7 @@ from conftest import make_picture
 
 from clipsearch import decode_pool
 from clipsearch.decode_pool import DecodePool, Outcome
-from clipsearch.decoding import decode
+from clipsearch.decoding import decode, see
 from clipsearch.errors import ImageError
 from clipsearch.records import DecodedImage, ImageFile, Preprocessing
 
@@ -51,6 +51,17 @@ def no_worker_is_left() -> Iterator[None]:
     assert workers() == []
     yield
     assert workers() == []
+
+
+def test_without_preprocessing_files_are_seen_and_not_decoded(tmp_path: Path) -> None:
+    make_picture(tmp_path / "a.png")
+    (tmp_path / "bad.jpg").write_text("this is no picture")
+    files = listed("a.png", "bad.jpg", "gone.jpg")
+    with DecodePool(os.fsencode(tmp_path), files, None, max_pixels=None, ahead=4) as pool:
+        found = outcomes(pool)
+    assert found["a.png"] == see(tmp_path / "a.png")
+    assert isinstance(found["bad.jpg"], ImageError)
+    assert isinstance(found["gone.jpg"], FileNotFoundError)
 
 
 def test_every_file_comes_back_once_with_its_own_picture(tmp_path: Path) -> None:

@@ -650,7 +650,14 @@ def test_a_collection_is_ordered_by_cluster_from_a_certain_size_on(
 ) -> None:
     vectors = add(writer, kinds_of_pictures(2000))
     queries = texts if clustered_at else no_texts
-    writer.update_vector_index(queries, cluster_from=cluster_from)
+    told: list[tuple[str, int, int]] = []
+    writer.update_vector_index(
+        queries, cluster_from=cluster_from, progress=lambda *what: told.append(what)
+    )
+    assert told[0][0] == "writing vectors"
+    assert (("finding clusters", 2000, 2000) in told) == clustered_at
+    assert all(0 <= done <= total == 2000 for _, done, total in told)
+    assert told == sorted(told, key=lambda what: (what[0] != "writing vectors", what[1]))
     with Store.open(directory) as reader:
         clusters = reader.status().clusters
         if clustered_at:

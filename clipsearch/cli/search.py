@@ -13,7 +13,7 @@ from clipsearch.cli.asking import QueryOptions
 from clipsearch.cli.batch import answer_each
 from clipsearch.cli.filters import FilterOptions
 from clipsearch.cli.options import grouped
-from clipsearch.cli.searching import opened, searcher_of, tested_lines
+from clipsearch.cli.searching import opened, searcher_of, tell_unseen, tested_lines
 from clipsearch.cli.writing import HitOptions
 from clipsearch.errors import ExitCode, UsageError
 
@@ -68,6 +68,7 @@ def search_command(
         _check_batch(what, show)
         with opened(where, index) as (stores, only):
             searcher = searcher_of(stores, device, require_tested=answer.require_tested)
+            tell_unseen(stores, only)
             for line in tested_lines(searcher.collections):
                 say(line)
             return answer_each(searcher, only, answer, show.show(), stores[0].spec.label)
@@ -104,6 +105,7 @@ def _answer(
         tested = tested_lines(searcher.collections)
         if not show.quiet:
             _say_missing(stores, only)
+            tell_unseen(stores, only)
             for line in tested:
                 say(line)
         classes = nearest_classes(searcher.collections, hits) if show.html is not None else []

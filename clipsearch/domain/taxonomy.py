@@ -7,7 +7,6 @@ would be measured as if it were meant: every complaint names the file and the li
 file begins as.
 """
 
-import difflib
 import hashlib
 import json
 import re
@@ -19,6 +18,7 @@ from typing import Any
 
 from clipsearch.domain import policy, toml_lines
 from clipsearch.errors import BadDomain, RefusedByPolicy
+from clipsearch.names import did_you_mean
 
 DEFAULT = "everyday"
 """The domain of an index that was given none."""
@@ -167,7 +167,7 @@ def read(path: Path) -> Domain:
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise BadDomain(
-            f"there is no domain file {path}",
+            f"there is no domain file {path}{did_you_mean(str(path), shipped())}",
             hint=f"Name a TOML file, or one of the shipped domains: {', '.join(shipped())}. "
             "`clipsearch domain init` writes one to begin with.",
         ) from error
@@ -333,10 +333,9 @@ class _Reader:
     ) -> None:
         for key in table:
             if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
                 raise self._wrong(
                     (*path, key),
-                    f"unknown key '{key}'" + (f" (did you mean {close[0]}?)" if close else ""),
+                    f"unknown key '{key}'{did_you_mean(key, known, 1)}",
                     hint=f"Known here: {', '.join(known)}.",
                 )
 

@@ -124,6 +124,7 @@ def _facts(rank: int, hit: Hit, model: str) -> dict[str, Any]:
         "camera": hit.camera,
         "latitude": hit.latitude,
         "longitude": hit.longitude,
+        "collapsed": hit.collapsed,
     }
 
 
@@ -148,12 +149,16 @@ def _print_table(hits: Sequence[Hit], model: str, show: Show) -> None:
     if known:
         table.add_column("right", justify="right", style="green")
     table.add_column("size", justify="right", style="dim")
+    folded = any(hit.collapsed for hit in hits)
+    if folded:
+        table.add_column("alike", justify="right", style="dim")
     table.add_column("path", overflow="fold")
     for rank, hit in enumerate(hits, start=1):
         path = Text(printable(os.fsdecode(show(hit))))
         sure = [percent(hit.precision)] if known else []
-        size = f"{hit.width} x {hit.height}"
-        table.add_row(str(rank), f"{hit.score:.3f}", percent(hit.false_alarm), *sure, size, path)
+        more = [f"+{hit.collapsed}" if hit.collapsed else ""] if folded else []
+        facts = [percent(hit.false_alarm), *sure, f"{hit.width} x {hit.height}", *more]
+        table.add_row(str(rank), f"{hit.score:.3f}", *facts, path)
     screen = console(sys.stdout)
     screen.print(table)
     screen.print(f"ranked by {printable(model)}", style="dim")
@@ -176,9 +181,9 @@ def tested_line(collection: Assurance) -> str:
     domain, found = printable(collection.domain.name), collection.evaluation
     if found is None:
         return f"untested on the domain {domain}; test it with: clipsearch evaluate LABELLED"
-    how = f"with {found.report.images} pictures on {found.made_at[:10]}"
+    how = f"with {found.report.images} pictures on {printable(found.made_at[:10])}"
     if found.shortfalls:
-        missed = "; ".join(map(str, found.shortfalls))
+        missed = printable("; ".join(map(str, found.shortfalls)))
         return f"failed the tests of the domain {domain} {how}: {missed}"
     return f"tested on the domain {domain} {how}"
 

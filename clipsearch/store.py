@@ -41,6 +41,7 @@ from clipsearch.records import (
     Filter,
     Hit,
     ImageFile,
+    IndexedImage,
     KnownImage,
     ModelSpec,
     Origin,
@@ -93,6 +94,9 @@ CREATE TABLE vectors (
 CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL);
 """
 
+_META_KINDS = {"vector_file": bytes, "root": bytes, "created_at": str, "updated_at": str}
+"""What the table ``meta`` holds beside the model."""
+
 _MIGRATIONS = {
     2: "CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL)",
     # A column more costs the same for any number of rows, and can be had of a damaged catalogue.
@@ -127,11 +131,17 @@ class Store:
         self._meta = dict(connection.execute("SELECT key, value FROM meta"))
         try:
             self.spec = ModelSpec.from_json(self._meta["model"])
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except (KeyError, ValueError) as error:
             raise IndexUnreadable(
                 f"the index at {directory} does not tell which model made it",
                 hint=f"It is damaged. Delete {directory} and index again.",
             ) from error
+        for key, kind in _META_KINDS.items():
+            if not isinstance(self._meta.get(key), kind):
+                raise IndexUnreadable(
+                    f"the index at {directory} does not tell its {key}",
+                    hint=f"It is damaged. Delete {directory} and index again.",
+                )
         self._vector_index: VectorIndex | None = None
         self.damage = ""
         """Why the FAISS file could not be used, if a search met that; for a message."""
@@ -185,6 +195,9 @@ class Store:
             # its owner to write to, even where the pictures are not.
             mode = root.stat().st_mode & 0o777 | 0o700
             directory.mkdir(mode=mode, parents=True, exist_ok=True)
+            # Nor are its files, where the folder was there before and is open to more people:
+            # SQLite's journal and the FAISS file have the mode of the catalogue.
+            os.close(os.open(directory / CATALOG, os.O_CREAT | os.O_WRONLY, mode & 0o666))
         except OSError as error:
             raise StoreError(
                 f"cannot make the index folder {directory}: {error.strerror}",
@@ -339,7 +352,7 @@ class Store:
             ids = np.fromiter((id for (id,) in rows), np.int64)
             return ids if only == EVERYTHING else ids[np.isin(ids, self._ids_among(only))]
 
-    def images(self, ids: Ids) -> Iterator[EmbeddedImage]:
+    def whole(self, ids: Ids) -> Iterator[EmbeddedImage]:
         """All that is stored of these pictures, by id; those removed meanwhile are left out."""
         for start in range(0, len(ids), _SQL_VARIABLES):
             some = ids[start : start + _SQL_VARIABLES].tolist()
@@ -364,6 +377,14 @@ class Store:
     def all_vectors(self) -> Iterator[Half]:
         """All embeddings, ``(n, dim)`` fp16 at a time, in the order of the ids."""
         return (vectors for _, vectors in self.embeddings())
+
+    def images(self, only: Filter = EVERYTHING) -> list[IndexedImage]:
+        """The good pictures that a filter lets through, in the order of their ids."""
+        columns = ", ".join(IndexedImage._fields).replace("content_hash", "hash")
+        with self._errors(), self._snapshot():
+            among = set(self._ids_among(only).tolist())
+            rows = self._db.execute(f"SELECT {columns} FROM images WHERE error IS NULL ORDER BY id")
+            return [IndexedImage(*row) for row in rows if row[0] in among]
 
     def count(self, only: Filter = EVERYTHING) -> int:
         """How many good pictures there are, of those that a filter lets through."""
@@ -792,7 +813,8 @@ class Store:
         token = uuid.uuid4().bytes
         path = self.directory / VECTORS
         try:
-            with NewVectorFile(path, self.spec.dim, token) as file:
+            mode = (self.directory / CATALOG).stat().st_mode & 0o666
+            with NewVectorFile(path, self.spec.dim, token, mode) as file:
                 with self._errors(), self._snapshot():
                     file.write(_counted(self._chunks(newer_than=0), images, progress))
                 if texts is not None:

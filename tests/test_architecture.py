@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "clipsearch"
 
 FLOORS = [
     {
-        *("errors", "names", "records", "vectors", "changes", "clusters", "mixing", "globe"),
+        *("errors", "names", "typed", "records", "vectors", "changes", "clusters", "mixing"),
+        *("globe", "neighbours", "structure"),
     },
     {
         *("places", "images", "decoding", "decode_pool", "thumbnails"),
@@ -22,9 +23,12 @@ FLOORS = [
     {
         *("indexing", "watching", "embedding", "retrieval", "assurance", "queries"),
         *("evaluating", "classifying", "probes", "saved_queries", "verifying", "diagnosis"),
-        *("exchange",),
+        *("exchange", "likeness", "duplicates", "diversity"),
     },
-    {"output", "reports", "pages", "montage", "preview", "browsing", "serving"},
+    {
+        *("output", "reports", "pages", "duplicate_reports"),
+        *("montage", "preview", "browsing", "serving"),
+    },
     {"cli", "__main__"},
 ]
 

@@ -19,6 +19,7 @@ from clipsearch.cli import (  # noqa: F401  (they register their commands)
     classify,
     doctor,
     domain,
+    duplicates,
     evaluate,
     exchange,
     index,
@@ -67,7 +68,10 @@ def run(arguments: Sequence[str]) -> int:
             _complain(str(mistake), mistake.hint)
         return ExitCode.ERROR
     except (Interrupted, KeyboardInterrupt, typer.Abort):
-        say("interrupted; what was done so far is kept, and the next run goes on from there")
+        goes_on = "; what was done so far is kept, and the next run goes on from there"
+        say(
+            "interrupted" + (goes_on if arguments[:1] in (["index"], ["watch"], ["import"]) else "")
+        )
         return ExitCode.INTERRUPTED
     except (ReaderGone, BrokenPipeError):
         # Python would complain once more at its exit.

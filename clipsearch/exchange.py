@@ -76,8 +76,8 @@ def export(store: Store, folder: Path, kind: Kind, only: Filter, progress: Progr
     if it cannot be written to, or if parquet is wanted and pyarrow is not installed; nothing is
     written where no picture passes.
     """
-    folder = Path(os.path.abspath(folder))
     _require_new(folder)
+    folder = Path(os.path.abspath(folder))
     if kind == "parquet":
         _pyarrow()
     ids = store.ids(only)

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from types import TracebackType
 
@@ -99,11 +100,7 @@ class DecodePool:
             self._done.put(error)
 
     def _decode_until_done(self) -> None:
-        if hasattr(signal, "pthread_sigmask"):
-            # Ctrl-C goes to the whole process group, and it is for the main thread to decide what
-            # to keep. The processes started here inherit the mask, from their first moment on.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        worker = _Worker(*self._arguments)
+        worker = Decoder(*self._arguments)
         try:
             while not self._stopped.is_set():
                 with self._todo_lock:
@@ -113,13 +110,13 @@ class DecodePool:
                 path = absolute(self._root, file.path)
                 outcome = worker.decode(path, self._timeout, self._stopped)
                 if not worker.alive and not self._stopped.is_set():
-                    worker = _Worker(*self._arguments)
+                    worker = Decoder(*self._arguments)
                 self._done.put((file, outcome))
         finally:
             worker.stop()
 
 
-class _Worker:
+class Decoder:
     """One decoding process and the pipe to it."""
 
     def __init__(self, preprocessing: Preprocessing | None, max_pixels: int | None) -> None:
@@ -129,7 +126,8 @@ class _Worker:
         self._process = context.Process(
             target=_work, args=(theirs, preprocessing, max_pixels), daemon=True
         )
-        self._process.start()
+        with _without_interrupts():
+            self._process.start()
         theirs.close()
         self._ready = False
         self.alive = True
@@ -179,6 +177,23 @@ class _Worker:
         self._process.join(5)  # a process that waits for a dead disk cannot even be killed
         if self._process.exitcode is not None:
             self._process.close()
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """What is started inside never gets Ctrl-C, from its first moment on.
+
+    Ctrl-C goes to the whole process group, and it is for the main thread to decide what to keep.
+    A process inherits the mask of the thread that starts it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(pipe: Connection, preprocessing: Preprocessing | None, max_pixels: int | None) -> None:

@@ -14,8 +14,8 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, BinaryIO, NamedTuple
 
@@ -94,21 +94,10 @@ def decode(
         if file.tell() == 0:
             raise ImageError("the file is empty")
         file.seek(0)
-        try:
-            with warnings.catch_warnings():
-                # Pillow warns of damaged metadata; the pixels are what counts here.
-                warnings.simplefilter("ignore")
-                limit = max_pixels or default_max_pixels()
-                image, width, height, told = _open_upright(file, preprocessing, limit)
-                pixels = fit(image, preprocessing)
-        except ImageError:
-            raise
-        except MemoryError as error:
-            raise ImageError("decoding it needs more memory than there is") from error
-        except Exception as error:
-            # A decoder fed with damaged data raises whatever it stumbles over (struct.error,
-            # SyntaxError, ...). To the reader of the message they are all one thing.
-            raise ImageError(_reason(error)) from error
+        with _plain_reasons():
+            limit = max_pixels or default_max_pixels()
+            image, width, height, told = _open_upright(file, preprocessing, limit)
+            pixels = fit(image, preprocessing)
     return DecodedImage(pixels, digest, width, height, told.taken_at, *told.origin)
 
 
@@ -117,19 +106,14 @@ def see(path: bytes | str, max_pixels: int | None = None) -> SeenImage:
 
     Raises ImageError if its header is that of no picture, and OSError if it cannot be read.
     """
-    with open(path, "rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with open(path, "rb") as file:
         digest = content_hash(file)
         file.seek(0)
-        try:
+        with _plain_reasons():
             image = Image.open(file, formats=FORMATS)
             width, height = _checked_size(image, max_pixels or default_max_pixels())
             alike = image.mode in _PLAIN and "transparency" not in image.info
             told = _metadata(lambda: _exif_of_header(image, file))
-        except ImageError:
-            raise
-        except Exception as error:
-            raise ImageError(_reason(error)) from error
     if told.orientation in _SIDEWAYS and image.format != "TIFF":  # its size is that of load()
         width, height = height, width
     alike = alike and told.orientation not in _UPRIGHT
@@ -162,6 +146,33 @@ def _exif_of_header(image: Image.Image, file: BinaryIO) -> Image.Exif:
             break
         file.seek(length + 4, os.SEEK_CUR)
     return exif
+
+
+def upright(path: bytes | str, preprocessing: Preprocessing) -> Image.Image:
+    """One picture as RGB, upright, as ``decode`` has it before it is resized and cropped.
+
+    Raises as ``decode``.
+    """
+    with open(path, "rb") as file, _plain_reasons():
+        return _open_upright(file, preprocessing, default_max_pixels())[0]
+
+
+@contextmanager
+def _plain_reasons() -> Iterator[None]:
+    """Whatever a decoder raises becomes an ImageError with a plain reason."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of damaged metadata; the pixels are what counts here.
+            warnings.simplefilter("ignore")
+            yield
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError("decoding it needs more memory than there is") from error
+    except Exception as error:
+        # A decoder fed with damaged data raises whatever it stumbles over (struct.error,
+        # SyntaxError, ...). To the reader of the message they are all one thing.
+        raise ImageError(_reason(error)) from error
 
 
 def _open_upright(

@@ -132,7 +132,7 @@ def _write_shard(embeddings: Path, metadata: Path, store: Store, ids: Ids) -> in
     root = os.fsencode(store.root)
     vectors = np.empty((len(ids), store.spec.dim), np.float16)
     rows: list[dict[str, Any]] = []
-    for image in store.images(ids):
+    for image in store.whole(ids):
         vectors[len(rows)] = image.vector
         rows.append(_row(image, root))
     with embeddings.open("wb") as file:

@@ -92,7 +92,7 @@ def update(
             new = sum(image.file.path not in known for image in batch)
             summary.added += new
             summary.changed += len(batch) - new
-    store.update_vector_index(lambda: _class_prompts(load_encoder(), progress))
+    store.update_vector_index(lambda: _class_prompts(load_encoder(), progress), progress=progress)
     summary.seconds = time.monotonic() - started
     return summary
 
@@ -104,7 +104,7 @@ def _class_prompts(encoder: Encoder, progress: Progress) -> Vectors:
 
     domain = taxonomy.load(taxonomy.DEFAULT)
     prompts = [domain.prompts(index)[0] for index in range(len(domain.classes))]
-    progress("finding clusters", 0, len(prompts))
+    progress("embedding texts", 0, len(prompts))
     return encode_all(encoder, prompts)
 
 

@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from clipsearch import typed
+
 Vectors = npt.NDArray[np.float32]
 """Embeddings of shape ``(n, dim)``, float32, each row of unit length."""
 
@@ -40,6 +42,14 @@ class Found:
     """Folders that could not be listed, with the reason; nothing is known about what they hold."""
     links: int = 0
     """Symbolic links to pictures or folders, which are not followed."""
+
+    def below(self, folder: bytes) -> "Found":
+        """The same, seen from above: of the folder that has what was walked over as ``folder``."""
+        if not folder:
+            return self
+        files = [file._replace(path=folder + b"/" + file.path) for file in self.files]
+        unreadable = [(folder + b"/" + path, why) for path, why in self.unreadable]
+        return Found(files, unreadable, self.links)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +116,11 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, text: str) -> "ModelSpec":
-        """Rebuild a record from ``to_json``'s text."""
-        values = json.loads(text)
-        pre = values.pop("preprocessing")
-        pre |= {key: tuple(pre[key]) for key in ("size", "mean", "std")}
-        return cls(preprocessing=Preprocessing(**pre), **values)
+        """Rebuild a record from ``to_json``'s text. Raises ValueError for any other."""
+        spec: ModelSpec = typed.from_json(cls, text)
+        if type(spec.model_cfg.get("embed_dim")) is not int or spec.dim < 1:
+            raise ValueError("the model's configuration does not tell the length of embeddings")
+        return spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +180,23 @@ class EmbeddedImage:
     camera: str | None = None
     latitude: float | None = None
     longitude: float | None = None
+
+
+class IndexedImage(NamedTuple):
+    """A picture as the catalogue has it, without its embedding."""
+
+    id: int
+    path: bytes
+    """Relative to the collection's root."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    content_hash: bytes
+    """BLAKE2b-160 of the file's bytes."""
+    width: int
+    """Of the picture as it is looked at, in pixels."""
+    height: int
+    taken_at: str | None
 
 
 Tested = Literal["tested", "failed", "untested"]
@@ -247,6 +274,8 @@ class Hit:
     camera: str | None = None
     latitude: float | None = None
     longitude: float | None = None
+    collapsed: int = 0
+    """How many pictures with no better score were folded into it, being nearly the same."""
 
 
 class ClusterSearch(NamedTuple):

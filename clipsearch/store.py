@@ -41,6 +41,7 @@ from clipsearch.records import (
     Filter,
     Hit,
     ImageFile,
+    IndexedImage,
     KnownImage,
     ModelSpec,
     Origin,
@@ -93,6 +94,9 @@ CREATE TABLE vectors (
 CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL);
 """
 
+_META_KINDS = {"vector_file": bytes, "root": bytes, "created_at": str, "updated_at": str}
+"""What the table ``meta`` holds beside the model."""
+
 _MIGRATIONS = {
     2: "CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL)",
     # A column more costs the same for any number of rows, and can be had of a damaged catalogue.
@@ -127,11 +131,17 @@ class Store:
         self._meta = dict(connection.execute("SELECT key, value FROM meta"))
         try:
             self.spec = ModelSpec.from_json(self._meta["model"])
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except (KeyError, ValueError) as error:
             raise IndexUnreadable(
                 f"the index at {directory} does not tell which model made it",
                 hint=f"It is damaged. Delete {directory} and index again.",
             ) from error
+        for key, kind in _META_KINDS.items():
+            if not isinstance(self._meta.get(key), kind):
+                raise IndexUnreadable(
+                    f"the index at {directory} does not tell its {key}",
+                    hint=f"It is damaged. Delete {directory} and index again.",
+                )
         self._vector_index: VectorIndex | None = None
         self.damage = ""
         """Why the FAISS file could not be used, if a search met that; for a message."""
@@ -185,6 +195,9 @@ class Store:
             # its owner to write to, even where the pictures are not.
             mode = root.stat().st_mode & 0o777 | 0o700
             directory.mkdir(mode=mode, parents=True, exist_ok=True)
+            # Nor are its files, where the folder was there before and is open to more people:
+            # SQLite's journal and the FAISS file have the mode of the catalogue.
+            os.close(os.open(directory / CATALOG, os.O_CREAT | os.O_WRONLY, mode & 0o666))
         except OSError as error:
             raise StoreError(
                 f"cannot make the index folder {directory}: {error.strerror}",
@@ -339,7 +352,7 @@ class Store:
             ids = np.fromiter((id for (id,) in rows), np.int64)
             return ids if only == EVERYTHING else ids[np.isin(ids, self._ids_among(only))]
 
-    def images(self, ids: Ids) -> Iterator[EmbeddedImage]:
+    def whole(self, ids: Ids) -> Iterator[EmbeddedImage]:
         """All that is stored of these pictures, by id; those removed meanwhile are left out."""
         for start in range(0, len(ids), _SQL_VARIABLES):
             some = ids[start : start + _SQL_VARIABLES].tolist()
@@ -364,6 +377,14 @@ class Store:
     def all_vectors(self) -> Iterator[Half]:
         """All embeddings, ``(n, dim)`` fp16 at a time, in the order of the ids."""
         return (vectors for _, vectors in self.embeddings())
+
+    def images(self, only: Filter = EVERYTHING) -> list[IndexedImage]:
+        """The good pictures that a filter lets through, in the order of their ids."""
+        columns = ", ".join(IndexedImage._fields).replace("content_hash", "hash")
+        with self._errors(), self._snapshot():
+            among = set(self._ids_among(only).tolist())
+            rows = self._db.execute(f"SELECT {columns} FROM images WHERE error IS NULL ORDER BY id")
+            return [IndexedImage(*row) for row in rows if row[0] in among]
 
     def count(self, only: Filter = EVERYTHING) -> int:
         """How many good pictures there are, of those that a filter lets through."""
@@ -734,7 +755,7 @@ class Store:
             raise ModelMismatch(
                 f"the index at {self.directory} was made with {self.spec.label} "
                 f"({self.spec.fingerprint[:12]}), not with {spec.label} ({spec.fingerprint[:12]})",
-                hint="Embed the collection with the new model: add --rebuild. "
+                hint="To change the model, all pictures must be read anew: add --rebuild. "
                 "The index you have stays as it is until that has finished.",
             )
         self._db.execute("UPDATE meta SET value = ? WHERE key = 'model'", (spec.to_json(),))
@@ -759,6 +780,7 @@ class Store:
         *,
         cluster_from: int = CLUSTER_FROM,
         anew: bool = False,
+        progress: Callable[[str, int, int], None] = lambda doing, done, total: None,
     ) -> bool:
         """Write the FAISS file anew, if it has fallen behind by more than a search should carry.
 
@@ -768,7 +790,8 @@ class Store:
         queries: gives unit vectors of texts, ``(q, dim)``, at least two; called only for a new
         file of ``cluster_from`` vectors or more, which is then ordered by cluster if that is worth
         it. Without them the file is for exact searches, until an update that has them. anew:
-        write it in any case. Says whether it was written.
+        write it in any case. progress: told what is being done, and of how many vectors it is
+        done, as for ``indexing.update``. Says whether it was written.
 
         Raises StoreError.
         """
@@ -790,11 +813,15 @@ class Store:
         token = uuid.uuid4().bytes
         path = self.directory / VECTORS
         try:
-            with NewVectorFile(path, self.spec.dim, token) as file:
+            mode = (self.directory / CATALOG).stat().st_mode & 0o666
+            with NewVectorFile(path, self.spec.dim, token, mode) as file:
                 with self._errors(), self._snapshot():
-                    file.write(self._chunks(newer_than=0))
+                    file.write(_counted(self._chunks(newer_than=0), images, progress))
                 if texts is not None:
-                    file.order_by_cluster(texts)
+                    file.order_by_cluster(
+                        texts,
+                        lambda share: progress("finding clusters", int(share * images), images),
+                    )
                 del index
                 self._vector_index = None  # Windows replaces no file that is mapped
                 # A catalogue and a file that did not grow up together (one of them out of a
@@ -930,7 +957,7 @@ class _sqlite_errors:  # noqa: N801  (used like contextlib.suppress)
         if code == sqlite3.SQLITE_FULL:
             raise StoreError(
                 f"the disk is full ({where})",
-                hint="Make room and run the same command again; what was committed is kept.",
+                hint="Make room and run the same command again; what was done so far is kept.",
             ) from error
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
             raise StoreError(
@@ -951,10 +978,7 @@ def _acquire(directory: Path, *, wait: bool = False) -> "FileLock":
     try:
         lock.acquire()
     except Timeout as error:
-        try:
-            holder = (directory / HOLDER).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            holder = ""
+        holder = _holder(directory)
         raise IndexLocked(
             f"another clipsearch is writing to {directory}" + (f": {holder}" if holder else ""),
             hint="Wait until it has finished (index --wait does); searching works meanwhile.",
@@ -969,6 +993,33 @@ def _acquire(directory: Path, *, wait: bool = False) -> "FileLock":
             f"process {os.getpid()} on {platform.node()} since {_now()}", encoding="utf-8"
         )
     return lock
+
+
+def writer_of(directory: Path) -> str | None:
+    """Who is writing to the index at this moment, in words, which may be none; None: nobody.
+
+    A lock file that a dead process left is nobody's. For a moment this holds the lock itself.
+    """
+    from filelock import FileLock, Timeout
+
+    if not (directory / LOCK).is_file():
+        return None
+    lock = FileLock(directory / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return _holder(directory)
+    except OSError:  # on a read-only medium nobody writes
+        return None
+    lock.release()
+    return None
+
+
+def _holder(directory: Path) -> str:
+    try:
+        return (directory / HOLDER).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _release(directory: Path, lock: "FileLock") -> None:
@@ -1008,6 +1059,16 @@ def _matches(asked: str, camera: str) -> bool:
     if any(letter in asked for letter in "*?["):
         return fnmatchcase(camera, asked)
     return asked in camera
+
+
+def _counted(
+    chunks: Iterable[tuple[Ids, Half]], total: int, progress: Callable[[str, int, int], None]
+) -> Iterator[tuple[Ids, Half]]:
+    done = 0
+    for ids, vectors in chunks:
+        yield ids, vectors
+        done += len(ids)
+        progress("writing vectors", done, total)
 
 
 def _below(under: bytes) -> tuple[str, tuple[bytes, ...]]:

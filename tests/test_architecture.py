@@ -10,7 +10,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "clipsearch"
 
 FLOORS = [
-    {"errors", "records", "vectors", "changes", "clusters", "mixing", "globe"},
+    {
+        *("errors", "names", "typed", "records", "vectors", "changes", "clusters", "mixing"),
+        *("globe", "neighbours", "structure"),
+    },
     {
         *("places", "images", "decoding", "decode_pool", "thumbnails"),
         *("flat_index", "vector_index", "store", "collections"),
@@ -18,10 +21,14 @@ FLOORS = [
     {"tokenizer", "text_encoder", "models", "encoder"},
     {"domain"},
     {
-        *("indexing", "embedding", "retrieval", "assurance", "queries", "saved_queries"),
-        *("evaluating", "classifying", "probes", "verifying", "exchange"),
+        *("indexing", "watching", "embedding", "retrieval", "assurance", "queries"),
+        *("evaluating", "classifying", "probes", "saved_queries", "verifying", "diagnosis"),
+        *("exchange", "likeness", "duplicates", "diversity"),
     },
-    {"output", "reports", "pages"},
+    {
+        *("output", "reports", "pages", "duplicate_reports"),
+        *("montage", "preview", "browsing", "serving"),
+    },
     {"cli", "__main__"},
 ]
 
@@ -31,6 +38,7 @@ ONE_ROOM = {
     "faiss": "flat_index",
     "sqlite3": "store",
     "pyarrow": "exchange",
+    "watchfiles": "watching",
     "typer": "cli",
 }
 

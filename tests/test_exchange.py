@@ -58,7 +58,7 @@ def store(photos: Path) -> Iterator[Store]:
 
 
 def stored(store: Store) -> dict[bytes, EmbeddedImage]:
-    return {image.file.path: image for image in store.images(store.ids())}
+    return {image.file.path: image for image in store.whole(store.ids())}
 
 
 # -- export --------------------------------------------------------------------------------------

@@ -331,6 +331,11 @@ def test_candidates_may_come_from_find(run: Run, collection: Path) -> None:
     done = run(*ASK, "snow", "-0", "--from0", "../list", cwd=collection / "sub")
     assert set(done.out.split(b"\0")[:-1]) == {b"new\nline.png", b"c.png"}
     assert "1 of 3 listed files are not in the index" in done.err
+    around = b"sub/../a.png\0../%s/b.jpg\0" % os.fsencode(collection.name)
+    outside = b"../../../../../../../../etc/passwd\0"
+    done = run(*ASK, "snow", "-0", "--from0", "-", cwd=collection, stdin=around + outside)
+    assert set(done.out.split(b"\0")[:-1]) == {b"a.png", b"b.jpg"}
+    assert "1 of 3 listed files are not in the index" in done.err
     done = run(*ASK, "snow", "--from0", "-", cwd=collection, stdin=b"")
     assert done.code == 1
     assert "passes the filters" in done.err

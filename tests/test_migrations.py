@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import run_here
 from fakes import DIM, assert_exact, fake_spec, half, picture, unit, vectors_of
 
 from clipsearch import store as store_module
 from clipsearch.errors import IndexUnreadable
 from clipsearch.records import Filter, Near, Origin
-from clipsearch.store import CATALOG, FOLDER, SCHEMA_VERSION, Store
+from clipsearch.store import CATALOG, FOLDER, LOCK, SCHEMA_VERSION, Store
 
 PICTURES = [picture(b"%d.png" % n, n) for n in range(40)]
 
@@ -185,6 +186,24 @@ def test_an_index_of_a_newer_version_is_refused_untouched(old: Path, tmp_path: P
         with pytest.raises(IndexUnreadable, match="newer clipsearch"):
             open_it(old)
     assert (old / CATALOG).read_bytes() == (copy / CATALOG).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "command", ["verify --repair", "index --rebuild", "index --prune", "status", "probe remove x"]
+)
+def test_no_command_touches_an_index_of_a_newer_version(
+    old: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    catalog = sqlite3.connect(old / CATALOG)
+    catalog.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    catalog.close()
+    before = (old / CATALOG).read_bytes()
+    monkeypatch.chdir(old.parent)
+    folder = ["."] if command.startswith("index") else []
+    assert run_here(*command.split(), *folder) == 2
+    assert "newer clipsearch" in capsys.readouterr().err
+    assert (old / CATALOG).read_bytes() == before
+    assert {path.name for path in old.iterdir()} <= {CATALOG, LOCK}
 
 
 def test_a_vector_of_an_old_index_is_the_same_after_it(old: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipsearch.errors import UsageError
+from clipsearch.names import did_you_mean
 
 if TYPE_CHECKING:
     from clipsearch.records import Filter, Near
@@ -163,7 +164,8 @@ def suffixes(types: list[str]) -> frozenset[bytes]:
         if not found:
             known = sorted(os.fsdecode(suffix)[1:] for suffix in SUFFIXES)
             raise UsageError(
-                f"'{name}' is no type of picture", hint=f"There are {', '.join(known)}."
+                f"'{name}' is no type of picture{did_you_mean(plain, known)}",
+                hint=f"There are {', '.join(known)}.",
             )
         wanted |= found
     return frozenset(wanted)

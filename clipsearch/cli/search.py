@@ -87,7 +87,7 @@ def _answer(
     from clipsearch import output
     from clipsearch.domain import policy
     from clipsearch.records import EVERYTHING
-    from clipsearch.retrieval import class_index
+    from clipsearch.retrieval import class_index, nearest_classes
 
     query = what.query()
     notes = filter(None, map(policy.language_note, query.texts))
@@ -108,11 +108,12 @@ def _answer(
             tell_unseen(stores, only)
             for line in tested:
                 say(line)
+        classes = nearest_classes(searcher.collections, hits) if show.html is not None else []
     if not hits:
         if not show.quiet:
             say(output.no_match_line(rejected, filtered=only != EVERYTHING))
         return ExitCode.NO_MATCH
-    show.write(hits, query.said, stores[0].spec.label, tested)
+    show.write(hits, classes, query.said, stores[0].spec.label, tested)
     return ExitCode.OK
 
 
@@ -122,10 +123,11 @@ def _check_batch(what: QueryOptions, show: HitOptions) -> None:
             "--batch reads its queries from standard input",
             hint="Leave the other queries out; a line may be @NAME, a saved query.",
         )
-    if show.null or show.quiet or show.template is not None or show.html is not None:
+    pictures = show.html is not None or show.montage is not None or show.preview
+    if show.null or show.quiet or show.template is not None or pictures:
         raise UsageError(
             "--batch prints JSON lines; it goes with no other way to print or show hits",
-            hint="Leave --null, --format, --html and --quiet out.",
+            hint="Leave --null, --format, --html, --montage, --preview and --quiet out.",
         )
 
 

@@ -101,7 +101,13 @@ def test_nothing_is_written_of_no_hits() -> None:
 
 def test_json_lines_byte_for_byte(here: Path) -> None:
     stream = io.BytesIO()
-    judged = {"false_alarm": 0.0123456, "precision": 0.9, "domain": "toys", "tested": "failed"}
+    judged = {
+        "false_alarm": 0.0123456,
+        "precision": 0.9,
+        "domain": "toys",
+        "tested": "failed",
+        "collapsed": 0,
+    }
     hits = [
         hit(
             '写 "1".png'.encode(), here, score=0.123456789, taken_at="2024-05-01T12:30:00", **judged
@@ -114,7 +120,8 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         '{"rank": 1, "score": 0.123457, "path": "写 \\"1\\".png", '
         f'"root": {json.dumps(os.fspath(here))}, "id": 7, "width": 640, "height": 480, '
         '"taken_at": "2024-05-01T12:30:00", "model": "ViT-B-16/x", '
-        '"false_alarm": 0.01235, "precision": 0.9, "domain": "toys", "tested": "failed"}'
+        '"false_alarm": 0.01235, "precision": 0.9, "domain": "toys", "tested": "failed", '
+        '"collapsed": 0}'
     )
     assert json.loads(second) == {
         "rank": 2,
@@ -130,6 +137,7 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         "precision": None,
         "domain": "",
         "tested": "untested",
+        "collapsed": 0,
     }
     assert end == b""
 

@@ -40,22 +40,38 @@ _THREADS = min(8, os.cpu_count() or 1)
 
 _T = TypeVar("_T")
 
+Told = Callable[[int], None]
+"""Called with how many inner products have been computed since the last call."""
 
-def train(vectors: Half) -> Vectors:
+
+def _nobody(products: int) -> None: ...
+
+
+def products_of_training(count: int) -> int:
+    """How many inner products it takes to ``train`` on so many vectors, and to ``assign`` them."""
+    lists = _lists_of(count)
+    return lists * (_ITERATIONS * min(count, _SAMPLE_PER_CENTROID * lists) + count)
+
+
+def _lists_of(count: int) -> int:
+    return min(count, round(2 * math.sqrt(count)))
+
+
+def train(vectors: Half, told: Told = _nobody) -> Vectors:
     """Centroids ``(lists, dim)`` by spherical k-means (Dhillon & Modha 2001) on a sample.
 
     vectors: ``(n, dim)``, which may be mapped from a file and is read a few rows at a time.
     The number of lists is twice the root of ``n``. The same vectors give the same centroids.
     """
     count = len(vectors)
-    lists = min(count, round(2 * math.sqrt(count)))
+    lists = _lists_of(count)
     random = np.random.default_rng(0)
     sample = random.choice(count, min(count, _SAMPLE_PER_CENTROID * lists), replace=False)
     centroids = vectors[np.sort(sample[:lists])].astype(np.float32)
     sample.sort()
     for _ in range(_ITERATIONS):
         sums = np.zeros_like(centroids)
-        labels = _assign(vectors, sample, centroids)
+        labels = _assign(vectors, sample, centroids, told)
         for rows, own in zip(_parts(sample), _parts(labels), strict=True):
             np.add.at(sums, own, vectors[rows].astype(np.float32))
         filled = np.any(sums, axis=1)  # an empty list keeps its centroid
@@ -63,20 +79,24 @@ def train(vectors: Half) -> Vectors:
     return centroids
 
 
-def assign(vectors: Half, centroids: Vectors) -> Rows:
+def assign(vectors: Half, centroids: Vectors, told: Told = _nobody) -> Rows:
     """The list of each of ``(n, dim)`` vectors, ``(n,)``: that of the nearest centroid."""
-    return _assign(vectors, np.arange(len(vectors)), centroids)
+    return _assign(vectors, np.arange(len(vectors)), centroids, told)
 
 
-def _assign(vectors: Half, rows: Rows, centroids: Vectors) -> Rows:
+def _assign(vectors: Half, rows: Rows, centroids: Vectors, told: Told) -> Rows:
     def nearest(some: Half) -> Rows:
         labels: Rows = np.argmax(some.astype(np.float32) @ centroids.T, axis=1)
         return labels
 
-    return np.concatenate(list(_in_threads(nearest, vectors, rows)))
+    found = []
+    for labels in _in_threads(nearest, vectors, rows):
+        found.append(labels)
+        told(len(labels) * len(centroids))
+    return np.concatenate(found)
 
 
-def exact_best(vectors: Half, queries: Vectors) -> Rows:
+def exact_best(vectors: Half, queries: Vectors, told: Told = _nobody) -> Rows:
     """Rows of the ten vectors with the greatest inner products, ``(q, 10)`` in any order.
 
     vectors: ``(n, dim)``. queries: ``(q, dim)``. Fewer columns if there are fewer vectors.
@@ -102,6 +122,7 @@ def exact_best(vectors: Half, queries: Vectors) -> Rows:
         best = best_of(scores)
         rows = np.take_along_axis(rows, best, axis=1)
         scores = np.take_along_axis(scores, best, axis=1)
+        told(len(part) * len(queries))
     return rows
 
 

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from clipsearch.errors import BadCheckpoint, DeviceError, ModelError, WeightsNotFound
 from clipsearch.models.weights import text_tower_copy
+from clipsearch.names import did_you_mean
 from clipsearch.records import ModelFiles, Pixels, Preprocessing, Vectors
 from clipsearch.text_encoder import supports
 from clipsearch.vectors import l2_normalise
@@ -165,6 +166,23 @@ def download_published(entry: Mapping[str, Any], *, offline: bool) -> Path:
         raise WeightsNotFound(f"the download failed: {error}") from error
 
 
+def device_facts(name: str) -> str:
+    """What the model would run on, its memory, and in which arithmetic. Raises DeviceError."""
+    device = _device(name)
+    dtype = str(_choose_dtype(device)).removeprefix("torch.")
+    if device.type == "cuda":
+        free, total = (size / (1 << 30) for size in torch.cuda.mem_get_info(device))
+        return (
+            f"{device}: {torch.cuda.get_device_name(device)}, {free:.1f} of {total:.1f} GB free, "
+            f"{dtype}"
+        )
+    if device.type == "cpu":
+        vectors = torch.backends.cpu.get_cpu_capability()
+        threads = torch.get_num_threads()
+        return f"cpu: {vectors}, {threads} threads, {dtype}"
+    return f"{device}: {dtype}"
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -173,8 +191,9 @@ def _device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:120]
+        meant = did_you_mean(name, ("auto", "cpu", "cuda", "mps", "xpu"))
         raise DeviceError(
-            f"the device '{name}' cannot be used: {reason}", hint="Use --device auto or cpu."
+            f"the device '{name}' cannot be used{meant}: {reason}", hint="Use --device auto or cpu."
         ) from error
     return device
 

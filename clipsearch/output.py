@@ -11,8 +11,9 @@ import string
 import sys
 import time
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
@@ -70,6 +71,7 @@ def write_template(template: str, show: Show, end: bytes) -> Write:
     formatter = _Fields()
     text = template.replace(r"\t", "\t").replace(r"\n", "\n").replace(r"\0", "\0")
     nothing = Hit(1, b"path", Path("root"), 0.5, 1, 1, None, 0.5, 0.5, "domain")
+    nothing = replace(nothing, camera="camera", latitude=0.5, longitude=0.5)
 
     def line(rank: int, hit: Hit, model: str) -> bytes:
         paths = {"path": os.fsdecode(show(hit)), "root": os.fsdecode(hit.root)}
@@ -119,6 +121,9 @@ def _facts(rank: int, hit: Hit, model: str) -> dict[str, Any]:
         "precision": rounded(hit.precision),
         "domain": hit.domain,
         "tested": hit.tested,
+        "camera": hit.camera,
+        "latitude": hit.latitude,
+        "longitude": hit.longitude,
         "collapsed": hit.collapsed,
     }
 
@@ -176,9 +181,9 @@ def tested_line(collection: Assurance) -> str:
     domain, found = printable(collection.domain.name), collection.evaluation
     if found is None:
         return f"untested on the domain {domain}; test it with: clipsearch evaluate LABELLED"
-    how = f"with {found.report.images} pictures on {found.made_at[:10]}"
+    how = f"with {found.report.images} pictures on {printable(found.made_at[:10])}"
     if found.shortfalls:
-        missed = "; ".join(map(str, found.shortfalls))
+        missed = printable("; ".join(map(str, found.shortfalls)))
         return f"failed the tests of the domain {domain} {how}: {missed}"
     return f"tested on the domain {domain} {how}"
 
@@ -283,6 +288,8 @@ def summary_lines(root: str, summary: IndexSummary) -> list[str]:
         text += f" ({summary.still_failed} failed before and have not changed)"
     if summary.links:
         text += f", {summary.links} links not followed"
+    if summary.looked_at:
+        text += f"; camera and place read of {summary.looked_at}"
     if summary.embedded:
         text += f"; {summary.embedded} embedded in {summary.seconds:.1f} s"
     return [*lines, text]
@@ -432,6 +439,57 @@ copy the folder vit-b-16 over, and index with it:
 An index keeps the model it was made with; add --rebuild to change it."""
 
 
+class Pace:
+    """How fast something has been going lately, and how much longer it will take."""
+
+    _SECONDS = 30.0
+    """What lies further back says nothing of now: the first pictures wait for the decoders."""
+    _ENOUGH = 2.0
+    """From fewer seconds nothing is foretold."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def add(self, now: float, done: int) -> None:
+        """Note that ``done`` were done at a time in seconds."""
+        self._seen.append((now, done))
+        while len(self._seen) > 2 and self._seen[1][0] <= now - self._SECONDS:
+            self._seen.popleft()
+
+    def rate(self) -> float | None:
+        """How many a second; None where it cannot be told yet."""
+        if len(self._seen) < 2:
+            return None
+        (start, before), (end, after) = self._seen[0], self._seen[-1]
+        if end - start < self._ENOUGH or after <= before:
+            return None
+        return (after - before) / (end - start)
+
+
+def rate_text(rate: float | None) -> str:
+    """A rate, with one digit after the point where it is small."""
+    if rate is None:
+        return ""
+    if rate < 0.1:
+        return f"{60 * rate:.1f}/min"
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
+
+
+def time_left_text(seconds: float) -> str:
+    """A time to come, as roughly as it can be known."""
+    if seconds < 10:
+        return "a few seconds left"
+    if seconds < 55:
+        return f"about {10 * round(seconds / 10)} s left"
+    minutes = max(1, round(seconds / 60))
+    if minutes < 60:
+        return f"about {minutes} min left"
+    hours, minutes = divmod(10 * round(seconds / 600), 60)
+    if hours < 10 and minutes:
+        return f"about {hours} h {minutes} min left"
+    return f"about {round(seconds / 3600)} h left"
+
+
 class ProgressBar:
     """Progress on stderr while it is a terminal: what, how many, how fast, how much longer."""
 
@@ -439,27 +497,20 @@ class ProgressBar:
         self._bar: Any = None
         self._task: Any = None
         self._doing = ""
-        self._shown = time.monotonic()
+        self._pace = Pace()
 
     def __call__(self, doing: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` are done."""
+        """Show that ``done`` of ``total`` are done; of a ``total`` of 0 nobody knows how many."""
         if not sys.stderr.isatty():
             return
         if self._bar is None:
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-            )
+            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
             self._bar = Progress(
+                SpinnerColumn(),
                 TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
+                BarColumn(bar_width=20),
+                TextColumn("{task.fields[counted]}"),
                 console=console(sys.stderr),
                 transient=True,
             )
@@ -467,11 +518,20 @@ class ProgressBar:
         if doing != self._doing:
             if self._task is not None:
                 self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(doing, total=total, rate="")
-            self._doing, self._shown = doing, time.monotonic()
-        seconds = time.monotonic() - self._shown
-        rate = f"{done / seconds:.1f}/s" if done and seconds > 0 else ""
-        self._bar.update(self._task, completed=done, rate=rate)
+            self._doing, self._pace = doing, Pace()
+            counted = self._counted(done, total)
+            self._task = self._bar.add_task(doing, total=total or None, counted=counted)
+        self._pace.add(time.monotonic(), done)
+        self._bar.update(self._task, completed=done, counted=self._counted(done, total))
+
+    def _counted(self, done: int, total: int) -> str:
+        if total <= 1:
+            return ""
+        rate = self._pace.rate()
+        if rate is None or done >= total:
+            return f"{done:,}/{total:,}"
+        left = time_left_text((total - done) / rate)
+        return f"{done:,}/{total:,}, {rate_text(rate)}, {left}"
 
     def close(self) -> None:
         """Take the bar away."""

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 import numpy.typing as npt
 
+from clipsearch import typed
 from clipsearch.domain import policy
 from clipsearch.domain.intervals import Estimate, proportion
 from clipsearch.domain.labelled import LabelledImages
@@ -17,6 +18,7 @@ from clipsearch.domain.taxonomy import Domain, folded
 from clipsearch.domain.words import tokens
 from clipsearch.domain.zero_shot import class_embeddings
 from clipsearch.errors import IndexUnreadable, ModelMismatch, UsageError
+from clipsearch.names import did_you_mean
 from clipsearch.records import TextEncoder, Vectors
 from clipsearch.store import Store
 
@@ -54,14 +56,15 @@ class KeptProbe:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "KeptProbe":
-        """What ``to_bytes`` kept."""
+        """What ``to_bytes`` kept. Raises ValueError, among others, for anything else."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            about = json.loads(str(arrays["about"]))
-            about["probe"] = Probe.from_bytes(arrays["probe"].tobytes())
-        about["images"] = tuple(about["images"])
-        for field in ("held_out", "zero_shot"):
-            about[field] = Estimate(**about[field])
-        return cls(**about)
+            probe = Probe.from_bytes(arrays["probe"].tobytes())
+            kept: KeptProbe = typed.record(cls, json.loads(str(arrays["about"])), probe=probe)
+        if len(kept.images) != len(probe.classes):
+            raise ValueError(
+                f"{len(kept.images)} counts of pictures of {len(probe.classes)} classes"
+            )
+        return kept
 
 
 def make(
@@ -127,12 +130,15 @@ def load(store: Store, name: str) -> KeptProbe:
     if data is None:
         raise _unknown(store, name)
     try:
-        return KeptProbe.from_bytes(data)
+        kept = KeptProbe.from_bytes(data)
+        if kept.model == store.spec.fingerprint and kept.probe.weights.shape[1] != store.spec.dim:
+            raise ValueError("its weights are of another length than the model's embeddings")
     except Exception as error:  # zipfile and numpy raise whatever they stumble over
         raise IndexUnreadable(
             f"the probe '{name}' in the index of {store.root} is damaged",
             hint=f"Train it anew, or forget it: clipsearch probe remove {name}",
         ) from error
+    return kept
 
 
 def ready(store: Store, name: str) -> Probe:
@@ -161,7 +167,7 @@ def remove(store: Store, name: str) -> None:
 def _unknown(store: Store, name: str) -> UsageError:
     others = ", ".join(names(store))
     return UsageError(
-        f"the index of {store.root} has no probe '{name}'",
+        f"the index of {store.root} has no probe '{name}'{did_you_mean(name, names(store))}",
         hint=(f"It has: {others}. " if others else "")
         + "Train one with: clipsearch probe train LABELLED --name NAME",
     )
@@ -183,7 +189,8 @@ def query(store: Store, asked: str) -> Vectors:
         at = [tokens(cls) == tokens(name) for cls in probe.classes]
     if not any(at):
         choices = ", ".join(f"@{name}/{cls}" for cls in probe.classes)
-        what = f"has no class '{wanted}'" if wanted else "has several classes"
+        meant = did_you_mean(wanted, probe.classes)
+        what = f"has no class '{wanted}'{meant}" if wanted else "has several classes"
         raise UsageError(f"the probe '{name}' {what}", hint=f"Say which: {choices}.")
     direction: Vectors = probe.directions[at.index(True)]
     return direction

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from clipsearch.classifying import Classified
+from clipsearch.diagnosis import Check
 from clipsearch.domain.calibration import Precision
 from clipsearch.domain.evaluation import ClassificationReport, ClassResult
 from clipsearch.domain.intervals import Estimate, proportion
@@ -488,3 +489,14 @@ def shown(path: bytes) -> bytes:
 def text_path(path: bytes) -> str:
     """A path as text to be read and not to be opened."""
     return printable(os.fsdecode(path))
+
+
+def check_lines(check: Check) -> list[str]:
+    """One check of ``doctor`` for people."""
+    line = f"{check.state:<8} {check.area:<10} {printable(check.text)}"
+    return [line, f"{'':8} {printable(check.hint)}"] if check.hint else [line]
+
+
+def check_record(check: Check) -> dict[str, object]:
+    """The same for programs. Keys are only ever added."""
+    return asdict(check)

@@ -1,6 +1,5 @@
 """From a query to ranked hits, over one collection or several that share a model."""
 
-import difflib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from clipsearch.assurance import Assurance
 from clipsearch.domain.zero_shot import class_embeddings
 from clipsearch.errors import ImageError, OutOfDomain, UsageError
 from clipsearch.images import absolute, content_hash, require_regular
+from clipsearch.names import did_you_mean
 from clipsearch.records import EVERYTHING, Encoder, Filter, Hit, QueryKind, TextEncoder, Vectors
 from clipsearch.store import Store
 
@@ -85,6 +85,17 @@ def _ranked(hits: Sequence[Hit]) -> list[Hit]:
     return list(ranked.values())
 
 
+def nearest_classes(collections: Sequence[Assurance], hits: Sequence[Hit]) -> list[str | None]:
+    """The class nearest to each hit's picture, by its own collection's domain, where known."""
+    nearest = {
+        collection.store.root: collection.nearest_classes(
+            [hit.id for hit in hits if hit.root == collection.store.root]
+        )
+        for collection in collections
+    }
+    return [nearest[hit.root].get(hit.id) for hit in hits]
+
+
 def image_vector(
     stores: Sequence[Store], image: Path, load_encoder: Callable[[], Encoder]
 ) -> Vectors:
@@ -138,12 +149,10 @@ def class_index(collections: Sequence[Assurance], name: str) -> int:
         )
     index = domain.find_class(name)
     if index is None:
-        near = difflib.get_close_matches(name.lower(), domain.class_names, n=3)
         raise UsageError(
-            f"the domain {domain.name} has no class '{name}'",
-            hint=f"Did you mean {' or '.join(near)}?"
-            if near
-            else "clipsearch domain show lists its classes.",
+            f"the domain {domain.name} has no class '{name}'"
+            f"{did_you_mean(name, domain.class_names)}",
+            hint="clipsearch domain show lists its classes.",
         )
     return index
 

@@ -15,7 +15,7 @@ the query, as many as were measured to be enough.
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -241,10 +241,12 @@ class NewVectorFile:
     While vectors are put in order, the disk holds them twice.
     """
 
-    def __init__(self, path: Path, dim: int, token: bytes) -> None:
+    def __init__(self, path: Path, dim: int, token: bytes, mode: int = 0o666) -> None:
+        """Take where it is to be, and its permissions, less the user's umask."""
         self._path = path
         self._dim = dim
         self._token = token
+        self._mode = mode
         self._written = path.with_name(path.name + ".new")
         self._ordered = path.with_name(path.name + ".ordered")
         self._ids = np.empty(0, np.int64)
@@ -259,24 +261,36 @@ class NewVectorFile:
 
     def write(self, chunks: Iterable[tuple[Ids, Half]]) -> None:
         """Write chunks of ``(n,)`` ids and ``(n, dim)`` fp16 vectors. Raises OSError."""
-        with self._written.open("w+b") as file:
+        with open(self._written, "w+b", opener=self._opener) as file:
             self._ids = _write_vectors(file, self._dim, chunks)
             self._write_trailer(file, _NOTHING_TRIED)
 
-    def order_by_cluster(self, queries: Vectors) -> ClusterSearch:
+    def order_by_cluster(
+        self, queries: Vectors, told: Callable[[float], None] = lambda share: None
+    ) -> ClusterSearch:
         """Put the vectors in the order of their clusters, if a search through them is worth it.
 
         queries: ``(q, dim)`` unit vectors of texts, at least two, to choose how many clusters a
-        search reads and to measure what it finds. The result tells, with ``lists`` 0 if searches
-        stay exact. Raises OSError.
+        search reads and to measure what it finds. told: called with the share of the work that is
+        done, from 0 to 1. The result tells, with ``lists`` 0 if searches stay exact. Raises
+        OSError.
         """
+        count = len(self._ids)
+        products = clusters.products_of_training(count) + count * len(queries)
+        done = 0
+
+        def more(computed: int) -> None:
+            nonlocal done
+            done += computed
+            told(done / products)
+
         vectors = np.memmap(
             self._written, "<f2", "r", len(_faiss_header(self._dim, 0)), (len(self._ids), self._dim)
         )
         # As they will be read again, so that what is measured is what will be.
-        centroids = clusters.train(vectors).astype(np.float16)
-        exact = clusters.exact_best(vectors, queries)
-        labels = clusters.assign(vectors, centroids.astype(np.float32))
+        centroids = clusters.train(vectors, more).astype(np.float16)
+        exact = clusters.exact_best(vectors, queries, more)
+        labels = clusters.assign(vectors, centroids.astype(np.float32), more)
         measured = clusters.measure(queries, centroids.astype(np.float32), labels, exact)
         if not clusters.is_worth_it(measured):
             measured = measured._replace(lists=0)
@@ -286,7 +300,7 @@ class NewVectorFile:
             return measured
         order = np.argsort(labels, kind="stable")
         offsets = np.searchsorted(labels[order], np.arange(len(centroids) + 1))
-        with self._ordered.open("w+b") as file:
+        with open(self._ordered, "w+b", opener=self._opener) as file:
             chunks = ((self._ids[rows], vectors[rows]) for rows in _parts(order))
             _write_vectors(file, self._dim, chunks)
             self._write_trailer(file, measured, Lists(offsets, centroids))
@@ -299,6 +313,9 @@ class NewVectorFile:
         Raises OSError.
         """
         os.replace(self._finished, self._path)
+
+    def _opener(self, path: str, flags: int) -> int:
+        return os.open(path, flags, self._mode)
 
     def _write_trailer(
         self, file: BinaryIO, cluster_search: ClusterSearch, lists: Lists | None = None

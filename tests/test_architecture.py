@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "clipsearch"
 
 FLOORS = [
     {
-        *("errors", "records", "vectors", "changes", "clusters", "mixing"),
-        *("neighbours", "structure"),
+        *("errors", "names", "typed", "records", "vectors", "changes", "clusters", "mixing"),
+        *("globe", "neighbours", "structure"),
     },
     {
         *("places", "images", "decoding", "decode_pool", "thumbnails"),
@@ -21,11 +21,14 @@ FLOORS = [
     {"tokenizer", "text_encoder", "models", "encoder"},
     {"domain"},
     {
-        *("indexing", "embedding", "retrieval", "assurance", "queries", "saved_queries"),
-        *("evaluating", "classifying", "probes", "verifying"),
-        *("likeness", "duplicates", "diversity"),
+        *("indexing", "watching", "embedding", "retrieval", "assurance", "queries"),
+        *("evaluating", "classifying", "probes", "saved_queries", "verifying", "diagnosis"),
+        *("exchange", "likeness", "duplicates", "diversity"),
     },
-    {"output", "reports", "pages", "duplicate_reports"},
+    {
+        *("output", "reports", "pages", "duplicate_reports"),
+        *("montage", "preview", "browsing", "serving"),
+    },
     {"cli", "__main__"},
 ]
 
@@ -34,6 +37,8 @@ ONE_ROOM = {
     "open_clip": "encoder",
     "faiss": "flat_index",
     "sqlite3": "store",
+    "pyarrow": "exchange",
+    "watchfiles": "watching",
     "typer": "cli",
 }
 

@@ -230,7 +230,7 @@ def test_an_interrupted_run_keeps_what_it_has_and_the_next_goes_on(
         assert process.returncode == 130
         assert out == b""
         (line,) = err.decode().splitlines()
-        assert line.startswith("clipsearch: interrupted; what was committed is kept")
+        assert line.startswith("clipsearch: interrupted; what was done so far is kept")
         now = rows(root)
         assert len(kept) < len(now) < COUNT
         assert kept.items() <= now.items()

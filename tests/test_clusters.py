@@ -33,9 +33,11 @@ def test_k_means_reads_a_sample_where_there_is_much(monkeypatch: pytest.MonkeyPa
     read: list[int] = []
     assign = clusters._assign
 
-    def counting(vectors: clusters.Half, rows: clusters.Rows, centroids: Vectors) -> clusters.Rows:
+    def counting(
+        vectors: clusters.Half, rows: clusters.Rows, centroids: Vectors, told: clusters.Told
+    ) -> clusters.Rows:
         read.append(len(rows))
-        return assign(vectors, rows, centroids)
+        return assign(vectors, rows, centroids, told)
 
     monkeypatch.setattr(clusters, "_assign", counting)
     centroids = clusters.train(half(3000))
@@ -109,3 +111,15 @@ def test_the_measured_recall_is_that_of_a_search() -> None:
     assert measured.recall == pytest.approx(np.mean(shares))
     assert measured.scanned == pytest.approx(np.mean(read))
     assert measured.recall >= clusters.RECALL
+
+
+def test_the_work_is_told_of_to_its_last_product() -> None:
+    vectors = half(3000)
+    computed: list[int] = []
+    centroids = clusters.train(vectors, computed.append)
+    clusters.assign(vectors, centroids, computed.append)
+    assert sum(computed) == clusters.products_of_training(len(vectors))
+    assert len(computed) > 20  # often, and not at the end
+    computed.clear()
+    clusters.exact_best(vectors, centroids[:7], computed.append)
+    assert sum(computed) == 7 * len(vectors)

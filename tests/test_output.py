@@ -8,6 +8,7 @@ import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,17 +102,11 @@ def test_nothing_is_written_of_no_hits() -> None:
 
 def test_json_lines_byte_for_byte(here: Path) -> None:
     stream = io.BytesIO()
-    judged = {
-        "false_alarm": 0.0123456,
-        "precision": 0.9,
-        "domain": "toys",
-        "tested": "failed",
-        "collapsed": 0,
-    }
+    judged = {"false_alarm": 0.0123456, "precision": 0.9, "domain": "toys", "tested": "failed"}
+    origin = {"camera": "Leica M10", "latitude": -33.9, "longitude": 18.4}
+    facts = {"taken_at": "2024-05-01T12:30:00", **judged, **origin}
     hits = [
-        hit(
-            '写 "1".png'.encode(), here, score=0.123456789, taken_at="2024-05-01T12:30:00", **judged
-        ),
+        hit('写 "1".png'.encode(), here, score=0.123456789, **facts),
         hit(b"caf\xe9.png", Path("/other"), score=-0.5),
     ]
     output.write_json_lines(output.shown_path)(hits, "ViT-B-16/x", stream)
@@ -121,6 +116,7 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         f'"root": {json.dumps(os.fspath(here))}, "id": 7, "width": 640, "height": 480, '
         '"taken_at": "2024-05-01T12:30:00", "model": "ViT-B-16/x", '
         '"false_alarm": 0.01235, "precision": 0.9, "domain": "toys", "tested": "failed", '
+        '"camera": "Leica M10", "latitude": -33.9, "longitude": 18.4, '
         '"collapsed": 0}'
     )
     assert json.loads(second) == {
@@ -137,6 +133,9 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         "precision": None,
         "domain": "",
         "tested": "untested",
+        "camera": None,
+        "latitude": None,
+        "longitude": None,
         "collapsed": 0,
     }
     assert end == b""
@@ -312,6 +311,10 @@ def test_a_summary_tells_failures_first_and_then_the_counts() -> None:
 
 
 def test_a_summary_is_short_when_there_is_little_to_tell() -> None:
+    assert output.summary_lines("photos", IndexSummary(unchanged=9, looked_at=7)) == [
+        "photos: 0 added, 0 changed, 0 moved, 0 removed, 9 unchanged, 0 failed; "
+        "camera and place read of 7"
+    ]
     assert output.summary_lines("photos", IndexSummary(unchanged=9)) == [
         "photos: 0 added, 0 changed, 0 moved, 0 removed, 9 unchanged, 0 failed"
     ]
@@ -497,3 +500,79 @@ def test_progress_on_a_terminal_tells_what_and_how_many(monkeypatch: pytest.Monk
     shown = terminal.getvalue()
     assert "embedding" in shown
     assert "7/10" in shown
+    assert "left" not in shown  # which nobody can know so soon
+
+
+def test_a_pace_is_that_of_the_last_half_minute() -> None:
+    pace = output.Pace()
+    assert pace.rate() is None
+    pace.add(100.0, 0)
+    pace.add(101.0, 5)
+    assert pace.rate() is None  # too soon to tell
+    pace.add(110.0, 10)
+    assert pace.rate() == pytest.approx(1.0)
+    for second in range(111, 171):
+        pace.add(second, 10 + 20 * (second - 110))
+    assert pace.rate() == pytest.approx(20.0)
+    pace.add(300.0, 10 + 20 * 60)  # nothing came of it since
+    assert pace.rate() is None
+    pace = output.Pace()
+    for second in range(0, 500, 100):  # a batch takes longer than half a minute
+        pace.add(second, second)
+    assert pace.rate() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (None, ""),
+        (0.044, "2.6/min"),
+        (0.44, "0.4/s"),
+        (9.94, "9.9/s"),
+        (17.6, "18/s"),
+        (4321, "4,321/s"),
+    ],
+)
+def test_a_rate_is_no_more_precise_than_it_can_be(rate: float | None, text: str) -> None:
+    assert output.rate_text(rate) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "a few seconds left"),
+        (9.9, "a few seconds left"),
+        (14, "about 10 s left"),
+        (54, "about 50 s left"),
+        (56, "about 1 min left"),
+        (89, "about 1 min left"),
+        (3540, "about 59 min left"),
+        (3590, "about 1 h left"),
+        (4300, "about 1 h 10 min left"),
+        (3600 * 2 - 60, "about 2 h left"),
+        (3600 * 14.4, "about 14 h left"),
+    ],
+)
+def test_a_time_left_is_no_more_precise_than_it_can_be(seconds: float, text: str) -> None:
+    assert output.time_left_text(seconds) == text
+
+
+def test_progress_tells_how_fast_and_how_long_of_what_is_being_done_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0.0, 100.0, 110.0])  # the model takes its time to load, and that does not count
+    monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: True))
+    said: list[str] = []
+    shown = SimpleNamespace(
+        add_task=lambda doing, total, counted: doing,
+        remove_task=lambda task: None,
+        update=lambda task, completed, counted: said.append(counted),
+        stop=lambda: None,
+    )
+    bar = output.ProgressBar()
+    bar._bar = shown
+    bar("loading the model", 0, 1)
+    bar("embedding", 0, 1200)
+    bar("embedding", 200, 1200)
+    assert said == ["", "0/1,200", "200/1,200, 20/s, about 50 s left"]

@@ -15,10 +15,13 @@ from typing import NoReturn
 import typer
 
 from clipsearch.cli import (  # noqa: F401  (they register their commands)
+    browse,
     classify,
+    doctor,
     domain,
     duplicates,
     evaluate,
+    exchange,
     index,
     probe,
     query,
@@ -26,6 +29,7 @@ from clipsearch.cli import (  # noqa: F401  (they register their commands)
     search,
     status,
     verify,
+    watch,
 )
 from clipsearch.cli.app import Interrupted, ReaderGone, app, say
 from clipsearch.errors import ClipsearchError, ExitCode, Refused
@@ -55,13 +59,19 @@ def run(arguments: Sequence[str]) -> int:
         _complain(str(error), error.hint, "refused" if refused else "error")
         return ExitCode.REFUSED if refused else ExitCode.ERROR
     except typer.TyperException as error:
-        if arguments:
-            _complain(error.format_message(), "See: clipsearch --help")
+        from clipsearch.cli import mistakes
+
+        if mistakes.is_help(error):
+            print(error.format_message(), file=sys.stderr)
         else:
-            print(error.format_message(), file=sys.stderr)  # the whole help
+            mistake = mistakes.explained(error, arguments)
+            _complain(str(mistake), mistake.hint)
         return ExitCode.ERROR
     except (Interrupted, KeyboardInterrupt, typer.Abort):
-        say("interrupted; what was committed is kept, and the next run goes on from there")
+        goes_on = "; what was done so far is kept, and the next run goes on from there"
+        say(
+            "interrupted" + (goes_on if arguments[:1] in (["index"], ["watch"], ["import"]) else "")
+        )
         return ExitCode.INTERRUPTED
     except (ReaderGone, BrokenPipeError):
         # Python would complain once more at its exit.

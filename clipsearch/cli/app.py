@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 # for each other (0.5 s against 1.6 s). It must be said before numpy is loaded; torch has its own.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# Bars that libraries draw of their downloads are for terminals alone, like our own. It must be said
+# before they are loaded.
+if not sys.stderr.isatty():
+    os.environ.setdefault("TQDM_DISABLE", "1")
+
 # Modules make many objects and hardly any garbage: looking for it as often as Python does costs a
 # query 20 ms and more.
 gc.set_threshold(100_000)
@@ -55,10 +60,31 @@ def _endings() -> Iterator[None]:
         raise ReaderGone from error
 
 
+_HELP = """Find images in local folders by text or by example.
+
+Index a folder once, then search it. Nothing leaves this machine.
+
+\b
+Examples:
+  clipsearch index ~/Pictures
+  clipsearch search "a red bicycle"
+  clipsearch search --help
+
+\b
+Words used here:
+  model      turns pictures and texts into rows of numbers, which are alike where
+             a picture shows what a text says
+  weights    what a model has learned, in a file
+  embedding  such a row of numbers
+  index      the embeddings of a folder's pictures, in its subfolder .clipsearch
+  domain     what the pictures are about: a list of classes, to search and to test with
+  probe      classes of your own, learned from pictures that you have labelled
+"""
+
 app = typer.Typer(
     name="clipsearch",
     cls=_Commands,
-    help="Find images in local folders by text or by example.",
+    help=_HELP,
     epilog="Exit codes: 0 hits, or the collection is up to date; 1 nothing matches; 2 an error; "
     "3 refused; 130 interrupted.",
     no_args_is_help=True,
@@ -85,7 +111,7 @@ DeviceOption = Annotated[
         "--device",
         metavar="auto|cpu|cuda",
         envvar="CLIPSEARCH_DEVICE",
-        help="Where the model runs; auto takes a GPU if there is one.",
+        help="What the model runs on; auto takes a graphics card (cuda) if there is one.",
     ),
 ]
 
@@ -108,7 +134,7 @@ def options(
         bool, typer.Option("--debug", help="Show where in the program an error comes from.")
     ] = False,
 ) -> None:
-    """Find images in local folders by text or by example."""
+    """Options that go before a command."""
 
 
 def say(message: str) -> None:

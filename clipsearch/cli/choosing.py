@@ -1,6 +1,6 @@
 """Which model and which encoder a command uses, without loading torch where that can be done."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,8 +79,12 @@ def load_encoder(files: "ModelFiles", choice: ModelChoice) -> "Encoder":
     return OpenClipEncoder(files, choice.device, choice.batch_size, notify=say)
 
 
-def load_text_encoder(files: "ModelFiles", choice: ModelChoice) -> "TextEncoder":
-    """The text tower, without torch wherever that can be done."""
+def load_text_encoder(
+    files: "ModelFiles",
+    choice: ModelChoice,
+    load: "Callable[[ModelFiles, ModelChoice], Encoder]" = load_encoder,
+) -> "TextEncoder":
+    """The text tower, without torch wherever that can be done; else what ``load`` gives."""
     from clipsearch import text_encoder
     from clipsearch.models import weights
     from clipsearch.records import ModelFiles
@@ -88,4 +92,4 @@ def load_text_encoder(files: "ModelFiles", choice: ModelChoice) -> "TextEncoder"
     path = weights.mappable(files.weights)
     if path is not None and text_encoder.supports(files.spec):
         return text_encoder.TextEncoder(ModelFiles(files.spec, path))
-    return load_encoder(files, choice)
+    return load(files, choice)

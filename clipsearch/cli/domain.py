@@ -8,10 +8,21 @@ import typer
 
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, app, say
 from clipsearch.cli.choosing import ModelChoice, load_text_encoder, new_model
+from clipsearch.cli.pictures import UnderOption, directory_of_one
 from clipsearch.errors import ExitCode, IndexNotFound, UsageError
+from clipsearch.names import did_you_mean
+
+_HELP = """What the pictures are about: the classes that they are searched and tested with.
+
+\b
+Examples:
+  clipsearch domain show
+  clipsearch domain init parts.toml
+  clipsearch index ./parts --domain parts.toml
+"""
 
 domain_app = typer.Typer(
-    help="The class taxonomy that a collection is searched and tested with.",
+    help=_HELP,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -39,7 +50,8 @@ def init_command(
 
     if copy is not None and copy not in taxonomy.shipped():
         raise UsageError(
-            f"no domain '{copy}' is shipped", hint=f"There is {', '.join(taxonomy.shipped())}."
+            f"no domain '{copy}' is shipped{did_you_mean(copy, taxonomy.shipped())}",
+            hint=f"There is {', '.join(taxonomy.shipped())}.",
         )
     text = taxonomy.source(copy) if copy else taxonomy.starter()
     try:
@@ -66,6 +78,7 @@ def show_command(
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The whole domain as JSON.")] = False,
+    under: UnderOption = None,
     index: IndexOption = None,
 ) -> int:
     """Print a domain: its classes, one a line with their synonyms, or all of it as JSON.
@@ -75,7 +88,7 @@ def show_command(
       clipsearch domain show
       clipsearch domain show parts.toml --json
     """
-    from clipsearch import collections, output
+    from clipsearch import output
     from clipsearch.assurance import Assurance
     from clipsearch.domain import taxonomy
     from clipsearch.store import Store
@@ -84,9 +97,9 @@ def show_command(
         shown = taxonomy.load(domain)
     else:
         try:
-            directory = collections.find(Path().resolve(), index)[0]
+            directory = directory_of_one([], under, index)
         except IndexNotFound:
-            if index is not None:
+            if under is not None or index is not None:
                 raise
             shown = taxonomy.load(taxonomy.DEFAULT)
         else:
@@ -118,9 +131,10 @@ def check_command(
     device: DeviceOption = "auto",
     offline: OfflineOption = False,
 ) -> int:
-    """Check a domain file, and measure how often its gate errs on the domain's own examples.
+    """Check a domain file, and measure how often queries are wrongly refused or let in.
 
-    Exit code 1 says that more in-domain examples are refused than the domain's pass marks allow.
+    That is measured on the domain's own examples. Exit code 1 says that more of those that belong
+    to it are refused than its pass marks allow.
 
     \b
     Examples:

@@ -43,8 +43,9 @@ def evaluate_command(
 ) -> int:
     """Test an index's model and domain on labelled pictures; the index keeps the result.
 
-    Embeddings that the index has are reused. An index is tested once an evaluation of its model
-    and its domain has met the domain's pass marks. Exit code 0 if it has, 1 if it has not.
+    Pictures that the index has are not read again. An index is tested once an evaluation of its
+    model and domain has met the domain's pass marks, which say how much must be right. Exit code 0
+    if it has, 1 if it has not.
 
     \b
     Examples:

@@ -9,14 +9,23 @@ import typer
 from clipsearch.cli.app import DeviceOption, IndexOption, app, progress, say
 from clipsearch.cli.choosing import ModelChoice, load_encoder, load_text_encoder
 from clipsearch.cli.pictures import UnderOption, directory_of_one, say_skipped
-from clipsearch.errors import ExitCode
+from clipsearch.errors import ExitCode, IndexUnreadable
 
 if TYPE_CHECKING:
     from clipsearch.probes import KeptProbe
     from clipsearch.store import Store
 
+_HELP = """Train classes of your own on labelled pictures, and look after them.
+
+\b
+Examples:
+  clipsearch probe train defects/ --name defects
+  clipsearch probe list
+  clipsearch search @defects/scratch
+"""
+
 probe_app = typer.Typer(
-    help="Train classes of your own on labelled pictures, and look after them.",
+    help=_HELP,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -45,12 +54,13 @@ def train_command(
     device: DeviceOption = "auto",
     index: IndexOption = None,
 ) -> int:
-    """Fit a logistic regression on the embeddings of labelled pictures; the index keeps it.
+    """Learn classes of your own from labelled pictures; the index keeps what was learned.
 
     The classes are the folders' names or the labels, whatever they are; three pictures of each
-    are the least. The strength of the penalty is chosen by cross-validation, as in the CLIP paper.
-    Printed is how many pictures are got right by probes that never saw them, and how many by
-    zero-shot classification with the same classes. A probe of the same name is replaced.
+    are the least. Printed is how many pictures are got right by probes that never saw them, and
+    how many by the classes' names alone (zero-shot). A probe of the same name is replaced. It is
+    a logistic regression on the embeddings, with the strength of its penalty chosen by
+    cross-validation, as in the CLIP paper.
 
     \b
     Examples:
@@ -98,18 +108,34 @@ def train_command(
 def list_command(
     json: JsonOption = False, under: UnderOption = None, index: IndexOption = None
 ) -> int:
-    """List the probes of an index, and what each is worth."""
+    """List the probes of an index, and what each is worth.
+
+    One that is damaged is named, the others are listed, and the exit code is 2.
+
+    \b
+    Examples:
+      clipsearch probe list
+      clipsearch probe list --under ~/Pictures --json
+    """
     from clipsearch import probes
+    from clipsearch.output import printable
     from clipsearch.store import Store
 
+    code = ExitCode.OK
     with Store.open(directory_of_one([], under, index)) as store:
         names = probes.names(store)
         for name in names:
-            _write(probes.load(store, name), store, json)
+            try:
+                kept = probes.load(store, name)
+            except IndexUnreadable as error:
+                say(printable(f"{error}. {error.hint}"))
+                code = ExitCode.ERROR
+            else:
+                _write(kept, store, json)
     if not names:
         say("no probes here; train one with: clipsearch probe train LABELLED --name NAME")
         return ExitCode.NO_MATCH
-    return ExitCode.OK
+    return code
 
 
 @probe_app.command("show")
@@ -119,7 +145,12 @@ def show_command(
     under: UnderOption = None,
     index: IndexOption = None,
 ) -> int:
-    """Tell what a probe was trained on, and what it is worth."""
+    """Tell what a probe was trained on, and what it is worth.
+
+    \b
+    Examples:
+      clipsearch probe show defects
+    """
     from clipsearch import probes
     from clipsearch.store import Store
 
@@ -130,7 +161,12 @@ def show_command(
 
 @probe_app.command("remove")
 def remove_command(name: NameArgument, under: UnderOption = None, index: IndexOption = None) -> int:
-    """Forget a probe."""
+    """Forget a probe.
+
+    \b
+    Examples:
+      clipsearch probe remove defects
+    """
     from clipsearch import probes
     from clipsearch.store import Store
 

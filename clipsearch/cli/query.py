@@ -15,8 +15,17 @@ from clipsearch.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from clipsearch.queries import Part
 
+_HELP = """Keep queries under a name, and look for them with search @NAME.
+
+\b
+Examples:
+  clipsearch query save pool "golden retriever" --image pool.jpg
+  clipsearch search @pool
+  clipsearch query list
+"""
+
 query_app = typer.Typer(
-    help="Keep queries under a name, and look for them with search @NAME.",
+    help=_HELP,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -57,7 +66,12 @@ def save_command(*, name: _NameArgument, what: QueryOptions) -> int:
 def list_command(
     json: Annotated[bool, typer.Option("--json", help="One JSON object a query.")] = False,
 ) -> int:
-    """Print the saved queries, one a line: the name, and what it stands for."""
+    """Print the saved queries, one a line: the name, and what it stands for.
+
+    \b
+    Examples:
+      clipsearch query list
+    """
     from clipsearch import output, saved_queries
 
     for name, query in saved_queries.everything().items():
@@ -70,7 +84,12 @@ def list_command(
 
 @query_app.command("remove")
 def remove_command(name: _NameArgument) -> int:
-    """Forget a query."""
+    """Forget a query.
+
+    \b
+    Examples:
+      clipsearch query remove pool
+    """
     from clipsearch import saved_queries
 
     saved_queries.remove(name)

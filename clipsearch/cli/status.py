@@ -18,7 +18,13 @@ def status_command(
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     index: IndexOption = None,
 ) -> int:
-    """Tell what is indexed, with which model and domain, what was tested, and what failed."""
+    """Tell what is indexed, with which model and domain, what was tested, and what failed.
+
+    \b
+    Examples:
+      clipsearch status
+      clipsearch status ~/Pictures --json
+    """
     from clipsearch import collections, models, output
     from clipsearch.assurance import Assurance
     from clipsearch.store import Store
@@ -49,6 +55,11 @@ def models_command(
     """Tell which models can be used, and which weights are on this machine and where.
 
     It also says how to bring weights to a machine without a network.
+
+    \b
+    Examples:
+      clipsearch models
+      clipsearch models --all | grep ViT-L
     """
     from clipsearch import models, output
 

@@ -28,7 +28,7 @@ def verify_command(
             "--sample",
             min=0,
             metavar="N",
-            help="Make so many embeddings again from their pictures, and compare.",
+            help="Read so many pictures again, and compare with what the index has of them.",
         ),
     ] = 20,
     repair: Annotated[
@@ -39,7 +39,7 @@ def verify_command(
     device: DeviceOption = "auto",
     index: IndexOption = None,
 ) -> int:
-    """Check that an index is whole, and that its embeddings are those of its pictures.
+    """Check that an index is whole, and that it fits its pictures.
 
     Exit code 0 says that nothing is damaged, or that all damage was repaired; 2 that something is.
     A folder that has changed since it was indexed is told of and is no damage.

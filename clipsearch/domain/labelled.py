@@ -10,7 +10,6 @@ of its own: ``own_taxonomy`` makes a domain of them.
 """
 
 import csv
-import difflib
 import hashlib
 import io
 import os
@@ -23,6 +22,7 @@ from clipsearch.domain import policy
 from clipsearch.domain.taxonomy import Domain, DomainClass, folded
 from clipsearch.errors import BadLabels, TooFewExamples
 from clipsearch.images import SUFFIXES, find
+from clipsearch.names import did_you_mean
 
 LABEL_COLUMNS = ("label", "class")
 CAPTION_COLUMNS = ("caption", "text")
@@ -347,11 +347,10 @@ def _column(columns: Sequence[str], names: Sequence[str]) -> int | None:
 
 def _unknown_label(what: str, unknown: Sequence[str], domain: Domain) -> BadLabels:
     known = [name for cls in domain.classes for name in (cls.name, *cls.synonyms)]
-    close = difflib.get_close_matches(unknown[0].replace("_", " "), known, n=2)
     others = len(set(unknown)) - 1
     return BadLabels(
         f"{what} is no class of the domain {domain.name}"
-        + (f" (did you mean {' or '.join(close)}?)" if close else "")
+        + did_you_mean(unknown[0].replace("_", " "), known, 2)
         + (f"; nor are {others} others" if others else ""),
         hint="Use a class name or a synonym of the domain, or test with a domain that has it: "
         "`clipsearch domain show` lists them.",

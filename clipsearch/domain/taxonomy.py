@@ -7,7 +7,6 @@ would be measured as if it were meant: every complaint names the file and the li
 file begins as.
 """
 
-import difflib
 import hashlib
 import json
 import re
@@ -17,8 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from clipsearch import typed
 from clipsearch.domain import policy, toml_lines
 from clipsearch.errors import BadDomain, RefusedByPolicy
+from clipsearch.names import did_you_mean
 
 DEFAULT = "everyday"
 """The domain of an index that was given none."""
@@ -97,14 +98,14 @@ class Domain:
 
     @classmethod
     def from_json(cls, text: str) -> "Domain":
-        """Rebuild a domain from ``to_json``'s text, which is taken on trust."""
-        values = json.loads(text)
-        classes = tuple(
-            DomainClass(item["name"], tuple(item["synonyms"]), tuple(item["prompts"]))
-            for item in values.pop("classes")
-        )
-        lists = ("templates", "in_domain", "out_of_domain")
-        return cls(classes=classes, **(values | {key: tuple(values[key]) for key in lists}))
+        """Rebuild a domain from ``to_json``'s text. Raises ValueError for any other."""
+        domain: Domain = typed.from_json(cls, text)
+        if len(domain.classes) < 2:
+            raise ValueError("there are fewer than two classes")
+        if not domain.templates or any(t.count(PLACE) != 1 for t in domain.templates):
+            raise ValueError("there is no template, or one without a place for the class name")
+        _ = domain.fingerprint  # which half a character, the last thing that JSON allows, has not
+        return domain
 
     @cached_property
     def fingerprint(self) -> str:
@@ -167,7 +168,7 @@ def read(path: Path) -> Domain:
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise BadDomain(
-            f"there is no domain file {path}",
+            f"there is no domain file {path}{did_you_mean(str(path), shipped())}",
             hint=f"Name a TOML file, or one of the shipped domains: {', '.join(shipped())}. "
             "`clipsearch domain init` writes one to begin with.",
         ) from error
@@ -333,10 +334,9 @@ class _Reader:
     ) -> None:
         for key in table:
             if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
                 raise self._wrong(
                     (*path, key),
-                    f"unknown key '{key}'" + (f" (did you mean {close[0]}?)" if close else ""),
+                    f"unknown key '{key}'{did_you_mean(key, known, 1)}",
                     hint=f"Known here: {', '.join(known)}.",
                 )
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from clipsearch.errors import BadCheckpoint, ModelMismatch, UnknownModel, WeightsNotFound
 from clipsearch.models import hub, weights
+from clipsearch.names import did_you_mean
 from clipsearch.records import ModelFiles, ModelSpec, Preprocessing
 
 DEFAULT_NAME, DEFAULT_TAG = "ViT-B-16", "laion2b_s34b_b88k"
@@ -96,7 +97,7 @@ def locate(spec: ModelSpec) -> ModelFiles:
         raise ModelMismatch(
             f"{spec.label} on this machine is not the model that the index was made with "
             f"({files.spec.fingerprint[:12]}, not {spec.fingerprint[:12]})",
-            hint="Put the old weights back, or embed anew: clipsearch index FOLDER --rebuild",
+            hint="Put the old weights back, or begin anew: clipsearch index FOLDER --rebuild",
         )
     return files
 
@@ -160,14 +161,15 @@ def _from_architecture(
     config_path = _config_folder() / f"{name}.json"
     if not config_path.is_file():
         raise UnknownModel(
-            f"there is neither a model nor a folder called '{asked}'{_did_you_mean(name)}",
+            f"there is neither a model nor a folder called '{asked}'"
+            f"{did_you_mean(name, [POCKET, *architectures()])}",
             hint=_LIST,
         )
     model_cfg = _read_config(config_path)
     if pretrained is None:
         if name != DEFAULT_NAME:
             raise UnknownModel(
-                f"'{name}' is an architecture; without weights its answers would be random",
+                f"'{name}' names how a model is built; without weights its answers would be random",
                 hint=f"Add --pretrained with one of: {', '.join(_tags(name)) or 'a file'}.",
             )
         pretrained = DEFAULT_TAG
@@ -183,7 +185,8 @@ def _from_architecture(
         published = published_weights(name).get(pretrained, {})
         if not published:
             raise UnknownModel(
-                f"'{pretrained}' is neither a file nor published weights of {name}",
+                f"'{pretrained}' is neither a file nor published weights of {name}"
+                f"{did_you_mean(pretrained, _tags(name))}",
                 hint=f"Published: {', '.join(_tags(name)) or 'none'}.",
             )
     quick = bool(published.get("quick_gelu"))
@@ -309,14 +312,6 @@ def _tags(name: str) -> list[str]:
     from clipsearch.encoder import published_weights
 
     return list(published_weights(name))
-
-
-def _did_you_mean(name: str) -> str:
-    from difflib import get_close_matches
-
-    known = {known.lower(): known for known in architectures()}
-    close = get_close_matches(name.lower(), known, n=3)
-    return f" (did you mean {' or '.join(known[match] for match in close)}?)" if close else ""
 
 
 _LIST = "`clipsearch models --all` lists the models that can be used."

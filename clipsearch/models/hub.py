@@ -67,6 +67,7 @@ def get(repo: str, names: Sequence[str], *, offline: bool, notify: Callable[[str
             f"{repo} is not in the hub's cache on this machine, and the network is not to be used",
             hint=_BRING.format(repo=repo),
         )
+    notify(f"asking the hub for {repo}")
     name = _first_offered(repo, names)
     notify(f"downloading {name} of {repo} from the hub")
     from huggingface_hub import hf_hub_download

@@ -1,0 +1,133 @@
+"""A command line that cannot be understood: what typer says of it, in words for people.
+
+typer has a click of its own inside, whose errors it does not export. This is the one module that
+knows them; pyproject.toml says for which versions of typer.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer._click.exceptions import (
+    BadOptionUsage,
+    BadParameter,
+    MissingParameter,
+    NoArgsIsHelpError,
+    NoSuchOption,
+)
+from typer.main import get_command
+
+from clipsearch import names
+from clipsearch.cli.app import app
+from clipsearch.cli.examples import examples
+from clipsearch.errors import UsageError
+
+_OTHER_WORDS = {
+    "search": {"find", "query", "look", "grep", "show", "get"},
+    "index": {"add", "build", "create", "scan", "update", "import", "embed", "reindex"},
+    "status": {"info", "list", "ls", "stats"},
+    "doctor": {"check", "diagnose", "test", "version"},
+}
+"""What people call these commands who have used other programs."""
+
+
+def explained(error: typer.TyperException, arguments: Sequence[str]) -> UsageError:
+    """The error as one of ours, with the next step."""
+    command, path = _asked_for(arguments)
+    return UsageError(_message(error, command, arguments), hint=_hint(error, command, path))
+
+
+def is_help(error: typer.TyperException) -> bool:
+    """Whether its message is the whole help of a command that was given nothing."""
+    return isinstance(error, NoArgsIsHelpError)
+
+
+def _asked_for(arguments: Sequence[str]) -> tuple[Any, str]:
+    """The command that a command line means, as far as it goes, and how it is called."""
+    command: Any = get_command(app)
+    path = "clipsearch"
+    for argument in arguments:
+        if argument not in getattr(command, "commands", {}):
+            break
+        command, path = command.commands[argument], f"{path} {argument}"
+    return command, path
+
+
+def _message(error: typer.TyperException, command: Any, arguments: Sequence[str]) -> str:
+    plain = error.format_message()
+    match error:
+        case NoSuchOption():
+            return _unknown_option(error.option_name, command, arguments)
+        case BadOptionUsage() if "does not take a value" in plain:
+            return f"{error.option_name} takes no value"
+        case BadOptionUsage():
+            given = (p for p in command.params if error.option_name in p.opts)
+            names_it = "".join(f": {_value_name(parameter)}" for parameter in given)
+            return f"{error.option_name} needs a value{names_it}"
+        case MissingParameter() if error.param is not None:
+            what = _value_name(error.param)
+            means = getattr(error.param, "help", None)
+            if error.param.param_type_name == "option":
+                what = f"{error.param.opts[-1]} {what}"
+            return f"{command.name} needs {what}" + (f": {means}" if means else "")
+        case BadParameter() if error.param is not None:
+            return _bad_value(error.param, error.message)
+    if name := _unknown_command(error):
+        known = list(command.commands)
+        meant = [other for other, words in _OTHER_WORDS.items() if name.lower() in words]
+        meant = [other for other in meant if other in known]
+        ask = f" (did you mean {meant[0]}?)" if meant else names.did_you_mean(name, known)
+        return f"there is no command '{name}'{ask}"
+    if found := re.search(r"unexpected extra argument\(s\) \((.*)\)$", plain, re.S):
+        return f"'{found[1]}' is more than {command.name} takes"
+    return plain
+
+
+def _hint(error: typer.TyperException, command: Any, path: str) -> str:
+    see = f"See: {path} --help"
+    if isinstance(error, MissingParameter) and (shown := examples(command.help)):
+        return f"For example: {shown[0]}"
+    if "unexpected extra argument" in str(error):
+        return f"Put a text of several words into quotation marks. {see}"
+    if " " in _unknown_command(error) and path == "clipsearch":
+        return f'To look for that: clipsearch search "{_unknown_command(error)}"'
+    return see
+
+
+def _unknown_command(error: typer.TyperException) -> str:
+    """The name of which the error says that it is no command; nothing if it says no such thing."""
+    found = re.search(r"^No such command '(.*?)'\.", error.format_message(), re.S)
+    return found[1] if found else ""
+
+
+def _unknown_option(name: str, command: Any, arguments: Sequence[str]) -> str:
+    known = ["--help", *(option for parameter in command.params for option in parameter.opts)]
+    if name.startswith("--"):
+        return f"there is no option {name}{names.did_you_mean(name, known, 2)}"
+    # Of -count, click tells that there is no -c.
+    written = next((a for a in arguments if a.startswith(name) and len(a) > 2), name)
+    meant = [f"-{written}"] if f"-{written}" in known else names.close(f"-{written}", known, 1)
+    if meant:
+        return f"there is no option {written} (did you mean {meant[0]}, with two hyphens?)"
+    return f"there is no option {name}"
+
+
+def _bad_value(parameter: Any, message: str) -> str:
+    option = "/".join(parameter.opts)  # of an argument, its name
+    if found := re.search(r"^'(.*)' is not a valid (int|float)", message, re.S):
+        kind = "whole number" if found[2] == "int" else "number"
+        return f"{option} takes a {kind}, not '{found[1]}'"
+    if found := re.search(r"^(\S+) is not in the range", message):
+        least = getattr(parameter.type, "min", None)
+        most = getattr(parameter.type, "max", None)
+        bounds = [f"at least {least}"] * (least is not None) + [f"at most {most}"] * (
+            most is not None
+        )
+        return f"{option} is {' and '.join(bounds)}, not {found[1]}"
+    return f"{option}: {message.rstrip('.')}"
+
+
+def _value_name(parameter: Any) -> str:
+    name: str = parameter.metavar or parameter.name.upper()
+    return name.rstrip(".")

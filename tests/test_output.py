@@ -136,6 +136,7 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         "camera": None,
         "latitude": None,
         "longitude": None,
+        "collapsed": 0,
     }
     assert end == b""
 

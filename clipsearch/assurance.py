@@ -16,12 +16,13 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipsearch import typed
 from clipsearch.domain import background, taxonomy
 from clipsearch.domain.calibration import (
     FalseAlarms,
@@ -38,6 +39,7 @@ from clipsearch.mixing import Scale
 from clipsearch.places import cache_dir, write_whole
 from clipsearch.records import Filter, Hit, ModelSpec, QueryKind, Tested, TextEncoder, Vectors
 from clipsearch.store import Store
+from clipsearch.vector_index import Ids
 
 if TYPE_CHECKING:
     from clipsearch.domain.evaluation import ClassificationReport, RetrievalReport, Shortfall
@@ -102,26 +104,23 @@ class Evaluation:
         }
         values["report"] = json.loads(evaluation.to_json(self.report))
         values["measures"] = dict(self.measures)
-        values["shortfalls"] = [
-            [missed.measure, missed.reached, missed.mark] for missed in self.shortfalls
-        ]
+        values["shortfalls"] = [asdict(missed) for missed in self.shortfalls]
         values["precision"] = self.precision and json.loads(self.precision.to_json())
         values["logit_scale"] = self.logit_scale
         return json.dumps(values, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Evaluation":
-        """Rebuild a record from ``to_json``'s text."""
+        """Rebuild a record from ``to_json``'s text. Raises ValueError and such for another."""
         from clipsearch.domain import evaluation  # as above
 
         values = json.loads(text)
-        values["report"] = evaluation.from_json(json.dumps(values["report"]))
-        values["shortfalls"] = tuple(
-            evaluation.Shortfall(*missed) for missed in values["shortfalls"]
+        report = evaluation.from_json(json.dumps(values.pop("report")))
+        shortfalls = tuple(
+            typed.record(evaluation.Shortfall, missed) for missed in values.pop("shortfalls")
         )
-        if values["precision"] is not None:
-            values["precision"] = Precision.from_json(json.dumps(values["precision"]))
-        return cls(**values)
+        found: Evaluation = typed.record(cls, values, report=report, shortfalls=shortfalls)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +130,11 @@ class Texts:
     gate: Gate
     background: Vectors
     """``(n, dim)``: of the prompts that have nothing to do with the domain."""
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return int(self.background.shape[1])
 
     @staticmethod
     def fingerprint(domain: Domain) -> str:
@@ -162,9 +166,27 @@ class Texts:
                 if str(arrays["fingerprint"]) != cls.fingerprint(domain):
                     return None
                 gate = Gate.from_bytes(domain, arrays["gate"].tobytes())
-                return cls(gate, arrays["background"].astype(np.float32))
+                texts = cls(gate, arrays["background"].astype(np.float32))
+            same = texts.background.ndim == 2 and texts.dim == gate.classes.shape[1]
+            return texts if same else None
         except Exception:  # zipfile and numpy raise whatever they stumble over
             return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Calibration:
+    """What scores meant when they were last measured."""
+
+    domain: str
+    """The domain's fingerprint."""
+    images: int = 0
+    """How many pictures the collection had."""
+    newest: int = 0
+    """The greatest id among them."""
+    text: tuple[float, ...] = ()
+    """Best scores of the background prompts, in any order."""
+    image: tuple[float, ...] = ()
+    """Best scores of a sample of the pictures."""
 
 
 class Assurance:
@@ -191,16 +213,18 @@ class Assurance:
     def texts(self) -> Texts | None:
         """The domain's embedded texts; None before the first ``calibrate``."""
         data = self.store.attachment("texts")
-        return Texts.from_bytes(self.domain, data) if data else None
+        texts = Texts.from_bytes(self.domain, data) if data else None
+        return texts if texts is not None and texts.dim == self.store.spec.dim else None
 
     @cached_property
     def scale(self) -> Scale | None:
         """How parts of a query are put on one scale; None before the first ``calibrate``."""
         data = self.store.attachment("scale")
         try:
-            return Scale.from_bytes(data) if data else None
+            scale = Scale.from_bytes(data) if data else None
         except Exception:  # zipfile and numpy raise whatever they stumble over
             return None
+        return scale if scale is not None and scale.dim == self.store.spec.dim else None
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
@@ -234,7 +258,7 @@ class Assurance:
     def logit_scale(self) -> float:
         """By what similarities to classes are multiplied: as the last evaluation found."""
         scales = (found.logit_scale for found in self.evaluations)
-        return next((scale for scale in scales if scale), LOGIT_SCALE)
+        return next((scale for scale in scales if scale is not None and scale > 0), LOGIT_SCALE)
 
     def require_tested(self) -> None:
         """Raise NotTested unless the last evaluation met the pass marks."""
@@ -297,24 +321,41 @@ class Assurance:
             for hit, rate, p in zip(hits, rates, right, strict=True)
         ]
 
+    def nearest_classes(self, ids: Sequence[int]) -> dict[int, str]:
+        """The class of the domain whose embedding is nearest to each picture's (zero-shot).
+
+        By id; nothing before the first ``calibrate``, and no picture that is no longer there.
+        """
+        if self.texts is None:
+            return {}
+        vectors = {}
+        for id in ids:
+            with suppress(KeyError):
+                vectors[id] = self.store.vector(id)
+        if not vectors:
+            return {}
+        nearest = np.argmax(np.stack(list(vectors.values())) @ self.texts.gate.classes.T, axis=1)
+        names = self.domain.class_names
+        return {id: names[index] for id, index in zip(vectors, nearest, strict=True)}
+
     @cached_property
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary(self.domain)
 
     @cached_property
     def _false_alarms(self) -> Mapping[str, FalseAlarms]:
-        kinds = ("text", "image")
-        kept = {kind: self._calibration[kind] for kind in kinds if self._calibration.get(kind)}
-        return {kind: FalseAlarms.of(scores) for kind, scores in kept.items()}
+        if self._calibration is None:
+            return {}
+        kept = {"text": self._calibration.text, "image": self._calibration.image}
+        return {kind: FalseAlarms.of(scores) for kind, scores in kept.items() if scores}
 
     @cached_property
-    def _calibration(self) -> Mapping[str, Any]:
+    def _calibration(self) -> _Calibration | None:
         text = self.store.attachment("calibration")
-        try:
-            found: Mapping[str, Any] = json.loads(text) if text else {}
-            return found if found.get("domain") == self.domain.fingerprint else {}
-        except _DAMAGED:  # it is made again by the next run of index
-            return {}
+        with suppress(ValueError):  # it is made again by the next run of index
+            found: _Calibration | None = typed.from_json(_Calibration, text) if text else None
+            return found if found and found.domain == self.domain.fingerprint else None
+        return None
 
 
 def pin(store: Store, domain: Domain) -> None:
@@ -352,29 +393,30 @@ def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
     domain, texts = assurance.domain, assurance.texts
     ids = store.ids()
     before = assurance._calibration
-    measured = bool(before) and (assurance.scale is not None or not len(ids))
-    if texts is not None and measured and not _has_changed(ids, before):
+    scaled = assurance.scale is not None or not len(ids)
+    if texts and before and scaled and not _has_changed(ids, before):
         return False
     if texts is None:
         texts = embedded_texts(domain, store.spec, load_encoder)
-    found: dict[str, Any] = {"domain": domain.fingerprint}
+    found = _Calibration(domain.fingerprint)
     scale: Scale | None = None
     if len(ids):
         sample = np.random.default_rng(0).permutation(ids)[:_SAMPLE]
         images = store.vectors(sample.tolist())
         of_texts = best_scores(texts.background, store.all_vectors())
         of_images = best_scores_of_others(images, store.all_vectors(), texts.gate.classes)
-        found |= {
-            "images": len(ids),
-            "newest": int(ids[-1]),
-            "text": np.round(of_texts, 6).tolist(),
-            "image": np.round(np.maximum(of_images, -1.0), 6).tolist(),
-        }
+        found = _Calibration(
+            domain.fingerprint,
+            images=len(ids),
+            newest=int(ids[-1]),
+            text=tuple(np.round(of_texts, 6).tolist()),
+            image=tuple(np.round(np.maximum(of_images, -1.0), 6).tolist()),
+        )
         scale = Scale.measure(store.all_vectors(), texts.background, images)
     with store.batch():
         store.attach("domain", domain.to_json())
         store.attach("texts", texts.to_bytes(domain))
-        store.attach("calibration", json.dumps(found))
+        store.attach("calibration", json.dumps(asdict(found)))
         if scale is not None:
             store.attach("scale", scale.to_bytes())
     return True
@@ -397,9 +439,8 @@ def embedded_texts(
     return texts
 
 
-def _has_changed(ids: Any, before: Mapping[str, Any]) -> bool:
-    images, newest = before.get("images", 0), before.get("newest", 0)
-    added = int((ids > newest).sum())
-    removed = images - (len(ids) - added)
+def _has_changed(ids: Ids, before: _Calibration) -> bool:
+    added = int((ids > before.newest).sum())
+    removed = before.images - (len(ids) - added)
     changed = added + removed
     return changed > 0 and (len(ids) <= _ALWAYS_ANEW or changed * 20 > len(ids))

@@ -11,8 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from clipsearch.errors import IndexNotFound
-from clipsearch.places import data_dir, write_whole
+from clipsearch.places import data_dir, held, write_whole
 from clipsearch.store import FOLDER, Store
+
+_PATIENCE = 10.0
+"""Seconds to wait for others who write to the list, each for a moment."""
 
 
 def directory_for(root: Path, index: Path | None) -> Path:
@@ -67,14 +70,14 @@ def remembered() -> dict[Path, Path]:
 
 def remember(directory: Path, root: Path) -> None:
     """Put a collection on the list; one that cannot be written costs only the convenience."""
-    listed = {
-        os.fspath(known): os.fspath(at) for known, at in remembered().items() if Store.exists(known)
-    }
-    if listed.get(os.fspath(directory)) == os.fspath(root):
+    if remembered().get(directory) == root:
         return
-    listed[os.fspath(directory)] = os.fspath(root)
-    with suppress(OSError):
-        write_whole(_list(), json.dumps(listed, indent=1).encode())
+    # What another run has put there meanwhile must not be lost by writing the whole anew.
+    with suppress(OSError), held(_list(), _PATIENCE):
+        listed = {known: at for known, at in remembered().items() if Store.exists(known)}
+        listed[directory] = root
+        texts = {os.fspath(known): os.fspath(at) for known, at in listed.items()}
+        write_whole(_list(), json.dumps(texts, indent=1).encode())
 
 
 def _list() -> Path:

@@ -12,14 +12,15 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from types import TracebackType
 
 from clipsearch.errors import ClipsearchError, ImageError
 from clipsearch.images import absolute
-from clipsearch.records import DecodedImage, ImageFile, Preprocessing
+from clipsearch.records import DecodedImage, ImageFile, Preprocessing, SeenImage
 
-Outcome = DecodedImage | ImageError | OSError
+Outcome = DecodedImage | SeenImage | ImageError | OSError
 
 _SECONDS_PER_FILE = 60.0
 """No picture below the pixel limit takes a healthy decoder this long, even from a slow disk."""
@@ -39,14 +40,18 @@ class DecodePool:
         self,
         root: bytes,
         files: Sequence[ImageFile],
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | None,
         *,
         max_pixels: int | None,
         ahead: int,
         workers: int | None = None,
         timeout: float = _SECONDS_PER_FILE,
     ) -> None:
-        """``ahead``: how many decoded pictures may wait for the caller."""
+        """``ahead``: how many decoded pictures may wait for the caller.
+
+        Without ``preprocessing``, files are read and their headers looked at: the outcome is a
+        ``SeenImage``.
+        """
         self._root = root
         self._total = len(files)
         self._todo = iter(files)
@@ -95,11 +100,7 @@ class DecodePool:
             self._done.put(error)
 
     def _decode_until_done(self) -> None:
-        if hasattr(signal, "pthread_sigmask"):
-            # Ctrl-C goes to the whole process group, and it is for the main thread to decide what
-            # to keep. The processes started here inherit the mask, from their first moment on.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        worker = _Worker(*self._arguments)
+        worker = Decoder(*self._arguments)
         try:
             while not self._stopped.is_set():
                 with self._todo_lock:
@@ -109,23 +110,24 @@ class DecodePool:
                 path = absolute(self._root, file.path)
                 outcome = worker.decode(path, self._timeout, self._stopped)
                 if not worker.alive and not self._stopped.is_set():
-                    worker = _Worker(*self._arguments)
+                    worker = Decoder(*self._arguments)
                 self._done.put((file, outcome))
         finally:
             worker.stop()
 
 
-class _Worker:
+class Decoder:
     """One decoding process and the pipe to it."""
 
-    def __init__(self, preprocessing: Preprocessing, max_pixels: int | None) -> None:
+    def __init__(self, preprocessing: Preprocessing | None, max_pixels: int | None) -> None:
         # "spawn" everywhere: a fork would copy torch's threads and locks in an unknown state.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
             target=_work, args=(theirs, preprocessing, max_pixels), daemon=True
         )
-        self._process.start()
+        with _without_interrupts():
+            self._process.start()
         theirs.close()
         self._ready = False
         self.alive = True
@@ -177,10 +179,27 @@ class _Worker:
             self._process.close()
 
 
-def _work(pipe: Connection, preprocessing: Preprocessing, max_pixels: int | None) -> None:
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """What is started inside never gets Ctrl-C, from its first moment on.
+
+    Ctrl-C goes to the whole process group, and it is for the main thread to decide what to keep.
+    A process inherits the mask of the thread that starts it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(pipe: Connection, preprocessing: Preprocessing | None, max_pixels: int | None) -> None:
     """The worker process: a path in, an outcome out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where the mask above does not exist
-    from clipsearch.decoding import decode
+    from clipsearch.decoding import decode, see
 
     pipe.send(None)  # ready
     while True:
@@ -190,7 +209,10 @@ def _work(pipe: Connection, preprocessing: Preprocessing, max_pixels: int | None
             return
         outcome: Outcome
         try:
-            outcome = decode(path, preprocessing, max_pixels)
+            if preprocessing is None:
+                outcome = see(path, max_pixels)
+            else:
+                outcome = decode(path, preprocessing, max_pixels)
         except (ImageError, OSError) as error:
             outcome = error
         try:

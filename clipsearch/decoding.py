@@ -12,10 +12,12 @@ sizes whether it resamples rows or columns first.
 
 import io
 import os
+import struct
 import warnings
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,7 @@ from PIL import Image, UnidentifiedImageError
 
 from clipsearch.errors import ImageError
 from clipsearch.images import content_hash
-from clipsearch.records import DecodedImage, Pixels, Preprocessing
+from clipsearch.records import DecodedImage, Origin, Pixels, Preprocessing, SeenImage
 
 pillow_heif.register_heif_opener()
 # Pillow's own guard counts pixels before a JPEG is scaled down; ours follows (max_pixels).
@@ -38,6 +40,14 @@ FORMATS = tuple(
 )
 
 _ORIENTATION, _DATE_TIME, _EXIF_IFD, _DATE_TIME_ORIGINAL = 0x0112, 0x0132, 0x8769, 0x9003
+_MAKE, _MODEL, _GPS_IFD = 0x010F, 0x0110, 0x8825
+_LATITUDE_REF, _LATITUDE, _LONGITUDE_REF, _LONGITUDE = 1, 2, 3, 4
+
+_LONGEST_NAME = 100
+"""Characters of a make or a model: twice as many as real ones have."""
+
+_LONGEST_EXIF = 1 << 16
+"""Bytes: what a JPEG, from which most of it comes, can hold."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -49,6 +59,12 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> what makes the picture stand upright (EXIF 2.32, tag 274)."""
+
+_SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that exchange width and height."""
+
+_PLAIN = ("1", "L", "P", "RGB", "YCbCr", "CMYK")
+"""Modes that every program turns into the same RGB."""
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -78,61 +94,187 @@ def decode(
         if file.tell() == 0:
             raise ImageError("the file is empty")
         file.seek(0)
-        try:
-            with warnings.catch_warnings():
-                # Pillow warns of damaged metadata; the pixels are what counts here.
-                warnings.simplefilter("ignore")
-                limit = max_pixels or default_max_pixels()
-                image, width, height, taken_at = _open_upright(file, preprocessing, limit)
-                pixels = fit(image, preprocessing)
-        except ImageError:
-            raise
-        except MemoryError as error:
-            raise ImageError("decoding it needs more memory than there is") from error
-        except Exception as error:
-            # A decoder fed with damaged data raises whatever it stumbles over (struct.error,
-            # SyntaxError, ...). To the reader of the message they are all one thing.
-            raise ImageError(_reason(error)) from error
-    return DecodedImage(pixels, digest, width, height, taken_at)
+        with _plain_reasons():
+            limit = max_pixels or default_max_pixels()
+            image, width, height, told = _open_upright(file, preprocessing, limit)
+            pixels = fit(image, preprocessing)
+    return DecodedImage(pixels, digest, width, height, told.taken_at, *told.origin)
+
+
+def see(path: bytes | str, max_pixels: int | None = None) -> SeenImage:
+    """Read and hash one file, and look at its header; no pixel is decoded.
+
+    Raises ImageError if its header is that of no picture, and OSError if it cannot be read.
+    """
+    with open(path, "rb") as file:
+        digest = content_hash(file)
+        file.seek(0)
+        with _plain_reasons():
+            image = Image.open(file, formats=FORMATS)
+            width, height = _checked_size(image, max_pixels or default_max_pixels())
+            alike = image.mode in _PLAIN and "transparency" not in image.info
+            told = _metadata(lambda: _exif_of_header(image, file))
+    if told.orientation in _SIDEWAYS and image.format != "TIFF":  # its size is that of load()
+        width, height = height, width
+    alike = alike and told.orientation not in _UPRIGHT
+    return SeenImage(digest, width, height, told.taken_at, told.origin, alike)
+
+
+def read_origin(path: bytes | str) -> Origin:
+    """The camera and the place of a picture from its header alone; no pixel is decoded.
+
+    Damaged metadata is none. Raises OSError if the file cannot be opened.
+    """
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with suppress(Exception):
+            image = Image.open(file, formats=FORMATS)
+            return _origin(_exif_of_header(image, file))
+    return Origin()
+
+
+def _exif_of_header(image: Image.Image, file: BinaryIO) -> Image.Exif:
+    """EXIF without decoding: to find it behind the pixels, Pillow would decode a whole PNG."""
+    if image.format != "PNG" or "exif" in image.info:
+        return image.getexif()
+    exif = Image.Exif()
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"eXIf" and length <= _LONGEST_EXIF:
+            exif.load(file.read(length))
+            break
+        file.seek(length + 4, os.SEEK_CUR)
+    return exif
+
+
+def upright(path: bytes | str, preprocessing: Preprocessing) -> Image.Image:
+    """One picture as RGB, upright, as ``decode`` has it before it is resized and cropped.
+
+    Raises as ``decode``.
+    """
+    with open(path, "rb") as file, _plain_reasons():
+        return _open_upright(file, preprocessing, default_max_pixels())[0]
+
+
+@contextmanager
+def _plain_reasons() -> Iterator[None]:
+    """Whatever a decoder raises becomes an ImageError with a plain reason."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of damaged metadata; the pixels are what counts here.
+            warnings.simplefilter("ignore")
+            yield
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError("decoding it needs more memory than there is") from error
+    except Exception as error:
+        # A decoder fed with damaged data raises whatever it stumbles over (struct.error,
+        # SyntaxError, ...). To the reader of the message they are all one thing.
+        raise ImageError(_reason(error)) from error
 
 
 def _open_upright(
     file: BinaryIO, preprocessing: Preprocessing, max_pixels: int
-) -> tuple[Image.Image, int, int, str | None]:
+) -> "tuple[Image.Image, int, int, _Metadata]":
     """Open as RGB and upright, at reduced resolution where the format offers that for free."""
     image: Image.Image = Image.open(file, formats=FORMATS)
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{width} x {height} pixels are {width * height / 1e6:,.0f} megapixels; "
-            f"the limit is {max_pixels / 1e6:,.0f}"
-        )
+    width, height = _checked_size(image, max_pixels)
     if image.format == "TIFF":
         image.load()  # this already turns it upright, and strikes the orientation from its EXIF
         width, height = image.size
-    orientation, taken_at = _metadata(image)
+    told = _metadata(image.getexif)
     if image.format in ("JPEG", "MPO"):
         # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size at a fraction of the cost. Twice
         # the target keeps the final resampling's result: 0.18/255 away on average.
         longer = 2 * max(preprocessing.size)
         image.draft("RGB", (longer, longer))
     image = to_rgb(image)
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-    if orientation in (5, 6, 7, 8):
+    if told.orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[told.orientation])
+    if told.orientation in _SIDEWAYS:
         width, height = height, width
-    return image, width, height, taken_at
+    return image, width, height, told
 
 
-def _metadata(image: Image.Image) -> tuple[int, str | None]:
-    """EXIF orientation (1 if absent) and the time taken; damaged EXIF is no EXIF."""
-    orientation, taken_at = 1, None
+def _checked_size(image: Image.Image, max_pixels: int) -> tuple[int, int]:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{width} x {height} pixels are {width * height / 1e6:,.0f} megapixels; "
+            f"the limit is {max_pixels / 1e6:,.0f}"
+        )
+    return width, height
+
+
+class _Metadata(NamedTuple):
+    """What EXIF tells."""
+
+    orientation: int = 1
+    taken_at: str | None = None
+    origin: Origin = Origin()
+
+
+def _metadata(read_exif: Callable[[], Image.Exif]) -> _Metadata:
+    """All that is to be had; damaged EXIF is no EXIF, and a damaged part of it is not there."""
+    told = _Metadata()
     with suppress(Exception):
-        exif = image.getexif()
-        orientation = int(exif.get(_ORIENTATION, 1))
+        exif = read_exif()
+        told = told._replace(origin=_origin(exif))
+        told = told._replace(orientation=int(exif.get(_ORIENTATION, 1)))
         stamp = exif.get_ifd(_EXIF_IFD).get(_DATE_TIME_ORIGINAL) or exif.get(_DATE_TIME)
         taken_at = datetime.strptime(str(stamp)[:19], "%Y:%m:%d %H:%M:%S").isoformat()
-    return orientation, taken_at
+        told = told._replace(taken_at=taken_at)
+    return told
+
+
+def _origin(exif: Image.Exif) -> Origin:
+    camera = None
+    place: tuple[float | None, float | None] = (None, None)
+    with suppress(Exception):
+        camera = _camera(_tidied(exif.get(_MAKE)), _tidied(exif.get(_MODEL)))
+    with suppress(Exception):
+        gps = exif.get_ifd(_GPS_IFD)
+        latitude = _degrees(gps[_LATITUDE], gps[_LATITUDE_REF], {"N": 1, "S": -1}, 90)
+        longitude = _degrees(gps[_LONGITUDE], gps[_LONGITUDE_REF], {"E": 1, "W": -1}, 180)
+        # Where both are 0 is open sea, and what devices write that do not know where they are.
+        if latitude or longitude:
+            place = latitude, longitude
+    return Origin(camera, *place)
+
+
+def _camera(make: str, model: str) -> str | None:
+    """Make and model in one, the make not said twice: Canon EOS 5D, NIKON D90, Apple iPhone 13."""
+    if not model:
+        return make or None
+    known, named = make.casefold(), model.casefold()
+    said = named.startswith(known) or named.split(maxsplit=1)[0] in known.split()
+    whole = model if said else f"{make} {model}"
+    return whole.strip()
+
+
+def _tidied(value: object) -> str:
+    """Text without control characters, with single spaces; nothing if it is no text."""
+    text = value if isinstance(value, str) else ""
+    kept = "".join(letter for letter in text if letter.isspace() or letter.isprintable())
+    return " ".join(kept.split())[:_LONGEST_NAME].strip()
+
+
+def _degrees(value: Any, reference: str, signs: Mapping[str, int], limit: int) -> float:
+    """Degrees, minutes and seconds as one number, with the sign of the direction.
+
+    Raises KeyError, TypeError or ValueError for what cannot be.
+    """
+    if not isinstance(value, tuple):  # text and bytes would be taken apart, too
+        raise TypeError("degrees, minutes and seconds are three numbers")
+    sign = signs[reference.strip("\0 ").upper()]
+    degrees, minutes, seconds = (float(part) for part in value)
+    total = degrees + minutes / 60 + seconds / 3600
+    # A second may be rounded up to 60. What is not a number fails every comparison.
+    if not (degrees >= 0 and 0 <= minutes <= 60 and 0 <= seconds <= 60 and total <= limit):
+        raise ValueError("no place on Earth")
+    return sign * round(total, 7)  # a centimetre
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

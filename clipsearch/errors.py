@@ -16,6 +16,7 @@
     │   ├── IndexUnreadable      not an index, damaged, or written by a newer clipsearch
     │   ├── ModelMismatch        the index was made with another model
     │   └── CollectionGone       the pictures are not where the index says (an unmounted disk?)
+    ├── ExchangeError            an export cannot be written, or is not what it should be
     ├── DomainError              a domain or a test set cannot be used
     │   ├── BadDomain            a domain file with something wrong in it
     │   ├── BadLabels            a labelled set with something wrong in it
@@ -26,7 +27,7 @@
         └── NotTested            the index is not tested, and only a tested one will do
 
 Every error carries one sentence that says what is wrong and, as ``hint``, the next step.
-Only the command line catches the root of this tree.
+Only the command line catches the root of this tree, and ``serving``, which answers each request.
 """
 
 from enum import IntEnum
@@ -105,6 +106,10 @@ class ModelMismatch(StoreError):
 
 class CollectionGone(StoreError):
     """The pictures are not where the index says they are."""
+
+
+class ExchangeError(ClipsearchError):
+    """An export of embeddings cannot be written, or is not what it should be."""
 
 
 class DomainError(ClipsearchError):

@@ -122,6 +122,16 @@ def require_regular(path: "os.PathLike[str] | bytes") -> None:
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
 
 
+def is_as_indexed(path: bytes, size: int, mtime_ns: int) -> bool:
+    """Whether there is a regular file of that size and modification time, and no link to one."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    found = (status.st_size, status.st_mtime_ns)
+    return stat.S_ISREG(status.st_mode) and found == (size, mtime_ns)
+
+
 def content_hash(file: BinaryIO) -> bytes:
     """BLAKE2b-160 of an open file's bytes, from its start."""
     file.seek(0)

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
@@ -19,6 +20,7 @@ from clipsearch.records import (
     ImageFile,
     IndexSummary,
     KnownImage,
+    Origin,
     Vectors,
 )
 from clipsearch.store import Store
@@ -38,7 +40,10 @@ _DECODED_AHEAD = 64
 """Decoded pictures that wait for the model: enough to feed any batch, 10 MB at 224 x 224."""
 
 _FILES_PER_COMMIT = 500
-"""How many moved or copied files share a commit, which costs an fsync."""
+"""How many moved, copied or looked at files share a commit, which costs an fsync."""
+
+_READERS = 8
+"""How many headers are read at once: a network share answers each after milliseconds."""
 
 
 def update(
@@ -78,6 +83,8 @@ def update(
         with store.batch():
             store.remove(missing)
         summary.removed = len(missing)
+    if any(entry.unseen for entry in known.values()):
+        _look_at(store, found, under, summary, progress)
     if to_embed:
         for batch in _embedded(store, to_embed, load_encoder, max_pixels, summary, progress):
             with store.batch():
@@ -170,6 +177,42 @@ def _content_hash(store: Store, file: ImageFile) -> bytes | None:
         return None  # the decoder will meet the same error, and report it
 
 
+def _look_at(
+    store: Store, found: Found, under: bytes, summary: IndexSummary, progress: Progress
+) -> None:
+    """Read the camera and the place of pictures that were indexed before these were looked for.
+
+    From their headers, and once. In this process: the decoders have survived these very files.
+    """
+    from clipsearch.decoding import read_origin  # here, since it is slow to load, and done once
+
+    root = os.fsencode(store.root)
+    known = store.known(under)  # as it is now: files were moved and copied
+    unseen = {
+        (path, entry.size, entry.mtime_ns): entry.id
+        for path, entry in known.items()
+        if entry.unseen
+    }
+    ids = {file.path: unseen[file] for file in found.files if file in unseen}
+
+    def read(path: bytes) -> Origin | None:
+        try:
+            return read_origin(absolute(root, path))
+        except OSError:
+            return None  # the next run will try again
+
+    paths = sorted(ids)
+    with ThreadPoolExecutor(_READERS) as readers:
+        for start in range(0, len(paths), _FILES_PER_COMMIT):
+            progress("reading cameras and places", start, len(paths))
+            some = paths[start : start + _FILES_PER_COMMIT]
+            read_now = zip(some, readers.map(read, some), strict=True)
+            origins = [(ids[path], origin) for path, origin in read_now if origin is not None]
+            with store.batch():
+                store.set_origins(origins)
+            summary.looked_at += len(origins)
+
+
 def _embedded(
     store: Store,
     files: list[ImageFile],
@@ -213,6 +256,11 @@ def _embedded(
 def _embed(encoder: Encoder, images: list[tuple[ImageFile, DecodedImage]]) -> list[EmbeddedImage]:
     vectors = encoder.encode_images(np.stack([image.pixels for _, image in images]))
     return [
-        EmbeddedImage(file, image.content_hash, image.width, image.height, image.taken_at, vector)
+        EmbeddedImage(
+            *(file, image.content_hash, image.width, image.height, image.taken_at, vector),
+            camera=image.camera,
+            latitude=image.latitude,
+            longitude=image.longitude,
+        )
         for (file, image), vector in zip(images, vectors, strict=True)
     ]

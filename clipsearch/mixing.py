@@ -119,15 +119,23 @@ class Scale:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Scale":
-        """What ``to_bytes`` kept. Raises whatever numpy and zipfile stumble over."""
+        """What ``to_bytes`` kept. Raises ValueError, or whatever numpy and zipfile stumble over."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            text, image = arrays["spreads"].tolist()
-            return cls(
-                int(arrays["images"]),
-                arrays["covariance"],
-                {"text": arrays["text"], "image": arrays["image"]},
-                {"text": text, "image": image},
+            covariance, of_texts, of_images, (text, image) = (
+                arrays[name].astype(np.float32)
+                for name in ("covariance", "text", "image", "spreads")
             )
+            images = int(arrays["images"])
+        dim = len(covariance)
+        if (covariance.shape, of_texts.shape, of_images.shape) != ((dim, dim), (dim,), (dim,)):
+            raise ValueError("the covariance and the means are not of one length")
+        means: dict[QueryKind, Vectors] = {"text": of_texts, "image": of_images}
+        return cls(images, covariance, means, {"text": float(text), "image": float(image)})
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return len(self.covariance)
 
 
 class Mixture(NamedTuple):

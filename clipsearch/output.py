@@ -13,7 +13,7 @@ import time
 import unicodedata
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
@@ -71,6 +71,7 @@ def write_template(template: str, show: Show, end: bytes) -> Write:
     formatter = _Fields()
     text = template.replace(r"\t", "\t").replace(r"\n", "\n").replace(r"\0", "\0")
     nothing = Hit(1, b"path", Path("root"), 0.5, 1, 1, None, 0.5, 0.5, "domain")
+    nothing = replace(nothing, camera="camera", latitude=0.5, longitude=0.5)
 
     def line(rank: int, hit: Hit, model: str) -> bytes:
         paths = {"path": os.fsdecode(show(hit)), "root": os.fsdecode(hit.root)}
@@ -120,6 +121,10 @@ def _facts(rank: int, hit: Hit, model: str) -> dict[str, Any]:
         "precision": rounded(hit.precision),
         "domain": hit.domain,
         "tested": hit.tested,
+        "camera": hit.camera,
+        "latitude": hit.latitude,
+        "longitude": hit.longitude,
+        "collapsed": hit.collapsed,
     }
 
 
@@ -144,12 +149,16 @@ def _print_table(hits: Sequence[Hit], model: str, show: Show) -> None:
     if known:
         table.add_column("right", justify="right", style="green")
     table.add_column("size", justify="right", style="dim")
+    folded = any(hit.collapsed for hit in hits)
+    if folded:
+        table.add_column("alike", justify="right", style="dim")
     table.add_column("path", overflow="fold")
     for rank, hit in enumerate(hits, start=1):
         path = Text(printable(os.fsdecode(show(hit))))
         sure = [percent(hit.precision)] if known else []
-        size = f"{hit.width} x {hit.height}"
-        table.add_row(str(rank), f"{hit.score:.3f}", percent(hit.false_alarm), *sure, size, path)
+        more = [f"+{hit.collapsed}" if hit.collapsed else ""] if folded else []
+        facts = [percent(hit.false_alarm), *sure, f"{hit.width} x {hit.height}", *more]
+        table.add_row(str(rank), f"{hit.score:.3f}", *facts, path)
     screen = console(sys.stdout)
     screen.print(table)
     screen.print(f"ranked by {printable(model)}", style="dim")
@@ -172,9 +181,9 @@ def tested_line(collection: Assurance) -> str:
     domain, found = printable(collection.domain.name), collection.evaluation
     if found is None:
         return f"untested on the domain {domain}; test it with: clipsearch evaluate LABELLED"
-    how = f"with {found.report.images} pictures on {found.made_at[:10]}"
+    how = f"with {found.report.images} pictures on {printable(found.made_at[:10])}"
     if found.shortfalls:
-        missed = "; ".join(map(str, found.shortfalls))
+        missed = printable("; ".join(map(str, found.shortfalls)))
         return f"failed the tests of the domain {domain} {how}: {missed}"
     return f"tested on the domain {domain} {how}"
 
@@ -279,6 +288,8 @@ def summary_lines(root: str, summary: IndexSummary) -> list[str]:
         text += f" ({summary.still_failed} failed before and have not changed)"
     if summary.links:
         text += f", {summary.links} links not followed"
+    if summary.looked_at:
+        text += f"; camera and place read of {summary.looked_at}"
     if summary.embedded:
         text += f"; {summary.embedded} embedded in {summary.seconds:.1f} s"
     return [*lines, text]

@@ -1,6 +1,8 @@
 """Where clipsearch keeps what belongs to a person and not to a collection."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
@@ -23,6 +25,20 @@ def write_whole(path: Path, data: bytes) -> None:
     with open(temporary, "wb", opener=_owner_only) as file:
         file.write(data)
     os.replace(temporary, path)
+
+
+@contextmanager
+def held(path: Path, seconds: float) -> Iterator[None]:
+    """Be the only one who changes a file, as long as all ask for this. Raises OSError.
+
+    TimeoutError, which is one, if somebody else holds it for so many seconds. The lock is the
+    system's, and ends with its holder.
+    """
+    from filelock import FileLock  # here, since no reader needs it and it is slow to load
+
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock"), timeout=seconds, mode=0o600):
+        yield
 
 
 def _owner_only(path: str, flags: int) -> int:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 import numpy.typing as npt
 
+from clipsearch import typed
 from clipsearch.domain import policy
 from clipsearch.domain.intervals import Estimate, proportion
 from clipsearch.domain.labelled import LabelledImages
@@ -55,14 +56,15 @@ class KeptProbe:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "KeptProbe":
-        """What ``to_bytes`` kept."""
+        """What ``to_bytes`` kept. Raises ValueError, among others, for anything else."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            about = json.loads(str(arrays["about"]))
-            about["probe"] = Probe.from_bytes(arrays["probe"].tobytes())
-        about["images"] = tuple(about["images"])
-        for field in ("held_out", "zero_shot"):
-            about[field] = Estimate(**about[field])
-        return cls(**about)
+            probe = Probe.from_bytes(arrays["probe"].tobytes())
+            kept: KeptProbe = typed.record(cls, json.loads(str(arrays["about"])), probe=probe)
+        if len(kept.images) != len(probe.classes):
+            raise ValueError(
+                f"{len(kept.images)} counts of pictures of {len(probe.classes)} classes"
+            )
+        return kept
 
 
 def make(
@@ -128,12 +130,15 @@ def load(store: Store, name: str) -> KeptProbe:
     if data is None:
         raise _unknown(store, name)
     try:
-        return KeptProbe.from_bytes(data)
+        kept = KeptProbe.from_bytes(data)
+        if kept.model == store.spec.fingerprint and kept.probe.weights.shape[1] != store.spec.dim:
+            raise ValueError("its weights are of another length than the model's embeddings")
     except Exception as error:  # zipfile and numpy raise whatever they stumble over
         raise IndexUnreadable(
             f"the probe '{name}' in the index of {store.root} is damaged",
             hint=f"Train it anew, or forget it: clipsearch probe remove {name}",
         ) from error
+    return kept
 
 
 def ready(store: Store, name: str) -> Probe:

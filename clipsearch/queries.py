@@ -33,7 +33,7 @@ from clipsearch.records import (
 )
 from clipsearch.retrieval import Asked
 
-PartKind = Literal["text", "image", "class", "probe"]
+PartKind = Literal["text", "image", "stored", "class", "probe"]
 Role = Literal["wanted", "unwanted", "good", "bad"]
 """What it is about; what it is to be without; pictures seen, and found good or bad."""
 
@@ -49,7 +49,8 @@ class Part:
 
     kind: PartKind
     what: str
-    """The text; a file's path or a picture's id; a class's name; ``PROBE/CLASS``."""
+    """The text; a file's path or a picture's id; the place of a collection and the id of a
+    picture in it (``0-12``); a class's name; ``PROBE/CLASS``."""
     weight: float = 1.0
     role: Role = "wanted"
 
@@ -219,6 +220,9 @@ class Searcher:
                 return self._probe(part.what), "probe", None
             case "image":
                 return self._image(part)
+            case "stored":
+                place, _, id = part.what.partition("-")
+                return self._stored(int(place), int(id))
 
     def _image(self, part: Part) -> tuple[Vectors, QueryKind, Path]:
         stores = [collection.store for collection in self.collections]
@@ -238,6 +242,16 @@ class Searcher:
             )
         file = Path(part.what)
         return retrieval.image_vector(stores, file, self._encoder), "image", file
+
+    def _stored(self, place: int, id: int) -> tuple[Vectors, QueryKind, Path]:
+        try:
+            store = self.collections[place].store
+            return store.vector(id), "image", store.path_of(id)
+        except (LookupError, OverflowError) as error:
+            raise UsageError(
+                "a picture that was marked is no longer in the index",
+                hint="Take its mark back, or begin anew.",
+            ) from error
 
     def _probe(self, asked: str) -> Vectors:
         if len(self.collections) > 1:

@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from clipsearch import typed
+
 Vectors = npt.NDArray[np.float32]
 """Embeddings of shape ``(n, dim)``, float32, each row of unit length."""
 
@@ -58,6 +60,16 @@ class KnownImage:
     size: int
     mtime_ns: int
     failed: bool
+    unseen: bool = False
+    """Indexed before cameras and places were read: its header is to be looked at once."""
+
+
+class Origin(NamedTuple):
+    """What a picture tells of where it came from."""
+
+    camera: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +116,11 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, text: str) -> "ModelSpec":
-        """Rebuild a record from ``to_json``'s text."""
-        values = json.loads(text)
-        pre = values.pop("preprocessing")
-        pre |= {key: tuple(pre[key]) for key in ("size", "mean", "std")}
-        return cls(preprocessing=Preprocessing(**pre), **values)
+        """Rebuild a record from ``to_json``'s text. Raises ValueError for any other."""
+        spec: ModelSpec = typed.from_json(cls, text)
+        if type(spec.model_cfg.get("embed_dim")) is not int or spec.dim < 1:
+            raise ValueError("the model's configuration does not tell the length of embeddings")
+        return spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +144,26 @@ class DecodedImage:
     height: int
     taken_at: str | None
     """The camera's own local time, ISO 8601, where the picture tells it."""
+    camera: str | None = None
+    """Make and model, where the picture tells them."""
+    latitude: float | None = None
+    """Where it was taken, in degrees, north positive; with ``longitude`` or not at all."""
+    longitude: float | None = None
+    """In degrees, east positive."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenImage:
+    """A picture of which all was read, and nothing decoded but its header."""
+
+    content_hash: bytes
+    width: int
+    """Of the picture as it is looked at, in pixels."""
+    height: int
+    taken_at: str | None
+    origin: Origin
+    alike: bool
+    """Whether any decoder shows it so: not turned by its EXIF, opaque, and of 8 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +177,26 @@ class EmbeddedImage:
     taken_at: str | None
     vector: Vectors
     """Shape ``(dim,)``."""
+    camera: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+
+
+class IndexedImage(NamedTuple):
+    """A picture as the catalogue has it, without its embedding."""
+
+    id: int
+    path: bytes
+    """Relative to the collection's root."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    content_hash: bytes
+    """BLAKE2b-160 of the file's bytes."""
+    width: int
+    """Of the picture as it is looked at, in pixels."""
+    height: int
+    taken_at: str | None
 
 
 Tested = Literal["tested", "failed", "untested"]
@@ -155,6 +207,16 @@ QueryKind = Literal["text", "image", "probe"]
 
 What scores mean is measured for texts and images; those of a probe's direction rank, and no more.
 """
+
+
+class Near(NamedTuple):
+    """A circle on the globe, its rim included."""
+
+    latitude: float
+    """In degrees, north positive."""
+    longitude: float
+    """In degrees, east positive."""
+    km: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +242,10 @@ class Filter:
     """Position of a class in the collection's domain: see ``Assurance.restricted``."""
     ids: frozenset[int] | None = None
     """Of one collection."""
+    camera: str | None = None
+    """A glob, or a part of the camera's make and model, in any case."""
+    near: Near | None = None
+    """Taken there; a picture that does not tell its place was taken nowhere."""
 
 
 EVERYTHING = Filter()
@@ -205,6 +271,11 @@ class Hit:
     domain: str = ""
     """Name of the domain that its collection is pinned to."""
     tested: Tested = "untested"
+    camera: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+    collapsed: int = 0
+    """How many pictures with no better score were folded into it, being nearly the same."""
 
 
 class ClusterSearch(NamedTuple):
@@ -260,6 +331,8 @@ class IndexSummary:
     unreadable: list[tuple[bytes, str]] = field(default_factory=list)
     links: int = 0
     embedded: int = 0
+    looked_at: int = 0
+    """Pictures of an older index whose camera and place were read, and nothing else."""
     seconds: float = 0.0
 
 

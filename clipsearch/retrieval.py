@@ -85,6 +85,17 @@ def _ranked(hits: Sequence[Hit]) -> list[Hit]:
     return list(ranked.values())
 
 
+def nearest_classes(collections: Sequence[Assurance], hits: Sequence[Hit]) -> list[str | None]:
+    """The class nearest to each hit's picture, by its own collection's domain, where known."""
+    nearest = {
+        collection.store.root: collection.nearest_classes(
+            [hit.id for hit in hits if hit.root == collection.store.root]
+        )
+        for collection in collections
+    }
+    return [nearest[hit.root].get(hit.id) for hit in hits]
+
+
 def image_vector(
     stores: Sequence[Store], image: Path, load_encoder: Callable[[], Encoder]
 ) -> Vectors:

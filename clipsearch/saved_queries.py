@@ -2,14 +2,19 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from clipsearch import typed
 from clipsearch.errors import StoreError, UsageError
 from clipsearch.names import did_you_mean
-from clipsearch.places import data_dir, write_whole
+from clipsearch.places import data_dir, held, write_whole
 from clipsearch.queries import Part, Query
+
+_PATIENCE = 10.0
+"""Seconds to wait for others who change the queries, each for a moment."""
 
 
 def save(name: str, query: Query) -> None:
@@ -18,15 +23,15 @@ def save(name: str, query: Query) -> None:
         raise UsageError(
             f"'{name}' is no name for a query", hint="Use letters, digits, and - _ . between them."
         )
-    _write({**everything(), name: query})
+    with _changing() as kept:
+        kept[name] = query
 
 
 def remove(name: str) -> None:
     """Forget a query. Raises UsageError if there is none of that name, and StoreError."""
-    kept = dict(everything())
-    if kept.pop(name, None) is None:
-        raise unknown(name)
-    _write(kept)
+    with _changing() as kept:
+        if kept.pop(name, None) is None:
+            raise unknown(name)
 
 
 def everything() -> Mapping[str, Query]:
@@ -35,16 +40,15 @@ def everything() -> Mapping[str, Query]:
     Raises StoreError if the file that they are in is damaged: saving another would lose them.
     """
     try:
-        listed = json.loads(_file().read_text(encoding="utf-8"))
-        return {
-            name: Query(tuple(Part(**part) for part in listed[name])) for name in sorted(listed)
-        }
+        text = _file().read_text(encoding="utf-8")
+        listed = typed.from_json(Mapping[str, tuple[Part, ...]], text)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise StoreError(
             f"cannot read the saved queries in {_file()}: {error}", hint="Mend or delete the file."
         ) from error
+    return {name: Query(listed[name]) for name in sorted(listed)}
 
 
 def unknown(name: str) -> UsageError:
@@ -57,12 +61,17 @@ def unknown(name: str) -> UsageError:
     )
 
 
-def _write(kept: Mapping[str, Query]) -> None:
-    listed = {name: [asdict(part) for part in query.parts] for name, query in kept.items()}
+@contextmanager
+def _changing() -> Iterator[dict[str, Query]]:
+    """The saved queries, to be changed: written if nothing is raised, and by one at a time."""
     try:
-        write_whole(_file(), json.dumps(listed, indent=1).encode())
+        with held(_file(), _PATIENCE):
+            kept = dict(everything())
+            yield kept
+            listed = {name: [asdict(part) for part in query.parts] for name, query in kept.items()}
+            write_whole(_file(), json.dumps(listed, indent=1).encode())
     except OSError as error:
-        raise StoreError(f"cannot write {_file()}: {error.strerror}") from error
+        raise StoreError(f"cannot write {_file()}: {error.strerror or error}") from error
 
 
 def _file() -> Path:

@@ -32,6 +32,7 @@ from clipsearch.errors import (
     ModelMismatch,
     StoreError,
 )
+from clipsearch.globe import distance_km
 from clipsearch.images import absolute
 from clipsearch.records import (
     EVERYTHING,
@@ -40,8 +41,10 @@ from clipsearch.records import (
     Filter,
     Hit,
     ImageFile,
+    IndexedImage,
     KnownImage,
     ModelSpec,
+    Origin,
     Vectors,
 )
 from clipsearch.vector_index import (
@@ -65,7 +68,7 @@ CATALOG, VECTORS, LOCK, REBUILD = "catalog.sqlite3", "vectors.faiss", "writer.lo
 HOLDER = "writer.txt"
 """Who holds the lock, in words. Apart from it: whoever tries the lock empties its file."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -77,7 +80,9 @@ CREATE TABLE images (
     hash BLOB,                             -- BLAKE2b-160 of the content; NULL where it failed
     width INTEGER, height INTEGER,
     taken_at TEXT,
-    error TEXT                             -- why there is no vector; NULL for a good picture
+    error TEXT,                            -- why there is no vector; NULL for a good picture
+    camera TEXT,                           -- '': it does not tell; NULL: not looked at yet
+    latitude REAL, longitude REAL
 );
 CREATE INDEX images_by_hash ON images (hash);
 -- Apart from images, so that comparing 60,000 paths does not read 60,000 vectors.
@@ -89,8 +94,15 @@ CREATE TABLE vectors (
 CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL);
 """
 
+_META_KINDS = {"vector_file": bytes, "root": bytes, "created_at": str, "updated_at": str}
+"""What the table ``meta`` holds beside the model."""
+
 _MIGRATIONS = {
     2: "CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL)",
+    # A column more costs the same for any number of rows, and can be had of a damaged catalogue.
+    3: "ALTER TABLE images ADD COLUMN camera TEXT;\n"
+    "ALTER TABLE images ADD COLUMN latitude REAL;\n"
+    "ALTER TABLE images ADD COLUMN longitude REAL",
 }
 """What makes a catalogue one of this version out of one of the version before."""
 
@@ -100,6 +112,8 @@ _TAKEN_AT = (
     "coalesce(taken_at, strftime('%Y-%m-%dT%H:%M:%S', mtime_ns / 1000000000, 'unixepoch',"
     " 'localtime'))"
 )
+_KM_PER_DEGREE = 111.19
+"""Of latitude, a trifle less than it is, so that none is passed over for its rounding."""
 _BUSY_SECONDS = 30.0
 _ROWS_PER_CHUNK = 16_384
 _SQL_VARIABLES = 500
@@ -117,11 +131,17 @@ class Store:
         self._meta = dict(connection.execute("SELECT key, value FROM meta"))
         try:
             self.spec = ModelSpec.from_json(self._meta["model"])
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except (KeyError, ValueError) as error:
             raise IndexUnreadable(
                 f"the index at {directory} does not tell which model made it",
                 hint=f"It is damaged. Delete {directory} and index again.",
             ) from error
+        for key, kind in _META_KINDS.items():
+            if not isinstance(self._meta.get(key), kind):
+                raise IndexUnreadable(
+                    f"the index at {directory} does not tell its {key}",
+                    hint=f"It is damaged. Delete {directory} and index again.",
+                )
         self._vector_index: VectorIndex | None = None
         self.damage = ""
         """Why the FAISS file could not be used, if a search met that; for a message."""
@@ -175,6 +195,9 @@ class Store:
             # its owner to write to, even where the pictures are not.
             mode = root.stat().st_mode & 0o777 | 0o700
             directory.mkdir(mode=mode, parents=True, exist_ok=True)
+            # Nor are its files, where the folder was there before and is open to more people:
+            # SQLite's journal and the FAISS file have the mode of the catalogue.
+            os.close(os.open(directory / CATALOG, os.O_CREAT | os.O_WRONLY, mode & 0o666))
         except OSError as error:
             raise StoreError(
                 f"cannot make the index folder {directory}: {error.strerror}",
@@ -271,13 +294,22 @@ class Store:
         where, values = _below(under)
         with self._errors():
             rows = self._db.execute(
-                f"SELECT path, id, size, mtime_ns, error IS NOT NULL FROM images WHERE {where}",
+                "SELECT path, id, size, mtime_ns, error IS NOT NULL,"
+                f" camera IS NULL AND error IS NULL FROM {self._images()} WHERE {where}",
                 values,
             )
             return {
-                path: KnownImage(id, size, mtime_ns, bool(failed))
-                for path, id, size, mtime_ns, failed in rows
+                path: KnownImage(id, size, mtime_ns, bool(failed), bool(unseen))
+                for path, id, size, mtime_ns, failed, unseen in rows
             }
+
+    def unseen(self) -> int:
+        """How many good pictures are still to be looked at for their camera and place."""
+        with self._errors():
+            (count,) = self._db.execute(
+                f"SELECT count(*) FROM {self._images()} WHERE camera IS NULL AND error IS NULL"
+            ).fetchone()
+        return int(count)
 
     def find_content(self, content_hash: bytes) -> list[tuple[int, bytes]]:
         """Ids and paths of the good pictures with this very content that have an embedding."""
@@ -308,13 +340,34 @@ class Store:
         """The stored embeddings of these pictures, ``(n, dim)``. Raises KeyError as ``vector``."""
         return np.stack([self.vector(id) for id in ids])
 
-    def ids(self) -> Ids:
-        """Ids of all pictures that have a vector, ``(n,)``, ascending: those of ``all_vectors``."""
+    def ids(self, only: Filter = EVERYTHING) -> Ids:
+        """Ids of the pictures that a filter lets through and that have a vector, ``(n,)``.
+
+        Ascending; without a filter, those of ``all_vectors``.
+        """
         with self._errors():
             rows = self._db.execute(
                 "SELECT id FROM vectors WHERE length(vector) = ? ORDER BY id", (2 * self.spec.dim,)
             )
-            return np.fromiter((id for (id,) in rows), np.int64)
+            ids = np.fromiter((id for (id,) in rows), np.int64)
+            return ids if only == EVERYTHING else ids[np.isin(ids, self._ids_among(only))]
+
+    def whole(self, ids: Ids) -> Iterator[EmbeddedImage]:
+        """All that is stored of these pictures, by id; those removed meanwhile are left out."""
+        for start in range(0, len(ids), _SQL_VARIABLES):
+            some = ids[start : start + _SQL_VARIABLES].tolist()
+            marks = ",".join("?" * len(some))
+            with self._errors():
+                rows = self._db.execute(
+                    "SELECT path, size, mtime_ns, hash, width, height, taken_at, vector,"
+                    f" nullif(camera, ''), latitude, longitude FROM {self._images()}"
+                    f" JOIN vectors USING (id) WHERE id IN ({marks}) ORDER BY id",
+                    some,
+                ).fetchall()
+            for *file, digest, width, height, taken_at, vector, camera, north, east in rows:
+                unit = np.frombuffer(vector, np.dtype("<f2")).astype(np.float32)
+                facts = (digest, width, height, taken_at, unit, camera, north, east)
+                yield EmbeddedImage(ImageFile(*file), *facts)
 
     def embeddings(self) -> Iterator[tuple[Ids, Half]]:
         """Ids ``(n,)`` and embeddings ``(n, dim)`` in fp16, some at a time, by ascending id."""
@@ -324,6 +377,14 @@ class Store:
     def all_vectors(self) -> Iterator[Half]:
         """All embeddings, ``(n, dim)`` fp16 at a time, in the order of the ids."""
         return (vectors for _, vectors in self.embeddings())
+
+    def images(self, only: Filter = EVERYTHING) -> list[IndexedImage]:
+        """The good pictures that a filter lets through, in the order of their ids."""
+        columns = ", ".join(IndexedImage._fields).replace("content_hash", "hash")
+        with self._errors(), self._snapshot():
+            among = set(self._ids_among(only).tolist())
+            rows = self._db.execute(f"SELECT {columns} FROM images WHERE error IS NULL ORDER BY id")
+            return [IndexedImage(*row) for row in rows if row[0] in among]
 
     def count(self, only: Filter = EVERYTHING) -> int:
         """How many good pictures there are, of those that a filter lets through."""
@@ -343,8 +404,7 @@ class Store:
     def attached(self, prefix: str) -> list[str]:
         """Names of the attachments that begin so, in order."""
         with self._errors():
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version < 2:  # read only, and so not migrated
+            if self._version() < 2:  # read only, and so not migrated
                 return []
             rows = self._db.execute(
                 "SELECT name FROM attachments WHERE name >= ? ORDER BY name", (prefix,)
@@ -464,13 +524,38 @@ class Store:
                     ids, scores = index.search(query, asked, among, exact=exact)
                 scored = zip([*ids, *recent_ids], [*scores, *recent_scores], strict=True)
                 ranked = sorted((-float(score), int(id)) for id, score in scored if int(id) in rows)
-                answers.append(
-                    [
-                        Hit(id, rows[id][0], self.root, -score, *rows[id][1:])
-                        for score, id in ranked[:k]
-                    ]
-                )
+                answers.append([self._hit(id, -score, *rows[id]) for score, id in ranked[:k]])
         return answers
+
+    def _hit(
+        self,
+        id: int,
+        score: float,
+        path: bytes,
+        width: int,
+        height: int,
+        taken_at: str | None,
+        *origin: Any,
+    ) -> Hit:
+        camera, latitude, longitude = origin
+        return Hit(
+            *(id, path, self.root, score, width, height, taken_at),
+            camera=camera or None,
+            latitude=latitude,
+            longitude=longitude,
+        )
+
+    def _version(self) -> int:
+        """The catalogue's schema version: a reader meets older ones, and migrates none."""
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        return int(version)
+
+    def _images(self) -> str:
+        """The table of images for a FROM, with all its columns whatever the version."""
+        if self._version() >= 3:
+            return "images"
+        columns = "NULL AS camera, NULL AS latitude, NULL AS longitude"
+        return f"(SELECT *, {columns} FROM images) AS images"
 
     def _rows(self, ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
         rows: dict[int, tuple[Any, ...]] = {}
@@ -478,7 +563,9 @@ class Store:
             some = ids[start : start + _SQL_VARIABLES]
             marks = ",".join("?" * len(some))
             for id, *row in self._db.execute(
-                f"SELECT id, path, width, height, taken_at FROM images WHERE id IN ({marks})", some
+                "SELECT id, path, width, height, taken_at, camera, latitude, longitude"
+                f" FROM {self._images()} WHERE id IN ({marks})",
+                some,
             ):
                 rows[id] = tuple(row)
         return rows
@@ -491,17 +578,22 @@ class Store:
             (f"{_TAKEN_AT} < ?", only.before),
             ("width >= ?", only.min_width or None),
             ("height >= ?", only.min_height or None),
+            ("camera <> ?", "" if only.camera is not None else None),
+            # No place within a distance lies further north or south than that.
+            ("latitude >= ?", only.near and only.near.latitude - only.near.km / _KM_PER_DEGREE),
+            ("latitude <= ?", only.near and only.near.latitude + only.near.km / _KM_PER_DEGREE),
         ]
         asked = [(text, value) for text, value in conditions if value is not None]
         where = " AND ".join(["error IS NULL", where, *(text for text, _ in asked)])
         rows = self._db.execute(
-            f"SELECT id, path FROM images WHERE {where}", (*values, *(value for _, value in asked))
+            f"SELECT id, path, camera, latitude, longitude FROM {self._images()} WHERE {where}",
+            (*values, *(value for _, value in asked)),
         )
         root = os.fsencode(self.root)
         kept = (
             id
-            for id, path in rows
-            if _lets_through(only, path, root) and (only.ids is None or id in only.ids)
+            for id, path, *origin in rows
+            if _lets_through(only, path, root, *origin) and (only.ids is None or id in only.ids)
         )
         return np.fromiter(kept, np.int64)
 
@@ -565,13 +657,16 @@ class Store:
         """Add or replace pictures, each under a new id. Inside ``batch``."""
         for image in images:
             facts = (image.content_hash, image.width, image.height, image.taken_at, None)
-            id = self._insert(image.file, *facts)
+            origin = (image.camera or "", image.latitude, image.longitude)
+            id = self._insert(image.file, *facts, *origin)
             self._insert_vector(id, np.asarray(image.vector, np.dtype("<f2")).tobytes())
 
     def add_copy(self, file: ImageFile, source: int) -> None:
         """Add a file whose content is that of the picture ``source``. Inside ``batch``."""
         facts = self._db.execute(
-            "SELECT hash, width, height, taken_at, NULL FROM images WHERE id = ?", (source,)
+            "SELECT hash, width, height, taken_at, NULL, camera, latitude, longitude"
+            " FROM images WHERE id = ?",
+            (source,),
         ).fetchone()
         (vector,) = self._db.execute(
             "SELECT vector FROM vectors WHERE id = ?", (source,)
@@ -580,7 +675,14 @@ class Store:
 
     def add_failed(self, file: ImageFile, reason: str) -> None:
         """Remember that a file cannot be decoded, and why. Inside ``batch``."""
-        self._insert(file, None, None, None, None, reason)
+        self._insert(file, None, None, None, None, reason, None, None, None)
+
+    def set_origins(self, origins: Iterable[tuple[int, Origin]]) -> None:
+        """Note what pictures, by their ids, tell of their camera and place. Inside ``batch``."""
+        self._db.executemany(
+            "UPDATE images SET camera = ?, latitude = ?, longitude = ? WHERE id = ?",
+            ((found.camera or "", found.latitude, found.longitude, id) for id, found in origins),
+        )
 
     def move(self, id: int, file: ImageFile) -> None:
         """Give a picture a new path, size or time; its vector stays. Inside ``batch``."""
@@ -598,7 +700,10 @@ class Store:
 
         Raises nothing for what cannot be read: it is left out.
         """
-        columns = "id, path, size, mtime_ns, hash, width, height, taken_at, error"
+        columns = (
+            "id, path, size, mtime_ns, hash, width, height, taken_at, camera, latitude, longitude,"
+            " error"
+        )
         copied = 0
         with other.batch():
             for order in ("", "DESC"):  # from both ends towards the damage
@@ -659,8 +764,8 @@ class Store:
     def _insert(self, file: ImageFile, *facts: object) -> int:
         self._db.execute("DELETE FROM images WHERE path = ?", (file.path,))
         cursor = self._db.execute(
-            "INSERT INTO images (path, size, mtime_ns, hash, width, height, taken_at, error)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO images (path, size, mtime_ns, hash, width, height, taken_at, error,"
+            " camera, latitude, longitude) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (*file, *facts),
         )
         assert cursor.lastrowid is not None
@@ -708,7 +813,8 @@ class Store:
         token = uuid.uuid4().bytes
         path = self.directory / VECTORS
         try:
-            with NewVectorFile(path, self.spec.dim, token) as file:
+            mode = (self.directory / CATALOG).stat().st_mode & 0o666
+            with NewVectorFile(path, self.spec.dim, token, mode) as file:
                 with self._errors(), self._snapshot():
                     file.write(_counted(self._chunks(newer_than=0), images, progress))
                 if texts is not None:
@@ -922,8 +1028,23 @@ def _release(directory: Path, lock: "FileLock") -> None:
     lock.release()
 
 
-def _lets_through(only: Filter, path: bytes, root: bytes) -> bool:
-    """What SQL cannot ask of a path, which need not be text."""
+def _lets_through(
+    only: Filter,
+    path: bytes,
+    root: bytes,
+    camera: str | None,
+    latitude: float | None,
+    longitude: float | None,
+) -> bool:
+    """What SQL cannot ask: of a path, which need not be text, of a glob, of a distance."""
+    if only.near is not None:
+        if latitude is None or longitude is None:
+            return False
+        there, km = only.near[:2], only.near.km
+        if distance_km(*there, latitude, longitude) > km:
+            return False
+    if only.camera is not None and not _matches(only.camera.casefold(), (camera or "").casefold()):
+        return False
     if only.paths is not None and absolute(root, path) not in only.paths:
         return False
     if only.suffixes and os.path.splitext(path)[1].lower() not in only.suffixes:
@@ -932,6 +1053,12 @@ def _lets_through(only: Filter, path: bytes, root: bytes) -> bool:
         return True
     told = path if "/" in only.name else os.path.basename(path)
     return fnmatchcase(told, os.fsencode(only.name))
+
+
+def _matches(asked: str, camera: str) -> bool:
+    if any(letter in asked for letter in "*?["):
+        return fnmatchcase(camera, asked)
+    return asked in camera
 
 
 def _counted(

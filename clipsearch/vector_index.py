@@ -241,10 +241,12 @@ class NewVectorFile:
     While vectors are put in order, the disk holds them twice.
     """
 
-    def __init__(self, path: Path, dim: int, token: bytes) -> None:
+    def __init__(self, path: Path, dim: int, token: bytes, mode: int = 0o666) -> None:
+        """Take where it is to be, and its permissions, less the user's umask."""
         self._path = path
         self._dim = dim
         self._token = token
+        self._mode = mode
         self._written = path.with_name(path.name + ".new")
         self._ordered = path.with_name(path.name + ".ordered")
         self._ids = np.empty(0, np.int64)
@@ -259,7 +261,7 @@ class NewVectorFile:
 
     def write(self, chunks: Iterable[tuple[Ids, Half]]) -> None:
         """Write chunks of ``(n,)`` ids and ``(n, dim)`` fp16 vectors. Raises OSError."""
-        with self._written.open("w+b") as file:
+        with open(self._written, "w+b", opener=self._opener) as file:
             self._ids = _write_vectors(file, self._dim, chunks)
             self._write_trailer(file, _NOTHING_TRIED)
 
@@ -298,7 +300,7 @@ class NewVectorFile:
             return measured
         order = np.argsort(labels, kind="stable")
         offsets = np.searchsorted(labels[order], np.arange(len(centroids) + 1))
-        with self._ordered.open("w+b") as file:
+        with open(self._ordered, "w+b", opener=self._opener) as file:
             chunks = ((self._ids[rows], vectors[rows]) for rows in _parts(order))
             _write_vectors(file, self._dim, chunks)
             self._write_trailer(file, measured, Lists(offsets, centroids))
@@ -311,6 +313,9 @@ class NewVectorFile:
         Raises OSError.
         """
         os.replace(self._finished, self._path)
+
+    def _opener(self, path: str, flags: int) -> int:
+        return os.open(path, flags, self._mode)
 
     def _write_trailer(
         self, file: BinaryIO, cluster_search: ClusterSearch, lists: Lists | None = None

@@ -19,7 +19,7 @@ from clipsearch.images import absolute
 from clipsearch.records import Encoder, Found
 from clipsearch.store import Store
 
-_SAME = 0.99
+SAME = 0.99
 """An embedding made again differs by rounding, and by the device: measured 0.9999 at worst."""
 
 Kind = Literal["catalogue", "embedding", "vector file", "behind"]
@@ -93,7 +93,7 @@ def _wrong_embeddings(
             continue  # changed since the walk; the next run of index will see to it
         assert encoder is not None
         similarity = float(encoder.encode_images(pixels[np.newaxis])[0] @ stored)
-        if similarity < _SAME:
+        if similarity < SAME:
             text = f"its embedding is not its own (cosine {similarity:.3f} to one made anew)"
             yield Problem("embedding", text, path, id)
 

@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,6 +91,24 @@ def tiny_files(tiny_model: Path) -> ModelFiles:
     from clipsearch import models
 
     return models.resolve(str(tiny_model), None, offline=True, notify=lambda _: None)
+
+
+_TALLY = pytest.StashKey[Counter[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_TALLY] = Counter()
+
+
+@pytest.fixture(scope="session")
+def tally(request: pytest.FixtureRequest) -> "Counter[str]":
+    """How often something was tried, by name; told when all tests have run."""
+    return request.config.stash[_TALLY]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for what, count in config.stash[_TALLY].items():
+        terminalreporter.write_line(f"{count:>9,}  {what}")
 
 
 @pytest.fixture(autouse=True)

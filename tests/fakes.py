@@ -5,16 +5,17 @@ decodes for real, but in this process. `Model` knows nothing of SQLite and FAISS
 """
 
 import hashlib
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
+from clipsearch.decode_pool import Outcome
 from clipsearch.errors import ImageError
 from clipsearch.images import absolute
 from clipsearch.records import (
-    DecodedImage,
     EmbeddedImage,
     Hit,
     ImageFile,
@@ -73,6 +74,13 @@ def unsynchronised(store: Store) -> Store:
     return store
 
 
+def forget_origins(catalog: sqlite3.Connection) -> None:
+    """Make a catalogue one of schema version 2, which knew no cameras and places."""
+    for column in ("camera", "latitude", "longitude"):
+        catalog.execute(f"ALTER TABLE images DROP COLUMN {column}")
+    catalog.execute("PRAGMA user_version = 2")
+
+
 class FakeEncoder:
     """Embeds pixels as a hash of them, and remembers what it was asked for."""
 
@@ -107,14 +115,14 @@ class DecodeHere:
         self,
         root: bytes,
         files: Sequence[ImageFile],
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | None,
         *,
         max_pixels: int | None,
         ahead: int,
     ) -> None:
         self._root = root
         self._files = files
-        self._arguments = (preprocessing, max_pixels)
+        self._preprocessing, self._max_pixels = preprocessing, max_pixels
 
     def __enter__(self) -> "DecodeHere":
         return self
@@ -126,12 +134,16 @@ class DecodeHere:
         traceback: TracebackType | None,
     ) -> None: ...
 
-    def __iter__(self) -> Iterator[tuple[ImageFile, DecodedImage | ImageError | OSError]]:
+    def __iter__(self) -> Iterator[tuple[ImageFile, Outcome]]:
         from clipsearch import decoding  # here, since it is slow to load
 
         for file in self._files:
+            path = absolute(self._root, file.path)
             try:
-                yield file, decoding.decode(absolute(self._root, file.path), *self._arguments)
+                if self._preprocessing is None:
+                    yield file, decoding.see(path, self._max_pixels)
+                else:
+                    yield file, decoding.decode(path, self._preprocessing, self._max_pixels)
             except (ImageError, OSError) as error:
                 yield file, error
 

@@ -10,7 +10,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "clipsearch"
 
 FLOORS = [
-    {"errors", "names", "records", "vectors", "changes", "clusters", "mixing"},
+    {
+        *("errors", "names", "typed", "records", "vectors", "changes", "clusters", "mixing"),
+        *("globe", "neighbours", "structure"),
+    },
     {
         *("places", "images", "decoding", "decode_pool", "thumbnails"),
         *("flat_index", "vector_index", "store", "collections"),
@@ -20,8 +23,12 @@ FLOORS = [
     {
         *("indexing", "watching", "embedding", "retrieval", "assurance", "queries"),
         *("evaluating", "classifying", "probes", "saved_queries", "verifying", "diagnosis"),
+        *("exchange", "likeness", "duplicates", "diversity"),
     },
-    {"output", "reports", "pages"},
+    {
+        *("output", "reports", "pages", "duplicate_reports"),
+        *("montage", "preview", "browsing", "serving"),
+    },
     {"cli", "__main__"},
 ]
 
@@ -30,6 +37,7 @@ ONE_ROOM = {
     "open_clip": "encoder",
     "faiss": "flat_index",
     "sqlite3": "store",
+    "pyarrow": "exchange",
     "watchfiles": "watching",
     "typer": "cli",
 }

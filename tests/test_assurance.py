@@ -64,6 +64,19 @@ def test_a_pinned_domain_stays_whatever_becomes_of_its_file(store: Store) -> Non
     assert Assurance(store).domain == TOYS
 
 
+def test_the_class_of_a_picture_is_the_nearest_where_classes_are_embedded(store: Store) -> None:
+    ids = store.ids().tolist()
+    assert Assurance(store).nearest_classes(ids) == {}
+    assurance.calibrate(store, FakeEncoder)
+    known = Assurance(store)
+    assert known.texts is not None
+    nearest = (vectors(store) @ known.texts.gate.classes.T).argmax(axis=1)
+    assert set(nearest) == {0, 1}
+    expected = {id: TOYS.class_names[index] for id, index in zip(ids, nearest, strict=True)}
+    assert known.nearest_classes([*ids, ids[-1] + 1]) == expected
+    assert known.nearest_classes([ids[-1] + 1]) == {}
+
+
 # -- calibrated ----------------------------------------------------------------------------------
 
 

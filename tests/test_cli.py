@@ -225,7 +225,7 @@ def test_an_interrupted_search_is_130(
 ) -> None:
     monkeypatch.setattr(collections, "find", raising(KeyboardInterrupt()))
     assert cli.run(["search", "a cat"]) == 130
-    assert capsys.readouterr().err.startswith("clipsearch: interrupted")
+    assert capsys.readouterr().err == "clipsearch: interrupted\n"  # there is nothing to go on with
 
 
 @pytest.mark.parametrize("options", [[], ["-0"], ["--json"]])

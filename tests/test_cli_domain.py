@@ -3,11 +3,17 @@
 import json
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import UNTESTED, Ran, Run, places_beside, run_here
+from fakes import fake_spec
+
+from clipsearch import assurance, collections
+from clipsearch.domain import taxonomy
+from clipsearch.store import FOLDER, Store
 
 SAMPLES = Path(__file__).parent.parent / "sample_data"
 PICTURES = (
@@ -301,6 +307,26 @@ def test_show_lists_the_classes_of_the_index_here(
     assert "  spinning top (whirligig)" in shown.lines
     as_json = json.loads(run("domain", "show", "--json", cwd=collection).out)
     assert [cls["name"] for cls in as_json["classes"]] == ["kite", "spinning top"]
+
+
+def test_show_asks_which_of_several_collections_is_meant(run: Run, tmp_path: Path) -> None:
+    for name in ("toys", "tools"):
+        root = tmp_path / "all" / name
+        root.mkdir(parents=True)
+        with Store.create(root / FOLDER, root, fake_spec()) as store:
+            domain = replace(taxonomy.parse(TOYS, "toys.toml"), name=name)
+            assurance.pin(store, domain)
+        collections.remember(root / FOLDER, root)
+    done = run("domain", "show", cwd=tmp_path / "all")
+    assert (done.code, done.out) == (2, b"")
+    assert "there are 2 indexed folders" in done.err
+    assert "--under FOLDER" in done.err
+    done = run("domain", "show", "--under", "tools", cwd=tmp_path / "all")
+    assert (done.code, done.err) == (0, "")
+    assert done.lines[0].startswith("tools: ")
+    done = run("domain", "show", "--under", tmp_path / "nowhere")
+    assert (done.code, done.out) == (2, b"")
+    assert "does not exist" in done.err
 
 
 def test_check_measures_the_gate(run: Run, collection: Path) -> None:

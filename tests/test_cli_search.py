@@ -161,12 +161,17 @@ def test_a_template_and_whole_paths(run: Run, made: Path) -> None:
 
 
 def test_a_page_of_thumbnails(run: Run, made: Path, tmp_path: Path) -> None:
-    done = run(*ASK, "snow", "--html", tmp_path / "hits.html", cwd=made)
+    files = [tmp_path / "hits.html", tmp_path / "hits.png"]
+    done = run(*ASK, "snow", "--html", files[0], "--montage", files[1], cwd=made)
     assert done.code == 0
     assert len(done.lines) == len(NAMES)
-    assert done.err.endswith(f"wrote {tmp_path / 'hits.html'}\n")
-    page = (tmp_path / "hits.html").read_text()
+    assert done.err.endswith("".join(f"clipsearch: wrote {file}\n" for file in files))
+    page = files[0].read_text()
     assert page.count("<figure") == page.count("data:image/jpeg") == len(NAMES)
+    assert page.count('class="class"') == len(NAMES)
+    with Image.open(files[1]) as montage:
+        assert montage.format == "PNG"
+        assert len(montage.convert("RGB").getcolors(10**6)) > 5 * len(NAMES)
     for option, said in (
         (["--html", "no/such/folder/hits.html"], "cannot write no/such/folder/hits.html"),
         (["--html", tmp_path], "cannot write"),

@@ -3,12 +3,14 @@
 import json
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from fakes import fake_spec
 
-from clipsearch import collections
+from clipsearch import collections, places
 from clipsearch.errors import IndexNotFound
 from clipsearch.store import FOLDER, Store
 
@@ -157,8 +159,8 @@ def test_names_that_are_not_utf8_are_remembered(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no permissions of that kind there")
 def test_the_list_is_for_its_owner_alone(tmp_path: Path, listed: Path) -> None:
     made(tmp_path / "photos")
-    assert listed.stat().st_mode & 0o077 == 0
-    assert os.listdir(listed.parent) == [listed.name]
+    for path in (listed.parent, *listed.parent.iterdir()):
+        assert path.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize(
@@ -199,4 +201,37 @@ def test_a_write_that_fails_leaves_the_list_as_it_was(
 
     monkeypatch.setattr(os, "replace", fail)
     made(tmp_path / "more")
+    assert collections.remembered() == {directory: tmp_path / "photos"}
+
+
+def test_two_first_runs_at_once_are_both_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(tmp_path / "before")
+    writing = threading.Event()
+    write_whole = collections.write_whole
+
+    def slowly(path: Path, data: bytes) -> None:
+        writing.set()
+        time.sleep(0.3)  # long enough for the other to have read the list as it was
+        write_whole(path, data)
+
+    monkeypatch.setattr(collections, "write_whole", slowly)
+    first = threading.Thread(target=made, args=(tmp_path / "first",))
+    first.start()
+    assert writing.wait(10)
+    made(tmp_path / "second")
+    first.join()
+    roots = {tmp_path / name for name in ("before", "first", "second")}
+    assert set(collections.remembered().values()) == roots
+
+
+def test_a_list_that_somebody_else_holds_is_waited_for_and_then_left(
+    tmp_path: Path, listed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collections, "_PATIENCE", 0.1)
+    with places.held(listed, 0):
+        directory = made(tmp_path / "photos")
+    assert collections.remembered() == {}
+    collections.remember(directory, tmp_path / "photos")
     assert collections.remembered() == {directory: tmp_path / "photos"}

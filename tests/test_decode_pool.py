@@ -16,7 +16,7 @@ from conftest import make_picture
 
 from clipsearch import decode_pool
 from clipsearch.decode_pool import DecodePool, Outcome
-from clipsearch.decoding import decode
+from clipsearch.decoding import decode, see
 from clipsearch.errors import ImageError
 from clipsearch.records import DecodedImage, ImageFile, Preprocessing
 
@@ -51,6 +51,17 @@ def no_worker_is_left() -> Iterator[None]:
     assert workers() == []
     yield
     assert workers() == []
+
+
+def test_without_preprocessing_files_are_seen_and_not_decoded(tmp_path: Path) -> None:
+    make_picture(tmp_path / "a.png")
+    (tmp_path / "bad.jpg").write_text("this is no picture")
+    files = listed("a.png", "bad.jpg", "gone.jpg")
+    with DecodePool(os.fsencode(tmp_path), files, None, max_pixels=None, ahead=4) as pool:
+        found = outcomes(pool)
+    assert found["a.png"] == see(tmp_path / "a.png")
+    assert isinstance(found["bad.jpg"], ImageError)
+    assert isinstance(found["gone.jpg"], FileNotFoundError)
 
 
 def test_every_file_comes_back_once_with_its_own_picture(tmp_path: Path) -> None:
@@ -152,14 +163,14 @@ def test_a_file_that_takes_for_ever_is_given_up(tmp_path: Path) -> None:
 def test_the_run_goes_on_after_a_file_that_takes_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode_patiently = decode_pool._Worker.decode
+    decode_patiently = decode_pool.Decoder.decode
 
     def decode_impatiently(self: object, path: bytes, timeout: float, *rest: object) -> Outcome:
         # Only for the one file: a healthy one must have the time that its worker needs to start.
         timeout = 0.5 if path.endswith(b"hangs.png") else timeout
         return decode_patiently(self, path, timeout, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(decode_pool._Worker, "decode", decode_impatiently)
+    monkeypatch.setattr(decode_pool.Decoder, "decode", decode_impatiently)
     make_picture(tmp_path / "before.png")
     make_picture(tmp_path / "after.png")
     os.mkfifo(tmp_path / "hangs.png")
@@ -230,7 +241,7 @@ def test_a_worker_that_cannot_be_started_is_an_error_and_no_hang(
     def refuse(*_: object) -> None:
         raise OSError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("clipsearch.decode_pool._Worker", refuse)
+    monkeypatch.setattr("clipsearch.decode_pool.Decoder", refuse)
     make_picture(tmp_path / "a.png")
     with (
         pytest.raises(OSError, match="temporarily unavailable"),

@@ -2,8 +2,10 @@
 
 import hashlib
 import io
+import math
 import os
 import struct
+import tempfile
 import time
 import tracemalloc
 import zlib
@@ -13,15 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL.TiffImagePlugin import IFDRational, ImageFileDirectory_v2
 
 from clipsearch import decoding
-from clipsearch.decoding import decode, fit
+from clipsearch.decoding import decode, fit, read_origin, see
 from clipsearch.errors import ImageError
 from clipsearch.images import content_hash
-from clipsearch.records import DecodedImage, Preprocessing
+from clipsearch.records import DecodedImage, Origin, Preprocessing, SeenImage
 
 MEAN, STD = (0.48, 0.45, 0.40), (0.26, 0.27, 0.28)
 SMALL = Preprocessing((32, 32), MEAN, STD)
@@ -327,6 +331,260 @@ def test_a_date_that_is_none_is_ignored_and_the_rest_of_the_exif_is_not(
     picture = decoded(with_exif(quarters(), "JPEG", {ORIENTATION: 6}, stamp))
     assert picture.taken_at is None
     assert (picture.width, picture.height) == (48, 64)
+
+
+# ---------------------------------------------------------------- camera and place
+
+MAKE, MODEL, GPS_IFD = 0x010F, 0x0110, 0x8825
+NORTH, EAST = (48.0, 51.0, 29.6), (2.0, 17.0, 40.2)
+PARIS = {1: "N", 2: NORTH, 3: "E", 4: EAST}
+
+
+def located(kind: str, gps: dict, tags: dict | None = None) -> bytes:
+    """A picture with a GPS directory as Pillow writes it."""
+    image, exif = quarters(), Image.Exif()
+    for tag, value in (tags or {}).items():
+        exif[tag] = value
+    exif.get_ifd(GPS_IFD).update(gps)
+    return encoded(image, kind, exif=exif.tobytes())
+
+
+def told(picture: DecodedImage) -> Origin:
+    return Origin(picture.camera, picture.latitude, picture.longitude)
+
+
+@pytest.fixture
+def origin(tmp_path: Path, decoded: Decoded) -> Callable[[bytes], Origin]:
+    """What a picture tells, decoded and by its header alone, which must be the same."""
+
+    def of(data: bytes) -> Origin:
+        found = told(decoded(data))
+        assert read_origin(os.fsencode(tmp_path / "file.jpg")) == found
+        return found
+
+    return of
+
+
+Told = Callable[[bytes], Origin]
+
+
+@pytest.mark.parametrize("kind", available(WITH_EXIF))
+def test_camera_and_place_are_read_in_every_format(kind: str, origin: Told) -> None:
+    found = origin(located(kind, PARIS, {MAKE: "Canon", MODEL: "Canon EOS 5D"}))
+    assert found.camera == "Canon EOS 5D"
+    assert found[1:] == pytest.approx((48.858222, 2.294500), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", available(ALL_FORMATS))
+def test_a_picture_that_tells_nothing_tells_nothing(kind: str, origin: Told) -> None:
+    assert origin(encoded(quarters(), kind)) == Origin()
+
+
+@pytest.mark.parametrize(
+    ("north", "east", "signs"), [("N", "W", (1, -1)), ("S", "E", (-1, 1)), ("s\0", "w ", (-1, -1))]
+)
+def test_south_and_west_are_negative(
+    north: str, east: str, signs: tuple[int, int], origin: Told
+) -> None:
+    found = origin(located("JPEG", {**PARIS, 1: north, 3: east}))
+    assert found.latitude == pytest.approx(signs[0] * 48.858222, abs=1e-6)
+    assert found.longitude == pytest.approx(signs[1] * 2.2945, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "model", "camera"),
+    [
+        ("Canon", "Canon EOS 5D", "Canon EOS 5D"),
+        ("Apple", "iPhone 13", "Apple iPhone 13"),
+        ("NIKON CORPORATION", "NIKON D90", "NIKON D90"),
+        ("EASTMAN KODAK COMPANY", "Kodak Z712", "Kodak Z712"),
+        ("HTC", "HTC_One", "HTC_One"),
+        ("SONY\0\0\0", "  ILCE-7  \0", "SONY ILCE-7"),
+        ("Ca\0n\x1b[31mon\x07", "X\n\t1", "Can[31mon X 1"),
+        ("Leica", None, "Leica"),
+        (None, "M10", "M10"),
+        ("\0\0", " ", None),
+        ("A" * 1000, "B" * 1000, f"{'A' * 100} {'B' * 100}"),
+    ],
+)
+def test_make_and_model_are_one_name(
+    make: object, model: object, camera: str | None, origin: Told
+) -> None:
+    tags = {tag: value for tag, value in ((MAKE, make), (MODEL, model)) if value is not None}
+    assert origin(located("JPEG", {}, tags)).camera == camera
+
+
+def rationals(*parts: tuple[int, int]) -> tuple[IFDRational, ...]:
+    return tuple(IFDRational(*part) for part in parts)
+
+
+NO_PLACE = {
+    "no reference": {2: NORTH, 4: EAST},
+    "one reference": {1: "N", 2: NORTH, 4: EAST},
+    "latitude alone": {1: "N", 2: NORTH},
+    "an unknown direction": {**PARIS, 3: "X"},
+    "an empty direction": {**PARIS, 3: ""},
+    "a zero denominator": {**PARIS, 2: rationals((48, 0), (51, 1), (29, 1))},
+    "zero over zero": {**PARIS, 4: rationals((2, 1), (17, 1), (0, 0))},
+    "too far north": {**PARIS, 2: (90.0, 0.0, 0.1)},
+    "too far east": {**PARIS, 4: (181.0, 0.0, 0.0)},
+    "minutes past the hour": {**PARIS, 2: (48.0, 99.0, 0.0)},
+    "degrees alone": {**PARIS, 2: 48.0},
+    "four numbers": {**PARIS, 2: (48.0, 51.0, 29.0, 1.0)},
+    "a direction that is a number": {**PARIS, 1: 7},
+    "where no place is known": {1: "N", 2: (0.0,) * 3, 3: "E", 4: (0.0,) * 3},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("case", NO_PLACE)
+def test_what_is_no_place_is_none_and_the_rest_is_read(
+    case: str, kind: str, origin: Told, decoded: Decoded
+) -> None:
+    data = located(
+        kind, NO_PLACE[case], {MODEL: "M10", ORIENTATION: 6, DATE_TIME: "2021:07:08 09:10:11"}
+    )
+    assert origin(data) == Origin("M10")
+    picture = decoded(data)
+    assert (picture.width, picture.height) == (48, 64)
+    assert picture.taken_at == "2021-07-08T09:10:11"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -1.0, 1e308, "x", None, b"x"])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_number_that_is_none_is_no_place(bad: object, at: int) -> None:
+    exif = Image.Exif()  # Pillow writes no such file; others do
+    exif[MAKE] = bad
+    parts: list[object] = [1.0, 2.0, 3.0]
+    parts[at] = bad
+    exif._ifds[GPS_IFD] = {**PARIS, 2: tuple(parts)}
+    assert decoding._origin(exif) == Origin("x" if bad == "x" else None)
+    exif._ifds[GPS_IFD] = {**PARIS, 2: (1.0, 2.0, 3.0)}
+    assert decoding._origin(exif).latitude == pytest.approx(1.034167, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", ["123", b"\x01\x02\x03", None, 48.5, (), {1: 2, 3: 4, 5: 6}])
+def test_a_place_of_another_type_is_none(value: object) -> None:
+    exif = Image.Exif()
+    exif._ifds[GPS_IFD] = {**PARIS, 4: value}
+    assert decoding._origin(exif) == Origin()
+
+
+def test_the_poles_the_date_line_and_greenwich_are_places(origin: Told) -> None:
+    for north, east in ((90.0, 180.0), (0.0, 180.0), (51.0, 0.0)):
+        gps = {1: "S", 2: (north, 0.0, 0.0), 3: "W", 4: (east, 0.0, 0.0)}
+        assert origin(located("JPEG", gps))[1:] == (-north, -east)
+
+
+@given(st.binary(min_size=1, max_size=60), st.integers(0, 200))
+def test_damaged_gps_is_no_error(junk: bytes, at: int) -> None:
+    data = bytearray(located("JPEG", PARIS, {MAKE: "Canon"}))
+    start = data.index(b"Exif") + at
+    data[start : start + len(junk)] = junk
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x")
+        path.write_bytes(bytes(data))
+        _, latitude, longitude = read_origin(str(path))
+    assert (latitude is None) == (longitude is None)
+    if latitude is not None and longitude is not None:
+        assert abs(latitude) <= 90
+        assert abs(longitude) <= 180
+
+
+def test_exif_behind_the_pixels_of_a_png_is_found_without_decoding_them(
+    tmp_path: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = located("PNG", PARIS, {MODEL: "M10"})
+    at = data.index(b"eXIf") - 4
+    end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+    chunk = data[at:end]
+    late = data[:at] + data[end:-12] + chunk + data[-12:]
+    expected = told(decoded(late))
+    assert expected.camera == "M10"
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+    assert read_origin(tmp_path / "file.jpg") == expected
+    (tmp_path / "cut.png").write_bytes(late[: at + 20])
+    assert read_origin(tmp_path / "cut.png") == Origin()
+
+
+# ---------------------------------------------------------------- seen, and not decoded
+
+
+@pytest.fixture
+def seen(tmp_path: Path, decoded: Decoded) -> Callable[[bytes], SeenImage]:
+    """What a file's header tells, which must be what decoding it tells."""
+
+    def of(data: bytes) -> SeenImage:
+        picture, found = decoded(data), see(os.fsencode(tmp_path / "file.jpg"))
+        for name in ("content_hash", "width", "height", "taken_at"):
+            assert getattr(found, name) == getattr(picture, name)
+        assert found.origin == told(picture)
+        return found
+
+    return of
+
+
+Seen = Callable[[bytes], SeenImage]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", available(WITH_EXIF))
+def test_a_header_tells_what_decoding_tells(kind: str, orientation: int, seen: Seen) -> None:
+    tags = {ORIENTATION: orientation, MODEL: "M10", DATE_TIME: "2021:07:08 09:10:11"}
+    found = seen(located(kind, PARIS, tags))
+    assert found.taken_at == "2021-07-08T09:10:11"
+    if kind not in ("HEIF", "AVIF"):  # these turn with all programs
+        assert found.alike == (orientation == 1)
+
+
+@pytest.mark.parametrize("kind", available(ALL_FORMATS))
+def test_a_plain_picture_looks_alike_everywhere(kind: str, seen: Seen) -> None:
+    assert seen(encoded(quarters(), kind)).alike
+
+
+@pytest.mark.parametrize("name", TRANSPARENT)
+def test_what_is_transparent_does_not(name: str, seen: Seen) -> None:
+    assert not seen(TRANSPARENT[name][0]()).alike
+
+
+def test_nor_do_sixteen_bits(seen: Seen) -> None:
+    assert not seen(encoded(Image.new("I;16", (40, 40), 700), "PNG")).alike
+
+
+def test_seeing_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+    for kind in ("JPEG", "PNG", "TIFF", "WEBP"):
+        monkeypatch.undo()
+        data = located(kind, PARIS, {ORIENTATION: 6})
+        monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+        (tmp_path / "x").write_bytes(data)
+        assert see(tmp_path / "x").width == 48
+
+
+def test_seeing_knows_no_picture_and_no_huge_one(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"no picture")
+    with pytest.raises(ImageError, match="not a picture"):
+        see(tmp_path / "x")
+    (tmp_path / "x").write_bytes(encoded(quarters(), "PNG"))
+    with pytest.raises(ImageError, match="megapixels"):
+        see(tmp_path / "x", 64 * 48 - 1)
+    with pytest.raises(FileNotFoundError):
+        see(tmp_path / "none")
+
+
+def test_the_header_of_no_picture_tells_nothing_and_of_no_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_bytes(b"not a picture")
+    assert read_origin(tmp_path / "text.jpg") == Origin()
+    with pytest.raises(FileNotFoundError):
+        read_origin(tmp_path / "none.jpg")
 
 
 def broken_offset() -> bytes:

@@ -1,24 +1,33 @@
 """Filters: exact, on what the catalogue knows, and clear about what is no filter."""
 
+import json
 import os
+import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ASK, UNTESTED, Run, make_picture, run_here
-from fakes import DIM, fake_spec, unit
+from conftest import ASK, UNTESTED, Run, make_picture, places_beside, run_here
+from fakes import DIM, fake_spec, forget_origins, unit
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from clipsearch.cli import filters
 from clipsearch.errors import UsageError
-from clipsearch.records import EmbeddedImage, Filter, ImageFile
-from clipsearch.store import FOLDER, Store
+from clipsearch.globe import distance_km
+from clipsearch.records import EmbeddedImage, Filter, ImageFile, Near
+from clipsearch.store import CATALOG, FOLDER, Store
 
 NOW = datetime(2024, 3, 1, 15, 30)
+
+Place = tuple[float, float]
+places = st.tuples(st.floats(-90, 90), st.floats(-180, 180))
 
 
 # -- dates ---------------------------------------------------------------------------------------
@@ -70,6 +79,29 @@ def test_a_type_stands_for_all_its_spellings() -> None:
 # -- in the catalogue ----------------------------------------------------------------------------
 
 
+CAMERAS = ["Canon EOS 5D", "NIKON D90", "Ä[1]", None, "Apple iPhone 13"]
+
+
+def place_of(n: int) -> tuple[float, float] | tuple[None, None]:
+    """Places all over the globe, the poles and the date line among them; some tell none."""
+    if n % 11 == 0:
+        return None, None
+    return -90.0 + 37 * n % 181, -180.0 + 53 * n % 361
+
+
+def is_near(n: int, latitude: float, longitude: float, km: float) -> bool:
+    """By the angle between two vectors from the Earth's centre."""
+    here, there = place_of(n), (latitude, longitude)
+    if here[0] is None:
+        return False
+    one, two = (
+        np.array([np.cos(north) * np.cos(east), np.cos(north) * np.sin(east), np.sin(north)])
+        for north, east in (np.radians(here), np.radians(there))
+    )
+    angle = np.arctan2(np.linalg.norm(np.cross(one, two)), one @ two)
+    return bool(6371.0088 * angle <= km)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     """Pictures of several sizes and times; every third does not tell when it was taken."""
@@ -82,9 +114,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
                 taken = None if n % 3 == 0 else day.isoformat()
                 file = ImageFile(path, 1, int(day.timestamp() * 1e9))
                 width, height = 100 * (n % 7), 50 * (n % 5)
-                opened.add(
-                    [EmbeddedImage(file, n.to_bytes(20, "big"), width, height, taken, unit(n))]
-                )
+                facts = (file, n.to_bytes(20, "big"), width, height, taken, unit(n))
+                opened.add([EmbeddedImage(*facts, CAMERAS[n % 5], *place_of(n))])
         opened.update_vector_index()
         yield opened
 
@@ -107,6 +138,27 @@ CASES = {
         lambda n: n % 2 == 0 and 1 <= n % 12 < 11 and n % 7 >= 1 and n % 5 >= 1,
     ),
     "nothing": (Filter(name="no such"), lambda n: False),
+    "a part of a camera's name": (Filter(camera="CANON"), lambda n: n % 5 == 0),
+    "a camera's whole name": (Filter(camera="*d?0"), lambda n: n % 5 == 1),
+    "any camera": (Filter(camera="*"), lambda n: n % 5 != 3),
+    "a camera of a kind": (Filter(camera="[!a-m]*[0-9]?"), lambda n: n % 5 in (1, 2)),
+    "a camera that is no glob": (Filter(camera="ä"), lambda n: n % 5 == 2),
+    **{
+        f"within {circle[2]} km of {circle[:2]}": (
+            Filter(near=Near(*circle)),
+            lambda n, circle=circle: is_near(n, *circle),
+        )
+        for circle in [
+            *((48.0, 2.0, 0.0), (48.0, 2.0, 2500.0), (-33.9, 18.4, 4000.0)),
+            *((10.0, 179.5, 3000.0), (10.0, -179.5, 3000.0), (89.0, 10.0, 2000.0)),
+            *((-90.0, 0.0, 1500.0), (0.0, 0.0, 20_016.0), (0.0, 0.0, 10_000.0)),
+            (*place_of(7), 0.0),
+        ]
+    },
+    "a camera and a place": (
+        Filter(camera="canon", near=Near(0.0, 0.0, 10_000.0)),
+        lambda n: n % 5 == 0 and is_near(n, 0.0, 0.0, 10_000.0),
+    ),
 }
 
 
@@ -135,19 +187,67 @@ def test_listed_files_are_looked_at_and_no_others(store: Store, tmp_path: Path) 
     assert len(unit(7)) == DIM
 
 
+@given(places, places)
+def test_a_distance_is_that_of_the_vectors(one: Place, two: Place) -> None:
+    # The law of cosines: as exact as its cosine, which is enough for a kilometre at most.
+    (north, east), (north2, east2) = np.radians(one), np.radians(two)
+    cosine = np.sin(north) * np.sin(north2)
+    cosine += np.cos(north) * np.cos(north2) * np.cos(east - east2)
+    expected = 6371.0088 * np.arccos(np.clip(cosine, -1, 1))
+    assert distance_km(*one, *two) == pytest.approx(expected, abs=0.2)
+    assert distance_km(*one, *one) == 0
+
+
+def test_distances_that_are_known() -> None:
+    assert distance_km(52.5200, 13.4050, 48.8566, 2.3522) == pytest.approx(877.5, abs=1)
+    assert distance_km(0, 179.9, 0, -179.9) == pytest.approx(22.2, abs=0.1)
+    assert distance_km(90, 10, 90, -120) == pytest.approx(0, abs=1e-9)
+    assert distance_km(0, 0, 0, 180) == distance_km(-90, 0, 90, 77) == pytest.approx(20015.1, abs=1)
+
+
+def test_a_place_is_three_numbers() -> None:
+    assert filters.place(" -33.9, 18.4 ,10") == Near(-33.9, 18.4, 10)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "48.8", "48.8,2.3", "48.8,2.3,5,6", "48,8,2,3,5", "Paris", "48.8;2.3;5"),
+        *("91,0,5", "-90.1,0,5", "0,181,5", "0,0,-1", "nan,0,5", "0,nan,5", "0,0,nan", "0,0,inf"),
+    ],
+)
+def test_what_is_no_place_is_a_usage_error_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        filters.place(text)
+    assert "--near 48.858,2.294,5" in caught.value.hint
+
+
 # -- on the command line -------------------------------------------------------------------------
 
 
-@pytest.fixture
-def collection(tmp_path: Path, tiny_model: Path) -> Path:
-    root = tmp_path / "photos"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """An indexed folder. Not to be changed: ``collection`` is a copy."""
+    root = tmp_path_factory.mktemp("made") / "photos"
     (root / "sub").mkdir(parents=True)
     for n, name in enumerate(["a.png", "b.jpg", "sub/c.png", "sub/new\nline.png"]):
         make_picture(root / name, n, size=(40 + 20 * n, 40))
+        if n < 2:
+            exif = Image.Exif()
+            exif[0x010F], exif[0x0110] = "Canon", f"Canon EOS {n}D"
+            gps = {1: "S", 2: (33.0, 54.0, 0.0), 3: "E", 4: (18.0, 24.0 * n, 0.0)}
+            exif.get_ifd(0x8825).update(gps)
+            Image.open(root / name).save(root / name, exif=exif)
         moment = time.mktime((2020 + n, 6, 1, 12, 0, 0, 0, 0, -1))
         os.utime(root / name, (moment, moment))
-    assert run_here("index", root, "--model", tiny_model) == 0
+    with places_beside(root):
+        assert run_here("index", root, "--model", tiny_model) == 0
     return root
+
+
+@pytest.fixture
+def collection(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "photos"))
 
 
 @pytest.mark.parametrize(
@@ -160,18 +260,22 @@ def collection(tmp_path: Path, tiny_model: Path) -> Path:
         (["--min-width", "60", "--type", "png"], {b"sub/c.png", b"sub/new\nline.png"}),
         (["--type", "jpeg", "--type", "webp"], {b"b.jpg"}),
         (["--under", "sub", "--before", "2023"], {b"sub/c.png"}),
+        (["--camera", "eos"], {b"a.png", b"b.jpg"}),
+        (["--camera", "*1d"], {b"b.jpg"}),
+        (["--near", "-33.9,18.4,1"], {b"b.jpg"}),
+        (["--near=-33.9,18.4,40", "--camera", "canon"], {b"a.png", b"b.jpg"}),
     ],
 )
 def test_options_restrict_a_search(
-    run: Run, collection: Path, options: list[str], expected: set[bytes]
+    run: Run, made: Path, options: list[str], expected: set[bytes]
 ) -> None:
-    done = run(*ASK, "snow", "-0", *options, cwd=collection)
+    done = run(*ASK, "snow", "-0", *options, cwd=made)
     assert (done.code, done.err) == (0, UNTESTED)
     assert set(done.out.split(b"\0")[:-1]) == expected
 
 
-def test_a_filter_that_leaves_nothing_says_so(run: Run, collection: Path) -> None:
-    done = run("search", "a cat", "--name", "*.tiff", "--all", cwd=collection)
+def test_a_filter_that_leaves_nothing_says_so(run: Run, made: Path) -> None:
+    done = run("search", "a cat", "--name", "*.tiff", "--all", cwd=made)
     assert (done.code, done.out) == (1, b"")
     assert "no match: no indexed picture passes the filters" in done.err
 
@@ -183,16 +287,39 @@ def test_a_filter_that_leaves_nothing_says_so(run: Run, collection: Path) -> Non
         (["--before", "2024-02-30"], "'2024-02-30' is no date"),
         (["--type", "docx"], "'docx' is no type of picture"),
         (["--min-width", "-1"], "--min-width"),
+        (["--camera", " "], "--camera says nothing"),
+        (["--near", "-33.9,18.4"], "'-33.9,18.4' is no place and distance"),
+        (["--near", "95,0,5"], "95 is no latitude"),
         (["--from0", "missing.txt"], "cannot read missing.txt"),
         (["--from0", "."], "cannot read ."),
     ],
 )
-def test_what_is_no_filter_is_an_error(
-    run: Run, collection: Path, options: list[str], said: str
-) -> None:
-    done = run(*ASK, "snow", *options, cwd=collection)
+def test_what_is_no_filter_is_an_error(run: Run, made: Path, options: list[str], said: str) -> None:
+    done = run(*ASK, "snow", *options, cwd=made)
     assert (done.code, done.out) == (2, b"")
     assert said in done.err
+
+
+def test_json_tells_camera_and_place(run: Run, made: Path) -> None:
+    done = run(*ASK, "snow", "--json", cwd=made)
+    told = {
+        hit["path"]: (hit["camera"], hit["latitude"], hit["longitude"])
+        for hit in map(json.loads, done.out.splitlines())
+    }
+    assert told["b.jpg"] == ("Canon EOS 1D", pytest.approx(-33.9), pytest.approx(18.4))
+    assert told["sub/c.png"] == (None, None, None)
+
+
+def test_an_index_from_before_says_what_it_does_not_know(run: Run, collection: Path) -> None:
+    with closing(sqlite3.connect(collection / FOLDER / CATALOG)) as catalog, catalog:
+        forget_origins(catalog)
+    done = run(*ASK, "snow", "--camera", "eos", cwd=collection)
+    assert (done.code, done.out) == (1, b"")
+    assert f"4 pictures of {collection} were indexed before cameras and places" in done.err
+    assert run_here("index", collection) == 0
+    done = run(*ASK, "snow", "--camera", "eos", "-0", cwd=collection)
+    assert set(done.out.split(b"\0")[:-1]) == {b"a.png", b"b.jpg"}
+    assert done.err == UNTESTED
 
 
 def test_candidates_may_come_from_find(run: Run, collection: Path) -> None:
@@ -204,6 +331,11 @@ def test_candidates_may_come_from_find(run: Run, collection: Path) -> None:
     done = run(*ASK, "snow", "-0", "--from0", "../list", cwd=collection / "sub")
     assert set(done.out.split(b"\0")[:-1]) == {b"new\nline.png", b"c.png"}
     assert "1 of 3 listed files are not in the index" in done.err
+    around = b"sub/../a.png\0../%s/b.jpg\0" % os.fsencode(collection.name)
+    outside = b"../../../../../../../../etc/passwd\0"
+    done = run(*ASK, "snow", "-0", "--from0", "-", cwd=collection, stdin=around + outside)
+    assert set(done.out.split(b"\0")[:-1]) == {b"a.png", b"b.jpg"}
+    assert "1 of 3 listed files are not in the index" in done.err
     done = run(*ASK, "snow", "--from0", "-", cwd=collection, stdin=b"")
     assert done.code == 1
     assert "passes the filters" in done.err
@@ -212,7 +344,7 @@ def test_candidates_may_come_from_find(run: Run, collection: Path) -> None:
     assert "not ended by NUL" in done.err
 
 
-def test_one_stream_is_not_read_twice(run: Run, collection: Path) -> None:
-    done = run("search", "-", "--from0", "-", cwd=collection, stdin=b"a.png\0")
+def test_one_stream_is_not_read_twice(run: Run, made: Path) -> None:
+    done = run("search", "-", "--from0", "-", cwd=made, stdin=b"a.png\0")
     assert (done.code, done.out) == (2, b"")
     assert "cannot both be read from standard input" in done.err

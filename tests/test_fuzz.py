@@ -11,6 +11,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,7 +96,11 @@ def corpus(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
 )
 @pytest.mark.skipif(os.name == "nt", reason="counts memory as POSIX does")
 def test_mutated_pictures_end_no_run_and_take_no_other_pictures_vector(
-    tmp_path: Path, tiny_model: Path, tiny_files: ModelFiles, count: int
+    tmp_path: Path,
+    tiny_model: Path,
+    tiny_files: ModelFiles,
+    count: int,
+    tally: "Counter[str]",
 ) -> None:
     root = tmp_path / "photos"
     root.mkdir()
@@ -121,6 +126,8 @@ def test_mutated_pictures_end_no_run_and_take_no_other_pictures_vector(
     for path, error in failed.items():
         assert f"skipping {path.decode()}: {error}" in said
         assert len(error) < 300
+    tally["mutated pictures tried"] += count
+    tally["of them still pictures"] += count - len(failed)
     # Damage that only shows in the pixels leaves a picture, and it has its own vector.
     from clipsearch.encoder import OpenClipEncoder
 

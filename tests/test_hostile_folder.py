@@ -3,17 +3,20 @@
 import base64
 import json
 import os
+import random
 import shutil
 import struct
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ASK, UNTESTED, Run, make_picture
+from conftest import ASK, UNTESTED, Run, make_picture, run_here
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
 
@@ -204,6 +207,62 @@ def pipes(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if name == "x.png"]
 
 
+PIECES = (
+    *(b"\n", b"\r", b"\t", b"\x01", b"\x1b[2J", b"\x1b]0;x\x07", b"\x7f", b" ", b"\\"),
+    *(b"\xff", b"\xc3", b"\xed\xa0\x80"),  # no UTF-8, and half a surrogate pair
+    *(b"'", b'"', b"`x`", b"$(x)", b"$HOME", b";", b"|", b"*", b"?", b"[a]", b"{path}", b"%s"),
+    *(b"--", b"-0", b"a.", b"..", b"~", b"#", b"CON"),
+    *(b"&amp;", b"<b>", b"<img src=x onerror=alert(1)>"),
+    *(c.encode() for c in "\u202e\u2066\u200b\u200f\u2028\x85\ufeff\ufffd"),
+    *(c.encode() for c in ("\N{CAT FACE}", "e\u0301", "\u00e9")),
+)
+
+
+def hostile_names(count: int) -> set[bytes]:
+    """Names that a file system may hold, put together from what has gone wrong before."""
+    chance = random.Random(0)
+    names = set()
+    for n in range(count):
+        pieces = [chance.choice(PIECES) for _ in range(chance.randint(1, 5))]
+        name = b"".join(pieces) + b"%d.png" % n
+        names.add(b"x" + name if name.startswith(b".") else name)  # or it would be hidden
+    return names
+
+
+def test_pictures_of_hundreds_of_hostile_names_are_found_told_and_shown(
+    run: Run, tmp_path: Path, tiny_model: Path, tally: "Counter[str]"
+) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    make_picture(tmp_path / "one.png")
+    content = (tmp_path / "one.png").read_bytes()
+    names = set()
+    for n, name in enumerate(sorted(hostile_names(400))):
+        with suppress(OSError), open(os.path.join(os.fsencode(root), name), "xb") as file:
+            file.write(content + n.to_bytes(2, "big") if n % 4 else b"no picture")
+            names.add(name)
+    good = {name for n, name in enumerate(sorted(names)) if n % 4}
+    assert len(names) > 300
+    assert run_here("index", root, "--model", tiny_model) == 0
+    done = run(*ASK, "snow", "-0", "-k", "1000", "--html", tmp_path / "page.html", cwd=root)
+    assert (done.code, set(done.out.split(b"\0")[:-1])) == (0, good)
+    done = run(*ASK, "snow", "--json", "-k", "1000", cwd=root)
+    told = [json.loads(line)["path"] for line in done.out.splitlines()]
+    as_bytes = {
+        base64.b64decode(path["bytes"]) if isinstance(path, dict) else path.encode()
+        for path in told
+    }
+    assert as_bytes == good
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<img src=x" not in page
+    assert page.count("<b>") == 0
+    status = run("status", cwd=root)
+    assert status.code == 0
+    for said in (status.out.decode(), status.err, done.err):
+        assert {c for c in said if not c.isprintable()} <= {"\n"}
+    tally["hostile names tried"] += len(names)
+
+
 # -- locked doors ------------------------------------------------------------------------------
 
 WITHOUT_A_MASTER_KEY = """
@@ -279,6 +338,37 @@ def test_a_folder_in_which_nothing_can_be_written_can_be_searched(
     assert first in UNTESTED
     assert len(lines) == damaged
     assert all("the catalogue was searched instead" in line for line in lines)
+
+
+@pytest.fixture
+def disc(hostile: Hostile, tmp_path: Path) -> Iterator[Path]:
+    """The collection on a file system that is mounted for reading alone."""
+    place = tmp_path / "disc"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "tmpfs", os.fspath(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        shutil.copytree(hostile.root, place / "photos", symlinks=True, ignore=pipes)
+        subprocess.run(["mount", "-o", "remount,ro", os.fspath(place)], check=True)
+        yield place / "photos"
+    finally:
+        subprocess.run(["umount", os.fspath(place)], check=True)
+
+
+def test_a_read_only_medium_is_searched_and_told_of(run: Run, hostile: Hostile, disc: Path) -> None:
+    with pytest.raises(OSError, match="Read-only"):
+        (disc / "x").touch()
+    search = [*ASK, "snow", "-0", "-k", "100"]
+    assert run(*search, cwd=disc) == run(*search, cwd=hostile.root)
+    there, here = (json.loads(run("status", "--json", cwd=at).out) for at in (disc, hostile.root))
+    assert (there["images"], there["failed"]) == (here["images"], here["failed"])
+    done = run("verify", cwd=disc)
+    assert (done.code, "nothing is damaged" in done.err) == (0, True)
+    done = run("index", disc)
+    assert (done.code, done.out) == (2, b"")
+    assert "Read-only file system" in done.err
+    assert "--index DIR" in done.err
 
 
 def test_an_index_that_cannot_be_written_is_refused_with_the_way_out(

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -14,19 +16,21 @@ from fakes import (
     FakeEncoder,
     assert_exact,
     fake_spec,
+    forget_origins,
     half,
     picture,
     unit,
     unsynchronised,
 )
+from PIL import Image
 
-from clipsearch import images, indexing
+from clipsearch import decoding, images, indexing
 from clipsearch.decode_pool import DecodePool
-from clipsearch.decoding import decode
+from clipsearch.decoding import decode, read_origin
 from clipsearch.domain import taxonomy
 from clipsearch.errors import BadCheckpoint, CollectionGone, WeightsNotFound
 from clipsearch.indexing import update
-from clipsearch.records import Encoder, Found, ImageFile, IndexSummary, Vectors
+from clipsearch.records import Encoder, Found, ImageFile, IndexSummary, Origin, Vectors
 from clipsearch.store import CATALOG, FOLDER, VECTORS, Store
 
 
@@ -301,6 +305,134 @@ def test_the_decoders_own_processes_do_the_same(
     summary = collection.index()
     assert counts(summary) == {"added": 6, "embedded": 6, "failed": 1}
     collection.check(b"bad.png")
+
+
+# -- pictures of an older index ------------------------------------------------------------------
+
+
+@pytest.fixture
+def older(indexed: Collection) -> Collection:
+    """Six indexed pictures, two with a camera, in an index of schema version 2."""
+    for name in ("a.png", "b.jpg"):
+        exif = Image.Exif()
+        exif[0x0110] = f"Camera of {name}"
+        exif.get_ifd(0x8825).update({1: "N", 2: (1.0, 2.0, 3.0), 3: "W", 4: (4.0, 5.0, 6.0)})
+        Image.open(indexed.root / name).save(indexed.root / name, exif=exif)
+    indexed.index()
+    with closing(sqlite3.connect(indexed.directory / CATALOG)) as catalog, catalog:
+        forget_origins(catalog)
+    return indexed
+
+
+def cameras(collection: Collection) -> dict[bytes, str | None]:
+    with Store.open(collection.directory) as store:
+        hits = store.search(unit(1), 20)
+    for hit in hits:
+        there = pytest.approx((1.034167, -4.085), abs=1e-6) if hit.camera else (None, None)
+        assert (hit.latitude, hit.longitude) == there
+    return {hit.path: hit.camera for hit in hits if hit.camera}
+
+
+BOTH = {b"a.png": "Camera of a.png", b"b.jpg": "Camera of b.jpg"}
+
+
+def reads(monkeypatch: pytest.MonkeyPatch, last: int = 1000) -> list[bytes]:
+    """The names of the headers that are read from now on; after ``last`` of them Ctrl-C comes."""
+    names: list[bytes] = []
+
+    def read(path: bytes) -> Origin:
+        names.append(os.path.basename(path))
+        if len(names) > last:
+            raise KeyboardInterrupt
+        return read_origin(path)
+
+    monkeypatch.setattr(decoding, "read_origin", read)
+    return names
+
+
+def test_cameras_and_places_are_read_once_and_nothing_is_embedded(
+    older: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cameras(older) == {}
+    names = reads(monkeypatch)
+    summary = older.index_without_model()
+    assert (summary.unchanged, summary.looked_at, len(names)) == (6, 6, 6)
+    assert cameras(older) == BOTH
+    older.check()
+    before = (older.directory / CATALOG).read_bytes()
+    assert older.index_without_model().looked_at == 0
+    assert len(names) == 6  # those without EXIF are not looked at again
+    assert (older.directory / CATALOG).read_bytes() == before
+
+
+def test_what_was_read_before_a_kill_is_kept(
+    older: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "_FILES_PER_COMMIT", 2)
+    monkeypatch.setattr(indexing, "_READERS", 1)
+    with monkeypatch.context() as patched:
+        reads(patched, last=4)
+        with pytest.raises(KeyboardInterrupt):
+            older.index_without_model()
+    with Store.open(older.directory) as store:
+        assert store.unseen() == 2
+    names = reads(monkeypatch)
+    assert older.index_without_model().looked_at == 2
+    assert sorted(names) == [b"e.png", b"f.jpg"]
+    assert cameras(older) == BOTH
+
+
+def test_moved_copied_and_changed_pictures_of_an_older_index_are_read_too(
+    older: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (older.root / "a.png").rename(older.root / "moved.png")
+    shutil.copy(older.root / "b.jpg", older.root / "copy.jpg")
+    older.add("c.png", 90)
+    (older.root / "d.webp").unlink()
+    names = reads(monkeypatch)
+    summary = older.index()
+    assert (summary.moved, summary.added, summary.changed, summary.removed) == (1, 1, 1, 1)
+    assert sorted(names) == [b"b.jpg", b"copy.jpg", b"e.png", b"f.jpg", b"moved.png"]
+    expected = {b"moved.png": "a.png", b"b.jpg": "b.jpg", b"copy.jpg": "b.jpg"}
+    assert cameras(older) == {path: f"Camera of {name}" for path, name in expected.items()}
+    older.check()
+    older.index_without_model()
+    assert len(names) == 5
+
+
+def test_only_the_part_that_is_indexed_is_looked_at(
+    older: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = reads(monkeypatch)
+    assert older.index_without_model(under=b"sub").looked_at == 2
+    assert older.index_without_model().looked_at == 4
+    assert len(names) == 6
+
+
+def test_a_picture_that_cannot_be_read_is_looked_at_the_next_time(
+    older: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_one(path: bytes) -> Origin:
+        if path.endswith(b"a.png"):
+            raise PermissionError(path)
+        return read_origin(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(decoding, "read_origin", refuse_one)
+        assert older.index_without_model().looked_at == 5
+    assert older.index_without_model().looked_at == 1
+    assert cameras(older) == BOTH
+
+
+def test_a_copy_has_its_originals_camera(indexed: Collection) -> None:
+    exif = Image.Exif()
+    exif[0x0110] = "M10"
+    exif.get_ifd(0x8825).update({1: "N", 2: (1.0, 2.0, 3.0), 3: "W", 4: (4.0, 5.0, 6.0)})
+    Image.open(indexed.root / "a.png").save(indexed.root / "a.png", exif=exif)
+    indexed.index()
+    shutil.copy(indexed.root / "a.png", indexed.root / "copy.png")
+    indexed.index_without_model()
+    assert cameras(indexed) == {b"a.png": "M10", b"copy.png": "M10"}
 
 
 # -- files that are no pictures ------------------------------------------------------------------

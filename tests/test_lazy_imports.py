@@ -9,7 +9,7 @@ from conftest import ASK, Run, make_picture, places_beside, run_here
 
 HEAVY = {"torch", "open_clip", "torchvision", "timm", "huggingface_hub", "transformers"}
 
-COMMANDS = ["search", "evaluate", "classify", "probe"]
+COMMANDS = ["search", "browse", "evaluate", "classify", "probe"]
 
 PICTURES = ["a.png", "b.png", "c.jpg", "d.png", "e.png", "f.png"]
 LABELS = ["cat", "dog"] * 3

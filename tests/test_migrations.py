@@ -6,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import run_here
 from fakes import DIM, assert_exact, fake_spec, half, picture, unit, vectors_of
 
 from clipsearch import store as store_module
 from clipsearch.errors import IndexUnreadable
-from clipsearch.store import CATALOG, FOLDER, SCHEMA_VERSION, Store
+from clipsearch.records import Filter, Near, Origin
+from clipsearch.store import CATALOG, FOLDER, LOCK, SCHEMA_VERSION, Store
 
 PICTURES = [picture(b"%d.png" % n, n) for n in range(40)]
 
-# As clipsearch 0.1 made it. Not to be changed: such indexes are out there.
+# As clipsearch once made them. Not to be changed: such indexes are out there.
 SCHEMA_1 = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE images (
@@ -32,17 +34,37 @@ CREATE TABLE vectors (
     id INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
     vector BLOB NOT NULL
 );
-PRAGMA user_version = 1;
 """
+SCHEMA_2 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice: the FAISS file carries it
+    path BLOB NOT NULL UNIQUE,             -- relative to the root, the file system's own bytes
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    hash BLOB,                             -- BLAKE2b-160 of the content; NULL where it failed
+    width INTEGER, height INTEGER,
+    taken_at TEXT,
+    error TEXT                             -- why there is no vector; NULL for a good picture
+);
+CREATE INDEX images_by_hash ON images (hash);
+CREATE TABLE vectors (
+    id INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
+    vector BLOB NOT NULL                   -- dim x fp16, little-endian
+);
+CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL);
+"""
+SCHEMAS = {1: SCHEMA_1, 2: SCHEMA_2}
 
 
-@pytest.fixture
-def old(tmp_path: Path) -> Path:
-    """The index folder of version 1, with forty pictures."""
+@pytest.fixture(params=SCHEMAS)
+def old(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """The index folder of an older version, with forty pictures."""
     directory = tmp_path / "photos" / FOLDER
     directory.mkdir(parents=True)
     catalog = sqlite3.connect(directory / CATALOG)
-    catalog.executescript(SCHEMA_1)
+    catalog.executescript(SCHEMAS[request.param])
+    catalog.execute(f"PRAGMA user_version = {request.param}")
     meta = {
         "vector_file": b"",
         "model": fake_spec().to_json(),
@@ -89,6 +111,11 @@ def test_a_reader_takes_an_old_index_as_it_is(old: Path) -> None:
         check(store)
         assert store.attachment("domain") is None
         assert store.attached("") == []
+        assert {hit.camera for hit in store.search(unit(7), 40)} == {None}
+        assert store.unseen() == len(PICTURES)
+        assert all(entry.unseen for entry in store.known().values())
+        for only in (Filter(camera="*"), Filter(near=Near(0, 0, 30_000))):
+            assert store.search(unit(7), 40, only) == []
     assert (old / CATALOG).read_bytes() == before
 
 
@@ -117,12 +144,12 @@ def test_an_interrupted_migration_is_gone_on_with(
         "in the second": "CREATE TABLE one (x);\nCREATE TABLE meta (key)",
         "before the commit": "CREATE TABLE one (x);\nSELECT abs(-9223372036854775808)",
     }
-    before = schema(old)
+    before = version(old), schema(old)
     with monkeypatch.context() as patched:
-        patched.setitem(store_module._MIGRATIONS, 2, wrong[at])
+        patched.setitem(store_module._MIGRATIONS, before[0] + 1, wrong[at])
         with pytest.raises(IndexUnreadable):
             Store.open_for_writing(old)
-    assert (version(old), schema(old)) == (1, before)
+    assert (version(old), schema(old)) == before
     with Store.open(old) as store:
         check(store)
     with Store.open_for_writing(old) as store:
@@ -139,6 +166,17 @@ def test_every_step_is_taken_in_its_turn(old: Path, monkeypatch: pytest.MonkeyPa
     assert version(old) == SCHEMA_VERSION + 2
 
 
+def test_a_reader_stays_right_while_a_writer_brings_it_up_to_date(old: Path) -> None:
+    with Store.open(old) as reader:
+        check(reader)
+        with Store.open_for_writing(old) as writer, writer.batch():
+            writer.set_origins([(1, Origin("Leica M10", 1.0, 2.0)), (2, Origin())])
+        check(reader)
+        (hit,) = reader.search(unit(7), 40, Filter(camera="leica"))
+        assert (hit.id, hit.camera, hit.latitude, hit.longitude) == (1, "Leica M10", 1.0, 2.0)
+        assert reader.unseen() == len(PICTURES) - 2
+
+
 def test_an_index_of_a_newer_version_is_refused_untouched(old: Path, tmp_path: Path) -> None:
     catalog = sqlite3.connect(old / CATALOG)
     catalog.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
@@ -148,6 +186,24 @@ def test_an_index_of_a_newer_version_is_refused_untouched(old: Path, tmp_path: P
         with pytest.raises(IndexUnreadable, match="newer clipsearch"):
             open_it(old)
     assert (old / CATALOG).read_bytes() == (copy / CATALOG).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "command", ["verify --repair", "index --rebuild", "index --prune", "status", "probe remove x"]
+)
+def test_no_command_touches_an_index_of_a_newer_version(
+    old: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    catalog = sqlite3.connect(old / CATALOG)
+    catalog.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    catalog.close()
+    before = (old / CATALOG).read_bytes()
+    monkeypatch.chdir(old.parent)
+    folder = ["."] if command.startswith("index") else []
+    assert run_here(*command.split(), *folder) == 2
+    assert "newer clipsearch" in capsys.readouterr().err
+    assert (old / CATALOG).read_bytes() == before
+    assert {path.name for path in old.iterdir()} <= {CATALOG, LOCK}
 
 
 def test_a_vector_of_an_old_index_is_the_same_after_it(old: Path) -> None:

@@ -103,10 +103,10 @@ def test_nothing_is_written_of_no_hits() -> None:
 def test_json_lines_byte_for_byte(here: Path) -> None:
     stream = io.BytesIO()
     judged = {"false_alarm": 0.0123456, "precision": 0.9, "domain": "toys", "tested": "failed"}
+    origin = {"camera": "Leica M10", "latitude": -33.9, "longitude": 18.4}
+    facts = {"taken_at": "2024-05-01T12:30:00", **judged, **origin}
     hits = [
-        hit(
-            '写 "1".png'.encode(), here, score=0.123456789, taken_at="2024-05-01T12:30:00", **judged
-        ),
+        hit('写 "1".png'.encode(), here, score=0.123456789, **facts),
         hit(b"caf\xe9.png", Path("/other"), score=-0.5),
     ]
     output.write_json_lines(output.shown_path)(hits, "ViT-B-16/x", stream)
@@ -115,7 +115,8 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         '{"rank": 1, "score": 0.123457, "path": "写 \\"1\\".png", '
         f'"root": {json.dumps(os.fspath(here))}, "id": 7, "width": 640, "height": 480, '
         '"taken_at": "2024-05-01T12:30:00", "model": "ViT-B-16/x", '
-        '"false_alarm": 0.01235, "precision": 0.9, "domain": "toys", "tested": "failed"}'
+        '"false_alarm": 0.01235, "precision": 0.9, "domain": "toys", "tested": "failed", '
+        '"camera": "Leica M10", "latitude": -33.9, "longitude": 18.4}'
     )
     assert json.loads(second) == {
         "rank": 2,
@@ -131,6 +132,9 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         "precision": None,
         "domain": "",
         "tested": "untested",
+        "camera": None,
+        "latitude": None,
+        "longitude": None,
     }
     assert end == b""
 
@@ -305,6 +309,10 @@ def test_a_summary_tells_failures_first_and_then_the_counts() -> None:
 
 
 def test_a_summary_is_short_when_there_is_little_to_tell() -> None:
+    assert output.summary_lines("photos", IndexSummary(unchanged=9, looked_at=7)) == [
+        "photos: 0 added, 0 changed, 0 moved, 0 removed, 9 unchanged, 0 failed; "
+        "camera and place read of 7"
+    ]
     assert output.summary_lines("photos", IndexSummary(unchanged=9)) == [
         "photos: 0 added, 0 changed, 0 moved, 0 removed, 9 unchanged, 0 failed"
     ]

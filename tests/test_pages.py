@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_picture
 from fakes import fake_spec
 
 from clipsearch.assurance import Evaluation
@@ -21,7 +20,9 @@ from clipsearch.domain.intervals import proportion
 from clipsearch.domain.labelled import CaptionedImages, LabelledImages
 from clipsearch.domain.taxonomy import Domain, DomainClass
 from clipsearch.evaluating import Findings
+from clipsearch.output import absolute_path
 from clipsearch.pages import contact_sheet, evaluation
+from clipsearch.pages.document import source
 from clipsearch.records import Hit
 from clipsearch.reports import PUBLISHED, evaluation_record
 from clipsearch.vectors import l2_normalise
@@ -35,6 +36,8 @@ PATHS = [
     b"\xff\xfe\n.png",
     "\u202egnp.exe.png".encode(),
 ]
+
+SCRIPT = source("hits.js")
 
 NAMES = ["cat", "</style><b>dog</b>", "a & b", 'quoted "name"', "never seen"]
 
@@ -206,15 +209,17 @@ def test_captions_have_a_page_too(findings: Findings) -> None:
 
 @pytest.fixture
 def sheet(tmp_path: Path) -> tuple[list[Hit], str]:
-    """Hits of every kind of name, the last of which is no longer there."""
-    hits = []
-    for n, name in enumerate(PATHS):
-        if n < len(PATHS) - 1:
-            path = os.fsencode(tmp_path) + b"/" + name.replace(b"/", b"_")
-            make_picture(path, n)
-        hit = Hit(n, name.replace(b"/", b"_"), tmp_path, 0.3 - n / 100, 48, 40, None, n / 50, 0.9)
-        hits.append(hit)
-    return hits, contact_sheet.page(hits, 'a "<b>cat</b>"', "pocket</title>", ["tested & <well>"])
+    """Hits of every kind of name, the last of which has no picture."""
+    hits = [
+        Hit(n, name.replace(b"/", b"_"), tmp_path, 0.3 - n / 100, 48, 40, None, n / 50, 0.9)
+        for n, name in enumerate(PATHS)
+    ]
+    classes = ["<i>cat</i>", *[None] * (len(hits) - 1)]
+    pictures = {absolute_path(hit): b"jpeg" for hit in hits[:-1]}
+    notes = ["tested & <well>"]
+    return hits, contact_sheet.page(
+        hits, classes, pictures, 'a "<b>cat</b>"', "pocket</title>", notes
+    )
 
 
 def test_a_card_for_each_hit_whatever_its_name(sheet: tuple[list[Hit], str]) -> None:
@@ -222,15 +227,16 @@ def test_a_card_for_each_hit_whatever_its_name(sheet: tuple[list[Hit], str]) -> 
     page = Page(text)
     assert page.tags["figure"] == len(hits)
     assert page.tags["img"] == len(hits) - 1
-    assert "not there any more" in page.words
-    assert (page.tags["script"], page.tags["b"]) == (1, 0)
+    assert page.words.count("cannot be shown") == 1 + SCRIPT.count("cannot be shown")
+    assert (page.tags["script"], page.tags["b"], page.tags["i"]) == (1, 0, 0)
     assert not any(name.startswith("on") for name, _ in page.attributes)
-    assert 'a "<b>cat</b>"' in page.words
-    assert "tested & <well>" in page.words
+    for shown in ('a "<b>cat</b>"', "tested & <well>", "<i>cat</i>", "0.300", "false alarm 2.0"):
+        assert shown in page.words
+    assert f"{len(hits)} hits, ranked by pocket</title>" in page.words
     copied = [value for name, value in page.attributes if name == "data-path"]
     assert copied[1] == os.path.join(hits[1].root, os.fsdecode(hits[1].path))
     links = [value for name, value in page.attributes if name == "href"]
-    assert all(link.startswith(("file:///", "data:,")) for link in links if link)
+    assert all(link.startswith(("file:///", "data:,", "#")) for link in links if link)
 
 
 def test_the_sheet_runs_its_own_script_and_fetches_nothing(sheet: tuple[list[Hit], str]) -> None:
@@ -240,6 +246,13 @@ def test_the_sheet_runs_its_own_script_and_fetches_nothing(sheet: tuple[list[Hit
     assert policy is not None
     assert script is not None
     digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
-    assert policy[1].split("; script-src ")[1] == f"'sha256-{digest}'"
-    assert policy[1].startswith("default-src 'none'; img-src data:;")
-    assert not re.search(r"""(src|href)=["'](?!data:|file:)""", text)
+    assert f"; script-src 'sha256-{digest}';" in policy[1]
+    assert policy[1].startswith("default-src 'none'; img-src data:; ")
+    assert not re.search(r"""(src|href)=["'](?!data:|file:|#)""", text)
+
+
+def test_a_path_is_copied_as_it_is(tmp_path: Path) -> None:
+    hit = Hit(1, b"two\nlines\rand 'quotes'.png", tmp_path, 0.3, 48, 40, None)
+    page = Page(contact_sheet.page([hit], [None], {}, "", "pocket", []))
+    (copied,) = [value for name, value in page.attributes if name == "data-path"]
+    assert copied == f"{tmp_path}/two\nlines\rand 'quotes'.png"

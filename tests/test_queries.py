@@ -288,3 +288,18 @@ def test_what_is_refused_among_many_is_an_answer(store: Store) -> None:
     kinds = [queries.Asked, RefusedByPolicy, OutOfDomain, UsageError]
     assert [type(one) for one in answers] == kinds
     assert encoder.texts == ["a cat", "a tax return"]  # what the policy refuses is not embedded
+
+
+# -- stored pictures -----------------------------------------------------------------------------
+
+
+def test_a_stored_picture_needs_no_file(root: Path, searcher: Searcher) -> None:
+    (root / "03.png").unlink()
+    store = searcher.collections[0].store
+    id = store.known()[b"03.png"].id
+    hits = answer(searcher, Part("stored", f"0-{id}", role="good"))
+    assert hits[0].id == id
+    assert hits[0].score == pytest.approx(1, abs=1e-3)
+    for gone in ("0-9999", "1-1", f"0-{2**64}"):
+        with pytest.raises(UsageError, match="no longer in the index"):
+            answer(searcher, Part("stored", gone, role="good"))

@@ -210,6 +210,30 @@ def test_the_index_folder_is_as_private_as_the_pictures_and_its_owners_to_write(
     assert (tmp_path / "index").stat().st_mode & 0o777 == mode | 0o700
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no permissions of that kind there")
+@pytest.mark.parametrize("mode", [0o700, 0o750])
+def test_in_a_folder_that_is_open_to_more_people_the_files_are_as_private_as_the_pictures(
+    root: Path, tmp_path: Path, mode: int
+) -> None:
+    index = tmp_path / "index"
+    index.mkdir(mode=0o755)
+    root.chmod(mode)
+    before = os.umask(0o022)
+    try:
+        with Store.create(index, root, fake_spec()) as store:
+            add(store, forest(40))
+            store.update_vector_index(lambda: texts_for(20), cluster_from=20)
+            with store.batch():
+                store.add(forest(4, start=40))
+                names = {path.name for path in index.iterdir()}
+                assert {CATALOG, f"{CATALOG}-journal", VECTORS} <= names
+                for path in index.iterdir():
+                    if not path.name.startswith("writer"):  # which tell of no picture
+                        assert path.stat().st_mode & 0o777 == mode & 0o644
+    finally:
+        os.umask(before)
+
+
 # -- changing ------------------------------------------------------------------------------------
 
 
@@ -1113,7 +1137,17 @@ def test_another_programs_database_is_unreadable(tmp_path: Path, version: int) -
         Store.open(tmp_path)
 
 
-@pytest.mark.parametrize("model", [None, "", "{", "[]", "{}", 5, b"\xff"])
+MODELS = [
+    *(None, "", "{", "[]", "{}", 5, b"\xff", '"text"', "null"),
+    fake_spec().to_json().replace('"name": "fake"', '"name": 5'),
+    fake_spec().to_json().replace("[8, 8]", '["8", 8]'),
+    fake_spec().to_json().replace('"embed_dim": 16', '"embed_dim": "16"'),
+    fake_spec().to_json().replace('"embed_dim": 16', '"embed_dim": 0'),
+    fake_spec().to_json().replace('{"embed_dim": 16}', "16"),
+]
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_a_catalogue_that_does_not_tell_its_model_is_unreadable(
     writer: Store, directory: Path, model: object
 ) -> None:
@@ -1121,6 +1155,17 @@ def test_a_catalogue_that_does_not_tell_its_model_is_unreadable(
         writer._db.execute("UPDATE meta SET value = ? WHERE key = 'model'", (model,))
     with pytest.raises(IndexUnreadable, match="which model"):
         Store.open(directory)
+
+
+@pytest.mark.parametrize("key", ["root", "vector_file", "created_at", "updated_at"])
+def test_a_catalogue_that_lacks_something_else_is_unreadable(
+    writer: Store, directory: Path, key: str
+) -> None:
+    for change in ("UPDATE meta SET value = 5 WHERE key = ?", "DELETE FROM meta WHERE key = ?"):
+        writer._db.execute(change, (key,))
+        with pytest.raises(IndexUnreadable, match=f"does not tell its {key}") as caught:
+            Store.open(directory)
+        assert os.fspath(directory) in caught.value.hint
 
 
 def test_a_catalogue_that_is_cut_short_is_unreadable(writer: Store, directory: Path) -> None:

@@ -164,6 +164,25 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.close()
         self.store = unsynchronised(Store.open_for_writing(self.root / FOLDER))
 
+    @rule(path=st.sampled_from(PATHS), seed=SEEDS, removed=st.booleans())
+    def die_in_a_batch(self, path: bytes, seed: int, removed: bool) -> None:
+        """What lies on the disk in the middle of a batch is all that is left."""
+        left = self.folder / "left"
+        try:
+            with self.store.batch():
+                self.store.add([picture(path, seed)])
+                if removed:
+                    self.store.remove(list(self.truth))
+                shutil.copytree(self.root / FOLDER, left)
+                raise InterruptedError
+        except InterruptedError:
+            self.store.close()
+            self.reader.close()
+        shutil.rmtree(self.root / FOLDER)
+        left.rename(self.root / FOLDER)
+        self.reader = Store.open(self.root / FOLDER)
+        self.store = unsynchronised(Store.open_for_writing(self.root / FOLDER))
+
     @rule()
     def a_new_reader(self) -> None:
         self.reader.close()

@@ -15,11 +15,14 @@ from typing import NoReturn
 import typer
 
 from clipsearch.cli import (  # noqa: F401  (they register their commands)
+    browse,
     classify,
     completing,
     doctor,
     domain,
+    duplicates,
     evaluate,
+    exchange,
     index,
     probe,
     query,
@@ -68,7 +71,10 @@ def run(arguments: Sequence[str]) -> int:
             _complain(str(mistake), mistake.hint)
         return ExitCode.ERROR
     except (Interrupted, KeyboardInterrupt, typer.Abort):
-        say("interrupted; what was done so far is kept, and the next run goes on from there")
+        goes_on = "; what was done so far is kept, and the next run goes on from there"
+        say(
+            "interrupted" + (goes_on if arguments[:1] in (["index"], ["watch"], ["import"]) else "")
+        )
         return ExitCode.INTERRUPTED
     except (ReaderGone, BrokenPipeError):
         # Python would complain once more at its exit.

@@ -26,6 +26,14 @@ class AnswerOptions:
             "--exact", help="Read every embedding, where a large collection is read in part."
         ),
     ] = False
+    diverse: Annotated[
+        bool,
+        typer.Option(
+            "--diverse",
+            help="Of pictures that are nearly the same, a burst say, only the one that matches "
+            "best.",
+        ),
+    ] = False
     max_false_alarm: Annotated[
         float,
         typer.Option(
@@ -65,6 +73,20 @@ class AnswerOptions:
     def hits(self, searcher: "Searcher", asked: "list[Asked]", only: "Filter") -> "list[list[Hit]]":
         """The hits of each query that are good enough."""
         rate = 1.0 if self.all else self.max_false_alarm
+        if self.diverse:
+            from clipsearch import diversity
+
+            return [
+                diversity.search(
+                    searcher.collections,
+                    one,
+                    self.count,
+                    only,
+                    max_false_alarm=rate,
+                    exact=self.exact,
+                )
+                for one in asked
+            ]
         return searcher.hits_of_each(
             asked, self.count, only, max_false_alarm=rate, exact=self.exact
         )

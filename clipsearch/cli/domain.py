@@ -9,6 +9,7 @@ import typer
 from clipsearch.cli import completing
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, app, say
 from clipsearch.cli.choosing import ModelChoice, load_text_encoder, new_model
+from clipsearch.cli.pictures import UnderOption, directory_of_one
 from clipsearch.errors import ExitCode, IndexNotFound, UsageError
 from clipsearch.names import did_you_mean
 
@@ -83,6 +84,7 @@ def show_command(
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The whole domain as JSON.")] = False,
+    under: UnderOption = None,
     index: IndexOption = None,
 ) -> int:
     """Print a domain: its classes, one a line with their synonyms, or all of it as JSON.
@@ -92,7 +94,7 @@ def show_command(
       clipsearch domain show
       clipsearch domain show parts.toml --json
     """
-    from clipsearch import collections, output
+    from clipsearch import output
     from clipsearch.assurance import Assurance
     from clipsearch.domain import taxonomy
     from clipsearch.store import Store
@@ -101,9 +103,9 @@ def show_command(
         shown = taxonomy.load(domain)
     else:
         try:
-            directory = collections.find(Path().resolve(), index)[0]
+            directory = directory_of_one([], under, index)
         except IndexNotFound:
-            if index is not None:
+            if under is not None or index is not None:
                 raise
             shown = taxonomy.load(taxonomy.DEFAULT)
         else:

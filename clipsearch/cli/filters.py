@@ -1,5 +1,6 @@
 """Options that say which pictures a search is about."""
 
+import math
 import os
 import re
 import sys
@@ -15,7 +16,7 @@ from clipsearch.errors import UsageError
 from clipsearch.names import did_you_mean
 
 if TYPE_CHECKING:
-    from clipsearch.records import Filter
+    from clipsearch.records import Filter, Near
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,26 @@ class FilterOptions:
             show_default=False,
         ),
     ] = None
+    camera: Annotated[
+        str | None,
+        typer.Option(
+            "--camera",
+            metavar="TEXT",
+            help="Only pictures taken with such a camera: a part of its make and model, or a glob "
+            "that all of it must match, in any case.",
+            show_default=False,
+        ),
+    ] = None
+    near: Annotated[
+        str | None,
+        typer.Option(
+            "--near",
+            metavar="LAT,LON,KM",
+            help="Only pictures taken within so many kilometres of a place in degrees, south and "
+            "west being negative: 48.858,2.294,5.",
+            show_default=False,
+        ),
+    ] = None
     from0: Annotated[
         str | None,
         typer.Option(
@@ -102,6 +123,8 @@ class FilterOptions:
             min_height=self.min_height,
             suffixes=suffixes(self.types or []),
             paths=listed(self.from0) if self.from0 else None,
+            camera=None if self.camera is None else camera_like(self.camera),
+            near=None if self.near is None else place(self.near),
         )
 
 
@@ -148,6 +171,34 @@ def suffixes(types: list[str]) -> frozenset[bytes]:
             )
         wanted |= found
     return frozenset(wanted)
+
+
+def place(text: str) -> "Near":
+    """A circle on the globe: latitude, longitude, kilometres. Raises UsageError."""
+    from clipsearch.records import Near
+
+    hint = "Say latitude, longitude and kilometres, for example --near 48.858,2.294,5."
+    try:
+        latitude, longitude, km = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"'{text}' is no place and distance", hint=hint) from error
+    # Written so that what is not a number is refused as well.
+    if not -90 <= latitude <= 90:
+        raise UsageError(f"{latitude:g} is no latitude, which is from -90 to 90", hint=hint)
+    if not -180 <= longitude <= 180:
+        raise UsageError(f"{longitude:g} is no longitude, which is from -180 to 180", hint=hint)
+    if not 0 <= km < math.inf:
+        raise UsageError(f"{km:g} is no distance in kilometres", hint=hint)
+    return Near(latitude, longitude, km)
+
+
+def camera_like(text: str) -> str:
+    """A camera to look for. Raises UsageError if that is nothing."""
+    if not text.strip():
+        raise UsageError(
+            "--camera says nothing", hint="For example --camera canon; '*' is any camera."
+        )
+    return text.strip()
 
 
 def listed(source: str) -> frozenset[bytes]:

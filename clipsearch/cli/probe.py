@@ -10,7 +10,7 @@ from clipsearch.cli import completing
 from clipsearch.cli.app import DeviceOption, IndexOption, app, progress, say
 from clipsearch.cli.choosing import ModelChoice, load_encoder, load_text_encoder
 from clipsearch.cli.pictures import UnderOption, directory_of_one, say_skipped
-from clipsearch.errors import ExitCode
+from clipsearch.errors import ExitCode, IndexUnreadable
 
 if TYPE_CHECKING:
     from clipsearch.probes import KeptProbe
@@ -113,22 +113,32 @@ def list_command(
 ) -> int:
     """List the probes of an index, and what each is worth.
 
+    One that is damaged is named, the others are listed, and the exit code is 2.
+
     \b
     Examples:
       clipsearch probe list
       clipsearch probe list --under ~/Pictures --json
     """
     from clipsearch import probes
+    from clipsearch.output import printable
     from clipsearch.store import Store
 
+    code = ExitCode.OK
     with Store.open(directory_of_one([], under, index)) as store:
         names = probes.names(store)
         for name in names:
-            _write(probes.load(store, name), store, json)
+            try:
+                kept = probes.load(store, name)
+            except IndexUnreadable as error:
+                say(printable(f"{error}. {error.hint}"))
+                code = ExitCode.ERROR
+            else:
+                _write(kept, store, json)
     if not names:
         say("no probes here; train one with: clipsearch probe train LABELLED --name NAME")
         return ExitCode.NO_MATCH
-    return ExitCode.OK
+    return code
 
 
 @probe_app.command("show")

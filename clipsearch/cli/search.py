@@ -13,7 +13,7 @@ from clipsearch.cli.asking import QueryOptions
 from clipsearch.cli.batch import answer_each
 from clipsearch.cli.filters import FilterOptions
 from clipsearch.cli.options import grouped
-from clipsearch.cli.searching import opened, searcher_of, tested_lines
+from clipsearch.cli.searching import opened, searcher_of, tell_unseen, tested_lines
 from clipsearch.cli.writing import HitOptions
 from clipsearch.errors import ExitCode, UsageError
 
@@ -68,6 +68,7 @@ def search_command(
         _check_batch(what, show)
         with opened(where, index) as (stores, only):
             searcher = searcher_of(stores, device, require_tested=answer.require_tested)
+            tell_unseen(stores, only)
             for line in tested_lines(searcher.collections):
                 say(line)
             return answer_each(searcher, only, answer, show.show(), stores[0].spec.label)
@@ -86,7 +87,7 @@ def _answer(
     from clipsearch import output
     from clipsearch.domain import policy
     from clipsearch.records import EVERYTHING
-    from clipsearch.retrieval import class_index
+    from clipsearch.retrieval import class_index, nearest_classes
 
     query = what.query()
     notes = filter(None, map(policy.language_note, query.texts))
@@ -104,13 +105,15 @@ def _answer(
         tested = tested_lines(searcher.collections)
         if not show.quiet:
             _say_missing(stores, only)
+            tell_unseen(stores, only)
             for line in tested:
                 say(line)
+        classes = nearest_classes(searcher.collections, hits) if show.html is not None else []
     if not hits:
         if not show.quiet:
             say(output.no_match_line(rejected, filtered=only != EVERYTHING))
         return ExitCode.NO_MATCH
-    show.write(hits, query.said, stores[0].spec.label, tested)
+    show.write(hits, classes, query.said, stores[0].spec.label, tested)
     return ExitCode.OK
 
 
@@ -120,10 +123,11 @@ def _check_batch(what: QueryOptions, show: HitOptions) -> None:
             "--batch reads its queries from standard input",
             hint="Leave the other queries out; a line may be @NAME, a saved query.",
         )
-    if show.null or show.quiet or show.template is not None or show.html is not None:
+    pictures = show.html is not None or show.montage is not None or show.preview
+    if show.null or show.quiet or show.template is not None or pictures:
         raise UsageError(
             "--batch prints JSON lines; it goes with no other way to print or show hits",
-            hint="Leave --null, --format, --html and --quiet out.",
+            hint="Leave --null, --format, --html, --montage, --preview and --quiet out.",
         )
 
 

@@ -52,6 +52,21 @@ def opened(
         _heal(store)
 
 
+def tell_unseen(stores: "Sequence[Store]", only: "Filter") -> None:
+    """Say which pictures a filter by camera or place leaves out for want of having been read."""
+    from clipsearch.output import printable
+
+    if only.camera is None and only.near is None:
+        return
+    for store in stores:
+        if unseen := store.unseen():
+            say(
+                f"{unseen} pictures of {printable(os.fspath(store.root))} were indexed before "
+                "cameras and places were read, and are left out; the next clipsearch index "
+                "reads them"
+            )
+
+
 def searcher_of(
     stores: "Sequence[Store]", device: str, *, require_tested: bool = False
 ) -> "Searcher":

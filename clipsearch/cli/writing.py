@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipsearch.cli import html
+from clipsearch.cli.app import say
 from clipsearch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,11 +46,23 @@ class HitOptions:
         typer.Option(
             "--html",
             metavar="FILE",
-            help="Also write one page of thumbnails, with scores and paths.",
+            help="Also write one page of thumbnails, with scores, classes and paths.",
             show_default=False,
         ),
     ] = None
     open_page: Annotated[bool, typer.Option("--open", help="Show that page in a browser.")] = False
+    montage: Annotated[
+        Path | None,
+        typer.Option(
+            "--montage",
+            metavar="FILE",
+            help="Also write one picture of all thumbnails, with ranks and scores: a PNG or JPEG.",
+            show_default=False,
+        ),
+    ] = None
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Also draw the thumbnails in the terminal.")
+    ] = False
     quiet: Annotated[
         bool, typer.Option("-q", "--quiet", help="Print nothing; the exit code tells.")
     ] = False
@@ -58,8 +71,17 @@ class HitOptions:
         """Raise UsageError, before any work is done, for what cannot be."""
         self.writer()
         html.check(self.html)
+        html.check(self.montage, "--montage")
         if self.open_page and self.html is None:
             raise UsageError("--open shows the page of --html", hint="Add --html FILE.")
+        if self.montage is not None:
+            from clipsearch.montage import format_of
+
+            format_of(self.montage.name)
+        if self.preview:
+            from clipsearch.preview import require_terminal
+
+            require_terminal()
 
     def show(self) -> "Show":
         """How a path is printed."""
@@ -86,17 +108,40 @@ class HitOptions:
             return output.write_table(self.show())
         return output.write_paths(self.show(), end)
 
-    def write(self, hits: "Sequence[Hit]", asked: str, model: str, notes: Sequence[str]) -> None:
-        """Print the hits, and write the page. Raises UsageError if it cannot be written.
+    def write(
+        self,
+        hits: "Sequence[Hit]",
+        classes: Sequence[str | None],
+        asked: str,
+        model: str,
+        notes: Sequence[str],
+    ) -> None:
+        """Print the hits, and show them as pictures where that was asked for.
 
-        asked: the query in words. notes: what is to be known of the answer, a line each.
+        classes: of each hit; only the page needs them. asked: the query in words. notes: what is
+        to be known of the answer, a line each. Raises UsageError for what cannot be written.
         """
         if not self.quiet:
             self.writer()(hits, model, sys.stdout.buffer)
-        if self.html is None:
+        if self.html is None and self.montage is None and not self.preview:
             return
         from clipsearch.pages import contact_sheet
+        from clipsearch.thumbnails import thumbnails_of
 
-        html.write(self.html, contact_sheet.page(hits, asked, model, notes))
-        if self.open_page:
+        pictures = thumbnails_of(hits)
+        if self.preview:
+            from clipsearch.preview import preview
+
+            sys.stdout.flush()
+            preview(hits, pictures)
+        if self.html is not None:
+            page = contact_sheet.page(hits, classes, pictures, asked, model, notes)
+            html.write(self.html, page)
+        if self.montage is not None:
+            from clipsearch.montage import MOST, format_of, montage
+
+            if len(hits) > MOST:
+                say(f"the montage has the first {MOST:,} of {len(hits):,} hits")
+            html.write(self.montage, montage(hits, pictures, format_of(self.montage.name)))
+        if self.open_page and self.html is not None:
             typer.launch(self.html.absolute().as_uri())

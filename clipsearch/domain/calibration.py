@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from clipsearch import typed
 from clipsearch.errors import TooFewExamples
 from clipsearch.records import Vectors
 
@@ -180,6 +181,10 @@ class Precision:
     hits: int
     right: int
 
+    def __post_init__(self) -> None:
+        if not self.knots or (self.method == "logistic" and len(self.knots) > 1):
+            raise ValueError(f"{len(self.knots)} knots make no {self.method} regression")
+
     def probability(self, scores: npt.ArrayLike) -> Floats:
         """The probability for each of ``(n,)`` scores: ``(n,)``."""
         return _apply(self.method, self.knots, np.asarray(scores, np.float64))
@@ -190,10 +195,9 @@ class Precision:
 
     @classmethod
     def from_json(cls, text: str) -> "Precision":
-        """Rebuild a record from ``to_json``'s text."""
-        values = json.loads(text)
-        knots = tuple((float(a), float(b)) for a, b in values.pop("knots"))
-        return cls(knots=knots, **values)
+        """Rebuild a record from ``to_json``'s text. Raises ValueError for any other."""
+        precision: Precision = typed.from_json(cls, text)
+        return precision
 
 
 def fit_precision(scores: npt.ArrayLike, right: npt.ArrayLike, groups: npt.ArrayLike) -> Precision:

@@ -19,11 +19,11 @@ run. Every measure carries its 95 % interval (see ``intervals``).
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from clipsearch import typed
 from clipsearch.domain.intervals import Estimate, clustered_mean, proportion, stratified_mean
 from clipsearch.domain.taxonomy import IMAGES, REFUSED
 from clipsearch.errors import TooFewExamples
@@ -334,28 +334,11 @@ def _best_caption_ranks(images: Vectors, captions: Vectors, owner: Ints) -> Ints
 
 def to_json(report: ClassificationReport | RetrievalReport) -> str:
     """A report as JSON text; ``from_json`` is its inverse."""
-    kind = "classification" if isinstance(report, ClassificationReport) else "retrieval"
-    return json.dumps({"kind": kind, **asdict(report)}, ensure_ascii=False)
+    return json.dumps(asdict(report), ensure_ascii=False)
 
 
 def from_json(text: str) -> ClassificationReport | RetrievalReport:
-    """Rebuild a report from ``to_json``'s text."""
-    values: dict[str, Any] = json.loads(text)
-    if values.pop("kind") == "retrieval":
-        for key in ("image_recall", "text_recall"):
-            values[key] = {int(k): Estimate(**estimate) for k, estimate in values[key].items()}
-        lists = {key: tuple(values[key]) for key in ("image_ranks", "notes")}
-        return RetrievalReport(**(values | lists))
-    for key in ("top1", "top5", "mean_per_class_recall", "mean_average_precision"):
-        values[key] = _estimate(values[key])
-    values["per_class"] = tuple(
-        ClassResult(**(result | {key: _estimate(result[key]) for key in ("recall", "precision")}))
-        for result in values["per_class"]
-    )
-    values["confusions"] = tuple(Confusion(**confusion) for confusion in values["confusions"])
-    values["predicted"], values["notes"] = tuple(values["predicted"]), tuple(values["notes"])
-    return ClassificationReport(**values)
-
-
-def _estimate(values: Mapping[str, Any] | None) -> Estimate | None:
-    return None if values is None else Estimate(**values)
+    """Rebuild a report from ``to_json``'s text. Raises ValueError for any other."""
+    report: ClassificationReport | RetrievalReport
+    report = typed.from_json(ClassificationReport | RetrievalReport, text)
+    return report

@@ -179,10 +179,14 @@ class Gate:
 
     @classmethod
     def from_bytes(cls, domain: Domain, data: bytes) -> "Gate":
-        """A gate from ``to_bytes`` of one for the same domain."""
+        """A gate from ``to_bytes`` of one for the same domain. Raises ValueError for any other."""
+        counts = (len(domain.classes), len(domain.in_domain), len(domain.out_of_domain))
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            parts = {name: arrays[name].astype(np.float32) for name in arrays.files}
-        return cls(domain, parts["classes"], parts["inside"], parts["outside"])
+            parts = [arrays[name].astype(np.float32) for name in _Points._fields]
+        dim = parts[0].shape[-1]
+        if [part.shape for part in parts] != [(count, dim) for count in counts]:
+            raise ValueError(f"the embeddings of {', '.join(map(str, counts))} texts are missing")
+        return cls(domain, *parts)
 
 
 class _Points(NamedTuple):

@@ -98,14 +98,18 @@ class Probe:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Probe":
-        """What ``to_bytes`` kept."""
+        """What ``to_bytes`` kept. Raises ValueError, among others, for anything else."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return cls(
+            probe = cls(
                 classes=tuple(str(name) for name in arrays["classes"]),
                 weights=arrays["weights"].astype(np.float64),
-                intercepts=arrays["intercepts"],
+                intercepts=arrays["intercepts"].astype(np.float64),
                 l2=float(arrays["l2"]),
             )
+        count = len(probe.classes)
+        if probe.weights.shape[:-1] != (count,) or probe.intercepts.shape != (count,):
+            raise ValueError(f"the weights are not those of {count} classes")
+        return probe
 
 
 def train(images: Vectors, labels: Sequence[int], classes: Sequence[str]) -> Probe:

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from clipsearch import typed
 from clipsearch.domain import policy, toml_lines
 from clipsearch.errors import BadDomain, RefusedByPolicy
 from clipsearch.names import did_you_mean
@@ -97,14 +98,14 @@ class Domain:
 
     @classmethod
     def from_json(cls, text: str) -> "Domain":
-        """Rebuild a domain from ``to_json``'s text, which is taken on trust."""
-        values = json.loads(text)
-        classes = tuple(
-            DomainClass(item["name"], tuple(item["synonyms"]), tuple(item["prompts"]))
-            for item in values.pop("classes")
-        )
-        lists = ("templates", "in_domain", "out_of_domain")
-        return cls(classes=classes, **(values | {key: tuple(values[key]) for key in lists}))
+        """Rebuild a domain from ``to_json``'s text. Raises ValueError for any other."""
+        domain: Domain = typed.from_json(cls, text)
+        if len(domain.classes) < 2:
+            raise ValueError("there are fewer than two classes")
+        if not domain.templates or any(t.count(PLACE) != 1 for t in domain.templates):
+            raise ValueError("there is no template, or one without a place for the class name")
+        _ = domain.fingerprint  # which half a character, the last thing that JSON allows, has not
+        return domain
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,1 +1,1 @@
-"""Reports as pages: each one a single file, without scripts and without anything from elsewhere."""
+"""Reports and hits as pages: nothing on them comes from elsewhere, and nothing in them acts."""

@@ -3,13 +3,10 @@
 It is written to be opened from a disk and to be handed on: the style is inside, the pictures are
 small JPEGs inside, there is no script, and a Content-Security-Policy forbids the browser to fetch
 anything. Every text that comes from a file name, a label, a caption or a domain goes through
-``_text``.
+``inert``.
 """
 
-import base64
 from collections.abc import Iterable, Sequence
-from html import escape
-from importlib import resources
 
 from clipsearch import reports
 from clipsearch.domain.evaluation import ClassificationReport, ClassResult
@@ -17,7 +14,7 @@ from clipsearch.domain.intervals import Estimate
 from clipsearch.domain.labelled import LabelledImages
 from clipsearch.domain.taxonomy import REFUSED
 from clipsearch.evaluating import Findings
-from clipsearch.output import printable
+from clipsearch.pages.document import data_url, document, inert
 from clipsearch.reports import interval, percent, value
 from clipsearch.thumbnails import thumbnails
 
@@ -32,38 +29,13 @@ _PAIRS = 15
 def page(findings: Findings) -> str:
     """The whole page as text. Reads the wrong pictures once more, for their thumbnails."""
     report = findings.evaluation.report
-    style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
     sections = [_measures(findings), _meaning(findings)]
     if isinstance(report, ClassificationReport):
         sections += [_classes(report), _confusions(findings, report)]
     sections.append(_wrong(findings))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{_text(_verdict(findings))}: {_text(findings.evaluation.source)}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-{_head(findings)}
-{"".join(sections)}
-{_foot(findings)}
-</main>
-</body>
-</html>
-"""
-
-
-def _text(text: str) -> str:
-    """Any text as HTML that shows it and does nothing else."""
-    return escape(printable(text))
+    title = f"{_verdict(findings)}: {findings.evaluation.source}"
+    body = f"<main>\n{_head(findings)}\n{''.join(sections)}\n{_foot(findings)}\n</main>"
+    return document(title, body)
 
 
 # -- what it is about ----------------------------------------------------------------------------
@@ -75,7 +47,7 @@ def _verdict(findings: Findings) -> str:
 
 def _head(findings: Findings) -> str:
     found = findings.evaluation
-    missed = "".join(f"<li>{_text(str(shortfall))}</li>" for shortfall in found.shortfalls)
+    missed = "".join(f"<li>{inert(str(shortfall))}</li>" for shortfall in found.shortfalls)
     said = (
         f"<p>These pass marks of the domain are not met:</p><ul>{missed}</ul>"
         if missed
@@ -87,7 +59,7 @@ def _head(findings: Findings) -> str:
         "Domain": f"{findings.domain.name} ({len(findings.domain.classes)} classes)",
         "Made": found.made_at.replace("T", " ").replace("+00:00", " UTC"),
     }
-    rows = "".join(f"<div><dt>{k}</dt><dd>{_text(v)}</dd></div>" for k, v in facts.items())
+    rows = "".join(f"<div><dt>{k}</dt><dd>{inert(v)}</dd></div>" for k, v in facts.items())
     return f"""<header>
 <div class="verdict {"failed" if missed else "tested"}"><h1>{_verdict(findings)}</h1>{said}</div>
 <dl>{rows}</dl>
@@ -117,10 +89,10 @@ def _measure(findings: Findings, name: str, label: str, estimate: Estimate, besi
     missed = name in {shortfall.measure for shortfall in findings.evaluation.shortfalls}
     said = reports.mark(findings, name)
     return (
-        f'<div class="measure{" missed" if missed else ""}"><span>{_text(label)}</span>'
+        f'<div class="measure{" missed" if missed else ""}"><span>{inert(label)}</span>'
         f"<b>{percent(estimate.value)}</b>{_bar(estimate, mark)}"
         f"<small>{interval(estimate)}, of {estimate.n}{f'; {said}' if said else ''}"
-        f"{f'<br>{_text(beside)}' if beside else ''}</small></div>"
+        f"{f'<br>{inert(beside)}' if beside else ''}</small></div>"
     )
 
 
@@ -148,10 +120,10 @@ def _meaning(findings: Findings) -> str:
         )
         if estimate is not None
     ]
-    notes = "".join(f"<li>{_text(note)}</li>" for note in findings.evaluation.report.notes)
+    notes = "".join(f"<li>{inert(note)}</li>" for note in findings.evaluation.report.notes)
     skipped = "".join(
-        f"<li>{_text(reports.text_path(path))} could not be decoded and does not count: "
-        f"{_text(reason)}</li>"
+        f"<li>{inert(reports.text_path(path))} could not be decoded and does not count: "
+        f"{inert(reason)}</li>"
         for path, reason in findings.skipped
     )
     precision = reports.precision_text(findings.evaluation.precision)
@@ -159,7 +131,7 @@ def _meaning(findings: Findings) -> str:
 <p>The gate turns away text queries that have nothing to do with the domain. On the domain&rsquo;s
 own examples, each tenth judged without itself:</p>
 <div class="measures">{"".join(rows)}</div>
-<p>{_text(precision[0].upper() + precision[1:])}.</p>
+<p>{inert(precision[0].upper() + precision[1:])}.</p>
 <ul>{notes}{skipped}</ul></section>"""
 
 
@@ -167,7 +139,7 @@ def _foot(findings: Findings) -> str:
     found = findings.evaluation
     prints = {"model": found.model, "domain": found.domain, "test set": found.test_set}
     rows = "".join(
-        f"<li>{name} <code>{_text(print_)}</code></li>" for name, print_ in prints.items()
+        f"<li>{name} <code>{inert(print_)}</code></li>" for name, print_ in prints.items()
     )
     return f"""<footer><p>Written by <code>clipsearch evaluate</code>. The measures are those of
 LAION&rsquo;s CLIP_benchmark. They hold for this model, this domain and pictures like these, and for
@@ -194,7 +166,7 @@ def _classes(report: ClassificationReport) -> str:
 
 def _class_table(results: Sequence[ClassResult]) -> str:
     rows = "".join(
-        f"<tr><th>{_text(result.name)}</th><td>{result.images}</td>"
+        f"<tr><th>{inert(result.name)}</th><td>{result.images}</td>"
         f"<td>{percent(value(result.recall))}</td><td class=wide>{_bar(result.recall)}</td>"
         f"<td>{result.predicted}</td><td>{percent(value(result.precision))}</td>"
         f"<td>{percent(result.average_precision)}</td></tr>"
@@ -209,7 +181,7 @@ def _confusions(findings: Findings, report: ClassificationReport) -> str:
     if not report.confusions:
         return ""
     pairs = "".join(
-        f"<li><b>{_text(pair.actual)}</b> given to <b>{_text(pair.predicted)}</b>"
+        f"<li><b>{inert(pair.actual)}</b> given to <b>{inert(pair.predicted)}</b>"
         f"{f' {pair.count} times' if pair.count > 1 else ''}</li>"
         for pair in report.confusions[:_PAIRS]
     )
@@ -246,11 +218,11 @@ def _matrix(findings: Findings, report: ClassificationReport, shown: set[str]) -
         if actual in counts:
             counts[actual][given] = counts[actual].get(given, 0) + 1
     head = "".join(
-        f'<th title="{_text(results[c].name)}"><span>{_text(results[c].name)}</span></th>'
+        f'<th title="{inert(results[c].name)}"><span>{inert(results[c].name)}</span></th>'
         for c in columns
     )
     body = "".join(
-        f"<tr><th>{_text(results[row].name)}</th>{_cells(results, row, columns, counts[row])}</tr>"
+        f"<tr><th>{inert(results[row].name)}</th>{_cells(results, row, columns, counts[row])}</tr>"
         for row in rows
     )
     return f"""<div class="scroll matrix"><table><thead><tr><td></td>{head}</tr></thead>
@@ -272,7 +244,7 @@ def _cells(
         share = count / results[row].images
         kind = "right" if row == column else "wrong"
         cells.append(
-            f'<td class="{kind}" style="--share:{35 + 65 * share:.0f}%" title="{_text(said)}">'
+            f'<td class="{kind}" style="--share:{35 + 65 * share:.0f}%" title="{inert(said)}">'
             f"{count}</td>"
         )
     return "".join([*cells, _gap(empty)])
@@ -308,13 +280,12 @@ def _wrong(findings: Findings) -> str:
 
 
 def _figure(mistake: reports.Mistake, thumbnail: bytes | None, about: str, became: str) -> str:
-    path = _text(reports.text_path(mistake.path))
+    path = inert(reports.text_path(mistake.path))
     image = '<span class="none">cannot be shown</span>'
     if thumbnail is not None:
-        data = base64.b64encode(thumbnail).decode("ascii")
-        image = f'<img alt="{path}" src="data:image/jpeg;base64,{data}">'
+        image = f'<img alt="{path}" src="{data_url(thumbnail)}">'
     return (
-        f'<figure>{image}<figcaption><span data-word="{about}">{_text(mistake.actual)}</span>'
-        f'<b data-word="{became}">{_text(mistake.given)}</b><small>{path}</small></figcaption>'
+        f'<figure>{image}<figcaption><span data-word="{about}">{inert(mistake.actual)}</span>'
+        f'<b data-word="{became}">{inert(mistake.given)}</b><small>{path}</small></figcaption>'
         "</figure>"
     )

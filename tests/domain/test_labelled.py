@@ -106,6 +106,9 @@ class TestLabels:
             ("path,label\n,cat\n", "line 2: an empty path"),
             ("path,label\ncat/1.jpg, \n", "line 2: an empty text"),
             ("path,label\ncat/1.jpg,cat\n./cat/1.jpg,hot dog\n", "line 3: .* on line 2"),
+            ("path,label\ncat/1.jpg,cat\nHot-Dog/../cat/1.jpg,cat\n", "line 3: .* on line 2"),
+            ("path,label\n../../../../../../../../etc,cat\n", "line 2: there is no file"),
+            ("path,label\nca\0t/1.jpg,cat\n", "line 2"),
             ('path,label\ncat/1.jpg,"cat\n', r"line 2: "),
             ('path,label\ncat/1.jpg,"c"at\n', r"line 2: "),
             (b"path,label\ncat/1.jpg,\xff\n", "line 2: not UTF-8"),
@@ -120,6 +123,11 @@ class TestLabels:
     def test_an_empty_table(self, folder: Path, small: Domain) -> None:
         with pytest.raises(TooFewExamples, match="no labelled picture"):
             labelled.read(table(folder, "path,label\n"), small)
+
+    def test_a_path_may_lead_out_of_the_tables_folder(self, folder: Path, small: Domain) -> None:
+        (folder.parent / "beside.jpg").touch()
+        found = labelled.read(table(folder, "path,label\ncat/../../beside.jpg,cat\n"), small)
+        assert found.paths == (b"../beside.jpg",)
 
     def test_absolute_paths(self, folder: Path, small: Domain) -> None:
         picture = folder / "cat/1.jpg"

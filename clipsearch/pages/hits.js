@@ -1,0 +1,66 @@
+// What the contact sheet and browse have in common: moving among the hits, and copying a path.
+const hits = () => [...document.querySelectorAll("figure.hit")];
+
+let toastEnds;
+const toast = text => {
+  const place = document.querySelector("output");
+  place.textContent = text;
+  place.classList.add("shown");
+  clearTimeout(toastEnds);
+  toastEnds = setTimeout(() => place.classList.remove("shown"), 1400);
+};
+
+const copy = async hit => {
+  try {
+    await navigator.clipboard.writeText(hit.dataset.path);
+    toast("path copied");
+  } catch { // not allowed: the path is selected instead, to be copied by hand
+    getSelection().selectAllChildren(hit.querySelector(".name"));
+    toast("path selected");
+  }
+};
+
+const open_ = hit => hit.querySelector("a").click();
+
+// What a button does, and a key, to the hit that has the focus.
+const acts = { copy };
+const keys = { c: copy, Enter: open_ };
+
+addEventListener("click", event => {
+  const button = event.target.closest("button[data-act]");
+  if (button) acts[button.dataset.act](button.closest("figure"));
+});
+
+addEventListener("error", event => { // a picture that cannot be loaded
+  const picture = event.target;
+  if (!picture.matches?.("figure.hit img")) return;
+  const words = document.createElement("span");
+  words.className = "none";
+  words.textContent = "cannot be shown";
+  picture.replaceWith(words);
+}, true);
+
+const move = (all, at, step) => {
+  const next = all[Math.max(0, Math.min(all.length - 1, at < 0 ? 0 : at + step))];
+  next.focus({ preventScroll: true });
+  next.scrollIntoView({ block: "nearest" });
+};
+
+addEventListener("keydown", event => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.closest("input, select, textarea, dialog, summary")) return;
+  const all = hits();
+  if (!all.length) return;
+  const at = all.indexOf(event.target.closest("figure"));
+  const below = all.findIndex(hit => hit.offsetTop > all[0].offsetTop);
+  const across = below < 0 ? all.length : below;
+  const step = { ArrowRight: 1, l: 1, ArrowLeft: -1, h: -1, ArrowDown: across, j: across,
+    ArrowUp: -across, k: -across }[event.key];
+  if (step !== undefined) {
+    event.preventDefault();
+    move(all, at, step);
+  } else if (at >= 0 && keys[event.key] && !event.target.closest("button, a")) {
+    event.preventDefault();
+    keys[event.key](all[at]);
+  }
+});

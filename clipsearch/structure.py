@@ -1,0 +1,80 @@
+"""Whether two small pictures show the same thing in the same place.
+
+An image tower is made to see past what this is about: two pandas are one to it, and the same
+panda, saved anew, need not be. So what the embeddings propose is looked at. A picture is reduced
+to 16 x 16 cells, and what is compared is how its colours change from each cell to the next, as
+perceptual hashes do (Krawetz 2013, dHash), but as a correlation and not in bits: it does not depend
+on brightness and contrast, on size or compression. A crop moves everything, so each picture is
+also compared as it would be if it had been cropped by 5 or 10 %, at any side.
+
+Measured on the 98 sample pictures: 0.94 and more for copies that were saved anew, made smaller or
+brighter, or cropped by 5 or 10 %; at most 0.6 for any two different ones, of 4,753 pairs, and 0.7
+if one of them is cropped as well.
+"""
+
+from itertools import product
+
+import numpy as np
+
+from clipsearch.records import Pixels, Vectors
+
+SIDE = 32
+"""Width and height of the small pictures that are compared."""
+
+_CELLS = 16
+_KEPT = (0.95, 0.9)
+"""What a crop leaves of the width and of the height."""
+_FLAT = 8.0
+"""A picture whose cells differ by no more than this in all, of 255, has no structure to compare."""
+
+
+def windows(pixels: Pixels) -> Vectors:
+    """What is compared of ``(n, SIDE, SIDE, 3)`` pictures: ``(w, n, d)``.
+
+    The first of the ``w`` is the whole picture, the others are crops of it. Each is a unit vector,
+    or all zeros if the picture has no structure.
+    """
+    n, changes = len(pixels), _CELLS * (_CELLS - 1) * 3
+    rows = pixels.reshape(n, SIDE, SIDE * 3).astype(np.float32)
+    seen = []
+    for top, left, kept in _WINDOWS:
+        tall = _resampling(top, kept) @ rows  # (n, _CELLS, SIDE * 3)
+        wide = tall.reshape(n, _CELLS, SIDE, 3).swapaxes(1, 2)
+        cells = _resampling(left, kept) @ wide.reshape(n, SIDE, _CELLS * 3)
+        cells = cells.reshape(n, _CELLS, _CELLS, 3)
+        steps = [np.diff(cells, axis=axis).reshape(n, changes) for axis in (1, 2)]
+        seen.append(np.concatenate(steps, axis=1))
+    vectors: Vectors = np.stack(seen)
+    lengths = np.linalg.norm(vectors, axis=2, keepdims=True)
+    vectors /= np.maximum(lengths, _FLAT)
+    vectors[lengths[..., 0] <= _FLAT] = 0
+    return vectors
+
+
+def agreement(these: Vectors, those: Vectors) -> Vectors:
+    """How far each of ``(w, n, d)`` and each of ``(w, m, d)`` show the same: ``(n, m)``.
+
+    The correlation, at most 1, of one with the other or with that of its crops which fits best.
+    """
+    best: Vectors = these[0] @ those[0].T
+    for window in range(1, len(these)):
+        np.maximum(best, these[0] @ those[window].T, out=best)
+        np.maximum(best, these[window] @ those[0].T, out=best)
+    return best
+
+
+def _resampling(start: float, kept: float) -> Vectors:
+    """Means over the cells of a part of an edge, ``(_CELLS, SIDE)``."""
+    edges = SIDE * np.linspace(start, start + kept, _CELLS + 1)
+    pixels = np.arange(SIDE)
+    ends = np.minimum(edges[1:, np.newaxis], pixels + 1)
+    overlap = np.maximum(0, ends - np.maximum(edges[:-1, np.newaxis], pixels))
+    means: Vectors = (overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32)
+    return means
+
+
+_WINDOWS = [(0.0, 0.0, 1.0)] + [
+    ((1 - kept) * y, (1 - kept) * x, kept)
+    for kept, y, x in product(_KEPT, (0.0, 0.5, 1.0), (0.0, 0.5, 1.0))
+]
+"""Top, left and size of each window, as shares of the picture."""

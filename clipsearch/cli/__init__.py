@@ -71,10 +71,9 @@ def run(arguments: Sequence[str]) -> int:
             _complain(str(mistake), mistake.hint)
         return ExitCode.ERROR
     except (Interrupted, KeyboardInterrupt, typer.Abort):
+        writes = {"index", "watch", "import"} & set(arguments[:1])
         goes_on = "; what was done so far is kept, and the next run goes on from there"
-        say(
-            "interrupted" + (goes_on if arguments[:1] in (["index"], ["watch"], ["import"]) else "")
-        )
+        say(f"interrupted{goes_on if writes else ''}")
         return ExitCode.INTERRUPTED
     except (ReaderGone, BrokenPipeError):
         # Python would complain once more at its exit.

@@ -136,7 +136,6 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         "camera": None,
         "latitude": None,
         "longitude": None,
-        "collapsed": 0,
     }
     assert end == b""
 

@@ -17,6 +17,7 @@ import typer
 from clipsearch.cli import (  # noqa: F401  (they register their commands)
     browse,
     classify,
+    completing,
     doctor,
     domain,
     duplicates,
@@ -48,6 +49,8 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     signal.signal(signal.SIGTERM, _interrupt)
+    if completing.is_asked_by_bash():
+        completing.join_marked_word()
     try:
         code = app(list(arguments), prog_name="clipsearch", standalone_mode=False)
         sys.stdout.flush()

@@ -107,7 +107,7 @@ class Evaluation:
         values["shortfalls"] = [asdict(missed) for missed in self.shortfalls]
         values["precision"] = self.precision and json.loads(self.precision.to_json())
         values["logit_scale"] = self.logit_scale
-        return json.dumps(values, ensure_ascii=False)
+        return json.dumps(values)  # in ASCII: the source may be a path that is no text
 
     @classmethod
     def from_json(cls, text: str) -> "Evaluation":

@@ -76,8 +76,8 @@ def export(store: Store, folder: Path, kind: Kind, only: Filter, progress: Progr
     if it cannot be written to, or if parquet is wanted and pyarrow is not installed; nothing is
     written where no picture passes.
     """
-    folder = Path(os.path.abspath(folder))
     _require_new(folder)
+    folder = Path(os.path.abspath(folder))
     if kind == "parquet":
         _pyarrow()
     ids = store.ids(only)
@@ -522,7 +522,7 @@ def _require_directions(path: Path) -> None:
 def _numbered(folder: Path, pattern: str) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if name := re.fullmatch(pattern, path.name):
+        if (name := re.fullmatch(pattern, path.name)) and path.is_file():  # a FIFO never ends
             number = int(name[1])
             if number in found:
                 raise _bad(f"{found[number].name} and {path.name} in {folder} have one number")
@@ -532,6 +532,8 @@ def _numbered(folder: Path, pattern: str) -> dict[int, Path]:
 
 def _told(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
+    if not path.is_file():
+        return {}
     try:
         told = json.loads(path.read_bytes())
         texts = all(isinstance(told[key], str) for key in ("model", "name", "fingerprint", "root"))
@@ -540,8 +542,6 @@ def _told(folder: Path) -> dict[str, Any]:
         if told["version"] != _VERSION:
             raise ValueError("it was written by a newer clipsearch")
         os.fsencode(told["root"])
-    except FileNotFoundError:
-        return {}
     except KeyError as error:
         raise _bad(f"{path} does not tell the {error.args[0]}") from error
     except (OSError, ValueError, TypeError, RecursionError) as error:

@@ -121,10 +121,10 @@ def _facts(rank: int, hit: Hit, model: str) -> dict[str, Any]:
         "precision": rounded(hit.precision),
         "domain": hit.domain,
         "tested": hit.tested,
+        "collapsed": hit.collapsed,
         "camera": hit.camera,
         "latitude": hit.latitude,
         "longitude": hit.longitude,
-        "collapsed": hit.collapsed,
     }
 
 

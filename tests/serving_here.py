@@ -48,10 +48,10 @@ def make_collection(root: Path, count: int) -> Path:
 
 
 @contextmanager
-def served(root: Path) -> Iterator[Server]:
-    """The collection's page, until the end of the block."""
+def served(*roots: Path) -> Iterator[Server]:
+    """The page of these collections, until the end of the block."""
     encoder, complaints = FakeEncoder(), list[str]()
-    collections = OpenCollections([root / FOLDER], lambda: encoder)
+    collections = OpenCollections([root / FOLDER for root in roots], lambda: encoder)
     with Thumbnailer() as thumbnailer, closing(collections):
         site = Site(
             collections, thumbnailer, text_parts, lambda f: filter_options(f).filter(b""), 0.05

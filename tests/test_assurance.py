@@ -240,6 +240,8 @@ def test_an_evaluation_survives_being_kept(store: Store) -> None:
     found = replace(found, report=captions, precision=None)
     assert Evaluation.from_json(found.to_json()) == found
     json.loads(found.to_json())
+    attach(store, replace(evaluation(store), source="caf\udcff"))  # a path that is no text
+    assert [kept.source for kept in Assurance(store).evaluations] == ["caf\udcff"]
 
 
 def test_pass_marks_that_were_met_make_an_index_tested(store: Store) -> None:

@@ -1,15 +1,16 @@
 """Progress as a terminal gets it, and that nothing but a terminal does."""
 
 import os
-import pty
 import re
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
 from conftest import Run, make_picture
+
+pty = pytest.importorskip("pty")
+termios = pytest.importorskip("termios")
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no pseudo-terminals")
 

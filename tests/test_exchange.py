@@ -261,6 +261,14 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
             pa.table({"image_path": ["a", None]}), f / "metadata/metadata_1.parquet"
         ),
     ),
+    "a FIFO": (
+        "metadata_1.parquet has no counterpart in img_emb",
+        lambda f: (
+            (f / "img_emb/img_emb_1.npy").unlink(),
+            os.mkfifo(f / "img_emb/img_emb_1.npy"),
+            os.mkfifo(f / "clipsearch.json"),
+        ),
+    ),
     "two of one number": (
         "have one number",
         lambda f: np.save(f / "img_emb/img_emb_01.npy", some()),

@@ -116,8 +116,7 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         f'"root": {json.dumps(os.fspath(here))}, "id": 7, "width": 640, "height": 480, '
         '"taken_at": "2024-05-01T12:30:00", "model": "ViT-B-16/x", '
         '"false_alarm": 0.01235, "precision": 0.9, "domain": "toys", "tested": "failed", '
-        '"camera": "Leica M10", "latitude": -33.9, "longitude": 18.4, '
-        '"collapsed": 0}'
+        '"collapsed": 0, "camera": "Leica M10", "latitude": -33.9, "longitude": 18.4}'
     )
     assert json.loads(second) == {
         "rank": 2,
@@ -133,10 +132,10 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         "precision": None,
         "domain": "",
         "tested": "untested",
+        "collapsed": 0,
         "camera": None,
         "latitude": None,
         "longitude": None,
-        "collapsed": 0,
     }
     assert end == b""
 

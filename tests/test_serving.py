@@ -333,6 +333,19 @@ def test_marks_stay_and_are_part_of_the_form(server: Server) -> None:
     assert f'name="like" value="{first}"' in refused  # not lost for a word too many
 
 
+def test_several_collections_are_one_page(tmp_path: Path, root: Path) -> None:
+    other = make_collection(tmp_path / "other", 3)
+    with served(root, other) as server:
+        assert "23 pictures" in ask(server, "").text
+        found = ids(ask(server, "hits?q=a+cat&all=on").text)
+        assert sorted(found) == sorted([*(f"0-{n}" for n in range(1, 21)), "1-1", "1-2", "1-3"])
+        assert ask(server, "picture/1-3").body == ask(server, "picture/0-3").body
+        assert ask(server, "picture/1-4").status == 404
+        liked = ids(ask(server, "hits?all=on&like=1-2&unlike=0-5").text)
+        assert set(liked[:2]) == {"0-2", "1-2"}  # the same picture twice
+        assert "0-5" not in liked
+
+
 def test_a_change_of_the_collection_shows_at_once(tmp_path: Path, root: Path) -> None:
     copy = Path(shutil.copytree(root, tmp_path / "photos"))
     with served(copy) as server:

@@ -17,6 +17,7 @@ import typer
 from clipsearch.cli import (  # noqa: F401  (they register their commands)
     browse,
     classify,
+    completing,
     doctor,
     domain,
     duplicates,
@@ -48,6 +49,8 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     signal.signal(signal.SIGTERM, _interrupt)
+    if completing.is_asked_by_bash():
+        completing.join_marked_word()
     try:
         code = app(list(arguments), prog_name="clipsearch", standalone_mode=False)
         sys.stdout.flush()
@@ -68,10 +71,9 @@ def run(arguments: Sequence[str]) -> int:
             _complain(str(mistake), mistake.hint)
         return ExitCode.ERROR
     except (Interrupted, KeyboardInterrupt, typer.Abort):
+        writes = {"index", "watch", "import"} & set(arguments[:1])
         goes_on = "; what was done so far is kept, and the next run goes on from there"
-        say(
-            "interrupted" + (goes_on if arguments[:1] in (["index"], ["watch"], ["import"]) else "")
-        )
+        say(f"interrupted{goes_on if writes else ''}")
         return ExitCode.INTERRUPTED
     except (ReaderGone, BrokenPipeError):
         # Python would complain once more at its exit.

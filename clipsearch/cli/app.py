@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from clipsearch import __version__
+from clipsearch.cli import completing
 
 if TYPE_CHECKING:
     from clipsearch.output import ProgressBar
@@ -109,6 +110,7 @@ DeviceOption = Annotated[
     str,
     typer.Option(
         "--device",
+        autocompletion=completing.devices,
         metavar="auto|cpu|cuda",
         envvar="CLIPSEARCH_DEVICE",
         help="What the model runs on; auto takes a graphics card (cuda) if there is one.",

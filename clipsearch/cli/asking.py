@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipsearch.cli import completing
 from clipsearch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class QueryOptions:
         list[str] | None,
         typer.Argument(
             metavar="[QUERY]...",
+            autocompletion=completing.marked_names,
             help="What to look for, in English. Several are looked for together, each with a "
             'weight if it begins with one: "2:a dog". @NAME for a saved query; @PROBE or '
             "@PROBE/CLASS for what a probe has learned; - reads it from standard input.",
@@ -68,6 +70,7 @@ class QueryOptions:
         str | None,
         typer.Option(
             "--class",
+            autocompletion=completing.classes,
             metavar="NAME",
             help="Look for one of the domain's classes, by all its prompts; with a QUERY, only "
             "among the pictures of this class.",

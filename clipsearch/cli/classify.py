@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipsearch.cli import completing
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, app, progress, say
 from clipsearch.cli.choosing import ModelChoice, load_encoder, load_text_encoder, new_model
 from clipsearch.cli.pictures import UnderOption, directory_of_one, say_skipped
@@ -69,6 +70,7 @@ def classify_command(
         str | None,
         typer.Option(
             "--probe",
+            autocompletion=completing.probes,
             metavar="NAME",
             help="The classes of a trained probe, see clipsearch probe.",
             show_default=False,
@@ -78,6 +80,7 @@ def classify_command(
         str | None,
         typer.Option(
             "--domain",
+            autocompletion=completing.domains,
             metavar="FILE|NAME",
             help="The classes of this domain and not of the index's own.",
             show_default=False,

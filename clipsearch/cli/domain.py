@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from clipsearch.cli import completing
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, app, say
 from clipsearch.cli.choosing import ModelChoice, load_text_encoder, new_model
 from clipsearch.cli.pictures import UnderOption, directory_of_one
@@ -35,7 +36,11 @@ def init_command(
     copy: Annotated[
         str | None,
         typer.Option(
-            "--copy", metavar="NAME", help="Begin with a shipped domain.", show_default=False
+            "--copy",
+            autocompletion=completing.domains,
+            metavar="NAME",
+            help="Begin with a shipped domain.",
+            show_default=False,
         ),
     ] = None,
 ) -> int:
@@ -73,6 +78,7 @@ def show_command(
         str | None,
         typer.Argument(
             metavar="[FILE|NAME]",
+            autocompletion=completing.domains,
             help="A domain; by default that of the index here, or everyday.",
             show_default=False,
         ),
@@ -115,12 +121,21 @@ def show_command(
 @domain_app.command("check")
 def check_command(
     domain: Annotated[
-        str, typer.Argument(metavar="FILE|NAME", help="A domain file, or a shipped domain.")
+        str,
+        typer.Argument(
+            metavar="FILE|NAME",
+            autocompletion=completing.domains,
+            help="A domain file, or a shipped domain.",
+        ),
     ],
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="NAME", help="As for index; by default its.", show_default=False
+            "--model",
+            autocompletion=completing.models,
+            metavar="NAME",
+            help="As for index; by default its.",
+            show_default=False,
         ),
     ] = None,
     pretrained: Annotated[

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipsearch.cli import completing
 from clipsearch.errors import UsageError
 from clipsearch.names import did_you_mean
 
@@ -62,6 +63,7 @@ class FilterOptions:
         list[str] | None,
         typer.Option(
             "--type",
+            autocompletion=completing.types,
             metavar="EXT",
             help="Only files of such a type: jpeg, png, heic and so on. Repeatable.",
             show_default=False,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from clipsearch.cli import updating
+from clipsearch.cli import completing, updating
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, app, say
 from clipsearch.cli.choosing import ModelChoice
 from clipsearch.errors import ExitCode, UsageError
@@ -18,6 +18,7 @@ def index_command(
         str | None,
         typer.Option(
             "--model",
+            autocompletion=completing.models,
             metavar="NAME",
             envvar="CLIPSEARCH_MODEL",
             help="The model to look at pictures with: one of clipsearch models --all, a model "
@@ -53,6 +54,7 @@ def index_command(
         str | None,
         typer.Option(
             "--domain",
+            autocompletion=completing.domains,
             metavar="FILE|NAME",
             help="What the pictures are about, see clipsearch domain. By default the index's "
             "own, for a new index everyday; it can be changed at any time, and quickly.",

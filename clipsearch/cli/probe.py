@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipsearch.cli import completing
 from clipsearch.cli.app import DeviceOption, IndexOption, app, progress, say
 from clipsearch.cli.choosing import ModelChoice, load_encoder, load_text_encoder
 from clipsearch.cli.pictures import UnderOption, directory_of_one, say_skipped
@@ -31,7 +32,9 @@ probe_app = typer.Typer(
 )
 app.add_typer(probe_app, name="probe")
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The probe.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The probe.", autocompletion=completing.probes)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a probe.")]
 
 

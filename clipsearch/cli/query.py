@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipsearch.cli import completing
 from clipsearch.cli.app import app, say
 from clipsearch.cli.asking import QueryOptions
 from clipsearch.cli.options import grouped
@@ -83,7 +84,12 @@ def list_command(
 
 
 @query_app.command("remove")
-def remove_command(name: _NameArgument) -> int:
+def remove_command(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="Its name.", autocompletion=completing.saved_queries),
+    ],
+) -> int:
     """Forget a query.
 
     \b

@@ -104,7 +104,9 @@ class Evaluation:
         }
         values["report"] = json.loads(evaluation.to_json(self.report))
         values["measures"] = dict(self.measures)
-        values["shortfalls"] = [asdict(missed) for missed in self.shortfalls]
+        values["shortfalls"] = [
+            [missed.measure, missed.reached, missed.mark] for missed in self.shortfalls
+        ]
         values["precision"] = self.precision and json.loads(self.precision.to_json())
         values["logit_scale"] = self.logit_scale
         return json.dumps(values)  # in ASCII: the source may be a path that is no text
@@ -116,8 +118,10 @@ class Evaluation:
 
         values = json.loads(text)
         report = evaluation.from_json(json.dumps(values.pop("report")))
+        names = ("measure", "reached", "mark")
         shortfalls = tuple(
-            typed.record(evaluation.Shortfall, missed) for missed in values.pop("shortfalls")
+            typed.record(evaluation.Shortfall, dict(zip(names, missed, strict=True)))
+            for missed in values.pop("shortfalls")
         )
         found: Evaluation = typed.record(cls, values, report=report, shortfalls=shortfalls)
         return found

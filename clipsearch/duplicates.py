@@ -40,6 +40,8 @@ Kind = Literal["copies", "near-duplicates", "alike"]
 """``alike``: to the model, and not looked at."""
 
 _DECODED_AHEAD = 64
+_AT_ONCE = 512
+"""What is compared of a picture is 100 kB: that of so many is held, beside that of a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +217,9 @@ def _confirming(small: Sequence[Pixels], agreement: float) -> Confirm:
     pixels = np.stack(small) if small else np.empty((0, SIDE, SIDE, 3), np.uint8)
 
     def confirm(rows: Rows, others: Rows) -> Mask:
-        these, those = structure.windows(pixels[rows]), structure.windows(pixels[others])
-        confirmed: Mask = structure.agreement(these, those) >= agreement
-        return confirmed
+        parts = [others[at : at + _AT_ONCE] for at in range(0, len(others), _AT_ONCE)]
+        found = [structure.confirmed(pixels[rows], pixels[part], agreement) for part in parts]
+        return np.concatenate(found, axis=1)
 
     return confirm
 

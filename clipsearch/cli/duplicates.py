@@ -90,8 +90,9 @@ def duplicates_command(
 
     A group is printed as paths, the best picture first, and an empty line between groups. Every
     member is a copy of the best or nearly so: saved anew, smaller, brighter, cropped a little.
-    What that means to the model is measured on the collection, once. Files that have changed
-    since they were indexed are left out. Exit code 1 if there are no groups.
+    What that means to the model is measured on the collection, once, and then both pictures are
+    looked at, of moving ones the first frame; pages that differ in a few words look the same.
+    Files that have changed since they were indexed are left out. Exit code 1: no groups.
 
     \b
     Examples:

@@ -332,13 +332,18 @@ def _best_caption_ranks(images: Vectors, captions: Vectors, owner: Ints) -> Ints
 # -- JSON --------------------------------------------------------------------------------------
 
 
+_KINDS = {"classification": ClassificationReport, "retrieval": RetrievalReport}
+
+
 def to_json(report: ClassificationReport | RetrievalReport) -> str:
     """A report as JSON text; ``from_json`` is its inverse."""
-    return json.dumps(asdict(report), ensure_ascii=False)
+    kind = next(name for name, record in _KINDS.items() if isinstance(report, record))
+    return json.dumps({"kind": kind, **asdict(report)}, ensure_ascii=False)
 
 
 def from_json(text: str) -> ClassificationReport | RetrievalReport:
-    """Rebuild a report from ``to_json``'s text. Raises ValueError for any other."""
-    report: ClassificationReport | RetrievalReport
-    report = typed.from_json(ClassificationReport | RetrievalReport, text)
+    """Rebuild a report from ``to_json``'s text. Raises ValueError and such for any other."""
+    values = json.loads(text)
+    kind = _KINDS[values.pop("kind")]
+    report: ClassificationReport | RetrievalReport = typed.record(kind, values)
     return report

@@ -413,13 +413,13 @@ class Store:
 
     def status(self) -> CollectionStatus:
         """Counts, sizes and times."""
-        with self._errors():
-            (images,) = self._db.execute(
-                "SELECT count(*) FROM images WHERE error IS NULL"
-            ).fetchone()
-            failed = self._db.execute(
-                "SELECT path, error FROM images WHERE error IS NOT NULL ORDER BY path"
-            ).fetchall()
+        with self._errors(), self._snapshot():
+            # All are counted in an index, and the failed ones sorted here: with the condition and
+            # the order left to SQLite, a million rows take four times as long.
+            (known,) = self._db.execute("SELECT count(*) FROM images").fetchone()
+            failed = sorted(
+                self._db.execute("SELECT path, error FROM images WHERE error IS NOT NULL")
+            )
             index = self._open_vector_index()
             (pending,) = self._db.execute(
                 "SELECT count(*) FROM vectors WHERE id > ?", (index.stamp.newest_id,)
@@ -428,7 +428,7 @@ class Store:
             root=self.root,
             directory=self.directory,
             spec=self.spec,
-            images=images,
+            images=known - len(failed),
             failed=failed,
             catalog_bytes=_size(self.directory / CATALOG),
             vector_bytes=_size(self.directory / VECTORS),

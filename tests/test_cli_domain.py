@@ -170,7 +170,7 @@ def test_an_unknown_class_is_an_error_with_a_suggestion(run: Run, made: Path) ->
     done = run("search", "--class", "lighthuose", cwd=made)
     assert (done.code, done.out) == (2, b"")
     assert "the domain everyday has no class 'lighthuose'" in done.err
-    assert "Did you mean lighthouse" in done.err
+    assert "(did you mean lighthouse" in done.err
     done = run("search", "--class", "qqqqqq", cwd=made)
     assert "clipsearch domain show lists its classes" in done.err
 

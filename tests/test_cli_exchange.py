@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ASK, Run, make_picture, places_beside, run_here
 
+from clipsearch.collections import remember
 from clipsearch.store import FOLDER
 
 NAMES = ["a.png", "b.jpg", "c.png", "d.webp", "sub/e.png", "sub/f.jpg"]
@@ -78,6 +79,31 @@ def test_an_export_says_what_it_wrote_and_overwrites_nothing(run: Run, made: Pat
     assert (done.code, done.out) == (1, b"")
     assert "passes the filters; nothing was written" in done.err
     assert not (made / "none").exists()
+
+
+def test_an_export_is_of_one_collection(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(made / "photos", tmp_path / "all" / name)
+        remember(tmp_path / "all" / name / FOLDER, tmp_path / "all" / name)
+    assert run_here("export", tmp_path / "out", "--under", tmp_path / "all") == 2
+    assert "there are 2 indexed folders here" in capsys.readouterr().err
+    assert run_here("export", tmp_path / "out", "--npy", "--under", tmp_path / "all" / "two") == 0
+    assert "wrote 7 embeddings" in capsys.readouterr().err
+
+
+def test_a_model_that_only_the_export_names_is_not_fetched(
+    made: Path, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = Path(shutil.copytree(made / "npy", tmp_path / "from elsewhere"))
+    told = json.loads((source / "clipsearch.json").read_text())
+    (source / "clipsearch.json").write_text(json.dumps({**told, "name": "hf-hub:some/model"}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HF_HUB_OFFLINE")
+        assert run_here("import", source, "--root", copy) == 2
+    assert "some/model is not in the hub's cache" in capsys.readouterr().err
+    assert not (copy / FOLDER).exists()
 
 
 def test_without_pyarrow_parquet_is_an_error_that_names_the_extra(

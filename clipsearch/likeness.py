@@ -23,12 +23,12 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from PIL import Image
 
-from clipsearch import decoding, structure
+from clipsearch import decoding, structure, typed
 from clipsearch.errors import CollectionGone, ImageError
 from clipsearch.images import absolute, is_as_indexed
 from clipsearch.indexing import LoadEncoder, Progress
@@ -91,15 +91,15 @@ class Likeness:
 
     @classmethod
     def from_json(cls, text: str) -> "Likeness":
-        """Rebuild a record from ``to_json``'s text."""
-        values = json.loads(text)
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
+        """Rebuild a record from ``to_json``'s text. Raises ValueError for any other."""
+        found: Likeness = typed.from_json(cls, text)
+        return found
 
 
 def kept(store: Store) -> Likeness | None:
     """What was measured last, with the model of the index; None if nothing was."""
     text = store.attachment(_ATTACHMENT)
-    with suppress(ValueError, LookupError, TypeError, AttributeError):  # damaged
+    with suppress(ValueError):  # damaged
         found = Likeness.from_json(text) if text else None
         return found if found and found.model == store.spec.fingerprint else None
     return None

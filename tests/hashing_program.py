@@ -7,11 +7,11 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from types import ModuleType
 
 from fakes import FakeEncoder
 
-from clipsearch import cli
-from clipsearch.cli import index, search
+from clipsearch import cli, text_encoder
 from clipsearch.records import Pixels, Vectors
 
 DIM = 32
@@ -20,7 +20,7 @@ DIM = 32
 class NotedEncoder(FakeEncoder):
     """Batches of four, each noted, so that a test knows what was embedded when it was killed."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         super().__init__(DIM, batch_size=4)
 
     def encode_images(self, pixels: Pixels) -> Vectors:
@@ -34,6 +34,9 @@ class NotedEncoder(FakeEncoder):
 
 
 if __name__ == "__main__":
-    index.load_encoder = search.load_encoder = NotedEncoder  # type: ignore[assignment]
-    index.load_text_encoder = search.load_text_encoder = NotedEncoder  # type: ignore[assignment]
+    # In the place of the whole room, whoever imports it: torch is not even loaded.
+    room = ModuleType("clipsearch.encoder")
+    room.OpenClipEncoder = NotedEncoder  # type: ignore[attr-defined]
+    sys.modules["clipsearch.encoder"] = room
+    text_encoder.supports = lambda _: False  # so that texts, too, are embedded there
     sys.exit(cli.run(sys.argv[1:]))

@@ -8,7 +8,7 @@ it is called.
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from fakes import FakeEncoder, fake_spec, picture, unit, unsynchronised
 
-from clipsearch import assurance, output
+from clipsearch import assurance, likeness, output
 from clipsearch.assurance import Assurance, Evaluation
 from clipsearch.domain.calibration import fit_precision
 from clipsearch.domain.evaluation import Shortfall, evaluate_classification, evaluate_retrieval
 from clipsearch.domain.taxonomy import Domain, DomainClass
 from clipsearch.errors import ClipsearchError, IndexUnreadable
+from clipsearch.likeness import Likeness
 from clipsearch.store import FOLDER, Store
 
 TOYS = Domain(
@@ -155,6 +156,20 @@ def test_a_scale_of_another_shape_is_measured_again(store: Store) -> None:
         assert Assurance(store).scale is None
         assert assurance.calibrate(store, FakeEncoder)
         assert Assurance(store).scale is not None
+
+
+def test_a_likeness_with_something_else_in_it_is_used_or_counts_as_none(store: Store) -> None:
+    whole = Likeness(store.spec.fingerprint, 30, 30, 8, 0.9, 0.8, 0.95, 0.7, 0.0)
+    used = 0
+    for text in (whole.to_json(), *damaged(whole.to_json())):
+        with store.batch():
+            store.attach("likeness", text)
+        found = likeness.kept(store)
+        if found is not None:
+            used += 1
+            likeness.is_outdated(found, store)
+            assert {type(value) for value in astuple(found)[1:]} <= {int, float}
+    assert used > 0
 
 
 def test_texts_of_another_shape_are_embedded_again(store: Store) -> None:

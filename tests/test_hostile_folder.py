@@ -363,7 +363,7 @@ def test_a_read_only_medium_is_searched_and_told_of(run: Run, hostile: Hostile, 
     assert run(*search, cwd=disc) == run(*search, cwd=hostile.root)
     there, here = (json.loads(run("status", "--json", cwd=at).out) for at in (disc, hostile.root))
     assert (there["images"], there["failed"]) == (here["images"], here["failed"])
-    done = run("verify", cwd=disc)
+    done = run("verify", "--sample", "0", cwd=disc)
     assert (done.code, "nothing is damaged" in done.err) == (0, True)
     done = run("index", disc)
     assert (done.code, done.out) == (2, b"")

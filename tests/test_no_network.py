@@ -71,6 +71,8 @@ ON_AN_INDEX = [
     ["classify"],
     ["probe", "train", "labels.csv", "--name", "pets"],
     ["domain", "show"],
+    ["doctor"],
+    ["export", "exported", "--npy"],
     ["index", "."],
 ]
 

@@ -39,6 +39,7 @@ MISTAKES = [
     # Commands.
     (["serach", "x"], "there is no command 'serach' (did you mean search?)", "clipsearch --help"),
     (["find", "x"], "there is no command 'find' (did you mean search?)", "clipsearch --help"),
+    ([""], "there is no command ''", "See: clipsearch --help"),
     (["xyz"], "there is no command 'xyz'", "See: clipsearch --help"),
     (["red bicycle"], "there is no command 'red bicycle'", 'clipsearch search "red bicycle"'),
     (["probe", "trian"], "there is no command 'trian' (did you mean train?)", "probe --help"),

@@ -178,7 +178,9 @@ def test_a_collection_that_is_gone_or_locked_is_waited_for(
         (["missing"], "missing does not exist"),
         (["text.txt"], "text.txt is not a folder"),
         ([".", "photos", "--index", "there"], "there are several folders"),
-        (["--poll", "0"], "--poll"),
+        (["--poll", "0"], "--poll 0 is no interval"),
+        (["--poll", "nan"], "--poll nan is no interval"),
+        (["--poll", "inf"], "--poll inf is no interval"),
     ],
 )
 def test_what_cannot_be_watched_is_an_error(

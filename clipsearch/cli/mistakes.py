@@ -73,7 +73,8 @@ def _message(error: typer.TyperException, command: Any, arguments: Sequence[str]
             return f"{command.name} needs {what}" + (f": {means}" if means else "")
         case BadParameter() if error.param is not None:
             return _bad_value(error.param, error.message)
-    if name := _unknown_command(error):
+    name = _unknown_command(error)
+    if name is not None:
         known = list(command.commands)
         meant = [other for other, words in _OTHER_WORDS.items() if name.lower() in words]
         meant = [other for other in meant if other in known]
@@ -90,15 +91,16 @@ def _hint(error: typer.TyperException, command: Any, path: str) -> str:
         return f"For example: {shown[0]}"
     if "unexpected extra argument" in str(error):
         return f"Put a text of several words into quotation marks. {see}"
-    if " " in _unknown_command(error) and path == "clipsearch":
-        return f'To look for that: clipsearch search "{_unknown_command(error)}"'
+    name = _unknown_command(error)
+    if name and " " in name and path == "clipsearch":
+        return f'To look for that: clipsearch search "{name}"'
     return see
 
 
-def _unknown_command(error: typer.TyperException) -> str:
-    """The name of which the error says that it is no command; nothing if it says no such thing."""
+def _unknown_command(error: typer.TyperException) -> str | None:
+    """The name of which the error says that it is no command; None if it says no such thing."""
     found = re.search(r"^No such command '(.*?)'\.", error.format_message(), re.S)
-    return found[1] if found else ""
+    return found[1] if found else None
 
 
 def _unknown_option(name: str, command: Any, arguments: Sequence[str]) -> str:

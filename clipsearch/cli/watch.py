@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from clipsearch.records import Encoder, Found, IndexSummary, ModelFiles
 
 
+_DAY = 86_400
+
+
 @app.command("watch")
 def watch_command(
     folders: Annotated[
@@ -31,7 +34,6 @@ def watch_command(
         typer.Option(
             "--poll",
             metavar="SECONDS",
-            min=0.1,
             help="Look for changes so often, instead of being told of them by the system: for "
             "network shares.",
             show_default=False,
@@ -57,6 +59,10 @@ def watch_command(
     """
     from clipsearch import watching
 
+    if poll is not None and not 0.1 <= poll <= _DAY:  # which no NaN is
+        raise UsageError(
+            f"--poll {poll:g} is no interval", hint="It is 0.1 to 86400 seconds, a day."
+        )
     if index is not None and folders and len(folders) > 1:
         raise UsageError(
             "--index names the place of one index, but there are several folders",

@@ -169,6 +169,13 @@ def test_a_batch_without_a_hit_exits_with_1(run: Run, made: Path) -> None:
         assert run("search", "--batch", cwd=made, stdin=text).code == 1
 
 
+def test_a_batch_says_which_listed_files_are_not_indexed(run: Run, made: Path) -> None:
+    (made.parent / "list").write_bytes(b"03.png\0nowhere.png\0")
+    done = run(*ASK, "--batch", "--from0", "../list", cwd=made, stdin=b"a cat\n")
+    assert (done.code, len(done.lines)) == (0, 1)
+    assert "1 of 2 listed files are not in the index" in done.err
+
+
 def test_a_batch_does_not_wait_for_more_than_a_line(made: Path) -> None:
     """As a coprocess: each answer is there before the next question is asked."""
     process = subprocess.Popen(

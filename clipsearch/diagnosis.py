@@ -189,9 +189,11 @@ def _image_protocol() -> str:
     term, program = os.environ.get("TERM", ""), os.environ.get("TERM_PROGRAM", "")
     if "KITTY_WINDOW_ID" in os.environ or "kitty" in term or program == "ghostty":
         return "kitty graphics"
-    if program in ("iTerm.app", "WezTerm"):
-        return "iTerm2 images"
-    if program == "mintty" or term.startswith(("foot", "mlterm", "yaft")) or "sixel" in term:
+    if (
+        program in ("iTerm.app", "WezTerm", "mintty")
+        or term.startswith(("foot", "mlterm", "yaft"))
+        or "sixel" in term
+    ):
         return "sixel"
     return "half-blocks"
 

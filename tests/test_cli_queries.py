@@ -29,6 +29,8 @@ def test_texts_and_pictures_go_together(run: Run, made: Path) -> None:
     assert (done.code, done.err) == (0, UNTESTED)
     assert len(done.lines) == 10
     assert "03.png" not in done.lines
+    itself = run(*ASK, "--image", "03.png", "--name", "03.png", cwd=made)
+    assert (itself.code, itself.err) == (1, UNTESTED + "clipsearch: no match\n")
     alone = run(*ASK, "a cat", cwd=made)
     assert done.lines != alone.lines
 

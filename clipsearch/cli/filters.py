@@ -103,7 +103,7 @@ class FilterOptions:
     def start(self) -> Path:
         """The folder that is looked in. Raises UsageError if it does not exist."""
         if self.under is not None and not self.under.exists():
-            raise UsageError(f"{self.under} does not exist", hint="--under takes a folder.")
+            raise UsageError(f"{self.under} does not exist", hint="Name a folder of pictures.")
         return (self.under or Path()).resolve()
 
     def filter(self, under: bytes) -> "Filter":

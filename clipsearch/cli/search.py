@@ -105,7 +105,9 @@ def _answer(
         classes = nearest_classes(searcher.collections, hits) if show.html is not None else []
     if not hits:
         if not show.quiet:
-            say(output.no_match_line(rejected, filtered=only != EVERYTHING))
+            # What is left out as the query itself may be all that passes.
+            filtered = only != EVERYTHING and not asked.left_out
+            say(output.no_match_line(rejected, filtered=filtered))
         return ExitCode.NO_MATCH
     show.write(hits, classes, query.said, stores[0].spec.label, tested)
     return ExitCode.OK

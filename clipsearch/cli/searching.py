@@ -44,7 +44,7 @@ def opened(
             raise UsageError(
                 f"{options.under} is not in {stores[0].root}, which is what the index at {index} "
                 "is of",
-                hint="--under takes a folder of the collection.",
+                hint="Name a folder of the collection.",
             )
         yield stores, options.filter(prefix)
         damaged = [store for store in stores if store.damage]

@@ -14,6 +14,7 @@ from clipsearch.cli.choosing import ModelChoice, load_encoder, shared_model
 from clipsearch.cli.filters import FilterOptions
 from clipsearch.cli.options import grouped
 from clipsearch.cli.searching import opened, tell_left_out
+from clipsearch.cli.writing import AbsoluteOption
 from clipsearch.errors import ExitCode, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -62,15 +63,7 @@ def duplicates_command(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a group.")] = False,
     null: Annotated[bool, typer.Option("-0", "--null", help="End paths with NUL.")] = False,
-    absolute: Annotated[
-        bool | None,
-        typer.Option(
-            "--absolute/--relative",
-            help="Paths from the root, or from the current folder; by default from the current "
-            "folder where it holds them.",
-            show_default=False,
-        ),
-    ] = None,
+    absolute: AbsoluteOption = None,
     html: Annotated[
         Path | None,
         typer.Option(

@@ -109,6 +109,9 @@ def test_a_query_is_saved_and_looked_for_by_its_name(run: Run, made: Path, tmp_p
     hits = [[json.loads(line)["id"] for line in one.lines] for one in (done, expected)]
     assert hits[0] == hits[1]
     assert run(*ASK, "3:@pool", cwd=made).lines == run(*ASK, "@pool", cwd=made).lines
+    unwanted = run(*ASK, "a cat", "--not", "@pool", cwd=made)
+    assert (unwanted.code, unwanted.out) == (2, b"")
+    assert "'@pool' is a saved query, and --not takes a text" in unwanted.err
     listed = run("query", "list")
     assert listed.lines == [f"pool\ta cat, 2:snow, not fruit, {tmp_path}/pool.png"]
     record = json.loads(run("query", "list", "--json").out)

@@ -72,6 +72,7 @@ def test_a_class_beside_a_query_is_a_filter(run: Run, made: Path) -> None:
         (["a cat", "--image", "3:nowhere.png"], "cannot read nowhere.png"),
         (["a cat", "-", "-"], "standard input is read once"),
         (["a cat", "--class", "no such class"], "has no class 'no such class'"),
+        (["a cat", "-q", "--preview"], "--quiet prints nothing"),
         (["--batch", "a cat"], "--batch reads its queries from standard input"),
         (["--batch", "-0"], "--batch prints JSON lines"),
         (["--batch", "--from0", "-"], "cannot both be read from standard input"),

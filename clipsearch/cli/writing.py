@@ -81,6 +81,11 @@ class HitOptions:
             from clipsearch.montage import format_of
 
             format_of(self.montage.name)
+        if self.preview and self.quiet:
+            raise UsageError(
+                "--preview draws in the terminal, and --quiet prints nothing",
+                hint="Choose one of them.",
+            )
         if self.preview:
             from clipsearch.preview import require_terminal
 

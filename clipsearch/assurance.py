@@ -5,7 +5,9 @@ Kept with the index as attachments, and read one by one, as a command needs them
     domain        the pinned Domain
     texts         embeddings of the domain's classes, its examples and the background prompts
     calibration   false-alarm rates of scores, for text and for image queries
-    evaluation    what the last ``evaluate`` found
+    scale         how parts of a query are put on one scale (see ``mixing``)
+    evaluation    what the last ``evaluate`` found; of captions, under a name of its own
+    likeness      what near-duplicates are like (see ``likeness``)
     probe:NAME    a linear probe (see ``probes``)
 
 Each says which model, domain or state of the collection it was made for, and counts for no other.

@@ -50,7 +50,7 @@ def find(start: Path, index: Path | None) -> list[Path]:
     below = [
         directory
         for directory, root in remembered().items()
-        if root.is_relative_to(start) and Store.exists(directory)
+        if root.is_relative_to(start) and _is_there(directory)
     ]
     if not below:
         raise IndexNotFound(
@@ -74,10 +74,17 @@ def remember(directory: Path, root: Path) -> None:
         return
     # What another run has put there meanwhile must not be lost by writing the whole anew.
     with suppress(OSError), held(_list(), _PATIENCE):
-        listed = {known: at for known, at in remembered().items() if Store.exists(known)}
+        listed = {known: at for known, at in remembered().items() if _is_there(known)}
         listed[directory] = root
         texts = {os.fspath(known): os.fspath(at) for known, at in listed.items()}
         write_whole(_list(), json.dumps(texts, indent=1).encode())
+
+
+def _is_there(directory: Path) -> bool:
+    """Whether there is an index that can be looked at; others' folders are no reason to stop."""
+    with suppress(OSError):
+        return Store.exists(directory)
+    return False
 
 
 def _list() -> Path:
@@ -86,7 +93,7 @@ def _list() -> Path:
 
 def _known_collections() -> str:
     roots = sorted(
-        os.fspath(root) for directory, root in remembered().items() if Store.exists(directory)
+        os.fspath(root) for directory, root in remembered().items() if _is_there(directory)
     )
     if not roots:
         return "Nothing is indexed yet. Index a folder with: clipsearch index FOLDER"

@@ -189,9 +189,11 @@ def _image_protocol() -> str:
     term, program = os.environ.get("TERM", ""), os.environ.get("TERM_PROGRAM", "")
     if "KITTY_WINDOW_ID" in os.environ or "kitty" in term or program == "ghostty":
         return "kitty graphics"
-    if program in ("iTerm.app", "WezTerm"):
-        return "iTerm2 images"
-    if program == "mintty" or term.startswith(("foot", "mlterm", "yaft")) or "sixel" in term:
+    if (
+        program in ("iTerm.app", "WezTerm", "mintty")
+        or term.startswith(("foot", "mlterm", "yaft"))
+        or "sixel" in term
+    ):
         return "sixel"
     return "half-blocks"
 
@@ -199,7 +201,7 @@ def _image_protocol() -> str:
 def directories() -> Iterator[Check]:
     """Where clipsearch keeps what belongs to a person."""
     for area, path in (("data", places.data_dir()), ("cache", places.cache_dir())):
-        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        there = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             yield Check(
                 *(area, State.WARNING, f"{path} cannot be written to"),
@@ -222,7 +224,14 @@ def indexes(here: Path) -> Iterator[Check]:
     if not known:
         yield Check("index", State.OK, "there is none yet", "clipsearch index FOLDER")
     for directory in sorted(known):
-        yield from _index(directory, collections.remembered().get(directory))
+        root = collections.remembered().get(directory)
+        try:
+            yield from _index(directory, root)
+        except OSError as error:
+            yield Check(
+                *("index", State.WARNING, f"{root or directory}: {error.strerror or error}"),
+                hint="It cannot be searched. Change its rights, if it is yours.",
+            )
 
 
 def _index(directory: Path, root: Path | None) -> Iterator[Check]:

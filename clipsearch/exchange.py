@@ -419,14 +419,7 @@ def check(
     return compared
 
 
-def add(
-    store: Store,
-    exported: Export,
-    matched: Matched,
-    progress: Progress,
-    *,
-    max_pixels: int | None = None,
-) -> Imported:
+def add(store: Store, exported: Export, matched: Matched, progress: Progress) -> Imported:
     """Add embeddings to a store, which is of their model; every batch is committed at once.
 
     Their files are read, and their headers looked at, but nothing is decoded.
@@ -435,7 +428,7 @@ def add(
     rows = {row.file.path: row for row in matched.wanted}
     files = [row.file for row in matched.wanted]
     with DecodePool(
-        os.fsencode(store.root), files, None, max_pixels=max_pixels, ahead=_SEEN_AHEAD
+        os.fsencode(store.root), files, None, max_pixels=None, ahead=_SEEN_AHEAD
     ) as pool:
         waiting: list[tuple[Row, SeenImage]] = []
         for count, (file, outcome) in enumerate(pool, start=1):

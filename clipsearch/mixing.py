@@ -21,10 +21,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from clipsearch.errors import UsageError
 from clipsearch.records import QueryKind, Vectors
 
 _FLOOR = 1e-6
 """Added to every variance: the pictures of a collection of one do not vary."""
+_ROUNDING = 1e-5
+"""What is shorter than this share of its parts is what rounding left of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +153,25 @@ class Mixture(NamedTuple):
 
 
 def mix(parts: Sequence[Ingredient], scale: Scale) -> Mixture:
-    """Make one query of several parts, of which one at least has a positive weight."""
+    """Make one query of several parts, of which one at least has a positive weight.
+
+    Raises UsageError if nothing is left of them together.
+    """
     direction = np.zeros(len(scale.covariance))
-    towards = strength = 0.0
+    towards = strength = length = 0.0
     for part in parts:
         centred = part.vector - scale.means.get(part.kind, np.float32(0))
         spread = _spread(centred, scale.covariance)
         direction += part.weight * centred / spread
+        length += abs(part.weight) * float(np.linalg.norm(centred)) / spread
         if part.weight > 0:
             towards += part.weight
             strength += part.weight * spread / scale.spreads.get(part.kind, spread)
+    if np.linalg.norm(direction) <= _ROUNDING * length:
+        raise UsageError(
+            "the parts of the query cancel each other out",
+            hint="Leave one of them out, or give it another weight.",
+        )
     kinds = {part.kind for part in parts if part.weight > 0}
     kind: QueryKind = next((kind for kind in scale.means if kind in kinds), "probe")
     if kind == "probe":

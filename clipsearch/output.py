@@ -70,7 +70,7 @@ def write_template(template: str, show: Show, end: bytes) -> Write:
     """
     formatter = _Fields()
     text = template.replace(r"\t", "\t").replace(r"\n", "\n").replace(r"\0", "\0")
-    nothing = Hit(1, b"path", Path("root"), 0.5, 1, 1, None, 0.5, 0.5, "domain")
+    nothing = Hit(1, b"path", Path("root"), 0.5, 1, 1, "2024-05-31", 0.5, 0.5, "domain")
     nothing = replace(nothing, camera="camera", latitude=0.5, longitude=0.5)
 
     def line(rank: int, hit: Hit, model: str) -> bytes:

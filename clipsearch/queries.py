@@ -127,10 +127,11 @@ class Searcher:
 
     def ask_each(
         self, queries: Sequence[Query], *, allow_out_of_domain: bool = False
-    ) -> list[Asked | Refused | UsageError]:
-        """Make queries ready, with all their texts embedded at once; what is refused is an answer.
+    ) -> list[Asked | ClipsearchError]:
+        """Make queries ready, with all their texts embedded at once.
 
-        Raises nothing that concerns one of them alone.
+        What is refused, and what cannot be looked for, is an answer: nothing is raised that
+        concerns one of them alone.
         """
         refusals: dict[int, Refused] = {}
         for n, query in enumerate(queries):
@@ -144,7 +145,7 @@ class Searcher:
         ]
         vectors = self._text_encoder().encode_texts(texts) if texts else np.empty((0, 0))
         embedded = dict(zip(texts, vectors, strict=True))
-        answers: list[Asked | Refused | UsageError] = []
+        answers: list[Asked | ClipsearchError] = []
         for n, query in enumerate(queries):
             try:
                 answers.append(
@@ -152,8 +153,8 @@ class Searcher:
                     if n in refusals
                     else self._made(query, embedded, check=not allow_out_of_domain)
                 )
-            except (Refused, UsageError) as refusal:
-                answers.append(refusal)
+            except ClipsearchError as error:  # a probe of another model, say
+                answers.append(error)
         return answers
 
     def hits(

@@ -112,11 +112,11 @@ def image_vector(
             vector = load_encoder().encode_images(decoded.pixels[np.newaxis])[0]
     except OSError as error:
         raise UsageError(
-            f"cannot read {image}: {error.strerror}", hint="--image takes a picture."
+            f"cannot read {image}: {error.strerror}", hint="Name a picture."
         ) from error
     except ImageError as error:
         raise UsageError(
-            f"cannot search by {image}: {error}", hint="--image takes a picture."
+            f"cannot search by {image}: {error}", hint="Name another picture."
         ) from error
     return vector
 

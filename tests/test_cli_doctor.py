@@ -125,6 +125,18 @@ def test_pictures_that_are_away_are_a_warning(
     assert f"the index at {collection / '.clipsearch'} is not there" in at_photos["text"]
 
 
+def test_an_index_that_may_not_be_looked_at_is_a_warning(
+    collection: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def may_not(directory: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(directory))
+
+    monkeypatch.setattr(diagnosis.Store, "exists", may_not)
+    monkeypatch.setattr(collections, "holding", lambda folder: None)
+    (check,) = diagnosis.indexes(collection)
+    assert (check.state, check.text) == ("warning", f"{collection}: Permission denied")
+
+
 def test_a_damaged_index_is_a_problem(capsys: pytest.CaptureFixture[str], collection: Path) -> None:
     catalog = collection / ".clipsearch" / "catalog.sqlite3"
     catalog.write_bytes(b"no database" * 1000)

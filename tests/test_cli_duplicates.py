@@ -139,6 +139,9 @@ def test_a_folder_and_filters(run: Run, made: Path) -> None:
     assert run("duplicates", "--type", "jpg", cwd=made).code == 1
     done = run("duplicates", "--min-width", "160", cwd=made)
     assert done.out == lines(GROUPS[1:])
+    done = run("duplicates", "--from0", "-", cwd=made, stdin=b"a.png\0nowhere.png\0")
+    assert (done.code, done.out) == (1, b"")
+    assert "1 of 2 listed files are not in the index" in done.err
 
 
 def test_bursts_takes_the_models_word_for_it(run: Run, made: Path) -> None:

@@ -29,6 +29,8 @@ def test_texts_and_pictures_go_together(run: Run, made: Path) -> None:
     assert (done.code, done.err) == (0, UNTESTED)
     assert len(done.lines) == 10
     assert "03.png" not in done.lines
+    itself = run(*ASK, "--image", "03.png", "--name", "03.png", cwd=made)
+    assert (itself.code, itself.err) == (1, UNTESTED + "clipsearch: no match\n")
     alone = run(*ASK, "a cat", cwd=made)
     assert done.lines != alone.lines
 
@@ -70,6 +72,7 @@ def test_a_class_beside_a_query_is_a_filter(run: Run, made: Path) -> None:
         (["a cat", "--image", "3:nowhere.png"], "cannot read nowhere.png"),
         (["a cat", "-", "-"], "standard input is read once"),
         (["a cat", "--class", "no such class"], "has no class 'no such class'"),
+        (["a cat", "-q", "--preview"], "--quiet prints nothing"),
         (["--batch", "a cat"], "--batch reads its queries from standard input"),
         (["--batch", "-0"], "--batch prints JSON lines"),
         (["--batch", "--from0", "-"], "cannot both be read from standard input"),
@@ -107,6 +110,9 @@ def test_a_query_is_saved_and_looked_for_by_its_name(run: Run, made: Path, tmp_p
     hits = [[json.loads(line)["id"] for line in one.lines] for one in (done, expected)]
     assert hits[0] == hits[1]
     assert run(*ASK, "3:@pool", cwd=made).lines == run(*ASK, "@pool", cwd=made).lines
+    unwanted = run(*ASK, "a cat", "--not", "@pool", cwd=made)
+    assert (unwanted.code, unwanted.out) == (2, b"")
+    assert "'@pool' is a saved query, and --not takes a text" in unwanted.err
     listed = run("query", "list")
     assert listed.lines == [f"pool\ta cat, 2:snow, not fruit, {tmp_path}/pool.png"]
     record = json.loads(run("query", "list", "--json").out)
@@ -167,6 +173,13 @@ def test_a_batch_answers_every_line_with_one_object(run: Run, made: Path) -> Non
 def test_a_batch_without_a_hit_exits_with_1(run: Run, made: Path) -> None:
     for text in (b"", b"who is this man\n", b"\n"):
         assert run("search", "--batch", cwd=made, stdin=text).code == 1
+
+
+def test_a_batch_says_which_listed_files_are_not_indexed(run: Run, made: Path) -> None:
+    (made.parent / "list").write_bytes(b"03.png\0nowhere.png\0")
+    done = run(*ASK, "--batch", "--from0", "../list", cwd=made, stdin=b"a cat\n")
+    assert (done.code, len(done.lines)) == (0, 1)
+    assert "1 of 2 listed files are not in the index" in done.err
 
 
 def test_a_batch_does_not_wait_for_more_than_a_line(made: Path) -> None:

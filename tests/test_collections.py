@@ -135,6 +135,23 @@ def test_what_is_gone_is_neither_found_nor_listed(tmp_path: Path) -> None:
     assert set(collections.remembered().values()) == {tmp_path / "kept", tmp_path / "new"}
 
 
+def test_a_folder_that_may_not_be_entered_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shut, kept = made(tmp_path / "shut"), made(tmp_path / "kept")
+    exists = Store.exists
+
+    def may_not(directory: Path) -> bool:
+        if directory == shut:
+            raise PermissionError(13, "Permission denied", str(directory))
+        return exists(directory)
+
+    monkeypatch.setattr(Store, "exists", may_not)
+    assert collections.find(tmp_path, None) == [kept]
+    made(tmp_path / "new")
+    assert tmp_path / "new" in collections.remembered().values()
+
+
 def test_remembering_twice_writes_once(tmp_path: Path, listed: Path) -> None:
     directory = made(tmp_path / "photos")
     before = listed.stat().st_mtime_ns, listed.stat().st_ino

@@ -45,6 +45,7 @@ places = st.tuples(st.floats(-90, 90), st.floats(-180, 180))
         ("yesterday", "2024-02-29T00:00:00"),
         ("1d", "2024-02-29T15:30:00"),
         (" 2024 ", "2024-01-01T00:00:00"),
+        ("0800", "0800-01-01T00:00:00"),
     ],
 )
 def test_dates_are_read_as_people_write_them(text: str, expected: str) -> None:
@@ -57,13 +58,29 @@ def test_what_is_no_date_is_a_usage_error(text: str) -> None:
         filters.moment(text, NOW)
 
 
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="no time zones to be set")
+def test_the_last_day_of_all_is_no_date_further_east(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        with pytest.raises(UsageError, match="is no date"):
+            filters.moment("9999-12-31T23:59+00:00", NOW)
+    time.tzset()
+
+
+@pytest.mark.parametrize("name", ["after", "before", "from0"])
+def test_a_filter_that_says_nothing_is_a_usage_error(name: str) -> None:
+    with pytest.raises(UsageError):
+        filters.FilterOptions(**{name: ""}).filter(b"")
+
+
 @given(st.text(max_size=12))
 def test_any_text_is_a_date_or_a_usage_error(text: str) -> None:
     try:
         moment = filters.moment(text, NOW)
     except UsageError:
         return
-    assert datetime.fromisoformat(moment).strftime("%Y-%m-%dT%H:%M:%S") == moment
+    assert datetime.fromisoformat(moment).isoformat() == moment
 
 
 # -- types ---------------------------------------------------------------------------------------

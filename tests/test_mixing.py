@@ -6,6 +6,7 @@ from fakes import DIM, clustered, texts_for, unit
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipsearch.errors import UsageError
 from clipsearch.mixing import Ingredient, Scale, mix
 from clipsearch.records import Vectors
 from clipsearch.vectors import l2_normalise
@@ -112,6 +113,14 @@ def test_pictures_alone_are_on_the_scale_of_pictures_and_probes_on_none() -> Non
     mixture = mix([probe, text(2, -1.0)], SCALE)
     assert mixture.kind == "probe"
     assert np.linalg.norm(mixture.vector) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("part", [text(4), image(9), Ingredient(unit(3), "probe", 1.0)])
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_parts_that_cancel_each_other_out_are_no_query(part: Ingredient, weight: float) -> None:
+    away = Ingredient(part.vector, part.kind, -0.5 * (2 * weight))
+    with pytest.raises(UsageError, match="cancel"):
+        mix([Ingredient(part.vector, part.kind, weight), away], SCALE)
 
 
 @pytest.mark.parametrize("count", [1, 2])

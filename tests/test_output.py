@@ -159,7 +159,7 @@ def test_a_template_has_the_fields_of_the_json_lines(here: Path) -> None:
     "template",
     [
         *("{nothing}", "{}", "{0}", "{path.__class__}", "{path[0]}", "{score!r:d}", "{score:d}"),
-        *("{", "}", "{path", "{score:.3f", "{:}", "{path:.2f}"),
+        *("{", "}", "{path", "{score:.3f", "{:}", "{path:.2f}", "{taken_at:.1f}"),
     ],
 )
 def test_what_is_no_template_is_said_before_anything_is_searched(template: str) -> None:

@@ -290,6 +290,14 @@ def test_what_is_refused_among_many_is_an_answer(store: Store) -> None:
     assert encoder.texts == ["a cat", "a tax return"]  # what the policy refuses is not embedded
 
 
+def test_a_damaged_probe_among_many_is_an_answer(root: Path, searcher: Searcher) -> None:
+    with Store.open_for_writing(root / FOLDER) as store, store.batch():
+        store.attach("probe:lab", b"garbage")
+    asked = [Query((Part("probe", "lab/a"),)), Query((text("a cat"),))]
+    answers = searcher.ask_each(asked, allow_out_of_domain=True)
+    assert [type(one) for one in answers] == [IndexUnreadable, queries.Asked]
+
+
 # -- stored pictures -----------------------------------------------------------------------------
 
 

@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from clipsearch.retrieval import Asked
 
 
+MaxFalseAlarmOption = Annotated[
+    float,
+    typer.Option(
+        "--max-false-alarm",
+        metavar="RATE",
+        help="Leave out hits with scores that more than this share of unrelated queries reach "
+        "here.",
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
     """How many hits, and how good."""
@@ -34,15 +45,7 @@ class AnswerOptions:
             "best.",
         ),
     ] = False
-    max_false_alarm: Annotated[
-        float,
-        typer.Option(
-            "--max-false-alarm",
-            metavar="RATE",
-            help="Leave out hits with scores that more than this share of unrelated queries "
-            "reach here.",
-        ),
-    ] = 0.05
+    max_false_alarm: MaxFalseAlarmOption = 0.05
     all: Annotated[
         bool, typer.Option("--all", help="Print the best hits, however poor they are.")
     ] = False

@@ -109,7 +109,7 @@ class QueryOptions:
         if self.class_name is not None and self.only_class() is None:
             yield Part("class", self.class_name)
         for text in self.unwanted or []:
-            yield replace(text_part(text), role="unwanted")
+            yield replace(_unwanted(text), role="unwanted")
         for image in self.images or []:
             weight, path = weighted(image)
             yield Part("image", path, weight)
@@ -151,6 +151,19 @@ def text_part(text: str) -> "Part":
     if what.startswith("@"):
         return Part("probe", what[1:].strip(), weight)
     return Part("text", what, weight)
+
+
+def _unwanted(text: str) -> "Part":
+    """What ``--not`` names. Raises UsageError for a saved query, which may say several things."""
+    from clipsearch import saved_queries
+
+    part = text_part(text)
+    if part.kind == "probe" and part.what in saved_queries.everything():
+        raise UsageError(
+            f"'@{part.what}' is a saved query, and --not takes a text or a probe's class",
+            hint="Say what is unwanted in words; clipsearch query list shows what it stands for.",
+        )
+    return part
 
 
 def _read() -> str:

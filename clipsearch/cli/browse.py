@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipsearch.cli.answering import AnswerOptions
+from clipsearch.cli.answering import AnswerOptions, MaxFalseAlarmOption
 from clipsearch.cli.app import DeviceOption, IndexOption, app, say
 from clipsearch.cli.asking import text_parts
 from clipsearch.cli.choosing import ModelChoice, load_text_encoder, shared_model
@@ -36,15 +36,7 @@ def browse_command(
         ),
     ] = 0,
     open_page: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
-    max_false_alarm: Annotated[
-        float,
-        typer.Option(
-            "--max-false-alarm",
-            metavar="RATE",
-            help="Leave out hits with scores that more than this share of unrelated queries "
-            "reach here.",
-        ),
-    ] = 0.05,
+    max_false_alarm: MaxFalseAlarmOption = 0.05,
     device: DeviceOption = "auto",
     index: IndexOption = None,
 ) -> int:

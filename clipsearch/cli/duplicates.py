@@ -13,7 +13,8 @@ from clipsearch.cli.app import DeviceOption, IndexOption, app, progress, say
 from clipsearch.cli.choosing import ModelChoice, load_encoder, shared_model
 from clipsearch.cli.filters import FilterOptions
 from clipsearch.cli.options import grouped
-from clipsearch.cli.searching import opened
+from clipsearch.cli.searching import opened, tell_left_out
+from clipsearch.cli.writing import AbsoluteOption
 from clipsearch.errors import ExitCode, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -62,15 +63,7 @@ def duplicates_command(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a group.")] = False,
     null: Annotated[bool, typer.Option("-0", "--null", help="End paths with NUL.")] = False,
-    absolute: Annotated[
-        bool | None,
-        typer.Option(
-            "--absolute/--relative",
-            help="Paths from the root, or from the current folder; by default from the current "
-            "folder where it holds them.",
-            show_default=False,
-        ),
-    ] = None,
+    absolute: AbsoluteOption = None,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -115,6 +108,8 @@ def duplicates_command(
     measured: list[Likeness] = []
     with opened(where, index) as (stores, only), progress() as bar:
         model = shared_model(stores).label
+        if not quiet:
+            tell_left_out(stores, only)
         if copies or sum(store.count(only) for store in stores) < 2:
             found = duplicates.copies(stores, only)
         else:
@@ -184,13 +179,14 @@ def _check(
 def _likeness(store: "Store", device: str, bar: "ProgressBar", quiet: bool) -> "Likeness":
     """What was measured for the collection, or what is measured now and kept for the next time."""
     from clipsearch import likeness, models
+    from clipsearch.output import printable
     from clipsearch.store import Store
 
     kept = likeness.kept(store)
     if kept is not None and not likeness.is_outdated(kept, store):
         return kept
     if not quiet:
-        say(f"measuring once what near-duplicates are like in {store.root}")
+        say(f"measuring once what near-duplicates are like in {printable(os.fspath(store.root))}")
     choice = ModelChoice(device=device, offline=True)
     found = likeness.measure(store, lambda: load_encoder(models.locate(store.spec), choice), bar)
     try:
@@ -198,7 +194,8 @@ def _likeness(store: "Store", device: str, bar: "ProgressBar", quiet: bool) -> "
             likeness.keep(writer, found)
     except StoreError as error:
         if not quiet:
-            say(f"it will be measured again the next time, since it cannot be kept: {error}")
+            why = printable(str(error))
+            say(f"it will be measured again the next time, since it cannot be kept: {why}")
     return found
 
 

@@ -19,7 +19,7 @@ from clipsearch.cli.choosing import (
 )
 from clipsearch.cli.filters import FilterOptions
 from clipsearch.cli.options import grouped
-from clipsearch.cli.searching import opened, tell_unseen
+from clipsearch.cli.searching import opened, tell_left_out
 from clipsearch.errors import ExchangeError, ExitCode, IndexNotFound, UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def export_command(
                 f"there are {len(stores)} indexed folders here, and an export is of one",
                 hint="Say which one you mean with --under FOLDER.",
             )
-        tell_unseen(stores, only)
+        tell_left_out(stores, only)
         kind: exchange.Kind = "parquet" if parquet else "jsonl"
         rows = exchange.export(stores[0], folder, kind, only, bar)
     if not rows:

@@ -103,7 +103,7 @@ class FilterOptions:
     def start(self) -> Path:
         """The folder that is looked in. Raises UsageError if it does not exist."""
         if self.under is not None and not self.under.exists():
-            raise UsageError(f"{self.under} does not exist", hint="--under takes a folder.")
+            raise UsageError(f"{self.under} does not exist", hint="Name a folder of pictures.")
         return (self.under or Path()).resolve()
 
     def filter(self, under: bytes) -> "Filter":
@@ -117,12 +117,12 @@ class FilterOptions:
         return Filter(
             under=under,
             name=self.name,
-            after=moment(self.after, now) if self.after else None,
-            before=moment(self.before, now) if self.before else None,
+            after=None if self.after is None else moment(self.after, now),
+            before=None if self.before is None else moment(self.before, now),
             min_width=self.min_width,
             min_height=self.min_height,
             suffixes=suffixes(self.types or []),
-            paths=listed(self.from0) if self.from0 else None,
+            paths=None if self.from0 is None else listed(self.from0),
             camera=None if self.camera is None else camera_like(self.camera),
             near=None if self.near is None else place(self.near),
         )
@@ -145,13 +145,13 @@ def moment(text: str, now: datetime) -> str:
     whole = re.sub(r"^(\d{4})$", r"\1-01-01", re.sub(r"^(\d{4}-\d\d)$", r"\1-01", text))
     try:
         parsed = datetime.fromisoformat(whole)
-    except ValueError as error:
+        if parsed.tzinfo is not None:
+            parsed = parsed.astimezone().replace(tzinfo=None)
+    except (ValueError, OverflowError) as error:  # the year 10000, in local time
         raise UsageError(
             f"'{text}' is no date", hint="Say for example 2024, 2024-05-31, yesterday or 7d."
         ) from error
-    if parsed.tzinfo is not None:
-        parsed = parsed.astimezone().replace(tzinfo=None)
-    return parsed.strftime("%Y-%m-%dT%H:%M:%S")
+    return parsed.isoformat(timespec="seconds")
 
 
 def suffixes(types: list[str]) -> frozenset[bytes]:
@@ -203,6 +203,8 @@ def camera_like(text: str) -> str:
 
 def listed(source: str) -> frozenset[bytes]:
     """Absolute paths of the files that a list names. Raises UsageError."""
+    if not source:
+        raise UsageError("--from0 names no file", hint="It takes a file, or -.")
     try:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:

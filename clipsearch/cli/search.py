@@ -1,9 +1,8 @@
 """``clipsearch search``."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,13 +12,9 @@ from clipsearch.cli.asking import QueryOptions
 from clipsearch.cli.batch import answer_each
 from clipsearch.cli.filters import FilterOptions
 from clipsearch.cli.options import grouped
-from clipsearch.cli.searching import opened, searcher_of, tell_unseen, tested_lines
+from clipsearch.cli.searching import opened, searcher_of, tell_left_out, tested_lines
 from clipsearch.cli.writing import HitOptions
 from clipsearch.errors import ExitCode, UsageError
-
-if TYPE_CHECKING:
-    from clipsearch.records import Filter
-    from clipsearch.store import Store
 
 
 @app.command("search")
@@ -68,7 +63,7 @@ def search_command(
         _check_batch(what, show)
         with opened(where, index) as (stores, only):
             searcher = searcher_of(stores, device, require_tested=answer.require_tested)
-            tell_unseen(stores, only)
+            tell_left_out(stores, only)
             for line in tested_lines(searcher.collections):
                 say(line)
             return answer_each(searcher, only, answer, show.show(), stores[0].spec.label)
@@ -104,14 +99,15 @@ def _answer(
         rejected = [] if hits or answer.all else searcher.hits(asked, 1, only)
         tested = tested_lines(searcher.collections)
         if not show.quiet:
-            _say_missing(stores, only)
-            tell_unseen(stores, only)
+            tell_left_out(stores, only)
             for line in tested:
                 say(line)
         classes = nearest_classes(searcher.collections, hits) if show.html is not None else []
     if not hits:
         if not show.quiet:
-            say(output.no_match_line(rejected, filtered=only != EVERYTHING))
+            # What is left out as the query itself may be all that passes.
+            filtered = only != EVERYTHING and not asked.left_out
+            say(output.no_match_line(rejected, filtered=filtered))
         return ExitCode.NO_MATCH
     show.write(hits, classes, query.said, stores[0].spec.label, tested)
     return ExitCode.OK
@@ -129,15 +125,3 @@ def _check_batch(what: QueryOptions, show: HitOptions) -> None:
             "--batch prints JSON lines; it goes with no other way to print or show hits",
             hint="Leave --null, --format, --html, --montage, --preview and --quiet out.",
         )
-
-
-def _say_missing(stores: "Sequence[Store]", only: "Filter") -> None:
-    """Say how many of the files on a list the index does not have."""
-    from clipsearch.records import Filter
-
-    if only.paths is None:
-        return
-    indexed = sum(store.count(Filter(paths=only.paths)) for store in stores)
-    if indexed < len(only.paths):
-        missing = len(only.paths) - indexed
-        say(f"{missing} of {len(only.paths)} listed files are not in the index")

@@ -44,7 +44,7 @@ def opened(
             raise UsageError(
                 f"{options.under} is not in {stores[0].root}, which is what the index at {index} "
                 "is of",
-                hint="--under takes a folder of the collection.",
+                hint="Name a folder of the collection.",
             )
         yield stores, options.filter(prefix)
         damaged = [store for store in stores if store.damage]
@@ -52,10 +52,20 @@ def opened(
         _heal(store)
 
 
-def tell_unseen(stores: "Sequence[Store]", only: "Filter") -> None:
-    """Say which pictures a filter by camera or place leaves out for want of having been read."""
-    from clipsearch.output import printable
+def tell_left_out(stores: "Sequence[Store]", only: "Filter") -> None:
+    """Say what a filter leaves out for want of knowing it.
 
+    Of a list of files those that the index does not have; of a filter by camera or place the
+    pictures of which these were not read.
+    """
+    from clipsearch.output import printable
+    from clipsearch.records import Filter
+
+    if only.paths is not None:
+        indexed = sum(store.count(Filter(paths=only.paths)) for store in stores)
+        if indexed < len(only.paths):
+            missing = len(only.paths) - indexed
+            say(f"{missing} of {len(only.paths)} listed files are not in the index")
     if only.camera is None and only.near is None:
         return
     for store in stores:
@@ -109,9 +119,10 @@ def _heal(store: "Store") -> None:
 
     Nobody waits for clusters here: a large collection is searched exactly until the next `index`.
     """
+    from clipsearch.output import printable
     from clipsearch.store import Store
 
-    where = f"the vector file of {store.root} cannot be used ({store.damage})"
+    where = printable(f"the vector file of {store.root} cannot be used ({store.damage})")
     try:
         with Store.open_for_writing(store.directory) as writer:
             if not writer.update_vector_index():
@@ -119,6 +130,7 @@ def _heal(store: "Store") -> None:
     except IndexLocked:
         return  # an index run is at work, and will write it
     except StoreError as error:
-        say(f"{where} nor written anew ({error}); the catalogue was searched instead")
+        why = printable(str(error))
+        say(f"{where} nor written anew ({why}); the catalogue was searched instead")
         return
     say(f"{where}; it was written anew from the catalogue")

@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from clipsearch.records import Hit
 
 
+AbsoluteOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--absolute/--relative",
+        help="Paths from the root, or from the current folder; by default from the current "
+        "folder where it holds them.",
+        show_default=False,
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class HitOptions:
     """How hits are printed, and what else is made of them."""
@@ -32,15 +43,7 @@ class HitOptions:
             show_default=False,
         ),
     ] = None
-    absolute: Annotated[
-        bool | None,
-        typer.Option(
-            "--absolute/--relative",
-            help="Paths from the root, or from the current folder; by default from the current "
-            "folder where it holds them.",
-            show_default=False,
-        ),
-    ] = None
+    absolute: AbsoluteOption = None
     html: Annotated[
         Path | None,
         typer.Option(
@@ -78,6 +81,11 @@ class HitOptions:
             from clipsearch.montage import format_of
 
             format_of(self.montage.name)
+        if self.preview and self.quiet:
+            raise UsageError(
+                "--preview draws in the terminal, and --quiet prints nothing",
+                hint="Choose one of them.",
+            )
         if self.preview:
             from clipsearch.preview import require_terminal
 

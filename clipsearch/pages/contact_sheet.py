@@ -5,12 +5,10 @@ are inside, and a Content-Security-Policy forbids the browser to fetch anything.
 the keyboard alone; without it everything is still there.
 """
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from clipsearch.output import absolute_path
-from clipsearch.pages.document import data_url, document, inert, source
+from clipsearch.pages.document import data_url, document, file_url, inert, source
 from clipsearch.pages.hits import KEYS, STYLES, Card, grid, icons
 from clipsearch.records import Hit
 
@@ -29,7 +27,13 @@ def page(
     was looked for, in words. notes: what is to be known of the answer, a line each.
     """
     cards = (
-        Card(rank, hit, name, _thumbnail(pictures.get(absolute_path(hit))), _url(hit))
+        Card(
+            rank,
+            hit,
+            name,
+            _thumbnail(pictures.get(absolute_path(hit))),
+            file_url(absolute_path(hit)),
+        )
         for rank, (hit, name) in enumerate(zip(hits, classes, strict=True), start=1)
     )
     said = "".join(f"<li>{inert(note)}</li>" for note in notes)
@@ -46,11 +50,3 @@ def page(
 
 def _thumbnail(picture: bytes | None) -> str | None:
     return data_url(picture) if picture else None
-
-
-def _url(hit: Hit) -> str:
-    """A link that opens the file; a name that is not text in a URL is written as its bytes."""
-    try:
-        return Path(os.fsdecode(absolute_path(hit))).as_uri()
-    except ValueError:
-        return "#"

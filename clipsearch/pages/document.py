@@ -2,9 +2,11 @@
 
 import base64
 import hashlib
+import os
 from collections.abc import Sequence
 from html import escape
 from importlib import resources
+from pathlib import Path
 
 from clipsearch.output import printable
 
@@ -64,6 +66,14 @@ def source(name: str) -> str:
 def inert(text: str) -> str:
     """Any text as HTML that shows it and does nothing else."""
     return escape(printable(text))
+
+
+def file_url(path: bytes) -> str:
+    """A link that opens a file; a name that is not text in a URL is written as its bytes."""
+    try:
+        return Path(os.fsdecode(path)).as_uri()
+    except ValueError:
+        return "#"
 
 
 def data_url(jpeg: bytes) -> str:

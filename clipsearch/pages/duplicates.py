@@ -6,14 +6,12 @@ Made to be opened from a disk: style and small JPEGs are inside, and nothing is 
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 
 from clipsearch.duplicates import Group, Member
 from clipsearch.output import size_text
-from clipsearch.pages.document import data_url, document, inert
-from clipsearch.thumbnails import thumbnails
+from clipsearch.pages.document import data_url, document, file_url, inert
+from clipsearch.thumbnails import SIZE, thumbnails
 
-_THUMBNAIL = 224
 _TITLE = "Duplicates"
 
 
@@ -23,7 +21,7 @@ def page(groups: Sequence[Group], notes: Sequence[str]) -> str:
     notes: what is to be known of the groups, a line each.
     """
     paths = [member.path for group in groups for member in group.members]
-    pictures = thumbnails(b"", paths, _THUMBNAIL)
+    pictures = thumbnails(b"", paths, SIZE)
     said = "".join(f"<li>{inert(note)}</li>" for note in notes)
     shown = "".join(_section(n, group, pictures) for n, group in enumerate(groups, start=1))
     body = f"""<main>
@@ -50,7 +48,7 @@ def _card(member: Member, best: bool, picture: bytes | None) -> str:
     name = inert(os.fsdecode(image.path))
     shown = (
         f'<img src="{data_url(picture)}" alt="{name}" loading="lazy"'
-        f' width="{_THUMBNAIL}" height="{_THUMBNAIL}">'
+        f' width="{SIZE}" height="{SIZE}">'
         if picture
         else '<span class="none">cannot be shown</span>'
     )
@@ -59,12 +57,7 @@ def _card(member: Member, best: bool, picture: bytes | None) -> str:
         facts.append(image.taken_at.replace("T", " "))
     what = "the best" if best else f"similarity {member.similarity:.3f}"
     return (
-        f'<figure><a href="{escape(_url(member.path))}">{shown}</a>'
+        f'<figure><a href="{escape(file_url(member.path))}">{shown}</a>'
         f"<figcaption><span>{inert(', '.join([what, *facts]))}</span><small>{name}</small>"
         "</figcaption></figure>"
     )
-
-
-def _url(path: bytes) -> str:
-    """A link that opens the file; a name that is not text in a URL is written as its bytes."""
-    return Path(os.fsdecode(path)).as_uri()

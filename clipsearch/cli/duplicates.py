@@ -114,6 +114,7 @@ def duplicates_command(
         where = replace(where, under=folder)
     measured: list[Likeness] = []
     with opened(where, index) as (stores, only), progress() as bar:
+        html_file.keep_pictures(html, stores)
         model = shared_model(stores).label
         if copies or sum(store.count(only) for store in stores) < 2:
             found = duplicates.copies(stores, only)

@@ -117,12 +117,12 @@ class FilterOptions:
         return Filter(
             under=under,
             name=self.name,
-            after=moment(self.after, now) if self.after else None,
-            before=moment(self.before, now) if self.before else None,
+            after=None if self.after is None else moment(self.after, now),
+            before=None if self.before is None else moment(self.before, now),
             min_width=self.min_width,
             min_height=self.min_height,
             suffixes=suffixes(self.types or []),
-            paths=listed(self.from0) if self.from0 else None,
+            paths=None if self.from0 is None else listed(self.from0),
             camera=None if self.camera is None else camera_like(self.camera),
             near=None if self.near is None else place(self.near),
         )

@@ -1,5 +1,6 @@
 """Where the program begins: ``clipsearch`` and ``python -m clipsearch``."""
 
+import os
 import sys
 
 
@@ -11,6 +12,8 @@ def main() -> None:
     sys.excepthook = _without_interrupts
     import signal
 
+    _open_missing_streams()
+
     watched = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # and not ignored
     if watched:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -19,6 +22,16 @@ def main() -> None:
     if watched:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     cli.main()
+
+
+def _open_missing_streams() -> None:
+    """Open what the caller has closed, or the next file, an index say, would be in its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            mode = "w" if number else "r"
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
 
 
 def _without_interrupts(kind: type[BaseException], error: BaseException, _: object) -> None:

@@ -79,10 +79,10 @@ def write_template(template: str, show: Show, end: bytes) -> Write:
 
     try:
         line(1, nothing, "model")
-    except (ValueError, KeyError, IndexError) as error:
+    except (ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
         names = ", ".join(_facts(1, nothing, "model"))
         raise UsageError(
-            f"'{template}' is no template: {error.args[0] if error.args else error}",
+            f"'{template}' is no template: {error.args[0] if error.args else 'it is too wide'}",
             hint=f"For example {{score:.3f}} {{path}}. Fields: {names}.",
         ) from error
 

@@ -117,6 +117,8 @@ _KM_PER_DEGREE = 111.19
 _BUSY_SECONDS = 30.0
 _ROWS_PER_CHUNK = 16_384
 _SQL_VARIABLES = 500
+_MOST = 2**63 - 1
+"""The greatest number that SQLite knows."""
 """How many values one statement may name; SQLite's least limit is 999."""
 
 
@@ -576,8 +578,8 @@ class Store:
         conditions: list[tuple[str, object]] = [
             (f"{_TAKEN_AT} >= ?", only.after),
             (f"{_TAKEN_AT} < ?", only.before),
-            ("width >= ?", only.min_width or None),
-            ("height >= ?", only.min_height or None),
+            ("width >= ?", min(only.min_width, _MOST) or None),
+            ("height >= ?", min(only.min_height, _MOST) or None),
             ("camera <> ?", "" if only.camera is not None else None),
             # No place within a distance lies further north or south than that.
             ("latitude >= ?", only.near and only.near.latitude - only.near.km / _KM_PER_DEGREE),

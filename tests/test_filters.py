@@ -148,6 +148,7 @@ CASES = {
         Filter(after="2024-03-01T00:00:00", before="2024-04-01T00:00:00"),
         lambda n: n % 12 == 2,
     ),
+    "more-than-any": (Filter(min_width=10**30), lambda n: False),
     "size": (Filter(min_width=300, min_height=100), lambda n: n % 7 >= 3 and n % 5 >= 2),
     "type": (Filter(suffixes=frozenset({b".png"})), lambda n: n % 4 == 1),
     "all of it": (

@@ -1,4 +1,4 @@
-"""Ctrl-C before the program has begun: an end without a traceback, and none if it is ignored."""
+"""Before the program has begun: Ctrl-C is an end without a traceback; closed streams are no bug."""
 
 import os
 import signal
@@ -51,3 +51,29 @@ def test_what_a_shell_has_told_to_ignore_interrupts_ignores_them_from_the_start(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     assert begin(tmp_path, "typer", INTERRUPT, preexec_fn=ignore) == (7, b"")
+
+
+@pytest.mark.parametrize(
+    "streams", ["<&- >&- 2>&-", "2>&-", "2>/dev/full"], ids=["all-closed", "closed", "full"]
+)
+def test_messages_that_nobody_can_read_change_no_exit_code(tmp_path: Path, streams: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m clipsearch status --index nowhere {streams}', sys.executable],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, b"", b"")
+
+
+def test_standard_input_that_is_closed_is_an_empty_one(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -m clipsearch search - <&-', sys.executable],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"the query is empty" in done.stderr

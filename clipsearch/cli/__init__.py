@@ -32,7 +32,7 @@ from clipsearch.cli import (  # noqa: F401  (they register their commands)
     verify,
     watch,
 )
-from clipsearch.cli.app import Interrupted, ReaderGone, app, say
+from clipsearch.cli.app import Interrupted, ReaderGone, app, silence, tell
 from clipsearch.errors import ClipsearchError, ExitCode, Refused
 
 
@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
         from clipsearch.cli import mistakes
 
         if mistakes.is_help(error):
-            print(error.format_message(), file=sys.stderr)
+            _last_words(error.format_message())
         else:
             mistake = mistakes.explained(error, arguments)
             _complain(str(mistake), mistake.hint)
@@ -73,11 +73,11 @@ def run(arguments: Sequence[str]) -> int:
     except (Interrupted, KeyboardInterrupt, typer.Abort):
         writes = {"index", "watch", "import"} & set(arguments[:1])
         goes_on = "; what was done so far is kept, and the next run goes on from there"
-        say(f"interrupted{goes_on if writes else ''}")
+        _last_words(f"clipsearch: interrupted{goes_on if writes else ''}")
         return ExitCode.INTERRUPTED
     except (ReaderGone, BrokenPipeError):
-        # Python would complain once more at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
+        silence(sys.stderr)  # which may be the one that nobody reads
         return ExitCode.OK
     except OSError as error:
         # What no command expects of its files: a name too long, a folder that may not be entered.
@@ -108,6 +108,14 @@ def _interrupt(signal_number: int, frame: object) -> NoReturn:
 def _complain(message: str, hint: str, kind: str = "error") -> None:
     from clipsearch.output import printable
 
-    say(f"{kind}: {printable(message)}")
-    if hint:
-        print(f"  {printable(hint)}", file=sys.stderr, flush=True)
+    hints = [f"  {printable(hint)}"] if hint else []
+    _last_words(f"clipsearch: {kind}: {printable(message)}", *hints)
+
+
+def _last_words(*lines: str) -> None:
+    """Say what cannot be caught any more if nobody listens; the exit code still tells."""
+    try:
+        for line in lines:
+            tell(line)
+    except BrokenPipeError:
+        silence(sys.stderr)

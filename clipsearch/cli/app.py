@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -141,7 +141,22 @@ def options(
 
 def say(message: str) -> None:
     """A message for people: on stderr, where it is in no pipeline's way."""
-    print(f"clipsearch: {message}", file=sys.stderr, flush=True)
+    tell(f"clipsearch: {message}")
+
+
+def tell(line: str) -> None:
+    """The same without a name before it. A log on a full disk must not change what is done."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        silence(sys.stderr)
+
+
+def silence(stream: TextIO) -> None:
+    """Let a stream that takes nothing more end in nothing: Python would complain at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager

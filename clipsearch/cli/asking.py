@@ -1,5 +1,6 @@
 """Options that say what to look for."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -105,6 +106,7 @@ class QueryOptions:
         if (self.texts or []).count("-") > 1:
             raise UsageError("standard input is read once", hint="Give one QUERY as -.")
         for text in self.texts or []:
+            _refuse_path(text)
             yield from text_parts(_read() if text == "-" else text)
         if self.class_name is not None and self.only_class() is None:
             yield Part("class", self.class_name)
@@ -119,6 +121,25 @@ class QueryOptions:
         for picture in self.bad or []:
             weight, which = weighted(picture)
             yield Part("image", which, weight, "bad")
+
+
+def _refuse_path(text: str) -> None:
+    """A path says nothing to a model, but whoever knows grep gives a folder behind the text.
+
+    Raises UsageError.
+    """
+    from clipsearch.images import SUFFIXES
+
+    if (os.sep in text or text in (".", "..")) and os.path.isdir(text):
+        raise UsageError(
+            f"{text} is a folder, and not a text to look for",
+            hint=f"To look only in it: --under {text}",
+        )
+    if os.path.splitext(os.fsencode(text))[1].lower() in SUFFIXES and os.path.isfile(text):
+        raise UsageError(
+            f"{text} is a file, and not a text to look for",
+            hint=f"To look for pictures like it: --image {text}",
+        )
 
 
 def text_parts(text: str) -> "Sequence[Part]":

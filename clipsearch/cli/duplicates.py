@@ -107,6 +107,7 @@ def duplicates_command(
         where = replace(where, under=folder)
     measured: list[Likeness] = []
     with opened(where, index) as (stores, only), progress() as bar:
+        html_file.keep_pictures(html, stores)
         model = shared_model(stores).label
         if not quiet:
             tell_left_out(stores, only)

@@ -8,7 +8,7 @@ import typer
 
 from clipsearch.cli.app import DeviceOption, IndexOption, app, progress
 from clipsearch.cli.choosing import ModelChoice, load_encoder, load_text_encoder
-from clipsearch.cli.html import check, write
+from clipsearch.cli.html import check, keep_pictures, write
 from clipsearch.cli.pictures import UnderOption, directory_of_one, say_skipped
 from clipsearch.errors import ExitCode
 
@@ -62,6 +62,7 @@ def evaluate_command(
     check(html)
     choice = ModelChoice(device=device, offline=True)
     with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
+        keep_pictures(html, [store])
         test_set = read(labelled, Assurance(store).domain)
         files = models.locate(store.spec)
         with progress() as bar:

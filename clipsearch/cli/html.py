@@ -1,9 +1,15 @@
 """The files that ``--html`` and ``--montage`` name."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clipsearch.cli.app import say
 from clipsearch.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipsearch.store import Store
 
 
 def check(path: Path | None, option: str = "--html") -> None:
@@ -11,6 +17,21 @@ def check(path: Path | None, option: str = "--html") -> None:
     if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
         raise UsageError(
             f"cannot write {path}", hint=f"{option} takes a file in a folder that exists."
+        )
+
+
+def keep_pictures(path: Path | None, stores: "Sequence[Store]") -> None:
+    """Raise UsageError if the file is a picture of a collection: these are never changed."""
+    if path is None:
+        return
+    from clipsearch.records import Filter
+
+    folder, name = os.path.split(path.absolute())
+    itself = os.fsencode(os.path.join(os.path.realpath(folder), name))
+    if any(store.count(Filter(paths=frozenset({itself}))) for store in stores):
+        raise UsageError(
+            f"{path} is a picture of the collection, and is not written over",
+            hint="Give the file another name.",
         )
 
 

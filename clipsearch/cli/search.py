@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from clipsearch.cli import html
 from clipsearch.cli.answering import AnswerOptions
 from clipsearch.cli.app import DeviceOption, IndexOption, app, say
 from clipsearch.cli.asking import QueryOptions
@@ -87,6 +88,8 @@ def _answer(
     query = what.query()
     notes = filter(None, map(policy.language_note, query.texts))
     with opened(where, index) as (stores, only):
+        html.keep_pictures(show.html, stores)
+        html.keep_pictures(show.montage, stores)
         searcher = searcher_of(stores, device, require_tested=answer.require_tested)
         class_name = what.only_class()
         if class_name is not None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from clipsearch.cli import choosing
+
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")
 
 INTERRUPTED_IMPORT = "raise KeyboardInterrupt"
@@ -77,3 +79,11 @@ def test_standard_input_that_is_closed_is_an_empty_one(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"the query is empty" in done.stderr
+
+
+def test_an_interrupt_while_torch_is_loaded_comes_when_it_is() -> None:
+    loaded = False
+    with pytest.raises(KeyboardInterrupt), choosing._uninterrupted():  # noqa: PT012
+        signal.raise_signal(signal.SIGINT)
+        loaded = True
+    assert loaded

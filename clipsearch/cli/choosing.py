@@ -1,6 +1,8 @@
 """Which model and which encoder a command uses, without loading torch where that can be done."""
 
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,9 +76,23 @@ def shared_model(stores: "Sequence[Store]") -> "ModelSpec":
 
 def load_encoder(files: "ModelFiles", choice: ModelChoice) -> "Encoder":
     """Both towers, with torch."""
-    from clipsearch.encoder import OpenClipEncoder
+    with _uninterrupted():
+        from clipsearch.encoder import OpenClipEncoder
 
     return OpenClipEncoder(files, choice.device, choice.batch_size, notify=say)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait: torch aborts the whole process if its own import is interrupted."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def load_text_encoder(

@@ -182,6 +182,12 @@ def query(store: Store, asked: str) -> Vectors:
     Raises UsageError if there is no such probe or class, and ModelMismatch as ``ready`` does.
     """
     name, _, wanted = asked.partition("/")
+    if not wanted and name not in names(store):
+        unknown = _unknown(store, name)
+        raise UsageError(
+            f"{unknown}, and there is no saved query of that name",
+            hint=f"{unknown.hint} Saved queries: clipsearch query list",
+        )
     probe = ready(store, name)
     if wanted:
         at = [folded(cls) == folded(wanted) for cls in probe.classes]

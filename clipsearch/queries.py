@@ -257,8 +257,8 @@ class Searcher:
     def _probe(self, asked: str) -> Vectors:
         if len(self.collections) > 1:
             raise UsageError(
-                f"there are {len(self.collections)} indexed folders here, and a probe belongs to "
-                "one",
+                f"'@{asked}' is no saved query, and a probe belongs to one of the "
+                f"{len(self.collections)} indexed folders here",
                 hint="Say which one you mean with --under FOLDER.",
             )
         return probes.query(self.collections[0].store, asked)

@@ -239,7 +239,8 @@ def _texts(source: str) -> list[str]:
             f"cannot read {source}: {error.strerror}", hint="--texts takes a file, or -."
         ) from error
     except UnicodeError as error:
-        raise UsageError(f"{source} is not UTF-8 text", hint="Save it as UTF-8.") from error
+        name = "standard input" if source == "-" else source
+        raise UsageError(f"{name} is not UTF-8 text", hint="Save it as UTF-8.") from error
     texts = list(dict.fromkeys(line for line in lines if line))
     if not texts:
         raise UsageError(f"there is no text in {source}", hint="Give one caption or label a line.")

@@ -150,7 +150,9 @@ def _writer(directory: Path, wait: bool) -> "Store":
     except IndexLocked as error:
         if not wait:
             raise
-        say(f"{error}; waiting for it")
+        from clipsearch.output import printable
+
+        say(printable(f"{error}; waiting for it"))
     return Store.open_for_writing(directory, wait=True)
 
 

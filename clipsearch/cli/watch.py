@@ -58,6 +58,7 @@ def watch_command(
       clipsearch watch /mnt/nas/photos --poll 60
     """
     from clipsearch import watching
+    from clipsearch.output import printable
 
     if poll is not None and not 0.1 <= poll <= _DAY:  # which no NaN is
         raise UsageError(
@@ -77,7 +78,8 @@ def watch_command(
         watched[root] = _Watched(folder, update, load)
     places = [one.place for one in watched.values()]
     happenings = watching.happenings(list(watched), places, poll)
-    say(f"watching {', '.join(str(one.name) for one in watched.values())}; Ctrl-C ends it")
+    names = ", ".join(str(one.name) for one in watched.values())
+    say(f"watching {printable(names)}; Ctrl-C ends it")
     due: set[Path] = set()
     for happened in happenings:
         due = {root for root in sorted(due | happened) if watched[root].look_again()}
@@ -119,8 +121,8 @@ class _Watched:
         except (CollectionGone, IndexLocked) as error:
             if self._complaint != str(error):  # which may be so for hours, and is said once
                 self._complaint = str(error)
-                say(f"{self.name}: {error}")
-                say(f"{self.name}: {error.hint}")
+                say(output.printable(f"{self.name}: {error}"))
+                say(output.printable(f"{self.name}: {error.hint}"))
             return isinstance(error, IndexLocked)
         self._is_indexed, self._complaint = True, ""
         if summary.added or summary.changed or summary.moved or summary.removed or summary.failed:

@@ -98,7 +98,7 @@ def test_the_program_is_installed_under_its_own_name(run: Run) -> None:
         (["search", "a.png"], "a.png is a file"),
         (["search", "a cat", "--html", "a.png"], "a.png is a picture of the collection"),
         (["search", "a cat", "--format", "{score:99999999999999}"], "is no template"),
-        (["search", "a cat", "--from0", ""], "cannot read"),
+        (["search", "a cat", "--from0", ""], "--from0 names no file"),
         (["search", "--image", "sub"], "cannot read sub: Is a directory"),
         (["search", "--image", "text.jpg"], "cannot search by text.jpg: not a picture"),
         (["search", "a cat", "--index", "sub"], "there is no index at sub"),

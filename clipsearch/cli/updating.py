@@ -143,6 +143,7 @@ def run(
 
 def _writer(directory: Path, wait: bool) -> "Store":
     """The index, as soon as it can be written to if we are to ``wait``."""
+    from clipsearch.output import printable
     from clipsearch.store import Store
 
     try:
@@ -150,9 +151,9 @@ def _writer(directory: Path, wait: bool) -> "Store":
     except IndexLocked as error:
         if not wait:
             raise
-        from clipsearch.output import printable
-
-        say(printable(f"{error}; waiting for it"))
+        held = str(error)
+    # Not before the error and the lock in it are gone: a finalizer swallows an interrupt.
+    say(f"{printable(held)}; waiting for it")
     return Store.open_for_writing(directory, wait=True)
 
 

@@ -203,9 +203,12 @@ def no_match_line(rejected: Sequence[Hit], *, filtered: bool = False) -> str:
 
 def shown_path(hit: Hit) -> bytes:
     """A hit's path as the user would type it: relative if it lies below the current folder."""
-    path = absolute_path(hit)
-    here = os.path.join(os.fsencode(Path.cwd()), b"")
-    return path.removeprefix(here)
+    return shown(absolute_path(hit))
+
+
+def shown(path: bytes) -> bytes:
+    """An absolute path as the user would type it: relative if it is below the current folder."""
+    return path.removeprefix(os.path.join(os.fsencode(Path.cwd()), b""))
 
 
 def absolute_path(hit: Hit) -> bytes:

@@ -11,7 +11,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from clipsearch.classifying import Classified
@@ -23,7 +22,7 @@ from clipsearch.domain.labelled import CaptionedImages
 from clipsearch.domain.taxonomy import IMAGES, REFUSED
 from clipsearch.evaluating import Findings
 from clipsearch.images import absolute
-from clipsearch.output import console, json_line, json_path, printable
+from clipsearch.output import console, json_line, json_path, printable, shown
 from clipsearch.probes import KeptProbe
 
 
@@ -479,11 +478,6 @@ def folder_record(result: FolderResult) -> dict[str, object]:
         "right": result.right,
         "given": dict(result.given.most_common()),
     }
-
-
-def shown(path: bytes) -> bytes:
-    """An absolute path as the user would type it: relative if it is below the current folder."""
-    return path.removeprefix(os.path.join(os.fsencode(Path.cwd()), b""))
 
 
 def text_path(path: bytes) -> str:

@@ -202,7 +202,7 @@ def _likeness(store: "Store", device: str, bar: "ProgressBar", quiet: bool) -> "
 
 def _shown(absolute: bool | None) -> "ShowPath":
     """How an absolute path is printed."""
-    from clipsearch.reports import shown
+    from clipsearch.output import shown
 
     def as_it_is(path: bytes) -> bytes:
         return path

@@ -30,6 +30,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # The hub's client reads this once, when it is first imported, which can be before any fixture.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+ROOT = Path(__file__).parent.parent
+SAMPLES = ROOT / "sample_data"
+
 ASK = ("search", "--all", "--allow-out-of-domain")
 """How to ask a model that means nothing, whose every answer is as good as a false alarm."""
 
@@ -88,9 +91,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_files(tiny_model: Path) -> ModelFiles:
     """The tiny model, resolved."""
-    from clipsearch import models
+    from clipsearch.models import registry
 
-    return models.resolve(str(tiny_model), None, offline=True, notify=lambda _: None)
+    return registry.resolve(str(tiny_model), None, offline=True, notify=lambda _: None)
 
 
 _TALLY = pytest.StashKey[Counter[str]]()

@@ -12,9 +12,9 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from clipsearch.decode_pool import Outcome
 from clipsearch.errors import ImageError
-from clipsearch.images import absolute
+from clipsearch.images.pool import Outcome
+from clipsearch.paths import absolute
 from clipsearch.records import (
     EmbeddedImage,
     Hit,
@@ -24,7 +24,7 @@ from clipsearch.records import (
     Preprocessing,
     Vectors,
 )
-from clipsearch.store import Store
+from clipsearch.storage.catalog import Store
 from clipsearch.vectors import l2_normalise, top_k
 
 DIM = 16
@@ -135,15 +135,15 @@ class DecodeHere:
     ) -> None: ...
 
     def __iter__(self) -> Iterator[tuple[ImageFile, Outcome]]:
-        from clipsearch import decoding  # here, since it is slow to load
+        from clipsearch.images import decode  # here, since it is slow to load
 
         for file in self._files:
             path = absolute(self._root, file.path)
             try:
                 if self._preprocessing is None:
-                    yield file, decoding.see(path, self._max_pixels)
+                    yield file, decode.see(path, self._max_pixels)
                 else:
-                    yield file, decoding.decode(path, self._preprocessing, self._max_pixels)
+                    yield file, decode.decode(path, self._preprocessing, self._max_pixels)
             except (ImageError, OSError) as error:
                 yield file, error
 

@@ -11,7 +11,8 @@ from types import ModuleType
 
 from fakes import FakeEncoder
 
-from clipsearch import cli, text_encoder
+from clipsearch import cli
+from clipsearch.models import text_encoder
 from clipsearch.records import Pixels, Vectors
 
 DIM = 32
@@ -35,8 +36,8 @@ class NotedEncoder(FakeEncoder):
 
 if __name__ == "__main__":
     # In the place of the whole room, whoever imports it: torch is not even loaded.
-    room = ModuleType("clipsearch.encoder")
+    room = ModuleType("clipsearch.models.open_clip")
     room.OpenClipEncoder = NotedEncoder  # type: ignore[attr-defined]
-    sys.modules["clipsearch.encoder"] = room
+    sys.modules["clipsearch.models.open_clip"] = room
     text_encoder.supports = lambda _: False  # so that texts, too, are embedded there
     sys.exit(cli.run(sys.argv[1:]))

@@ -9,13 +9,13 @@ from pathlib import Path
 from conftest import make_picture, places_beside
 from fakes import FakeEncoder, fake_spec, picture
 
-from clipsearch import assurance
-from clipsearch.browsing import OpenCollections
-from clipsearch.cli.asking import text_parts
-from clipsearch.cli.browse import filter_options
-from clipsearch.serving import Server, Site
-from clipsearch.store import FOLDER, Store
-from clipsearch.thumbnails import Thumbnailer
+from clipsearch.cli.commands.browse import filter_options
+from clipsearch.cli.options.query import text_parts
+from clipsearch.images.thumbnails import Thumbnailer
+from clipsearch.storage import collection
+from clipsearch.storage.catalog import FOLDER, Store
+from clipsearch.web.server import Server, Site
+from clipsearch.web.session import OpenCollections
 
 HOSTILE = [
     b"<script>document.title='owned'<!--.png",
@@ -43,7 +43,7 @@ def make_collection(root: Path, count: int) -> Path:
         with store.batch():
             store.add(picture(name, seed) for seed, name in enumerate(names))
         store.update_vector_index()
-        assurance.calibrate(store, FakeEncoder)
+        collection.calibrate(store, FakeEncoder)
     return root
 
 

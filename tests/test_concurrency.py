@@ -12,8 +12,9 @@ import pytest
 from conftest import make_picture
 from fakes import FakeEncoder
 
-from clipsearch import images, verifying
-from clipsearch.store import FOLDER, Store
+from clipsearch.images import scan
+from clipsearch.indexing import verify
+from clipsearch.storage.catalog import FOLDER, Store
 
 HERE = Path(__file__).parent
 SECONDS = 8.0
@@ -90,7 +91,7 @@ def test_readers_and_a_writer_while_files_come_and_go(tmp_path: Path, tiny_model
 
     last = program("index", ".")
     assert last.returncode == 0, last.stderr
-    found = images.find(os.fsencode(root))
+    found = scan.find(os.fsencode(root))
     with Store.open(root / FOLDER) as store:
         assert set(store.known()) == {file.path for file in found.files}
-        assert list(verifying.verify(store, found, lambda: FakeEncoder(32), 99)) == []
+        assert list(verify.verify(store, found, lambda: FakeEncoder(32), 99)) == []

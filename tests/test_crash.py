@@ -23,11 +23,12 @@ import pytest
 from conftest import make_picture
 from hashing_program import DIM, NotedEncoder
 
-from clipsearch import images, verifying
-from clipsearch.decoding import decode
 from clipsearch.errors import IndexNotFound
+from clipsearch.images import scan
+from clipsearch.images.decode import decode
+from clipsearch.indexing import verify as verifying
 from clipsearch.records import ModelFiles, Vectors
-from clipsearch.store import FOLDER, Store
+from clipsearch.storage.catalog import FOLDER, Store
 
 HERE = Path(__file__).parent
 PICTURES = 26
@@ -138,7 +139,7 @@ class Program:
         """As ``clipsearch verify`` does it, every embedding made again."""
         encoder = NotedEncoder.__mro__[1](DIM)
         with Store.open(self.root / FOLDER) as store:
-            found = images.find(os.fsencode(self.root))
+            found = scan.find(os.fsencode(self.root))
             assert list(verifying.verify(store, found, lambda: encoder, PICTURES)) == []
 
     def reset(self) -> None:

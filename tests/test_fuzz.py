@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import wait_and_watch
+from conftest import SAMPLES, wait_and_watch
 from PIL import Image
 
-from clipsearch.decoding import FORMATS, decode
 from clipsearch.errors import ImageError
+from clipsearch.images.decode import FORMATS, decode
 from clipsearch.records import ModelFiles
 
-SAMPLES = sorted((Path(__file__).parent.parent / "sample_data").rglob("*.*g"))
+PICTURES = sorted(SAMPLES.rglob("*.*g"))
 SUFFIXES = {
     "JPEG": ".jpg",
     "PNG": ".png",
@@ -44,7 +44,7 @@ MEMORY = 2 * 2**30
 def seeds(count: int) -> list[tuple[str, bytes]]:
     """Suffix and content of whole pictures, small enough that a mutation hits something."""
     made = []
-    for n, path in enumerate(SAMPLES[:count]):
+    for n, path in enumerate(PICTURES[:count]):
         with Image.open(path) as opened:
             small = opened.convert("RGB").resize((64 + n, 48))
         for kind in FORMATS:
@@ -129,7 +129,7 @@ def test_mutated_pictures_end_no_run_and_take_no_other_pictures_vector(
     tally["mutated pictures tried"] += count
     tally["of them still pictures"] += count - len(failed)
     # Damage that only shows in the pixels leaves a picture, and it has its own vector.
-    from clipsearch.encoder import OpenClipEncoder
+    from clipsearch.models.open_clip import OpenClipEncoder
 
     encoder = OpenClipEncoder(tiny_files, "cpu", 32, notify=lambda _: None)
     good = [(path, vector) for path, _, vector in rows if vector is not None]

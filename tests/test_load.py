@@ -14,11 +14,11 @@ from conftest import wait_and_watch
 from fakes import fake_spec
 from PIL import Image
 
-from clipsearch import assurance
-from clipsearch.assurance import Assurance
 from clipsearch.records import EmbeddedImage, ImageFile, Vectors
-from clipsearch.retrieval import Asked, search
-from clipsearch.store import FOLDER, Store
+from clipsearch.search.answer import Asked, search
+from clipsearch.storage import collection
+from clipsearch.storage.catalog import FOLDER, Store
+from clipsearch.storage.collection import Assurance
 from clipsearch.vectors import l2_normalise
 
 pytestmark = [
@@ -81,7 +81,7 @@ def test_a_million_rows_are_opened_searched_and_added_to(tmp_path: Path) -> None
             with store.batch():
                 store.add(next(source) for _ in range(10_000))
         store.update_vector_index()
-        assurance.calibrate(store, Texts)
+        collection.calibrate(store, Texts)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     assert grown < 1.5 * 2**30  # the vectors alone are 1 GB, and mapped
     query = Texts().encode_texts(["one"])[0]
@@ -99,5 +99,5 @@ def test_a_million_rows_are_opened_searched_and_added_to(tmp_path: Path) -> None
             store.add([next(rows(1))])
         started = time.monotonic()
         store.update_vector_index()
-        assert not assurance.calibrate(store, Texts)
+        assert not collection.calibrate(store, Texts)
         assert time.monotonic() - started < 10  # nothing is written anew for one picture

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 from sessions import HELP, ROOT, beside_the_samples, help_text, run, steady, steps
-from typer.main import get_command
 
-from clipsearch.cli import app
+from clipsearch.cli.app import every_command
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RECIPES = (ROOT / "clipsearch" / "cli" / "recipes.md").read_text(encoding="utf-8")
+RECIPES = (ROOT / "clipsearch" / "cli" / "commands" / "recipes.md").read_text(encoding="utf-8")
 PROGRAMS = Path(__file__).parent / "programs"
 """What stands in for programs that a test must not run: a crontab that is nobody's."""
 
@@ -19,18 +18,10 @@ OTHERS = ("jq", "fzf", "feh", "rsync")
 HELP_TEXTS = [(command, text) for _, command, text, _ in HELP.findall(README)]
 
 
-def commands(group: object = None, path: str = "") -> list[str]:
-    """Every command that is not hidden, the top one among them, as one types it."""
-    group = group or get_command(app)
-    found = [path]
-    for name, command in getattr(group, "commands", {}).items():
-        if not command.hidden:
-            found += commands(command, f"{path} {name}".strip())
-    return found
-
-
 def test_every_command_has_its_help_text_in_the_readme() -> None:
-    assert sorted(command for command, _ in HELP_TEXTS) == sorted(commands())
+    assert sorted(command for command, _ in HELP_TEXTS) == sorted(
+        path for path, _ in every_command()
+    )
     assert len(list(steps(README))) >= 20
 
 

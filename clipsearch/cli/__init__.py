@@ -14,24 +14,7 @@ from typing import NoReturn
 
 import typer
 
-from clipsearch.cli import (  # noqa: F401  (they register their commands)
-    browse,
-    classify,
-    completing,
-    doctor,
-    domain,
-    duplicates,
-    evaluate,
-    exchange,
-    index,
-    probe,
-    query,
-    recipes,
-    search,
-    status,
-    verify,
-    watch,
-)
+from clipsearch.cli import completion
 from clipsearch.cli.app import Interrupted, ReaderGone, app, silence, tell
 from clipsearch.errors import ClipsearchError, ExitCode, Refused
 
@@ -49,8 +32,8 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     signal.signal(signal.SIGTERM, _interrupt)
-    if completing.is_asked_by_bash():
-        completing.join_marked_word()
+    if completion.is_asked_by_bash():
+        completion.join_marked_word()
     try:
         code = app(list(arguments), prog_name="clipsearch", standalone_mode=False)
         sys.stdout.flush()
@@ -106,7 +89,7 @@ def _interrupt(signal_number: int, frame: object) -> NoReturn:
 
 
 def _complain(message: str, hint: str, kind: str = "error") -> None:
-    from clipsearch.output import printable
+    from clipsearch.text import printable
 
     hints = [f"  {printable(hint)}"] if hint else []
     _last_words(f"clipsearch: {kind}: {printable(message)}", *hints)

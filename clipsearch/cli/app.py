@@ -5,17 +5,21 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
+from typer._click.shell_completion import CompletionItem
 from typer.core import TyperGroup
+from typer.main import get_command
 
 from clipsearch import __version__
-from clipsearch.cli import completing
+from clipsearch.cli import completion
+from clipsearch.cli.commands import COMMANDS
 
 if TYPE_CHECKING:
-    from clipsearch.output import ProgressBar
+    from clipsearch.cli.render.output import ProgressBar
 
 # The matrices of one query are small: threads win nothing on them, and on a busy machine they wait
 # for each other (0.5 s against 1.6 s). It must be said before numpy is loaded; torch has its own.
@@ -40,7 +44,29 @@ class ReaderGone(Exception):
 
 
 class _Commands(TyperGroup):
-    """Our commands, whose interrupts and closed pipes typer would answer in its own way."""
+    """Our commands, each imported when it is called.
+
+    Interrupts and closed pipes are ours to answer; typer would answer them in its own way.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"clipsearch.cli.commands.{COMMANDS[cmd_name][0]}")
+        found = get_command(module.app)
+        return getattr(found, "commands", {}).get(cmd_name, found)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        options = super(TyperGroup, self).shell_complete(ctx, incomplete)
+        return [CompletionItem(name, help=COMMANDS[name][1]) for name in names] + options
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
         with _endings():  # --help and --version print here
@@ -95,6 +121,25 @@ app = typer.Typer(
 )
 
 
+def commands(help: str | None = None) -> typer.Typer:
+    """Where a module of ``cli.commands`` puts its command, or, with ``help``, its subcommands."""
+    return typer.Typer(
+        help=help, no_args_is_help=help is not None, rich_markup_mode=None, add_completion=False
+    )
+
+
+def every_command(group: Any = None, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The whole tree: how each command and group is called (``probe train``), and itself."""
+    group = group or get_command(app)
+    yield path, group
+    for name in group.list_commands(None):
+        command, below = group.get_command(None, name), f"{path} {name}".strip()
+        if isinstance(command, TyperGroup):
+            yield from every_command(command, below)
+        else:
+            yield below, command
+
+
 IndexOption = Annotated[
     Path | None,
     typer.Option(
@@ -110,7 +155,7 @@ DeviceOption = Annotated[
     str,
     typer.Option(
         "--device",
-        autocompletion=completing.devices,
+        autocompletion=completion.devices,
         metavar="auto|cpu|cuda",
         envvar="CLIPSEARCH_DEVICE",
         help="What the model runs on; auto takes a graphics card (cuda) if there is one.",
@@ -162,7 +207,7 @@ def silence(stream: TextIO) -> None:
 @contextmanager
 def progress() -> "Iterator[ProgressBar]":
     """A progress bar that is taken away again."""
-    from clipsearch import output
+    from clipsearch.cli.render import output
 
     bar = output.ProgressBar()
     try:

@@ -12,10 +12,11 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from clipsearch import __version__
-from clipsearch.cli.app import app
+from clipsearch.cli.app import app, every_command
 
 _VARIABLES = {
     "CLIPSEARCH_DATA_DIR": "Where the list of indexed folders and the saved queries are kept.",
@@ -38,7 +39,11 @@ _FILES = {
 def page() -> str:
     """The page in roff, with the macros of man(7)."""
     root: Any = get_command(app)
-    commands = list(_commands(root, "clipsearch"))
+    commands = [
+        (f"clipsearch {path}", command)
+        for path, command in every_command()
+        if not isinstance(command, TyperGroup)
+    ]
     lines = [
         f'.TH CLIPSEARCH 1 "" "clipsearch {__version__}" "User Commands"',
         ".SH NAME",
@@ -59,16 +64,6 @@ def page() -> str:
     lines += [".SH ENVIRONMENT", *_terms(_variables(commands))]
     lines += [".SH FILES", *_terms(_FILES)]
     return "\n".join(lines) + "\n"
-
-
-def _commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Every command that does something, by how it is called."""
-    for name in group.list_commands(None):
-        command = group.commands[name]
-        if hasattr(command, "commands"):
-            yield from _commands(command, f"{path} {name}")
-        elif not command.hidden:
-            yield f"{path} {name}", command
 
 
 def _synopsis(command: Any, path: str) -> str:

@@ -16,9 +16,10 @@ from typer._click.exceptions import (
     NoArgsIsHelpError,
     NoSuchOption,
 )
+from typer.core import TyperGroup
 from typer.main import get_command
 
-from clipsearch import names
+from clipsearch import text
 from clipsearch.cli.app import app
 from clipsearch.cli.examples import examples
 from clipsearch.errors import UsageError
@@ -48,9 +49,12 @@ def _asked_for(arguments: Sequence[str]) -> tuple[Any, str]:
     command: Any = get_command(app)
     path = "clipsearch"
     for argument in arguments:
-        if argument not in getattr(command, "commands", {}):
+        if not isinstance(command, TyperGroup):
             break
-        command, path = command.commands[argument], f"{path} {argument}"
+        found = command.get_command(typer.Context(command), argument)
+        if found is None:
+            break
+        command, path = found, f"{path} {argument}"
     return command, path
 
 
@@ -75,10 +79,10 @@ def _message(error: typer.TyperException, command: Any, arguments: Sequence[str]
             return _bad_value(error.param, error.message)
     name = _unknown_command(error)
     if name is not None:
-        known = list(command.commands)
+        known = command.list_commands(None)
         meant = [other for other, words in _OTHER_WORDS.items() if name.lower() in words]
         meant = [other for other in meant if other in known]
-        ask = f" (did you mean {meant[0]}?)" if meant else names.did_you_mean(name, known)
+        ask = f" (did you mean {meant[0]}?)" if meant else text.did_you_mean(name, known)
         return f"there is no command '{name}'{ask}"
     if found := re.search(r"unexpected extra argument\(s\) \((.*)\)$", plain, re.S):
         return f"'{found[1]}' is more than {command.name} takes"
@@ -106,10 +110,10 @@ def _unknown_command(error: typer.TyperException) -> str | None:
 def _unknown_option(name: str, command: Any, arguments: Sequence[str]) -> str:
     known = ["--help", *(option for parameter in command.params for option in parameter.opts)]
     if name.startswith("--"):
-        return f"there is no option {name}{names.did_you_mean(name, known, 2)}"
+        return f"there is no option {name}{text.did_you_mean(name, known, 2)}"
     # Of -count, click tells that there is no -c.
     written = next((a for a in arguments if a.startswith(name) and len(a) > 2), name)
-    meant = [f"-{written}"] if f"-{written}" in known else names.close(f"-{written}", known, 1)
+    meant = [f"-{written}"] if f"-{written}" in known else text.close(f"-{written}", known, 1)
     if meant:
         return f"there is no option {written} (did you mean {meant[0]}, with two hyphens?)"
     return f"there is no option {name}"

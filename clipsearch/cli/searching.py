@@ -7,15 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipsearch.cli.app import say
-from clipsearch.cli.choosing import ModelChoice, load_encoder, load_text_encoder, shared_model
-from clipsearch.cli.filters import FilterOptions
+from clipsearch.cli.options.filters import FilterOptions
+from clipsearch.cli.options.model import (
+    ModelChoice,
+    load_encoder,
+    load_text_encoder,
+    shared_model,
+)
 from clipsearch.errors import IndexLocked, StoreError, UsageError
+from clipsearch.storage.collection import tested_line
+from clipsearch.text import printable
 
 if TYPE_CHECKING:
-    from clipsearch.assurance import Assurance
-    from clipsearch.queries import Searcher
     from clipsearch.records import Filter
-    from clipsearch.store import Store
+    from clipsearch.search.query import Searcher
+    from clipsearch.storage.catalog import Store
+    from clipsearch.storage.collection import Assurance
 
 
 @contextmanager
@@ -27,15 +34,14 @@ def opened(
     A vector file that could not be used is written anew afterwards. Raises UsageError,
     IndexNotFound, IndexUnreadable.
     """
-    from clipsearch import collections
-    from clipsearch.images import relative
-    from clipsearch.store import Store
+    from clipsearch.paths import relative
+    from clipsearch.storage import known
+    from clipsearch.storage.catalog import Store
 
     start = options.start()
     with ExitStack() as stack:
         stores = [
-            stack.enter_context(Store.open(directory))
-            for directory in collections.find(start, index)
+            stack.enter_context(Store.open(directory)) for directory in known.find(start, index)
         ]
         for store in stores:
             store.require_root()
@@ -58,8 +64,8 @@ def tell_left_out(stores: "Sequence[Store]", only: "Filter") -> None:
     Of a list of files those that the index does not have; of a filter by camera or place the
     pictures of which these were not read.
     """
-    from clipsearch.output import printable
     from clipsearch.records import Filter
+    from clipsearch.text import printable
 
     if only.paths is not None:
         indexed = sum(store.count(Filter(paths=only.paths)) for store in stores)
@@ -81,9 +87,9 @@ def searcher_of(
     stores: "Sequence[Store]", device: str, *, require_tested: bool = False
 ) -> "Searcher":
     """Ask these collections, which must share a model. Raises UsageError, NotTested."""
-    from clipsearch import models
-    from clipsearch.assurance import Assurance
-    from clipsearch.queries import Searcher
+    from clipsearch.models import registry
+    from clipsearch.search.query import Searcher
+    from clipsearch.storage.collection import Assurance
 
     spec = shared_model(stores)
     choice = ModelChoice(device=device, offline=True)
@@ -93,19 +99,18 @@ def searcher_of(
             collection.require_tested()
     return Searcher(
         collections,
-        lambda: load_text_encoder(models.locate(spec), choice),
-        lambda: load_encoder(models.locate(spec), choice),
+        lambda: load_text_encoder(registry.locate(spec), choice),
+        lambda: load_encoder(registry.locate(spec), choice),
     )
 
 
 def tested_lines(collections: "Sequence[Assurance]") -> list[str]:
     """Whether answers about each collection were tested, a line each."""
-    from clipsearch import output
 
-    lines = [output.tested_line(collection) for collection in collections]
+    lines = [tested_line(collection) for collection in collections]
     if len(lines) == 1:
         return lines
-    roots = (output.printable(os.fspath(collection.store.root)) for collection in collections)
+    roots = (printable(os.fspath(collection.store.root)) for collection in collections)
     return [f"{root}: {line}" for root, line in zip(roots, lines, strict=True)]
 
 
@@ -119,8 +124,8 @@ def _heal(store: "Store") -> None:
 
     Nobody waits for clusters here: a large collection is searched exactly until the next `index`.
     """
-    from clipsearch.output import printable
-    from clipsearch.store import Store
+    from clipsearch.storage.catalog import Store
+    from clipsearch.text import printable
 
     where = printable(f"the vector file of {store.root} cannot be used ({store.damage})")
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipsearch.cli.app import progress, say
-from clipsearch.cli.choosing import (
+from clipsearch.cli.options.model import (
     ModelChoice,
     load_encoder,
     load_text_encoder,
@@ -19,11 +19,12 @@ from clipsearch.cli.choosing import (
     new_model,
 )
 from clipsearch.errors import IndexLocked, IndexNotFound, UsageError
+from clipsearch.paths import relative
 
 if TYPE_CHECKING:
     from clipsearch.domain.taxonomy import Domain
     from clipsearch.records import Encoder, Found, IndexSummary, ModelFiles
-    from clipsearch.store import Store
+    from clipsearch.storage.catalog import Store
 
 ExcludeOption = Annotated[
     list[str] | None,
@@ -73,10 +74,10 @@ def root_of(folder: Path) -> Path:
 
 def place_of(root: Path, index: Path | None) -> Path:
     """Where the index lies that ``root`` is in, or where its own is to be made."""
-    from clipsearch import collections
+    from clipsearch.storage import known
 
-    holder = None if index else collections.holding(root)
-    return holder or collections.directory_for(root, index)
+    holder = None if index else known.holding(root)
+    return holder or known.directory_for(root, index)
 
 
 def run(
@@ -90,8 +91,10 @@ def run(
     look: finds the pictures of a collection below one of its folders; by default all of them that
     ``update`` does not exclude. load: loads the model, if that is necessary.
     """
-    from clipsearch import assurance, collections, images, indexing
-    from clipsearch.store import REBUILD, Store
+    from clipsearch.images import scan
+    from clipsearch.indexing import update as indexing
+    from clipsearch.storage import collection, known
+    from clipsearch.storage.catalog import REBUILD, Store
 
     root, choice, rebuild = update.root, update.choice, update.rebuild
     directory = place_of(root, update.index)
@@ -110,15 +113,15 @@ def run(
             # An index without pictures is not bound to its model, which perhaps never worked.
             files = model_for(store, choice, may_change=rebuild or store.is_empty())
             rebuild = rebuild or files.spec.fingerprint != store.spec.fingerprint
-        collections.remember(directory, store.root)
+        known.remember(directory, store.root)
         target = store
         if rebuild:
             target = stack.enter_context(_rebuilding(store, directory / REBUILD, files))
-        under = b"" if rebuild else images.relative(root, store.root)
+        under = b"" if rebuild else relative(root, store.root)
         with progress() as bar:
             bar("looking for pictures", 0, 0)
             if look is None:
-                found = images.find(os.fsencode(store.root), exclude=update.exclude, under=under)
+                found = scan.find(os.fsencode(store.root), exclude=update.exclude, under=under)
             else:
                 found = look(store, under)
             summary = indexing.update(
@@ -131,11 +134,11 @@ def run(
                 progress=bar,
             )
             if rebuild:
-                assurance.carry_over(store, target)
+                collection.carry_over(store, target)
             if update.domain:
-                assurance.pin(target, update.domain)
+                collection.pin(target, update.domain)
             bar("measuring what scores mean", 0, 1)
-            assurance.calibrate(target, lambda: load_text_encoder(files, choice, load))
+            collection.calibrate(target, lambda: load_text_encoder(files, choice, load))
         if rebuild:
             store.replace_with(target)
     return summary
@@ -143,8 +146,8 @@ def run(
 
 def _writer(directory: Path, wait: bool) -> "Store":
     """The index, as soon as it can be written to if we are to ``wait``."""
-    from clipsearch.output import printable
-    from clipsearch.store import Store
+    from clipsearch.storage.catalog import Store
+    from clipsearch.text import printable
 
     try:
         return Store.open_for_writing(directory)
@@ -159,7 +162,7 @@ def _writer(directory: Path, wait: bool) -> "Store":
 
 def _rebuilding(old: "Store", directory: Path, files: "ModelFiles") -> "Store":
     """The index that is to replace ``old``: an interrupted one is taken up again."""
-    from clipsearch.store import Store
+    from clipsearch.storage.catalog import Store
 
     if Store.exists(directory):
         unfinished = Store.open_for_writing(directory)

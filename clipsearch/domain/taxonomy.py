@@ -19,7 +19,7 @@ from typing import Any
 from clipsearch import typed
 from clipsearch.domain import policy, toml_lines
 from clipsearch.errors import BadDomain, RefusedByPolicy
-from clipsearch.names import did_you_mean
+from clipsearch.text import did_you_mean
 
 DEFAULT = "everyday"
 """The domain of an index that was given none."""

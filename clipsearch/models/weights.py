@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clipsearch.places import cache_dir, write_whole
+from clipsearch.paths import cache_dir, write_whole
 
 
 def sha256_of(path: Path) -> str:

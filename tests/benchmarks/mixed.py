@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from clipsearch import cli
-from clipsearch.assurance import Assurance
-from clipsearch.cli.choosing import ModelChoice, load_text_encoder
-from clipsearch.mixing import Ingredient, Scale, mix
-from clipsearch.models import locate
-from clipsearch.store import FOLDER, Store
+from clipsearch.cli.options.model import ModelChoice, load_text_encoder
+from clipsearch.domain.scale import Scale
+from clipsearch.models.registry import locate
+from clipsearch.search.fusion import Ingredient, mix
+from clipsearch.storage.catalog import FOLDER, Store
+from clipsearch.storage.collection import Assurance
 from clipsearch.vectors import l2_normalise
 
 SAMPLES = Path(__file__).parent.parent.parent / "sample_data"

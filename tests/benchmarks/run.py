@@ -140,16 +140,17 @@ def make_photos(folder: Path, count: int) -> Path:
 
 def fake_collection(bench: Bench, rows: int) -> Path:
     """A collection of random unit vectors under names without files, made through the store."""
-    from clipsearch import assurance, models
+    from clipsearch.models import registry
+    from clipsearch.models.text_encoder import TextEncoder
     from clipsearch.records import EmbeddedImage, ImageFile
-    from clipsearch.store import FOLDER, Store
-    from clipsearch.text_encoder import TextEncoder
+    from clipsearch.storage import collection
+    from clipsearch.storage.catalog import FOLDER, Store
 
     root = bench.place / f"collection-{rows}"
     if root.exists():
         return root
     root.mkdir()
-    files = models.resolve(str(bench.model), None, offline=True, notify=print)
+    files = registry.resolve(str(bench.model), None, offline=True, notify=print)
     rng = np.random.default_rng(0)
     with Store.create(root / FOLDER, root, files.spec) as store:
         for start in range(0, rows, 10_000):
@@ -168,7 +169,7 @@ def fake_collection(bench: Bench, rows: int) -> Path:
                     for n, vector in enumerate(vectors)
                 )
         store.update_vector_index()
-        assurance.calibrate(store, lambda: TextEncoder(files))
+        collection.calibrate(store, lambda: TextEncoder(files))
     return root
 
 
@@ -176,10 +177,10 @@ def bench_tower(bench: Bench) -> None:
     """The image tower alone against the machine's own matrix product."""
     import torch
 
-    from clipsearch import models
-    from clipsearch.encoder import OpenClipEncoder
+    from clipsearch.models import registry
+    from clipsearch.models.open_clip import OpenClipEncoder
 
-    files = models.resolve(str(bench.model), None, offline=True, notify=print)
+    files = registry.resolve(str(bench.model), None, offline=True, notify=print)
     encoder = OpenClipEncoder(files, "cpu")
     peaks = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -233,16 +234,17 @@ def bench_texts(bench: Bench) -> None:
     """The texts of the default domain, which the first index with a model embeds."""
     import open_clip
 
-    from clipsearch import assurance, models
     from clipsearch.domain import background, taxonomy
-    from clipsearch.text_encoder import TextEncoder
+    from clipsearch.models import registry
+    from clipsearch.models.text_encoder import TextEncoder
+    from clipsearch.storage import collection
 
-    files = models.resolve(str(bench.model), None, offline=True, notify=print)
+    files = registry.resolve(str(bench.model), None, offline=True, notify=print)
     domain = taxonomy.load(taxonomy.DEFAULT)
     count = sum(len(domain.prompts(n)) for n in range(len(domain.classes)))
     count += len(domain.in_domain) + len(domain.out_of_domain) + len(background.unrelated(domain))
     start = time.perf_counter()
-    assurance.Texts.embed(domain, TextEncoder(files))
+    collection.Texts.embed(domain, TextEncoder(files))
     ours = time.perf_counter() - start
     tokens = open_clip.tokenize(list(domain.in_domain[:64]))
     model = open_clip.CLIP(**MODEL_CFG).eval()
@@ -255,7 +257,7 @@ def bench_texts(bench: Bench) -> None:
         "",
     )
     # For the benchmarks that follow, as for every index but a model's first.
-    assurance.embedded_texts(domain, files.spec, lambda: TextEncoder(files))
+    collection.embedded_texts(domain, files.spec, lambda: TextEncoder(files))
 
 
 def best(action: Callable[[], object], runs: int) -> float:
@@ -342,7 +344,7 @@ def bench_index(bench: Bench) -> None:
 
 def fidelity(bench: Bench, photos: Path, reference: np.ndarray) -> None:
     """Our stored vectors against open_clip's own in fp32 with a full decode."""
-    from clipsearch.store import FOLDER, Store
+    from clipsearch.storage.catalog import FOLDER, Store
 
     with Store.open(photos / FOLDER) as store:
         known = store.known()
@@ -459,9 +461,10 @@ def private_megabytes(command: list[str | Path], cwd: Path) -> float:
 
 def bench_walk(bench: Bench) -> None:
     """`index` with nothing to do: 60,000 files that the catalogue knows."""
-    from clipsearch import images, models
+    from clipsearch.images import scan as images
+    from clipsearch.models import registry
     from clipsearch.records import EmbeddedImage
-    from clipsearch.store import FOLDER, Store
+    from clipsearch.storage.catalog import FOLDER, Store
 
     root = bench.place / "walk"
     if not root.exists():
@@ -470,7 +473,7 @@ def bench_walk(bench: Bench) -> None:
             if n % 500 == 0:
                 folder.mkdir(parents=True)
             (folder / f"{n:05}.jpg").write_bytes(b"x")
-        files = models.resolve(str(bench.model), None, offline=True, notify=print)
+        files = registry.resolve(str(bench.model), None, offline=True, notify=print)
         vector = np.full(512, 512**-0.5, np.float32)
         with Store.create(root / FOLDER, root, files.spec) as store, store.batch():
             store.add(
@@ -488,7 +491,7 @@ def bench_clusters(bench: Bench) -> None:
     Pictures are 20,000 kinds with noise, texts are kinds shifted by one vector for all. How many
     clusters must be read depends on the data: of real collections, `status` tells.
     """
-    from clipsearch.vector_index import NewVectorFile, VectorIndex
+    from clipsearch.storage.vector_file import NewVectorFile, VectorIndex
     from clipsearch.vectors import l2_normalise
 
     rng = np.random.default_rng(0)

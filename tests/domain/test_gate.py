@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
+from small_domain import WordEncoder
 
 from clipsearch.domain import gate as gate_module
 from clipsearch.domain.gate import Gate
 from clipsearch.domain.taxonomy import Domain, DomainClass
 from clipsearch.errors import OutOfDomain
-
-from .conftest import WordEncoder
 
 ANIMALS = ["fur", "tail", "paw", "whiskers", "snout", "claws", "hooves", "mane", "stripes", "horn"]
 OFFICE = ["invoice", "budget", "meeting", "tax", "report", "audit", "deadline", "contract", "pay"]

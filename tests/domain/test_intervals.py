@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from clipsearch.domain.evaluation import evaluate_classification
 from clipsearch.domain.intervals import Estimate, clustered_mean, proportion, stratified_mean
+from clipsearch.evaluation.metrics import evaluate_classification
 from clipsearch.vectors import l2_normalise
 
 

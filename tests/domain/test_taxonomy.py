@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import SAMPLES
 
 from clipsearch.domain import taxonomy
 from clipsearch.domain.taxonomy import Domain, DomainClass
@@ -226,7 +227,7 @@ class TestEveryday:
         assert not any(domain.find_class(query) is not None for query in domain.in_domain)
 
     def test_has_the_classes_of_the_sample_pictures(self) -> None:
-        samples = Path(__file__).parents[2] / "sample_data"
+        samples = SAMPLES
         if not samples.is_dir():
             pytest.skip("no sample_data here")
         domain = taxonomy.load(taxonomy.DEFAULT)

@@ -7,20 +7,19 @@ the domain's examples were last changed, so they are nearly, but not wholly, a f
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SAMPLES
 
-from clipsearch.domain import background, labelled, taxonomy
+from clipsearch.domain import background, taxonomy
 from clipsearch.domain.calibration import FalseAlarms, best_scores
-from clipsearch.domain.evaluation import evaluate_classification
 from clipsearch.domain.gate import Gate
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.zero_shot import class_embeddings, encode_all
+from clipsearch.evaluation import labelled
+from clipsearch.evaluation.metrics import evaluate_classification
 from clipsearch.records import Encoder, Vectors
-
-SAMPLES = Path(__file__).parents[2] / "sample_data"
 
 IN_DOMAIN = """
 toddler blowing bubbles
@@ -211,16 +210,16 @@ type inference
 
 @pytest.fixture(scope="module")
 def pocket() -> Iterator[Encoder]:
-    from clipsearch import models
+    from clipsearch.models import registry
 
-    if not (models.pocket_folder() / "open_clip_model.safetensors").is_file():
+    if not (registry.pocket_folder() / "open_clip_model.safetensors").is_file():
         pytest.skip("the built-in model's weights are not here")
-    from clipsearch.encoder import OpenClipEncoder
+    from clipsearch.models.open_clip import OpenClipEncoder
 
     patch = pytest.MonkeyPatch()
     patch.setenv("CLIPSEARCH_CACHE_DIR", os.devnull)  # read-only: nothing is remembered
     yield OpenClipEncoder(
-        models.resolve("pocket", None, offline=True, notify=lambda _: None), "cpu"
+        registry.resolve("pocket", None, offline=True, notify=lambda _: None), "cpu"
     )
     patch.undo()
 
@@ -242,17 +241,17 @@ def gate(pocket: Encoder, domain: Domain, classes: Vectors) -> Gate:
 
 @pytest.fixture(scope="module")
 def samples(pocket: Encoder, domain: Domain) -> tuple[labelled.LabelledImages, Vectors]:
-    from clipsearch import decoding, models
+    from clipsearch.images import decode
+    from clipsearch.models import registry
 
     if not SAMPLES.is_dir():
         pytest.skip("no sample_data here")
     found = labelled.read_folders(SAMPLES, domain)
-    preprocessing = models.resolve(
+    preprocessing = registry.resolve(
         "pocket", None, offline=True, notify=lambda _: None
     ).spec.preprocessing
     pixels = [
-        decoding.decode(os.path.join(found.root, path), preprocessing).pixels
-        for path in found.paths
+        decode.decode(os.path.join(found.root, path), preprocessing).pixels for path in found.paths
     ]
     vectors = [
         pocket.encode_images(np.stack(pixels[n : n + 16])) for n in range(0, len(pixels), 16)

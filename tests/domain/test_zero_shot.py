@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from small_domain import DIM, WordEncoder
 
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.zero_shot import (
@@ -13,8 +14,6 @@ from clipsearch.domain.zero_shot import (
     probabilities,
 )
 from clipsearch.vectors import l2_normalise
-
-from .conftest import DIM, WordEncoder
 
 
 def test_class_embedding_is_the_normalised_mean_of_normalised_prompts(

@@ -1,0 +1,119 @@
+"""``clipsearch browse``."""
+
+from contextlib import closing, suppress
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipsearch.cli.app import DeviceOption, IndexOption, commands, say
+from clipsearch.cli.options.answer import AnswerOptions, MaxFalseAlarmOption
+from clipsearch.cli.options.filters import FilterOptions
+from clipsearch.cli.options.model import ModelChoice, load_text_encoder, shared_model
+from clipsearch.cli.options.query import text_parts
+from clipsearch.cli.searching import opened
+from clipsearch.errors import ClipsearchError, ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from clipsearch.records import Filter, TextEncoder
+    from clipsearch.web.server import Fields
+    from clipsearch.web.session import OpenCollections
+
+app = commands()
+
+
+@app.command("browse")
+def browse_command(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FOLDER]", help="Only pictures in this folder.", show_default=False
+        ),
+    ] = None,
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port", min=0, max=65535, metavar="N", help="Where to listen; 0 takes a free one."
+        ),
+    ] = 0,
+    open_page: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
+    max_false_alarm: MaxFalseAlarmOption = 0.05,
+    device: DeviceOption = "auto",
+    index: IndexOption = None,
+) -> int:
+    """Search and look in a browser: a page on this machine, for whoever has its address.
+
+    The page has a search box and filters, takes marks of what is good or bad, and finds more like
+    a picture. It is served on 127.0.0.1 until Ctrl-C; nothing is written.
+
+    \b
+    Examples:
+      clipsearch browse --open
+      clipsearch browse holiday --port 8000
+    """
+    from clipsearch.images.thumbnails import Thumbnailer
+    from clipsearch.web.server import Server, Site
+    from clipsearch.web.session import OpenCollections
+
+    AnswerOptions(max_false_alarm=max_false_alarm).check()
+    with opened(FilterOptions(under=folder), index) as (stores, only):
+        spec = shared_model(stores)
+        directories = [store.directory for store in stores]
+
+    def text_encoder() -> "TextEncoder":
+        from clipsearch.models import registry
+
+        return load_text_encoder(registry.locate(spec), ModelChoice(device=device, offline=True))
+
+    def read_filter(fields: "Fields") -> "Filter":
+        return filter_options(fields).filter(only.under)
+
+    try:
+        with (
+            Thumbnailer() as thumbnailer,
+            closing(OpenCollections(directories, text_encoder)) as collections,
+        ):
+            site = Site(collections, thumbnailer, text_parts, read_filter, max_false_alarm)
+            with Server(site, port, say) as server:
+                say(f"browse at {server.url}")
+                say("Ctrl-C ends it")
+                if open_page:
+                    typer.launch(server.url)
+                Thread(target=_warm, args=(collections,), daemon=True).start()
+                server.serve_forever()
+    except KeyboardInterrupt:
+        pass  # how it ends: nothing was begun that is to be finished
+    return ExitCode.INTERRUPTED
+
+
+def _warm(collections: "OpenCollections") -> None:
+    """Have everything in memory that the first answer needs, while the page is being looked at."""
+    from clipsearch.search.query import Part
+    from clipsearch.web.session import Question
+
+    query = (Part("text", "a picture"),)
+    with suppress(ClipsearchError):  # whoever asks will be told
+        collections.answer(Question(query, allow_out_of_domain=True, k=1))
+
+
+def filter_options(fields: "Fields") -> FilterOptions:
+    """The filters of the page's form. Raises UsageError."""
+    name = fields.get("name")
+    if name and not any(character in name for character in "*?["):
+        name = f"*{name}*"  # who types a part of a name means any that has it
+    return FilterOptions(
+        name=name or None,
+        after=fields.get("after") or None,
+        before=fields.get("before") or None,
+        min_width=_number("width", fields),
+        min_height=_number("height", fields),
+        types=[kind] if (kind := fields.get("type")) else None,
+    )
+
+
+def _number(name: str, fields: "Fields") -> int:
+    text = fields.get(name) or "0"
+    if not text.isdecimal() or len(text) > 9:
+        raise UsageError(f"'{text}' is no {name} in pixels", hint="For example 1000.")
+    return int(text)

@@ -1,0 +1,60 @@
+"""``clipsearch doctor``."""
+
+import sys
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipsearch.cli.app import DeviceOption, commands, say
+from clipsearch.cli.render.json_lines import json_line
+from clipsearch.errors import ExitCode
+
+if TYPE_CHECKING:
+    from clipsearch.indexing.diagnosis import Check
+
+app = commands()
+
+
+@app.command("doctor")
+def doctor_command(
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a check.")] = False,
+    device: DeviceOption = "auto",
+) -> int:
+    """Check that clipsearch can work here, and say what to do where it cannot.
+
+    Looked at are the installation, the device that the model runs on, the models on this machine,
+    the terminal, clipsearch's own folders, and every index that it knows of. Nothing is changed,
+    and the network is not used. Exit code 0 if all can be used, 2 if there is a problem.
+
+    \b
+    Examples:
+      clipsearch doctor
+      clipsearch doctor --json | jq 'select(.state != "ok")'
+    """
+    from clipsearch.cli.render import reports
+    from clipsearch.indexing import diagnosis
+
+    def device_checks() -> "Iterator[Check]":
+        say("loading torch, to ask it about the device")
+        yield from diagnosis.device(device)
+
+    code = ExitCode.OK
+    for check in chain(
+        diagnosis.installation(),
+        diagnosis.weights(),
+        diagnosis.terminal(),
+        diagnosis.directories(),
+        diagnosis.indexes(Path().resolve()),
+        device_checks(),
+    ):
+        if check.state == diagnosis.State.PROBLEM:
+            code = ExitCode.ERROR
+        if json:
+            sys.stdout.buffer.write(json_line(reports.check_record(check)))
+            sys.stdout.buffer.flush()
+        else:
+            print("\n".join(reports.check_lines(check)), flush=True)
+    return code

@@ -1,0 +1,170 @@
+"""``clipsearch domain init|show|check``."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipsearch.cli import completion
+from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, say
+from clipsearch.cli.options.collection import UnderOption, directory_of_one
+from clipsearch.cli.options.model import ModelChoice, load_text_encoder, new_model
+from clipsearch.cli.render.json_lines import json_line
+from clipsearch.errors import ExitCode, IndexNotFound, UsageError
+from clipsearch.text import did_you_mean
+
+_HELP = """What the pictures are about: the classes that they are searched and tested with.
+
+\b
+Examples:
+  clipsearch domain show
+  clipsearch domain init parts.toml
+  clipsearch index ./parts --domain parts.toml
+"""
+
+app = commands(_HELP)
+
+
+@app.command("init")
+def init_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
+    copy: Annotated[
+        str | None,
+        typer.Option(
+            "--copy",
+            autocompletion=completion.domains,
+            metavar="NAME",
+            help="Begin with a shipped domain.",
+            show_default=False,
+        ),
+    ] = None,
+) -> int:
+    """Write a small, explained domain file to begin with.
+
+    \b
+    Examples:
+      clipsearch domain init parts.toml
+      clipsearch domain init mine.toml --copy everyday
+    """
+    from clipsearch.domain import taxonomy
+
+    if copy is not None and copy not in taxonomy.shipped():
+        raise UsageError(
+            f"no domain '{copy}' is shipped{did_you_mean(copy, taxonomy.shipped())}",
+            hint=f"There is {', '.join(taxonomy.shipped())}.",
+        )
+    text = taxonomy.source(copy) if copy else taxonomy.starter()
+    try:
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(text)
+    except FileExistsError as error:
+        raise UsageError(
+            f"{file} is there already", hint="Name another file, or remove that one first."
+        ) from error
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error.strerror}") from error
+    say(f"wrote {file}; edit it, try it with: clipsearch domain check {file}")
+    return ExitCode.OK
+
+
+@app.command("show")
+def show_command(
+    domain: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE|NAME]",
+            autocompletion=completion.domains,
+            help="A domain; by default that of the index here, or everyday.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The whole domain as JSON.")] = False,
+    under: UnderOption = None,
+    index: IndexOption = None,
+) -> int:
+    """Print a domain: its classes, one a line with their synonyms, or all of it as JSON.
+
+    \b
+    Examples:
+      clipsearch domain show
+      clipsearch domain show parts.toml --json
+    """
+    from clipsearch.cli.render import output
+    from clipsearch.domain import taxonomy
+    from clipsearch.storage.catalog import Store
+    from clipsearch.storage.collection import Assurance
+
+    if domain is not None:
+        shown = taxonomy.load(domain)
+    else:
+        try:
+            directory = directory_of_one([], under, index)
+        except IndexNotFound:
+            if under is not None or index is not None:
+                raise
+            shown = taxonomy.load(taxonomy.DEFAULT)
+        else:
+            with Store.open(directory) as store:
+                shown = Assurance(store).domain
+    if json:
+        sys.stdout.buffer.write(shown.to_json().encode() + b"\n")
+    else:
+        print(output.domain_text(shown))
+    return ExitCode.OK
+
+
+@app.command("check")
+def check_command(
+    domain: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|NAME",
+            autocompletion=completion.domains,
+            help="A domain file, or a shipped domain.",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            autocompletion=completion.models,
+            metavar="NAME",
+            help="As for index; by default its.",
+            show_default=False,
+        ),
+    ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option("--pretrained", metavar="TAG|FILE", help="As for index.", show_default=False),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    device: DeviceOption = "auto",
+    offline: OfflineOption = False,
+) -> int:
+    """Check a domain file, and measure how often queries are wrongly refused or let in.
+
+    That is measured on the domain's own examples. Exit code 1 says that more of those that belong
+    to it are refused than its pass marks allow.
+
+    \b
+    Examples:
+      clipsearch domain check parts.toml
+      clipsearch domain check everyday --model pocket --json
+    """
+    from clipsearch.cli.render import output
+    from clipsearch.domain import taxonomy
+    from clipsearch.domain.gate import MOST_REFUSED, Gate
+
+    checked = taxonomy.load(domain)
+    choice = ModelChoice(model, pretrained, device, offline=offline)
+    files = new_model(choice)
+    errors = Gate.build(checked, load_text_encoder(files, choice)).errors()
+    if json:
+        record = output.gate_record(checked, files.spec.label, errors)
+        sys.stdout.buffer.write(json_line(record))
+    else:
+        print(output.gate_text(checked, files.spec.label, errors))
+    most = checked.pass_marks.get(taxonomy.REFUSED, MOST_REFUSED)
+    refused = errors.refused.value if errors.refused else 0.0
+    return ExitCode.OK if refused <= most else ExitCode.NO_MATCH

@@ -1,0 +1,216 @@
+"""``clipsearch duplicates``."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipsearch.cli.app import DeviceOption, IndexOption, commands, progress, say
+from clipsearch.cli.options import files as html_file
+from clipsearch.cli.options.filters import FilterOptions
+from clipsearch.cli.options.groups import grouped
+from clipsearch.cli.options.hits import AbsoluteOption
+from clipsearch.cli.options.model import ModelChoice, load_encoder, shared_model
+from clipsearch.cli.searching import opened, tell_left_out
+from clipsearch.errors import ExitCode, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from clipsearch.cli.render.duplicates import ShowPath
+    from clipsearch.cli.render.output import ProgressBar
+    from clipsearch.search.duplicates.likeness import Likeness
+    from clipsearch.storage.catalog import Store
+
+app = commands()
+
+
+@app.command("duplicates")
+@grouped
+def duplicates_command(
+    *,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="[PATH]", help="Only in this folder.", show_default=False),
+    ] = None,
+    where: FilterOptions,
+    copies: Annotated[
+        bool, typer.Option("--copies", help="Only files of the very same content, at once.")
+    ] = False,
+    bursts: Annotated[
+        bool,
+        typer.Option(
+            "--bursts",
+            help="Also pictures that are only alike to the model, as those of a burst are; they "
+            "are different pictures.",
+        ),
+    ] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            metavar="X",
+            help="The least similarity, in place of the one measured in the collection.",
+            show_default=False,
+        ),
+    ] = None,
+    all_but_best: Annotated[
+        bool,
+        typer.Option(
+            "--all-but-best",
+            help="Print all members of each group but the best: the most pixels, then the most "
+            "bytes, then the oldest file.",
+        ),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a group.")] = False,
+    null: Annotated[bool, typer.Option("-0", "--null", help="End paths with NUL.")] = False,
+    absolute: AbsoluteOption = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Also write one page of the groups side by side.",
+            show_default=False,
+        ),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Print nothing; the exit code tells.")
+    ] = False,
+    device: DeviceOption = "auto",
+    index: IndexOption = None,
+) -> int:
+    """Print groups of pictures that are the same or nearly the same; nothing is removed.
+
+    A group is printed as paths, the best picture first, and an empty line between groups. Every
+    member is a copy of the best or nearly so: saved anew, smaller, brighter, cropped a little.
+    What that means to the model is measured on the collection, once, and then both pictures are
+    looked at, of moving ones the first frame; pages that differ in a few words look the same.
+    Files that have changed since they were indexed are left out. Exit code 1: no groups.
+
+    \b
+    Examples:
+      clipsearch duplicates
+      clipsearch duplicates ~/Pictures/2024 --html groups.html
+      clipsearch duplicates --copies
+      clipsearch duplicates --json | jq -r '.members[] | select(.keep) | .path'
+      clipsearch duplicates --all-but-best -0 | xargs -0 trash-put
+    """
+    from clipsearch.cli.render import duplicates as reports
+    from clipsearch.cli.render.reports import show as show_table
+    from clipsearch.search.duplicates import find
+
+    _check(copies, bursts, threshold, all_but_best, json, null)
+    html_file.check(html)
+    if folder is not None:
+        if where.under is not None:
+            raise UsageError("the folder is given twice", hint="Leave out --under.")
+        where = replace(where, under=folder)
+    measured: list[Likeness] = []
+    with opened(where, index) as (stores, only), progress() as bar:
+        html_file.keep_pictures(html, stores)
+        model = shared_model(stores).label
+        if not quiet:
+            tell_left_out(stores, only)
+        if copies or sum(store.count(only) for store in stores) < 2:
+            found = find.copies(stores, only)
+        else:
+            if threshold is None or not bursts:
+                filled = [store for store in stores if store.count()]
+                measured = [_likeness(store, device, bar, quiet) for store in filled]
+            found = find.near(
+                stores,
+                only,
+                threshold or max(one.similarity for one in measured),
+                None if bursts else max(one.agreement for one in measured),
+                bar,
+            )
+    show = _shown(absolute)
+    notes = reports.notes(found, [] if threshold else measured, looked=not bursts)
+    if not quiet:
+        for line in [*notes, *reports.stale_lines(found, show)]:
+            say(line)
+        stream, end = sys.stdout.buffer, b"\0" if null else b"\n"
+        if json:
+            reports.write_json_lines(found.groups, show, model, stream)
+        elif all_but_best:
+            reports.write_spare(found.groups, show, end, stream)
+        elif sys.stdout.isatty() and not null and found.groups:
+            show_table(reports.table(found.groups, show))
+        else:
+            reports.write_paths(found.groups, show, end, stream)
+    if html is not None:
+        from clipsearch.web.pages import duplicates as duplicates_page
+
+        html_file.write(html, duplicates_page.page(found.groups, notes))
+    return ExitCode.OK if found.groups else ExitCode.NO_MATCH
+
+
+def _check(
+    copies: bool,
+    bursts: bool,
+    threshold: float | None,
+    all_but_best: bool,
+    json: bool,
+    null: bool,
+) -> None:
+    """Raise UsageError for options that contradict each other."""
+    if threshold is not None and not 0 < threshold <= 1:
+        raise UsageError(
+            f"--threshold {threshold:g} is no similarity of near-duplicates",
+            hint="It is a cosine similarity, greater than 0 and at most 1.",
+        )
+    if copies and (bursts or threshold is not None):
+        raise UsageError(
+            "--copies compares contents, and neither --bursts nor --threshold means anything to it",
+            hint="Choose one of them.",
+        )
+    if json and (null or all_but_best):
+        raise UsageError(
+            "--json says how groups are printed; it goes with neither --null nor --all-but-best",
+            hint='Its members say "keep": true or false.',
+        )
+    if bursts and all_but_best:
+        raise UsageError(
+            "--all-but-best lists what can be spared, and pictures of a burst are different "
+            "pictures",
+            hint="Look at them with --html FILE, or leave out --bursts.",
+        )
+
+
+def _likeness(store: "Store", device: str, bar: "ProgressBar", quiet: bool) -> "Likeness":
+    """What was measured for the collection, or what is measured now and kept for the next time."""
+    from clipsearch.models import registry
+    from clipsearch.search.duplicates import likeness
+    from clipsearch.storage.catalog import Store
+    from clipsearch.text import printable
+
+    kept = likeness.kept(store)
+    if kept is not None and not likeness.is_outdated(kept, store):
+        return kept
+    if not quiet:
+        say(f"measuring once what near-duplicates are like in {printable(os.fspath(store.root))}")
+    choice = ModelChoice(device=device, offline=True)
+    found = likeness.measure(store, lambda: load_encoder(registry.locate(store.spec), choice), bar)
+    try:
+        with Store.open_for_writing(store.directory) as writer:
+            likeness.keep(writer, found)
+    except StoreError as error:
+        if not quiet:
+            why = printable(str(error))
+            say(f"it will be measured again the next time, since it cannot be kept: {why}")
+    return found
+
+
+def _shown(absolute: bool | None) -> "ShowPath":
+    """How an absolute path is printed."""
+    from clipsearch.paths import shown
+
+    def as_it_is(path: bytes) -> bytes:
+        return path
+
+    def from_here(path: bytes) -> bytes:
+        return os.path.relpath(path, os.fsencode(Path.cwd()))
+
+    return {None: shown, True: as_it_is, False: from_here}[absolute]

@@ -1,0 +1,107 @@
+"""``clipsearch evaluate``."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipsearch.cli.app import DeviceOption, IndexOption, commands, progress
+from clipsearch.cli.options.collection import (
+    UnderOption,
+    directory_of_one,
+    say_skipped,
+)
+from clipsearch.cli.options.files import check, keep_pictures, write
+from clipsearch.cli.options.model import ModelChoice, load_encoder, load_text_encoder
+from clipsearch.cli.render.json_lines import json_line
+from clipsearch.errors import ExitCode
+from clipsearch.text import printable
+
+if TYPE_CHECKING:
+    from clipsearch.evaluation.evaluate import Findings
+
+app = commands()
+
+
+@app.command("evaluate")
+def evaluate_command(
+    labelled: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LABELLED",
+            help="A folder of class-named folders, or a CSV or TSV file with the columns "
+            "path,label or path,caption.",
+            show_default=False,
+        ),
+    ],
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Also write one page with the confusion matrix and the pictures got wrong.",
+            show_default=False,
+        ),
+    ] = None,
+    under: UnderOption = None,
+    device: DeviceOption = "auto",
+    index: IndexOption = None,
+) -> int:
+    """Test an index's model and domain on labelled pictures; the index keeps the result.
+
+    Pictures that the index has are not read again. An index is tested once an evaluation of its
+    model and domain has met the domain's pass marks, which say how much must be right. Exit code 0
+    if it has, 1 if it has not.
+
+    \b
+    Examples:
+      clipsearch evaluate sample_data
+      clipsearch evaluate test.csv --under ~/Pictures --html report.html
+      clipsearch evaluate captions.tsv --json
+    """
+    from clipsearch.cli.render import reports
+    from clipsearch.evaluation.evaluate import evaluate
+    from clipsearch.evaluation.labelled import read
+    from clipsearch.models import registry
+    from clipsearch.storage.catalog import Store
+    from clipsearch.storage.collection import Assurance
+
+    check(html)
+    choice = ModelChoice(device=device, offline=True)
+    with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
+        keep_pictures(html, [store])
+        test_set = read(labelled, Assurance(store).domain)
+        files = registry.locate(store.spec)
+        with progress() as bar:
+            findings = evaluate(
+                store,
+                test_set,
+                lambda: load_encoder(files, choice),
+                lambda: load_text_encoder(files, choice),
+                bar,
+            )
+        root = store.root
+    say_skipped(findings.skipped)
+    if html is not None:
+        from clipsearch.web.pages import evaluation
+
+        hint = "The index has the result; name another file and run the same command again."
+        write(html, evaluation.page(findings), hint)
+    if json:
+        sys.stdout.buffer.write(json_line(reports.evaluation_record(findings)))
+    else:
+        print(printable(_title(findings, root)), end="\n\n")
+        for table in reports.evaluation_tables(findings):
+            reports.show(table)
+        for line in reports.evaluation_lines(findings):
+            print(printable(line))
+    return ExitCode.NO_MATCH if findings.evaluation.shortfalls else ExitCode.OK
+
+
+def _title(findings: "Findings", root: Path) -> str:
+    return (
+        f"{findings.evaluation.source}: {findings.evaluation.report.images} pictures, for the "
+        f"index of {root} ({findings.model.label}, domain {findings.domain.name})"
+    )

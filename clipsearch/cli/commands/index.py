@@ -1,0 +1,117 @@
+"""``clipsearch index``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipsearch.cli import completion, updating
+from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, say
+from clipsearch.cli.options.model import ModelChoice
+from clipsearch.errors import ExitCode, UsageError
+
+app = commands()
+
+
+@app.command("index")
+def index_command(
+    folders: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders of images.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            autocompletion=completion.models,
+            metavar="NAME",
+            envvar="CLIPSEARCH_MODEL",
+            help="The model to look at pictures with: one of clipsearch models --all, a model "
+            "folder, hf-hub:ORG/REPO, or pocket, which is small and built in. By default the "
+            "index's own; for a new index ViT-B-16, or pocket if its weights cannot be had.",
+            show_default=False,
+        ),
+    ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            "--pretrained",
+            metavar="TAG|FILE",
+            envvar="CLIPSEARCH_PRETRAINED",
+            help="The weights for that model: the name of published ones, or a file.",
+            show_default=False,
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            min=1,
+            metavar="N",
+            help="So many images at a time; by default what suits the device.",
+            show_default=False,
+        ),
+    ] = None,
+    index: IndexOption = None,
+    exclude: updating.ExcludeOption = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            "--domain",
+            autocompletion=completion.domains,
+            metavar="FILE|NAME",
+            help="What the pictures are about, see clipsearch domain. By default the index's "
+            "own, for a new index everyday; it can be changed at any time, and quickly.",
+            show_default=False,
+        ),
+    ] = None,
+    rebuild: Annotated[
+        bool,
+        typer.Option("--rebuild", help="Begin anew with all images; needed to change the model."),
+    ] = False,
+    prune: Annotated[
+        bool,
+        typer.Option("--prune", help="Accept that many images are gone, and forget them."),
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait while another run writes to the same index.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 2 if any image is damaged.")
+    ] = False,
+    max_pixels: updating.MaxPixelsOption = None,
+    offline: OfflineOption = False,
+) -> int:
+    """Bring the index of each folder up to date.
+
+    Only new and changed images are read, and what is done is kept: interrupt at will and run it
+    again. The pictures themselves are never changed.
+
+    \b
+    Examples:
+      clipsearch index ~/Pictures
+      clipsearch index ./photos --exclude '*_thumb.jpg' --exclude raw/old
+      clipsearch index /mnt/readonly/photos --index ~/photo-index
+      clipsearch index ./parts --domain parts.toml
+    """
+    from clipsearch.cli.render import output
+    from clipsearch.domain import taxonomy
+
+    if index is not None and len(folders) > 1:
+        raise UsageError(
+            "--index names the place of one index, but there are several folders",
+            hint="Index them one by one.",
+        )
+    choice = ModelChoice(model, pretrained, device, batch_size, offline)
+    pinned = taxonomy.load(domain) if domain else None
+    code = ExitCode.OK
+    for folder in folders:
+        root = updating.root_of(folder)
+        summary = updating.run(
+            updating.Update(
+                root, choice, index, exclude or [], max_pixels, pinned, rebuild, prune, wait
+            )
+        )
+        for line in output.summary_lines(str(folder), summary):
+            say(line)
+        if summary.unreadable or (strict and (summary.failed or summary.still_failed)):
+            code = ExitCode.ERROR
+    return code

@@ -1,0 +1,191 @@
+"""``clipsearch probe``."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipsearch.cli import completion
+from clipsearch.cli.app import DeviceOption, IndexOption, commands, progress, say
+from clipsearch.cli.options.collection import (
+    UnderOption,
+    directory_of_one,
+    say_skipped,
+)
+from clipsearch.cli.options.model import ModelChoice, load_encoder, load_text_encoder
+from clipsearch.cli.render.json_lines import json_line
+from clipsearch.errors import ExitCode, IndexUnreadable
+
+if TYPE_CHECKING:
+    from clipsearch.evaluation.probes import KeptProbe
+    from clipsearch.storage.catalog import Store
+
+_HELP = """Train classes of your own on labelled pictures, and look after them.
+
+\b
+Examples:
+  clipsearch probe train defects/ --name defects
+  clipsearch probe list
+  clipsearch search @defects/scratch
+"""
+
+app = commands(_HELP)
+
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The probe.", autocompletion=completion.probes)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a probe.")]
+
+
+@app.command("train")
+def train_command(
+    labelled: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LABELLED",
+            help="A folder of folders, each named after its class, or a CSV or TSV file with the "
+            "columns path,label.",
+            show_default=False,
+        ),
+    ],
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="What to call it.", show_default=False)
+    ],
+    json: JsonOption = False,
+    under: UnderOption = None,
+    device: DeviceOption = "auto",
+    index: IndexOption = None,
+) -> int:
+    """Learn classes of your own from labelled pictures; the index keeps what was learned.
+
+    The classes are the folders' names or the labels, whatever they are; three pictures of each
+    are the least. Printed is how many pictures are got right by probes that never saw them, and
+    how many by the classes' names alone (zero-shot). A probe of the same name is replaced. It is
+    a logistic regression on the embeddings, with the strength of its penalty chosen by
+    cross-validation, as in the CLIP paper.
+
+    \b
+    Examples:
+      clipsearch probe train defects/ --name defects
+      clipsearch classify --probe defects
+      clipsearch search @defects/scratch
+    """
+    from clipsearch.evaluation import labelled as labels
+    from clipsearch.evaluation import probes
+    from clipsearch.indexing.embed import embed
+    from clipsearch.models import registry
+    from clipsearch.storage.catalog import Store
+    from clipsearch.storage.collection import Assurance
+
+    probes.check_name(name)
+    choice = ModelChoice(device=device, offline=True)
+    with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
+        taxonomy = labels.own_taxonomy(labelled, Assurance(store).domain)
+        training = labels.read(labelled, taxonomy)
+        assert isinstance(training, labels.LabelledImages)
+        files = registry.locate(store.spec)
+        with progress() as bar:
+            found = embed(
+                training.root,
+                training.paths,
+                store.spec,
+                store,
+                lambda: load_encoder(files, choice),
+                bar,
+            )
+        say_skipped(found.failed)
+        kept = probes.make(
+            name,
+            store,
+            training.only(found.rows),
+            found.vectors,
+            taxonomy,
+            load_text_encoder(files, choice),
+        )
+        probes.keep(store, kept)
+        _write(kept, store, json)
+    return ExitCode.OK
+
+
+@app.command("list")
+def list_command(
+    json: JsonOption = False, under: UnderOption = None, index: IndexOption = None
+) -> int:
+    """List the probes of an index, and what each is worth.
+
+    One that is damaged is named, the others are listed, and the exit code is 2.
+
+    \b
+    Examples:
+      clipsearch probe list
+      clipsearch probe list --under ~/Pictures --json
+    """
+    from clipsearch.evaluation import probes
+    from clipsearch.storage.catalog import Store
+    from clipsearch.text import printable
+
+    code = ExitCode.OK
+    with Store.open(directory_of_one([], under, index)) as store:
+        names = probes.names(store)
+        for name in names:
+            try:
+                kept = probes.load(store, name)
+            except IndexUnreadable as error:
+                say(printable(f"{error}. {error.hint}"))
+                code = ExitCode.ERROR
+            else:
+                _write(kept, store, json)
+    if not names:
+        say("no probes here; train one with: clipsearch probe train LABELLED --name NAME")
+        return ExitCode.NO_MATCH
+    return code
+
+
+@app.command("show")
+def show_command(
+    name: NameArgument,
+    json: JsonOption = False,
+    under: UnderOption = None,
+    index: IndexOption = None,
+) -> int:
+    """Tell what a probe was trained on, and what it is worth.
+
+    \b
+    Examples:
+      clipsearch probe show defects
+    """
+    from clipsearch.evaluation import probes
+    from clipsearch.storage.catalog import Store
+
+    with Store.open(directory_of_one([], under, index)) as store:
+        _write(probes.load(store, name), store, json)
+    return ExitCode.OK
+
+
+@app.command("remove")
+def remove_command(name: NameArgument, under: UnderOption = None, index: IndexOption = None) -> int:
+    """Forget a probe.
+
+    \b
+    Examples:
+      clipsearch probe remove defects
+    """
+    from clipsearch.evaluation import probes
+    from clipsearch.storage.catalog import Store
+
+    with Store.open_for_writing(directory_of_one([], under, index)) as store:
+        probes.remove(store, name)
+    say(f"the probe '{name}' is removed")
+    return ExitCode.OK
+
+
+def _write(kept: "KeptProbe", store: "Store", json: bool) -> None:
+    from clipsearch.cli.render import reports
+
+    if kept.model != store.spec.fingerprint:
+        say(f"the probe '{kept.name}' is of no use here: it was trained for another model")
+    if json:
+        sys.stdout.buffer.write(json_line(reports.probe_record(kept)))
+    else:
+        print("\n".join(reports.probe_lines(kept)))

@@ -1,0 +1,110 @@
+"""``clipsearch query``: queries kept under a name."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipsearch.cli import completion
+from clipsearch.cli.app import commands, say
+from clipsearch.cli.options.groups import grouped
+from clipsearch.cli.options.query import QueryOptions
+from clipsearch.cli.render.json_lines import json_line
+from clipsearch.errors import ExitCode, UsageError
+from clipsearch.text import printable
+
+if TYPE_CHECKING:
+    from clipsearch.search.query import Part
+
+_HELP = """Keep queries under a name, and look for them with search @NAME.
+
+\b
+Examples:
+  clipsearch query save pool "golden retriever" --image pool.jpg
+  clipsearch search @pool
+  clipsearch query list
+"""
+
+app = commands(_HELP)
+
+_NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Its name.")]
+
+
+@app.command("save")
+@grouped
+def save_command(*, name: _NameArgument, what: QueryOptions) -> int:
+    """Keep a query under a name, for all your collections.
+
+    \b
+    Examples:
+      clipsearch query save pool "golden retriever" --image pool.jpg --not "a ball"
+      clipsearch search @pool
+      clipsearch search 2:@pool "in the evening"
+    """
+    from clipsearch.domain import policy
+    from clipsearch.search import saved
+    from clipsearch.search.query import Query
+
+    if what.only_class() is not None:
+        raise UsageError(
+            "--class beside a QUERY is a filter, and no part of it",
+            hint="Leave it out here, and give it to search.",
+        )
+    query = what.query()
+    for text in query.texts:
+        policy.check(text)
+    saved.save(name, Query(tuple(map(_lasting, query.parts))))
+    say(f"saved; look for it with: clipsearch search @{name}")
+    return ExitCode.OK
+
+
+@app.command("list")
+def list_command(
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a query.")] = False,
+) -> int:
+    """Print the saved queries, one a line: the name, and what it stands for.
+
+    \b
+    Examples:
+      clipsearch query list
+    """
+    from clipsearch.search import saved
+
+    for name, query in saved.everything().items():
+        if json:
+            sys.stdout.buffer.write(json_line({"name": name, "query": query.said}))
+        else:
+            print(f"{name}\t{printable(query.said)}")
+    return ExitCode.OK
+
+
+@app.command("remove")
+def remove_command(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="Its name.", autocompletion=completion.saved_queries),
+    ],
+) -> int:
+    """Forget a query.
+
+    \b
+    Examples:
+      clipsearch query remove pool
+    """
+    from clipsearch.search import saved
+
+    saved.remove(name)
+    return ExitCode.OK
+
+
+def _lasting(part: "Part") -> "Part":
+    """The part as it is to be found from any folder. Raises UsageError for what cannot be."""
+    if part.kind != "image":
+        return part
+    if not Path(part.what).is_file():
+        raise UsageError(
+            f"'{part.what}' is no file", hint="A saved query names pictures by their paths."
+        )
+    return replace(part, what=str(Path(part.what).absolute()))

@@ -1,0 +1,80 @@
+"""``clipsearch status`` and ``clipsearch models``."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipsearch.cli.app import IndexOption, commands
+from clipsearch.cli.render.json_lines import json_line
+from clipsearch.errors import ClipsearchError, ExitCode
+
+app = commands()
+
+
+@app.command("status")
+def status_command(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[PATH]", help="A folder.", show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    index: IndexOption = None,
+) -> int:
+    """Tell what is indexed, with which model and domain, what was tested, and what failed.
+
+    \b
+    Examples:
+      clipsearch status
+      clipsearch status ~/Pictures --json
+    """
+    from clipsearch.cli.render import output
+    from clipsearch.models import registry
+    from clipsearch.storage import known
+    from clipsearch.storage.catalog import Store
+    from clipsearch.storage.collection import Assurance
+
+    start = (folder or Path()).resolve()
+    for directory in known.find(start, index):
+        with Store.open(directory) as store:
+            status, assured = store.status(), Assurance(store)
+            if json:
+                record = output.status_record(status, assured)
+                sys.stdout.buffer.write(json_line(record))
+                continue
+            try:
+                registry.locate(status.spec)
+                here = "on this machine"
+            except ClipsearchError as error:
+                here = f"cannot be used here: {error}"
+            print(output.status_text(status, assured, here))
+    return ExitCode.OK
+
+
+@app.command("models")
+def models_command(
+    all: Annotated[
+        bool, typer.Option("--all", help="Every architecture and its published weights.")
+    ] = False,
+) -> int:
+    """Tell which models can be used, and which weights are on this machine and where.
+
+    It also says how to bring weights to a machine without a network.
+
+    \b
+    Examples:
+      clipsearch models
+      clipsearch models --all | grep ViT-L
+    """
+    from clipsearch.cli.render import output
+    from clipsearch.models import registry
+
+    print(output.models_text(registry.on_this_machine()))
+    if all:
+        from clipsearch.models.open_clip import published_weights
+
+        print("\nArchitectures and the published weights of each (--model NAME --pretrained TAG):")
+        for name in registry.architectures():
+            tags = ", ".join(published_weights(name)) or "none; --pretrained FILE"
+            print(f"  {name}: {tags}")
+    return ExitCode.OK

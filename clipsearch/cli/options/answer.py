@@ -1,0 +1,95 @@
+"""Options that say which hits are good enough, and how many there are to be."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipsearch.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipsearch.records import Filter, Hit
+    from clipsearch.search.answer import Asked
+    from clipsearch.search.query import Searcher
+
+
+MaxFalseAlarmOption = Annotated[
+    float,
+    typer.Option(
+        "--max-false-alarm",
+        metavar="RATE",
+        help="Leave out hits with scores that more than this share of unrelated queries reach "
+        "here.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOptions:
+    """How many hits, and how good."""
+
+    count: Annotated[
+        int, typer.Option("-k", "--count", min=1, metavar="N", help="At most so many hits.")
+    ] = 10
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="Read every embedding, where a large collection is read in part."
+        ),
+    ] = False
+    diverse: Annotated[
+        bool,
+        typer.Option(
+            "--diverse",
+            help="Of pictures that are nearly the same, a burst say, only the one that matches "
+            "best.",
+        ),
+    ] = False
+    max_false_alarm: MaxFalseAlarmOption = 0.05
+    all: Annotated[
+        bool, typer.Option("--all", help="Print the best hits, however poor they are.")
+    ] = False
+    allow_out_of_domain: Annotated[
+        bool,
+        typer.Option(
+            "--allow-out-of-domain",
+            help="Answer even if the text has nothing to do with the domain.",
+        ),
+    ] = False
+    require_tested: Annotated[
+        bool,
+        typer.Option(
+            "--require-tested",
+            help="Refuse (exit code 3) unless the model met the domain's pass marks: see "
+            "clipsearch evaluate.",
+        ),
+    ] = False
+
+    def check(self) -> None:
+        """Raise UsageError for a rate that is none."""
+        if not 0 < self.max_false_alarm <= 1:
+            raise UsageError(
+                f"--max-false-alarm {self.max_false_alarm:g} is no share of queries",
+                hint="It is greater than 0 and at most 1; --all is the same as 1.",
+            )
+
+    def hits(self, searcher: "Searcher", asked: "list[Asked]", only: "Filter") -> "list[list[Hit]]":
+        """The hits of each query that are good enough."""
+        rate = 1.0 if self.all else self.max_false_alarm
+        if self.diverse:
+            from clipsearch.search import diversify
+
+            return [
+                diversify.search(
+                    searcher.collections,
+                    one,
+                    self.count,
+                    only,
+                    max_false_alarm=rate,
+                    exact=self.exact,
+                )
+                for one in asked
+            ]
+        return searcher.hits_of_each(
+            asked, self.count, only, max_false_alarm=rate, exact=self.exact
+        )

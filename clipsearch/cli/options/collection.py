@@ -1,0 +1,55 @@
+"""Which index, model and pictures a command is about that takes pictures of its own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipsearch.cli.app import say
+from clipsearch.errors import UsageError
+
+UnderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--under",
+        metavar="FOLDER",
+        help="Which collection, if not the one around the current folder.",
+        show_default=False,
+    ),
+]
+
+
+def directory_of_one(about: Sequence[Path], under: Path | None, index: Path | None) -> Path:
+    """Where the one index is that a command means.
+
+    That is ``index`` or the collection of ``under`` if one of them is given; else the collection
+    that the current folder is in; else the one that the files it is ``about`` are in; else the
+    one below the current folder. Raises IndexNotFound, and UsageError if there are several.
+    """
+    from clipsearch.storage import known
+
+    start = (under or Path()).resolve()
+    if under is not None and not under.exists():
+        raise UsageError(f"{under} does not exist", hint="--under takes a folder.")
+    if index is None and known.holding(start) is None and under is None:
+        for path in about:
+            holder = known.holding(path.resolve())
+            if holder is not None:
+                return holder
+    found = known.find(start, index)
+    if len(found) > 1:
+        raise UsageError(
+            f"there are {len(found)} indexed folders below {start}",
+            hint="Say which one you mean with --under FOLDER.",
+        )
+    return found[0]
+
+
+def say_skipped(skipped: Sequence[tuple[bytes, str]]) -> None:
+    """Name pictures that could not be decoded."""
+    from clipsearch.cli.render.reports import text_path
+    from clipsearch.text import printable
+
+    for path, reason in skipped:
+        say(f"skipping {text_path(path)}: {printable(reason)}")

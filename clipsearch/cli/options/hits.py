@@ -1,0 +1,155 @@
+"""Options that say how hits are printed and shown."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipsearch.cli.app import say
+from clipsearch.cli.options import files
+from clipsearch.errors import UsageError
+from clipsearch.paths import absolute_path, relative_path, shown_path
+
+if TYPE_CHECKING:
+    from clipsearch.cli.render.output import Show, Write
+    from clipsearch.records import Hit
+
+
+AbsoluteOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--absolute/--relative",
+        help="Paths from the root, or from the current folder; by default from the current "
+        "folder where it holds them.",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class HitOptions:
+    """How hits are printed, and what else is made of them."""
+
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False
+    null: Annotated[bool, typer.Option("-0", "--null", help="End paths with NUL.")] = False
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="TEMPLATE",
+            help="A line a hit like '{score:.3f}\\t{path}'; the fields are the keys of --json.",
+            show_default=False,
+        ),
+    ] = None
+    absolute: AbsoluteOption = None
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Also write one page of thumbnails, with scores, classes and paths.",
+            show_default=False,
+        ),
+    ] = None
+    open_page: Annotated[bool, typer.Option("--open", help="Show that page in a browser.")] = False
+    montage: Annotated[
+        Path | None,
+        typer.Option(
+            "--montage",
+            metavar="FILE",
+            help="Also write one picture of all thumbnails, with ranks and scores: a PNG or JPEG.",
+            show_default=False,
+        ),
+    ] = None
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Also draw the thumbnails in the terminal.")
+    ] = False
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Print nothing; the exit code tells.")
+    ] = False
+
+    def check(self) -> None:
+        """Raise UsageError, before any work is done, for what cannot be."""
+        self.writer()
+        files.check(self.html)
+        files.check(self.montage, "--montage")
+        if self.open_page and self.html is None:
+            raise UsageError("--open shows the page of --html", hint="Add --html FILE.")
+        if self.montage is not None:
+            from clipsearch.images.montage import format_of
+
+            format_of(self.montage.name)
+        if self.preview and self.quiet:
+            raise UsageError(
+                "--preview draws in the terminal, and --quiet prints nothing",
+                hint="Choose one of them.",
+            )
+        if self.preview:
+            from clipsearch.cli.render.preview import require_terminal
+
+            require_terminal()
+
+    def show(self) -> "Show":
+        """How a path is printed."""
+
+        shows = {None: shown_path, True: absolute_path, False: relative_path}
+        return shows[self.absolute]
+
+    def writer(self) -> "Write":
+        """How hits are printed. Raises UsageError for a template that is none."""
+        from clipsearch.cli.render import output
+
+        if self.json and (self.null or self.template is not None):
+            raise UsageError(
+                "--json says how hits are printed; it goes with neither --null nor --format",
+                hint="Choose one of them.",
+            )
+        end = b"\0" if self.null else b"\n"
+        if self.json:
+            return output.write_json_lines(self.show())
+        if self.template is not None:
+            return output.write_template(self.template, self.show(), end)
+        if sys.stdout.isatty() and not self.null:
+            return output.write_table(self.show())
+        return output.write_paths(self.show(), end)
+
+    def write(
+        self,
+        hits: "Sequence[Hit]",
+        classes: Sequence[str | None],
+        asked: str,
+        model: str,
+        notes: Sequence[str],
+    ) -> None:
+        """Print the hits, and show them as pictures where that was asked for.
+
+        classes: of each hit; only the page needs them. asked: the query in words. notes: what is
+        to be known of the answer, a line each. Raises UsageError for what cannot be written.
+        """
+        if not self.quiet:
+            self.writer()(hits, model, sys.stdout.buffer)
+        if self.html is None and self.montage is None and not self.preview:
+            return
+        from clipsearch.images.thumbnails import thumbnails_of
+        from clipsearch.web.pages import contact_sheet
+
+        pictures = thumbnails_of(hits)
+        if self.preview:
+            from clipsearch.cli.render.preview import preview
+
+            sys.stdout.flush()
+            preview(hits, pictures)
+        if self.html is not None:
+            page = contact_sheet.page(hits, classes, pictures, asked, model, notes)
+            files.write(self.html, page)
+        if self.montage is not None:
+            from clipsearch.images.montage import MOST, format_of, montage
+
+            if len(hits) > MOST:
+                say(f"the montage has the first {MOST:,} of {len(hits):,} hits")
+            files.write(self.montage, montage(hits, pictures, format_of(self.montage.name)))
+        if self.open_page and self.html is not None:
+            typer.launch(self.html.absolute().as_uri())

@@ -1,0 +1,110 @@
+"""Which model and which encoder a command uses, without loading torch where that can be done."""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clipsearch.cli.app import say
+from clipsearch.errors import ModelMismatch, UsageError
+
+if TYPE_CHECKING:
+    from clipsearch.records import Encoder, ModelFiles, ModelSpec, TextEncoder
+    from clipsearch.storage.catalog import Store
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """What the user said about the model; None where they said nothing."""
+
+    name: str | None = None
+    pretrained: str | None = None
+    device: str = "auto"
+    batch_size: int | None = None
+    offline: bool = False
+
+
+def model_for(store: "Store", choice: ModelChoice, *, may_change: bool) -> "ModelFiles":
+    """The model for an existing index: its own, unless the user names it or may change it."""
+    from clipsearch.models import registry
+
+    if choice.name is None and choice.pretrained is None:
+        try:
+            return registry.locate(store.spec)
+        except ModelMismatch:  # other weights under the same name
+            if not may_change:
+                raise
+        spec = store.spec
+        return registry.resolve(spec.name, spec.pretrained, offline=choice.offline, notify=say)
+    files = named_model(choice)
+    same = files.spec.fingerprint == store.spec.fingerprint
+    if files.spec != store.spec and (same or not may_change):
+        with store.batch():
+            store.set_spec(files.spec)
+    return files
+
+
+def new_model(choice: ModelChoice) -> "ModelFiles":
+    """The model for a new index: the one that was named, or the default."""
+    from clipsearch.models import registry
+
+    if choice.name is None and choice.pretrained is None:
+        return registry.resolve_default(offline=choice.offline, notify=say)
+    return named_model(choice)
+
+
+def named_model(choice: ModelChoice) -> "ModelFiles":
+    """The model that the user named, with the default's architecture if they named none."""
+    from clipsearch.models import registry
+
+    name = choice.name or registry.DEFAULT_NAME
+    return registry.resolve(name, choice.pretrained, offline=choice.offline, notify=say)
+
+
+def shared_model(stores: "Sequence[Store]") -> "ModelSpec":
+    """The one model of all these indexes: scores of different models cannot be compared."""
+    specs = {store.spec.fingerprint: store.spec for store in stores}
+    if len(specs) > 1:
+        made = "; ".join(f"{store.root} ({store.spec.label})" for store in stores)
+        raise UsageError(
+            f"several folders here are indexed with different models: {made}",
+            hint="Say which one you mean with --under FOLDER.",
+        )
+    return stores[0].spec
+
+
+def load_encoder(files: "ModelFiles", choice: ModelChoice) -> "Encoder":
+    """Both towers, with torch."""
+    with _uninterrupted():
+        from clipsearch.models.open_clip import OpenClipEncoder
+
+    return OpenClipEncoder(files, choice.device, choice.batch_size, notify=say)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait: torch aborts the whole process if its own import is interrupted."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def load_text_encoder(
+    files: "ModelFiles",
+    choice: ModelChoice,
+    load: "Callable[[ModelFiles, ModelChoice], Encoder]" = load_encoder,
+) -> "TextEncoder":
+    """The text tower, without torch wherever that can be done; else what ``load`` gives."""
+    from clipsearch.models import text_encoder, weights
+    from clipsearch.records import ModelFiles
+
+    path = weights.mappable(files.weights)
+    if path is not None and text_encoder.supports(files.spec):
+        return text_encoder.TextEncoder(ModelFiles(files.spec, path))
+    return load(files, choice)

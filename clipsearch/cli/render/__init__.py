@@ -1,0 +1,1 @@
+"""Results as tables, lines, JSON and progress, for a terminal, a pipe or a program."""

@@ -1,0 +1,118 @@
+"""Groups of duplicates as paths, as a table, as records and in a sentence."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import BinaryIO
+
+from clipsearch.cli.render.json_lines import json_line, json_path
+from clipsearch.cli.render.reports import Table, text_path
+from clipsearch.search.duplicates.find import Duplicates, Group, Member
+from clipsearch.search.duplicates.likeness import KEPT, Likeness
+from clipsearch.text import printable, size_text
+
+ShowPath = Callable[[bytes], bytes]
+"""An absolute path as it is to be printed."""
+
+_NAMED = 5
+"""So many pictures are named in a message; of the others only their number."""
+
+
+def write_paths(groups: Iterable[Group], show: ShowPath, end: bytes, stream: BinaryIO) -> None:
+    """Paths, the best of a group first, each ended by ``end``, and one more between groups."""
+    for n, group in enumerate(groups):
+        stream.write(end if n else b"")
+        stream.writelines(show(member.path) + end for member in group.members)
+
+
+def write_spare(groups: Iterable[Group], show: ShowPath, end: bytes, stream: BinaryIO) -> None:
+    """Paths of all members but the best, each ended by ``end``; nothing between groups."""
+    for group in groups:
+        stream.writelines(show(member.path) + end for member in group.members[1:])
+
+
+def write_json_lines(groups: Iterable[Group], show: ShowPath, model: str, stream: BinaryIO) -> None:
+    """One JSON object a group. Keys are only ever added."""
+    for group in groups:
+        members = [_record(n == 0, member, show) for n, member in enumerate(group.members)]
+        record = {
+            "kind": group.kind,
+            "similarity": round(group.similarity, 6),
+            "spare_bytes": group.spare_bytes,
+            "model": model,
+            "members": members,
+        }
+        stream.write(json_line(record))
+        stream.flush()
+
+
+def _record(keep: bool, member: Member, show: ShowPath) -> dict[str, object]:
+    return {
+        "path": json_path(show(member.path)),
+        "root": json_path(member.root),
+        "id": member.image.id,
+        "width": member.image.width,
+        "height": member.image.height,
+        "size": member.image.size,
+        "taken_at": member.image.taken_at,
+        "similarity": round(member.similarity, 6),
+        "keep": keep,
+    }
+
+
+def table(groups: Iterable[Group], show: ShowPath) -> Table:
+    """For people: a picture a row, the one to keep first in its group."""
+    rows = [
+        (
+            "" if n else str(number),
+            "" if n else group.kind,
+            f"{member.similarity:.3f}" if n else "best",
+            f"{member.image.width} x {member.image.height}",
+            size_text(member.image.size),
+            text_path(show(member.path)),
+        )
+        for number, group in enumerate(groups, start=1)
+        for n, member in enumerate(group.members)
+    ]
+    return Table("", ("#", "kind", "similarity", "pixels", "size", "path"), rows, left=(1, 5))
+
+
+def summary_line(found: Duplicates) -> str:
+    """How many there are, and what they take."""
+    if not found.groups:
+        return f"no duplicates among {found.images} pictures"
+    spare = sum(len(group.members) - 1 for group in found.groups)
+    size = size_text(sum(group.spare_bytes for group in found.groups))
+    return (
+        f"{len(found.groups)} group{_s(len(found.groups))} among {found.images} pictures; "
+        f"beside the best of each, {spare} picture{_s(spare)} of {size}"
+    )
+
+
+def likeness_line(measured: Likeness, *, looked: bool) -> str:
+    """What near-duplicates are like in a collection, and whether the pictures were looked at."""
+    copies = f"{KEPT:.0%} of slightly changed copies of {measured.sample} pictures"
+    similar = (
+        f"alike is what is at least {measured.similarity:.3f} similar to the model, as {copies} "
+        f"are; {measured.neighbours:.0%} of these pictures have another so similar"
+    )
+    if not looked:
+        return f"{similar}, and they may be different ones"
+    return f"{similar}, and a look at both decides (agreement of {measured.agreement:.2f})"
+
+
+def stale_lines(found: Duplicates, show: ShowPath) -> list[str]:
+    """Pictures that are not as they were indexed, and so in no group."""
+    lines = [
+        f"left out, gone or changed since it was indexed: {printable(text_path(show(path)))}"
+        for path in found.stale[:_NAMED]
+    ]
+    more = len(found.stale) - _NAMED
+    return [*lines, f"and {more} more; bring the index up to date"] if more > 0 else lines
+
+
+def notes(found: Duplicates, measured: Sequence[Likeness], *, looked: bool) -> list[str]:
+    """What is to be known of the groups, a line each."""
+    return [summary_line(found), *(likeness_line(one, looked=looked) for one in measured)]
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"

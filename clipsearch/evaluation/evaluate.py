@@ -1,0 +1,139 @@
+"""Test an index's model on labelled pictures, and keep with the index what was found."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from clipsearch.domain import policy
+from clipsearch.domain.calibration import Precision, fit_precision
+from clipsearch.domain.gate import GateErrors
+from clipsearch.domain.taxonomy import REFUSED, Domain
+from clipsearch.domain.zero_shot import encode_all, fit_logit_scale
+from clipsearch.errors import TooFewExamples
+from clipsearch.evaluation import labelled
+from clipsearch.evaluation.labelled import CaptionedImages, LabelledImages
+from clipsearch.evaluation.metrics import (
+    ClassificationReport,
+    RetrievalReport,
+    evaluate_classification,
+    evaluate_retrieval,
+    shortfalls,
+)
+from clipsearch.indexing.embed import embed
+from clipsearch.indexing.update import LoadEncoder, Progress
+from clipsearch.records import ModelSpec, TextEncoder, Vectors
+from clipsearch.storage import collection
+from clipsearch.storage.catalog import Store
+from clipsearch.storage.collection import Assurance, Evaluation
+
+_HITS = 10
+"""Hits of a query that a score's precision is fitted to: as many as a search shows."""
+
+_FORMS = ("{}", "a photo of a {}")
+"""How people ask for a class. The class's own embedding, an average over prompts, would not do:
+its scores are higher than those of any query that is typed. Only classes of which there is a
+picture are asked for, since a picture labelled as one thing may well show another besides."""
+
+_QUERIES_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """An evaluation with what it is about, for a report."""
+
+    evaluation: Evaluation
+    model: ModelSpec
+    domain: Domain
+    gate: GateErrors
+    test_set: LabelledImages | CaptionedImages
+    """Those pictures of it that could be decoded; the report's rows are theirs."""
+    reused: int
+    """How many embeddings the index had."""
+    skipped: tuple[tuple[bytes, str], ...]
+    """Pictures that could not be decoded, with the reason."""
+
+
+def evaluate(
+    store: Store,
+    test_set: LabelledImages | CaptionedImages,
+    load_encoder: LoadEncoder,
+    load_text_encoder: Callable[[], TextEncoder],
+    progress: Progress = lambda doing, done, total: None,
+) -> Findings:
+    """Evaluate the model and the domain of ``store``, which is open for writing.
+
+    The result is committed at the end, in place of an earlier one. Raises TooFewExamples if no
+    picture can be decoded, RefusedByPolicy for a caption, and ModelError.
+    """
+    for caption in test_set.captions if isinstance(test_set, CaptionedImages) else ():
+        policy.check(caption)
+    encoder = load_text_encoder()
+    collection.calibrate(store, lambda: encoder)
+    known = Assurance(store)
+    domain, texts = known.domain, known.texts
+    assert texts is not None
+    found = embed(test_set.root, test_set.paths, store.spec, store, load_encoder, progress)
+    if not found.rows:
+        raise TooFewExamples(
+            f"none of the {len(test_set.paths)} pictures of {test_set.source} can be decoded",
+            hint=f"The first: {found.failed[0][1]}.",
+        )
+    test_set = test_set.only(found.rows)
+    names, scale = domain.class_names, None
+    report: ClassificationReport | RetrievalReport
+    if isinstance(test_set, LabelledImages):
+        report = evaluate_classification(found.vectors, texts.gate.classes, test_set.classes, names)
+        asked = sorted(set(test_set.classes))
+        queries = encode_all(encoder, [form.format(names[c]) for c in asked for form in _FORMS])
+        wanted = np.repeat(asked, len(_FORMS))
+        precision = _precision(queries, wanted, found.vectors, test_set.classes)
+        scale = fit_logit_scale(found.vectors, texts.gate.classes, test_set.classes)
+    else:
+        captions = encode_all(encoder, test_set.captions)
+        report = evaluate_retrieval(found.vectors, captions, test_set.images)
+        pictures = range(len(found.vectors))
+        precision = _precision(captions, test_set.images, found.vectors, pictures)
+    gate = texts.gate.errors()
+    refused = {} if gate.refused is None else {REFUSED: gate.refused.value}
+    measures = {**report.measures(), **refused}
+    evaluation = Evaluation(
+        model=store.spec.fingerprint,
+        domain=domain.fingerprint,
+        test_set=labelled.fingerprint(test_set, domain, found.hashes),
+        source=test_set.source,
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        report=report,
+        measures=measures,
+        shortfalls=shortfalls(measures, domain.pass_marks),
+        precision=precision,
+        logit_scale=scale,
+    )
+    collection.keep_evaluation(store, evaluation)
+    return Findings(evaluation, store.spec, domain, gate, test_set, found.reused, found.failed)
+
+
+def _precision(
+    queries: Vectors, wanted: npt.ArrayLike, images: Vectors, shown: npt.ArrayLike
+) -> Precision | None:
+    """What the scores of these queries' hits say of being right; None where they say nothing.
+
+    queries: ``(q, dim)``. wanted: ``(q,)``, what each is about. images: ``(n, dim)``. shown:
+    ``(n,)``, what each picture shows; a hit is right if it is what is wanted.
+    """
+    about, shows = np.asarray(wanted), np.asarray(shown)
+    scores, right, groups = [], [], []
+    for start in range(0, len(queries), _QUERIES_AT_ONCE):
+        some = slice(start, start + _QUERIES_AT_ONCE)
+        similarities = queries[some] @ images.T
+        hits = np.argsort(-similarities, axis=1, kind="stable")[:, :_HITS]  # (rows, hits)
+        scores.append(np.take_along_axis(similarities, hits, axis=1).ravel())
+        right.append((shows[hits] == about[some, np.newaxis]).ravel())
+        groups.append(np.repeat(about[some], hits.shape[1]))
+    try:
+        found = fit_precision(*(np.concatenate(part) for part in (scores, right, groups)))
+    except TooFewExamples:
+        return None
+    return found if found.brier < found.brier_of_base_rate else None

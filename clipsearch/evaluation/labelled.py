@@ -1,0 +1,365 @@
+"""Labelled pictures to test a model with: where they are, and what is said of each.
+
+Three forms are read. A folder whose folders are named after classes; a table (CSV or TSV, with a
+header line) of ``path,label``; and a table of ``path,caption``, where a picture may have several
+captions, one a line. Paths in a table are relative to the table's own folder.
+
+Nothing is guessed: a label that the domain has not got, a file that is missing or a picture with
+two labels is an error that names the line. What is to be learned, and not tested, may have labels
+of its own: ``own_taxonomy`` makes a domain of them.
+"""
+
+import csv
+import hashlib
+import io
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from clipsearch.domain import policy
+from clipsearch.domain.taxonomy import Domain, DomainClass, folded
+from clipsearch.errors import BadLabels, TooFewExamples
+from clipsearch.images.scan import SUFFIXES, find
+from clipsearch.text import did_you_mean
+
+LABEL_COLUMNS = ("label", "class")
+CAPTION_COLUMNS = ("caption", "text")
+PATH_COLUMNS = ("path", "file", "filename", "image")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImages:
+    """Pictures, each with its class."""
+
+    source: str
+    root: bytes
+    """The folder that the paths are relative to."""
+    paths: tuple[bytes, ...]
+    """In the file system's own bytes, separated by ``/``; sorted, none twice."""
+    classes: tuple[int, ...]
+    """For each picture the index of its class in the domain."""
+
+    def per_class(self) -> Counter[int]:
+        """How many pictures each class has; classes without any are left out."""
+        return Counter(self.classes)
+
+    def only(self, rows: Sequence[int]) -> "LabelledImages":
+        """The part of the set that the pictures at these positions are."""
+        return replace(
+            self,
+            paths=tuple(self.paths[n] for n in rows),
+            classes=tuple(self.classes[n] for n in rows),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionedImages:
+    """Pictures, each with one or more captions."""
+
+    source: str
+    root: bytes
+    paths: tuple[bytes, ...]
+    """In the order in which the table first names them, none twice."""
+    captions: tuple[str, ...]
+    images: tuple[int, ...]
+    """For each caption the position of its picture in ``paths``."""
+
+    def only(self, rows: Sequence[int]) -> "CaptionedImages":
+        """The part of the set that the pictures at these positions are."""
+        position = {row: n for n, row in enumerate(rows)}
+        kept = [n for n, image in enumerate(self.images) if image in position]
+        return replace(
+            self,
+            paths=tuple(self.paths[n] for n in rows),
+            captions=tuple(self.captions[n] for n in kept),
+            images=tuple(position[self.images[n]] for n in kept),
+        )
+
+
+def read(source: Path, domain: Domain) -> LabelledImages | CaptionedImages:
+    """Read a labelled set: a folder of class-named folders, or a table.
+
+    Raises BadLabels if something in it is wrong, and TooFewExamples if it holds no picture.
+    """
+    _require_exists(source)
+    return read_folders(source, domain) if source.is_dir() else read_table(source, domain)
+
+
+def own_taxonomy(source: Path, domain: Domain) -> Domain:
+    """A domain whose classes are the labels of a set, whatever they are, in alphabetical order.
+
+    Templates are those of ``domain``, and so are the prompts of the classes that it has too. What
+    tests the set has no place here: there are no examples and no pass marks.
+    Raises BadLabels if the set cannot be read or has captions in place of labels, TooFewExamples
+    if it holds no picture, and RefusedByPolicy if a label asks for what the usage policy forbids.
+    """
+    _require_exists(source)
+    names: dict[str, str] = {}
+    for label in _labels_of(source):
+        if not label.isprintable():
+            raise BadLabels(
+                f"{source}: {label!r} holds what is no text", hint="Give the class another name."
+            )
+        policy.check(label.replace("_", " "))
+        names.setdefault(folded(label), " ".join(label.replace("_", " ").split()))
+    if not names:
+        raise _empty(str(source))
+    known = {name: domain.find_class(name) for name in sorted(names.values())}
+    prompts = {n: () if at is None else domain.classes[at].prompts for n, at in known.items()}
+    return replace(
+        domain,
+        name=source.name,
+        description="",
+        classes=tuple(DomainClass(name, prompts=prompts[name]) for name in known),
+        in_domain=(),
+        out_of_domain=(),
+        pass_marks={},
+    )
+
+
+def _labels_of(source: Path) -> list[str]:
+    if source.is_dir():
+        paths = [file.path for file in find(os.fsencode(source)).files]
+        return [os.fsdecode(path.split(b"/")[0]) for path in paths if b"/" in path]
+    columns, entries = _read_entries(source)
+    if columns != LABEL_COLUMNS:
+        raise BadLabels(
+            f"{source} has captions, and classes are learned from labels",
+            hint="The first line names the columns: path,label.",
+        )
+    return [label for _, _, label in entries]
+
+
+def _require_exists(source: Path) -> None:
+    if not source.exists():
+        raise BadLabels(
+            f"{source} does not exist",
+            hint="A labelled set is a folder of class-named folders, or a CSV or TSV file with "
+            "the columns path,label or path,caption.",
+        )
+
+
+def fingerprint(
+    images: LabelledImages | CaptionedImages, domain: Domain, hashes: Sequence[bytes]
+) -> str:
+    """SHA-256, in hex, of the test set: the content of its pictures and what is said of them.
+
+    hashes: the content hash of each picture, in the order of ``paths``. Names and places of the
+    files are no part of it, so a copy of a test set is the same test set.
+    """
+    if isinstance(images, LabelledImages):
+        said = [domain.classes[index].name for index in images.classes]
+        rows = [hashes[n] + b" is " + name.encode() for n, name in enumerate(said)]
+    else:
+        pairs = zip(images.images, images.captions, strict=True)
+        rows = [hashes[n] + b" shows " + caption.encode() for n, caption in pairs]
+    digest = hashlib.sha256()
+    for row in sorted(rows):
+        digest.update(len(row).to_bytes(8, "big") + row)
+    return digest.hexdigest()
+
+
+# -- folders -----------------------------------------------------------------------------------
+
+
+def read_folders(folder: Path, domain: Domain) -> LabelledImages:
+    """A folder whose folders are named after classes; what lies deeper belongs to them too.
+
+    Raises BadLabels, TooFewExamples, and CollectionGone if the folder cannot be listed.
+    """
+    root = os.fsencode(folder)
+    found = find(root)
+    if found.unreadable:
+        path, reason = found.unreadable[0]
+        raise BadLabels(f"cannot read {os.fsdecode(os.path.join(root, path))}: {reason}")
+    stray = [file.path for file in found.files if b"/" not in file.path]
+    if stray:
+        raise BadLabels(
+            f"{folder}: {os.fsdecode(stray[0])} lies in no class's folder"
+            + (f", and {len(stray) - 1} more" if len(stray) > 1 else ""),
+            hint="Put each picture into a folder that is named after its class.",
+        )
+    names = {file.path.split(b"/")[0] for file in found.files}
+    classes = {name: domain.find_class(os.fsdecode(name)) for name in names}
+    unknown = sorted(os.fsdecode(name) for name, index in classes.items() if index is None)
+    if unknown:
+        raise _unknown_label(f"{folder}: the folder '{unknown[0]}'", unknown, domain)
+    if not found.files:
+        raise _empty(str(folder))
+    labels = [classes[file.path.split(b"/")[0]] for file in found.files]
+    return LabelledImages(
+        source=str(folder),
+        root=root,
+        paths=tuple(file.path for file in found.files),
+        classes=tuple(index for index in labels if index is not None),
+    )
+
+
+# -- tables ------------------------------------------------------------------------------------
+
+
+def read_table(table: Path, domain: Domain) -> LabelledImages | CaptionedImages:
+    """A CSV or TSV file with a header that names the columns path and label, or caption.
+
+    Raises BadLabels, TooFewExamples.
+    """
+    columns, entries = _read_entries(table)
+    root = os.fsencode(table.parent)
+    if columns == LABEL_COLUMNS:
+        return _labelled(table, root, entries, domain)
+    return _captioned(table, root, entries)
+
+
+_Entry = tuple[int, bytes, str]
+"""Line, path, and what is said of it."""
+
+
+def _read_entries(table: Path) -> tuple[tuple[str, ...], list[_Entry]]:
+    """Which columns say something of the pictures, those of labels or of captions, and what."""
+    rows = _rows(table)
+    line, header = next(rows, (1, []))
+    columns = [name.strip().lower() for name in header]
+    path_at = _column(columns, PATH_COLUMNS)
+    label_at = _column(columns, LABEL_COLUMNS)
+    caption_at = _column(columns, CAPTION_COLUMNS)
+    if path_at is None or (label_at is None) == (caption_at is None):
+        raise BadLabels(
+            f"{table}, line {line}: the header is '{','.join(header)}'",
+            hint="The first line names the columns: path,label or path,caption.",
+        )
+    said_at = label_at if label_at is not None else caption_at
+    assert said_at is not None
+    entries = _entries(table, rows, path_at, said_at, len(columns))
+    if not entries:
+        raise _empty(str(table))
+    return LABEL_COLUMNS if label_at is not None else CAPTION_COLUMNS, entries
+
+
+def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:
+    """``(line, fields)`` of every row that is not blank; quoted fields may span lines."""
+    try:
+        data = table.read_bytes()
+    except OSError as error:
+        raise BadLabels(f"cannot read {table}: {error.strerror}") from error
+    # Paths are bytes: what is no UTF-8 in them survives as surrogates, as in os.fsdecode.
+    text = data.decode("utf-8-sig", "surrogateescape")
+    first = text.split("\n", 1)[0]
+    delimiter = "\t" if "\t" in first else ";" if ";" in first and "," not in first else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 1
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise BadLabels(
+                f"{table}, line {line}: {error}",
+                hint="A field that holds the separator or a quotation mark needs quotation marks.",
+            ) from error
+        if any(field.strip() for field in fields):
+            yield line, fields
+        line = reader.line_num + 1
+
+
+def _entries(
+    table: Path, rows: Iterator[tuple[int, list[str]]], path_at: int, said_at: int, columns: int
+) -> list[_Entry]:
+    entries = []
+    for line, fields in rows:
+        if len(fields) != columns:
+            raise BadLabels(
+                f"{table}, line {line}: {len(fields)} fields where the header has {columns}",
+                hint="A field that holds the separator needs quotation marks.",
+            )
+        path, said = fields[path_at].strip(), fields[said_at].strip()
+        if not path or not said:
+            raise BadLabels(f"{table}, line {line}: an empty {'path' if not path else 'text'}")
+        try:
+            said.encode()
+        except UnicodeEncodeError as error:
+            raise BadLabels(
+                f"{table}, line {line}: not UTF-8 text", hint="Save it as UTF-8."
+            ) from error
+        where = os.path.join(os.fsencode(table.parent), os.fsencode(path))
+        if not os.path.isfile(where):
+            raise BadLabels(
+                f"{table}, line {line}: there is no file {os.fsdecode(where)}",
+                hint="Paths are relative to the folder of the table.",
+            )
+        entries.append((line, _stored(path), said))
+    return entries
+
+
+def _stored(path: str) -> bytes:
+    """A path as a catalogue has it, so that ``./a.jpg`` and ``a.jpg`` are one."""
+    stored = os.fsencode(os.path.normpath(path))
+    return stored if os.sep == "/" else stored.replace(os.fsencode(os.sep), b"/")
+
+
+def _labelled(
+    table: Path, root: bytes, entries: Sequence[_Entry], domain: Domain
+) -> LabelledImages:
+    seen: dict[bytes, int] = {}
+    classes: dict[bytes, int] = {}
+    for line, path, label in entries:
+        index = domain.find_class(label)
+        if index is None:
+            unknown = [label for _, _, label in entries if domain.find_class(label) is None]
+            raise _unknown_label(f"{table}, line {line}: the label '{label}'", unknown, domain)
+        if path in seen:
+            raise BadLabels(
+                f"{table}, line {line}: {os.fsdecode(path)} already has a label, "
+                f"on line {seen[path]}",
+                hint="A picture has one label here; it may have several captions.",
+            )
+        seen[path] = line
+        classes[path] = index
+    paths = sorted(classes)
+    return LabelledImages(str(table), root, tuple(paths), tuple(classes[path] for path in paths))
+
+
+def _captioned(table: Path, root: bytes, entries: Sequence[_Entry]) -> CaptionedImages:
+    positions: dict[bytes, int] = {}
+    seen: dict[tuple[bytes, str], int] = {}
+    for line, path, caption in entries:
+        positions.setdefault(path, len(positions))
+        if (path, caption) in seen:
+            raise BadLabels(
+                f"{table}, line {line}: {os.fsdecode(path)} already has this caption, "
+                f"on line {seen[path, caption]}"
+            )
+        seen[path, caption] = line
+    return CaptionedImages(
+        source=str(table),
+        root=root,
+        paths=tuple(positions),
+        captions=tuple(caption for _, _, caption in entries),
+        images=tuple(positions[path] for _, path, _ in entries),
+    )
+
+
+def _column(columns: Sequence[str], names: Sequence[str]) -> int | None:
+    return next((n for n, column in enumerate(columns) if column in names), None)
+
+
+def _unknown_label(what: str, unknown: Sequence[str], domain: Domain) -> BadLabels:
+    known = [name for cls in domain.classes for name in (cls.name, *cls.synonyms)]
+    others = len(set(unknown)) - 1
+    return BadLabels(
+        f"{what} is no class of the domain {domain.name}"
+        + did_you_mean(unknown[0].replace("_", " "), known, 2)
+        + (f"; nor are {others} others" if others else ""),
+        hint="Use a class name or a synonym of the domain, or test with a domain that has it: "
+        "`clipsearch domain show` lists them.",
+    )
+
+
+def _empty(source: str) -> TooFewExamples:
+    suffixes = " ".join(sorted(os.fsdecode(suffix) for suffix in SUFFIXES))
+    return TooFewExamples(
+        f"{source} holds no labelled picture",
+        hint=f"Pictures are files with one of these endings: {suffixes}.",
+    )

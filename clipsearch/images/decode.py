@@ -1,0 +1,360 @@
+"""Turn one image file into the pixels that an image tower takes.
+
+Safely: only the formats named here are tried (Pillow would hand an EPS to an interpreter), the
+size is checked before memory is taken, and every failure is an ImageError with a plain reason.
+
+Faithfully: the geometry is that of open_clip's own evaluation transform (torchvision's Resize and
+CenterCrop, or its ResizeKeepRatio and CenterCropOrPad), except that only the part which survives
+the crop is ever resampled, so a picture of 100,000 x 1 pixels costs no more than another. The
+arithmetic is the same up to rounding (1/255 on pictures): since version 13, Pillow chooses by the
+sizes whether it resamples rows or columns first.
+"""
+
+import io
+import os
+import struct
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pillow_heif
+from PIL import Image, UnidentifiedImageError
+
+from clipsearch.errors import ImageError
+from clipsearch.images.scan import content_hash
+from clipsearch.records import DecodedImage, Origin, Pixels, Preprocessing, SeenImage
+
+pillow_heif.register_heif_opener()
+# Pillow's own guard counts pixels before a JPEG is scaled down; ours follows (max_pixels).
+Image.MAX_IMAGE_PIXELS = None
+
+Image.init()  # loads the decoders that Pillow has here; AVIF is not in every build
+FORMATS = tuple(
+    name
+    for name in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "HEIF", "AVIF")
+    if name in Image.OPEN
+)
+
+_ORIENTATION, _DATE_TIME, _EXIF_IFD, _DATE_TIME_ORIGINAL = 0x0112, 0x0132, 0x8769, 0x9003
+_MAKE, _MODEL, _GPS_IFD = 0x010F, 0x0110, 0x8825
+_LATITUDE_REF, _LATITUDE, _LONGITUDE_REF, _LONGITUDE = 1, 2, 3, 4
+
+_LONGEST_NAME = 100
+"""Characters of a make or a model: twice as many as real ones have."""
+
+_LONGEST_EXIF = 1 << 16
+"""Bytes: what a JPEG, from which most of it comes, can hold."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes the picture stand upright (EXIF 2.32, tag 274)."""
+
+_SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that exchange width and height."""
+
+_PLAIN = ("1", "L", "P", "RGB", "YCbCr", "CMYK")
+"""Modes that every program turns into the same RGB."""
+
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def default_max_pixels() -> int:
+    """The largest picture to decode: 256 megapixels, or less where memory is small.
+
+    A decoded pixel can take 12 bytes on its way (RGBA, RGB and the composite), and two or more
+    pictures are decoded at once, so a thirty-second of the memory in bytes is a safe count.
+    """
+    limit = 256_000_000
+    with suppress(AttributeError, ValueError, OSError):  # no sysconf on Windows
+        limit = min(limit, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 32)
+    return limit
+
+
+def decode(
+    path: bytes | str, preprocessing: Preprocessing, max_pixels: int | None = None
+) -> DecodedImage:
+    """Read, hash and decode one file of at most ``max_pixels`` (``default_max_pixels``).
+
+    Raises ImageError if the file is no picture that can be decoded, and OSError if it cannot be
+    opened or read at all.
+    """
+    with open(path, "rb") as file:
+        digest = content_hash(file)
+        if file.tell() == 0:
+            raise ImageError("the file is empty")
+        file.seek(0)
+        with _plain_reasons():
+            limit = max_pixels or default_max_pixels()
+            image, width, height, told = _open_upright(file, preprocessing, limit)
+            pixels = fit(image, preprocessing)
+    return DecodedImage(pixels, digest, width, height, told.taken_at, *told.origin)
+
+
+def see(path: bytes | str, max_pixels: int | None = None) -> SeenImage:
+    """Read and hash one file, and look at its header; no pixel is decoded.
+
+    Raises ImageError if its header is that of no picture, and OSError if it cannot be read.
+    """
+    with open(path, "rb") as file:
+        digest = content_hash(file)
+        file.seek(0)
+        with _plain_reasons():
+            image = Image.open(file, formats=FORMATS)
+            width, height = _checked_size(image, max_pixels or default_max_pixels())
+            alike = image.mode in _PLAIN and "transparency" not in image.info
+            told = _metadata(lambda: _exif_of_header(image, file))
+    if told.orientation in _SIDEWAYS and image.format != "TIFF":  # its size is that of load()
+        width, height = height, width
+    alike = alike and told.orientation not in _UPRIGHT
+    return SeenImage(digest, width, height, told.taken_at, told.origin, alike)
+
+
+def read_origin(path: bytes | str) -> Origin:
+    """The camera and the place of a picture from its header alone; no pixel is decoded.
+
+    Damaged metadata is none. Raises OSError if the file cannot be opened.
+    """
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with suppress(Exception):
+            image = Image.open(file, formats=FORMATS)
+            return _origin(_exif_of_header(image, file))
+    return Origin()
+
+
+def _exif_of_header(image: Image.Image, file: BinaryIO) -> Image.Exif:
+    """EXIF without decoding: to find it behind the pixels, Pillow would decode a whole PNG."""
+    if image.format != "PNG" or "exif" in image.info:
+        return image.getexif()
+    exif = Image.Exif()
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"eXIf" and length <= _LONGEST_EXIF:
+            exif.load(file.read(length))
+            break
+        file.seek(length + 4, os.SEEK_CUR)
+    return exif
+
+
+def upright(path: bytes | str, preprocessing: Preprocessing) -> Image.Image:
+    """One picture as RGB, upright, as ``decode`` has it before it is resized and cropped.
+
+    Raises as ``decode``.
+    """
+    with open(path, "rb") as file, _plain_reasons():
+        return _open_upright(file, preprocessing, default_max_pixels())[0]
+
+
+@contextmanager
+def _plain_reasons() -> Iterator[None]:
+    """Whatever a decoder raises becomes an ImageError with a plain reason."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of damaged metadata; the pixels are what counts here.
+            warnings.simplefilter("ignore")
+            yield
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError("decoding it needs more memory than there is") from error
+    except Exception as error:
+        # A decoder fed with damaged data raises whatever it stumbles over (struct.error,
+        # SyntaxError, ...). To the reader of the message they are all one thing.
+        raise ImageError(_reason(error)) from error
+
+
+def _open_upright(
+    file: BinaryIO, preprocessing: Preprocessing, max_pixels: int
+) -> "tuple[Image.Image, int, int, _Metadata]":
+    """Open as RGB and upright, at reduced resolution where the format offers that for free."""
+    image: Image.Image = Image.open(file, formats=FORMATS)
+    width, height = _checked_size(image, max_pixels)
+    if image.format == "TIFF":
+        image.load()  # this already turns it upright, and strikes the orientation from its EXIF
+        width, height = image.size
+    told = _metadata(image.getexif)
+    if image.format in ("JPEG", "MPO"):
+        # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size at a fraction of the cost. Twice
+        # the target keeps the final resampling's result: 0.18/255 away on average.
+        longer = 2 * max(preprocessing.size)
+        image.draft("RGB", (longer, longer))
+    image = to_rgb(image)
+    if told.orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[told.orientation])
+    if told.orientation in _SIDEWAYS:
+        width, height = height, width
+    return image, width, height, told
+
+
+def _checked_size(image: Image.Image, max_pixels: int) -> tuple[int, int]:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{width} x {height} pixels are {width * height / 1e6:,.0f} megapixels; "
+            f"the limit is {max_pixels / 1e6:,.0f}"
+        )
+    return width, height
+
+
+class _Metadata(NamedTuple):
+    """What EXIF tells."""
+
+    orientation: int = 1
+    taken_at: str | None = None
+    origin: Origin = Origin()
+
+
+def _metadata(read_exif: Callable[[], Image.Exif]) -> _Metadata:
+    """All that is to be had; damaged EXIF is no EXIF, and a damaged part of it is not there."""
+    told = _Metadata()
+    with suppress(Exception):
+        exif = read_exif()
+        told = told._replace(origin=_origin(exif))
+        told = told._replace(orientation=int(exif.get(_ORIENTATION, 1)))
+        stamp = exif.get_ifd(_EXIF_IFD).get(_DATE_TIME_ORIGINAL) or exif.get(_DATE_TIME)
+        taken_at = datetime.strptime(str(stamp)[:19], "%Y:%m:%d %H:%M:%S").isoformat()
+        told = told._replace(taken_at=taken_at)
+    return told
+
+
+def _origin(exif: Image.Exif) -> Origin:
+    camera = None
+    place: tuple[float | None, float | None] = (None, None)
+    with suppress(Exception):
+        camera = _camera(_tidied(exif.get(_MAKE)), _tidied(exif.get(_MODEL)))
+    with suppress(Exception):
+        gps = exif.get_ifd(_GPS_IFD)
+        latitude = _degrees(gps[_LATITUDE], gps[_LATITUDE_REF], {"N": 1, "S": -1}, 90)
+        longitude = _degrees(gps[_LONGITUDE], gps[_LONGITUDE_REF], {"E": 1, "W": -1}, 180)
+        # Where both are 0 is open sea, and what devices write that do not know where they are.
+        if latitude or longitude:
+            place = latitude, longitude
+    return Origin(camera, *place)
+
+
+def _camera(make: str, model: str) -> str | None:
+    """Make and model in one, the make not said twice: Canon EOS 5D, NIKON D90, Apple iPhone 13."""
+    if not model:
+        return make or None
+    known, named = make.casefold(), model.casefold()
+    said = named.startswith(known) or named.split(maxsplit=1)[0] in known.split()
+    whole = model if said else f"{make} {model}"
+    return whole.strip()
+
+
+def _tidied(value: object) -> str:
+    """Text without control characters, with single spaces; nothing if it is no text."""
+    text = value if isinstance(value, str) else ""
+    kept = "".join(letter for letter in text if letter.isspace() or letter.isprintable())
+    return " ".join(kept.split())[:_LONGEST_NAME].strip()
+
+
+def _degrees(value: Any, reference: str, signs: Mapping[str, int], limit: int) -> float:
+    """Degrees, minutes and seconds as one number, with the sign of the direction.
+
+    Raises KeyError, TypeError or ValueError for what cannot be.
+    """
+    if not isinstance(value, tuple):  # text and bytes would be taken apart, too
+        raise TypeError("degrees, minutes and seconds are three numbers")
+    sign = signs[reference.strip("\0 ").upper()]
+    degrees, minutes, seconds = (float(part) for part in value)
+    total = degrees + minutes / 60 + seconds / 3600
+    # A second may be rounded up to 60. What is not a number fails every comparison.
+    if not (degrees >= 0 and 0 <= minutes <= 60 and 0 <= seconds <= 60 and total <= limit):
+        raise ValueError("no place on Earth")
+    return sign * round(total, 7)  # a centimetre
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB: transparency over white, more than 8 bits scaled down to 8."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = Image.fromarray(_to_8_bits(np.asarray(image)))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """Grey values of 16 or 32 bits or float, ``(height, width)``, to 0..255.
+
+    Unsigned 16-bit data spans 0..65535 by definition. Wider integers and floats have no such
+    convention: what fits 0..1, 0..255 or 0..65535 is read so, the rest is stretched from its
+    least to its greatest value.
+    """
+    scaled = np.nan_to_num(values.astype(np.float64))
+    low, high = float(scaled.min()), float(scaled.max())
+    if values.dtype.kind == "u":  # 16 bits, in either byte order
+        low, high = 0.0, 65535.0
+    elif low >= 0:
+        limits = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
+        low, high = 0.0, next((limit for limit in limits if high <= limit), high)
+    return np.rint((scaled - low) * (255.0 / ((high - low) or 1.0))).astype(np.uint8)
+
+
+def fit(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    """Resize and crop (or pad) an RGB image to ``(height, width, 3)``, as open_clip does."""
+    target_h, target_w = preprocessing.size
+    width, height = image.size
+    resampling = _RESAMPLING[preprocessing.interpolation]
+    match preprocessing.resize_mode:
+        case "squash":
+            scaled_w, scaled_h = target_w, target_h
+        case "shortest" if target_h == target_w:
+            # torchvision's Resize with one number: the longer edge is truncated, not rounded.
+            if width <= height:
+                scaled_w, scaled_h = target_w, int(target_w * height / width)
+            else:
+                scaled_w, scaled_h = int(target_h * width / height), target_h
+        case mode:
+            ratios = (height / target_h, width / target_w)
+            ratio = max(ratios) if mode == "longest" else min(ratios)
+            if mode == "shortest":  # here open_clip is bicubic, whatever its configuration says
+                resampling = Image.Resampling.BICUBIC
+            scaled_w, scaled_h = max(1, round(width / ratio)), max(1, round(height / ratio))
+    # The window of the scaled picture that is kept. Where the picture is larger, the offset is
+    # CenterCrop's; where it is smaller (only "longest"), it is pasted on the fill colour.
+    kept_w, kept_h = min(scaled_w, target_w), min(scaled_h, target_h)
+    left, top = round((scaled_w - kept_w) / 2.0), round((scaled_h - kept_h) / 2.0)
+    step_x, step_y = width / scaled_w, height / scaled_h
+    box = (
+        left * step_x,
+        top * step_y,
+        min(width, (left + kept_w) * step_x),
+        min(height, (top + kept_h) * step_y),
+    )
+    kept = image.resize((kept_w, kept_h), resampling, box=box)
+    if (kept_w, kept_h) != (target_w, target_h):
+        fill = preprocessing.fill_color
+        padded = Image.new("RGB", (target_w, target_h), (fill, fill, fill))
+        padded.paste(kept, ((target_w - kept_w) // 2, (target_h - kept_h) // 2))
+        kept = padded
+    return np.array(kept)
+
+
+def jpeg(pixels: Pixels) -> bytes:
+    """Pixels ``(height, width, 3)`` as a small JPEG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=80)
+    return file.getvalue()
+
+
+def _reason(error: Exception) -> str:
+    """Why Pillow gave up, in one line that does not speak of its own objects."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture in any format that clipsearch reads"
+    text = " ".join(str(error).split())
+    return f"damaged picture ({text})" if text else f"damaged picture ({type(error).__name__})"

@@ -1,0 +1,269 @@
+"""Bring a store up to date with its folder, embedding as little as possible."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import numpy as np
+
+from clipsearch.errors import CollectionGone, ImageError
+from clipsearch.images.pool import DecodePool
+from clipsearch.images.scan import content_hash
+from clipsearch.indexing.changes import diff
+from clipsearch.paths import absolute
+from clipsearch.records import (
+    DecodedImage,
+    EmbeddedImage,
+    Encoder,
+    Found,
+    ImageFile,
+    IndexSummary,
+    KnownImage,
+    Origin,
+    Vectors,
+)
+from clipsearch.storage.catalog import Store
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done ("embedding"), how many are done, and how many there are."""
+
+LoadEncoder = Callable[[], Encoder]
+
+_LOSS_SHARE, _LOSS_COUNT = 0.2, 20
+"""More than both of these missing at once looks like an unmounted disk, not like tidying up."""
+
+_FIRST_BATCH = 4
+"""Batches grow from here, so that the first pictures are committed as soon as the model is up."""
+
+_DECODED_AHEAD = 64
+"""Decoded pictures that wait for the model: enough to feed any batch, 10 MB at 224 x 224."""
+
+_FILES_PER_COMMIT = 500
+"""How many moved, copied or looked at files share a commit, which costs an fsync."""
+
+_READERS = 8
+"""How many headers are read at once: a network share answers each after milliseconds."""
+
+
+def update(
+    store: Store,
+    found: Found,
+    load_encoder: LoadEncoder,
+    *,
+    under: bytes = b"",
+    prune: bool = False,
+    max_pixels: int | None = None,
+    progress: Progress = lambda doing, done, total: None,
+) -> IndexSummary:
+    """Make ``store`` agree with what was ``found`` below ``under``.
+
+    load_encoder: called at most once, and only if there is a picture to embed (decoding runs
+    meanwhile) or a collection so large that it is to be searched through clusters. prune: remove
+    what is missing even if that is much of the collection.
+
+    Every batch is committed as soon as it is embedded. Raises CollectionGone, before anything is
+    removed, if too much is missing at once; ModelError and StoreError leave what is committed.
+    """
+    started = time.monotonic()
+    load_encoder = cache(load_encoder)
+    known = store.known(under)
+    changes = diff(found.files, known, [path for path, _ in found.unreadable])
+    summary = IndexSummary(
+        unchanged=changes.unchanged,
+        still_failed=changes.still_failed,
+        unreadable=list(found.unreadable),
+        links=found.links,
+    )
+    missing = set(changes.missing)
+    candidates = sorted([*changes.added, *changes.changed])
+    to_embed = _reuse(store, candidates, known, missing, summary, progress)
+    _guard_against_loss(store, found, known, missing, prune)
+    if missing:
+        with store.batch():
+            store.remove(missing)
+        summary.removed = len(missing)
+    if any(entry.unseen for entry in known.values()):
+        _look_at(store, found, under, summary, progress)
+    if to_embed:
+        for batch in _embedded(store, to_embed, load_encoder, max_pixels, summary, progress):
+            with store.batch():
+                store.add(batch)
+            new = sum(image.file.path not in known for image in batch)
+            summary.added += new
+            summary.changed += len(batch) - new
+    store.update_vector_index(lambda: _class_prompts(load_encoder(), progress), progress=progress)
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def _class_prompts(encoder: Encoder, progress: Progress) -> Vectors:
+    """Embeddings ``(classes, dim)`` of texts like those that people search for."""
+    from clipsearch.domain import taxonomy  # here, since few collections are so large
+    from clipsearch.domain.zero_shot import encode_all
+
+    domain = taxonomy.load(taxonomy.DEFAULT)
+    prompts = [domain.prompts(index)[0] for index in range(len(domain.classes))]
+    progress("embedding texts", 0, len(prompts))
+    return encode_all(encoder, prompts)
+
+
+def _guard_against_loss(
+    store: Store,
+    found: Found,
+    known: dict[bytes, KnownImage],
+    missing: set[bytes],
+    prune: bool,
+) -> None:
+    all_gone = bool(missing) and not found.files
+    many_gone = len(missing) > max(_LOSS_COUNT, _LOSS_SHARE * len(known))
+    if (all_gone or many_gone) and not prune:
+        raise CollectionGone(
+            f"{len(missing)} of {len(known)} indexed pictures are missing from {store.root}",
+            hint="Nothing was removed from the index. Is the disk mounted? "
+            "If they are gone for good, add --prune.",
+        )
+
+
+def _reuse(
+    store: Store,
+    candidates: list[ImageFile],
+    known: dict[bytes, KnownImage],
+    missing: set[bytes],
+    summary: IndexSummary,
+    progress: Progress,
+) -> list[ImageFile]:
+    """Give each file whose content the catalogue has the vector that is there; return the others.
+
+    Only a file whose size is some picture's is read for that. A path that turns out to be the old
+    name of a moved file is struck off ``missing``.
+    """
+    sizes = {entry.size for entry in known.values() if not entry.failed}
+    others = [file for file in candidates if file.size not in sizes]
+    alike = [file for file in candidates if file.size in sizes]
+    for start in range(0, len(alike), _FILES_PER_COMMIT):
+        progress("comparing", start, len(alike))
+        some = alike[start : start + _FILES_PER_COMMIT]
+        hashes = [_content_hash(store, file) for file in some]
+        with store.batch():
+            for file, digest in zip(some, hashes, strict=True):
+                same = store.find_content(digest) if digest else []
+                if not same:
+                    others.append(file)
+                    continue
+                here = next((id for id, path in same if path == file.path), None)
+                moved = next(((id, path) for id, path in same if path in missing), None)
+                if here is not None:  # touched, and that is all
+                    store.move(here, file)
+                    summary.unchanged += 1
+                elif moved is not None:
+                    store.move(moved[0], file)
+                    missing.remove(moved[1])
+                    summary.moved += 1
+                else:
+                    store.add_copy(file, same[0][0])
+                    if file.path in known:
+                        summary.changed += 1
+                    else:
+                        summary.added += 1
+    return sorted(others)
+
+
+def _content_hash(store: Store, file: ImageFile) -> bytes | None:
+    try:
+        with open(absolute(os.fsencode(store.root), file.path), "rb") as opened:
+            return content_hash(opened)
+    except OSError:
+        return None  # the decoder will meet the same error, and report it
+
+
+def _look_at(
+    store: Store, found: Found, under: bytes, summary: IndexSummary, progress: Progress
+) -> None:
+    """Read the camera and the place of pictures that were indexed before these were looked for.
+
+    From their headers, and once. In this process: the decoders have survived these very files.
+    """
+    from clipsearch.images.decode import (
+        read_origin,  # here, since it is slow to load, and done once
+    )
+
+    root = os.fsencode(store.root)
+    known = store.known(under)  # as it is now: files were moved and copied
+    unseen = {
+        (path, entry.size, entry.mtime_ns): entry.id
+        for path, entry in known.items()
+        if entry.unseen
+    }
+    ids = {file.path: unseen[file] for file in found.files if file in unseen}
+
+    def read(path: bytes) -> Origin | None:
+        try:
+            return read_origin(absolute(root, path))
+        except OSError:
+            return None  # the next run will try again
+
+    paths = sorted(ids)
+    with ThreadPoolExecutor(_READERS) as readers:
+        for start in range(0, len(paths), _FILES_PER_COMMIT):
+            progress("reading cameras and places", start, len(paths))
+            some = paths[start : start + _FILES_PER_COMMIT]
+            read_now = zip(some, readers.map(read, some), strict=True)
+            origins = [(ids[path], origin) for path, origin in read_now if origin is not None]
+            with store.batch():
+                store.set_origins(origins)
+            summary.looked_at += len(origins)
+
+
+def _embedded(
+    store: Store,
+    files: list[ImageFile],
+    load_encoder: LoadEncoder,
+    max_pixels: int | None,
+    summary: IndexSummary,
+    progress: Progress,
+) -> Iterator[list[EmbeddedImage]]:
+    """Decode and embed; yield batches to be committed. Failures are committed on the way."""
+    root = os.fsencode(store.root)
+    progress("loading the model", 0, len(files))
+    with DecodePool(
+        root, files, store.spec.preprocessing, max_pixels=max_pixels, ahead=_DECODED_AHEAD
+    ) as pool:
+        encoder = load_encoder()
+        progress("embedding", 0, len(files))
+        size = min(_FIRST_BATCH, encoder.batch_size)
+        waiting: list[tuple[ImageFile, DecodedImage]] = []
+        for done, (file, outcome) in enumerate(pool, start=1):
+            match outcome:
+                case DecodedImage():
+                    waiting.append((file, outcome))
+                case ImageError():
+                    with store.batch():
+                        store.add_failed(file, str(outcome))
+                    summary.failed.append((file.path, str(outcome)))
+                case FileNotFoundError():
+                    pass  # deleted since the walk; the next run will see that
+                case OSError():
+                    reason = outcome.strerror or str(outcome)
+                    summary.unreadable.append((file.path, reason))
+            if len(waiting) >= size or done == len(files):
+                if waiting:
+                    yield _embed(encoder, waiting)
+                    summary.embedded += len(waiting)
+                waiting = []
+                size = min(2 * size, encoder.batch_size)
+                progress("embedding", done, len(files))
+
+
+def _embed(encoder: Encoder, images: list[tuple[ImageFile, DecodedImage]]) -> list[EmbeddedImage]:
+    vectors = encoder.encode_images(np.stack([image.pixels for _, image in images]))
+    return [
+        EmbeddedImage(
+            *(file, image.content_hash, image.width, image.height, image.taken_at, vector),
+            camera=image.camera,
+            latitude=image.latitude,
+            longitude=image.longitude,
+        )
+        for (file, image), vector in zip(images, vectors, strict=True)
+    ]

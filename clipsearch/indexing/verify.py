@@ -1,0 +1,115 @@
+"""Is an index whole, and is it that of its folder?  And what can be done if it is not.
+
+What is derived is made again: the FAISS file from the catalogue, an embedding from its picture by
+the next run of ``index``, which forgets nothing that it can do again. Only what the catalogue
+alone knew is ever lost, and it is named.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from clipsearch.errors import ImageError
+from clipsearch.images import decode
+from clipsearch.indexing.changes import diff
+from clipsearch.paths import absolute
+from clipsearch.records import Encoder, Found
+from clipsearch.storage.catalog import Store
+
+SAME = 0.99
+"""An embedding made again differs by rounding, and by the device: measured 0.9999 at worst."""
+
+Kind = Literal["catalogue", "embedding", "vector file", "behind"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is not as it should be."""
+
+    kind: Kind
+    """``behind`` is no damage: the folder has changed since, and ``index`` will see to it."""
+    text: str
+    path: bytes | None = None
+    """The picture that it is about, if it is about one."""
+    id: int | None = None
+
+
+def verify(
+    store: Store, found: Found | None, load_encoder: Callable[[], Encoder] | None, sample: int
+) -> Iterator[Problem]:
+    """Check an index against itself, against the FAISS file, and against its pictures.
+
+    found: what is in the folder, or None to leave the folder out. sample: how many embeddings are
+    made again from their pictures and compared; none without ``load_encoder``.
+    """
+    broken = store.sqlite_problems()
+    yield from (Problem("catalogue", text) for text in broken)
+    if broken:
+        return  # what it says of anything else may be wrong
+    bad = store.bad_vectors()
+    for id, path in bad:
+        yield Problem("embedding", "its embedding is missing or damaged", path, id)
+    if problem := store.vector_file_problem():
+        yield Problem("vector file", problem)
+    if found is None:
+        return
+    known = store.known()
+    changes = diff(found.files, known, [path for path, _ in found.unreadable])
+    for name, count in (
+        ("new", len(changes.added)),
+        ("changed", len(changes.changed)),
+        ("missing", len(changes.missing)),
+    ):
+        if count:
+            yield Problem("behind", f"{count} files are {name} since the last run of index")
+    if load_encoder is not None and sample:
+        passed_over = {file.path for file in changes.changed} | set(changes.missing)
+        passed_over |= {path for _, path in bad}
+        good = [
+            (path, entry.id)
+            for path, entry in sorted(known.items())
+            if not entry.failed and path not in passed_over
+        ]
+        yield from _wrong_embeddings(store, good, load_encoder, sample)
+
+
+def _wrong_embeddings(
+    store: Store,
+    good: list[tuple[bytes, int]],
+    load_encoder: Callable[[], Encoder],
+    sample: int,
+) -> Iterator[Problem]:
+    chosen = np.random.default_rng().permutation(len(good))[:sample]
+    encoder = load_encoder() if len(chosen) else None
+    for path, id in (good[n] for n in sorted(chosen)):
+        try:
+            full = absolute(os.fsencode(store.root), path)
+            pixels = decode.decode(full, store.spec.preprocessing).pixels
+            stored = store.vector(id)
+        except (ImageError, OSError, KeyError):
+            continue  # changed since the walk; the next run of index will see to it
+        assert encoder is not None
+        similarity = float(encoder.encode_images(pixels[np.newaxis])[0] @ stored)
+        if similarity < SAME:
+            text = f"its embedding is not its own (cosine {similarity:.3f} to one made anew)"
+            yield Problem("embedding", text, path, id)
+
+
+def repair(store: Store, problems: list[Problem]) -> list[str]:
+    """Mend what ``verify`` found in a catalogue that can be read; say what was done.
+
+    ``store`` is open for writing. Raises StoreError if it cannot be written.
+    """
+    done = []
+    wrong = {problem.id for problem in problems if problem.id is not None}
+    if wrong:
+        with store.batch():
+            store.forget(wrong)
+        done.append(f"{len(wrong)} pictures with a wrong embedding are forgotten")
+    if wrong or any(problem.kind == "vector file" for problem in problems):
+        store.update_vector_index(anew=True)
+        done.append("the vector file was written anew")
+    return done

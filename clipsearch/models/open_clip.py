@@ -1,0 +1,352 @@
+"""open_clip's dual encoder: the one room that imports torch and open_clip.
+
+Pictures arrive as pixels and leave as float32 unit vectors. Weights are loaded by open_clip's own
+loader, strictly: a checkpoint that does not fill the model, or brings more than it takes, is an
+error and never a model that is random in parts.
+"""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.factory import load_checkpoint
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch.overrides import TorchFunctionMode
+
+from clipsearch.errors import BadCheckpoint, DeviceError, ModelError, WeightsNotFound
+from clipsearch.models.text_encoder import supports
+from clipsearch.models.weights import text_tower_copy
+from clipsearch.records import ModelFiles, Pixels, Preprocessing, Vectors
+from clipsearch.text import did_you_mean
+from clipsearch.vectors import l2_normalise
+
+
+class OpenClipEncoder:
+    """A loaded model on one device."""
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        device: str = "auto",
+        batch_size: int | None = None,
+        notify: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        """Load ``files`` on ``device`` ("auto", "cpu", "cuda" or one of torch's own names).
+
+        notify: told if the fast arithmetic had to be given up. Raises DeviceError, BadCheckpoint.
+        """
+        self._spec = files.spec
+        self._weights = files.weights
+        self.device = _device(device)
+        shape = (1, 3, 1, 1)
+        self._mean = torch.tensor(files.spec.preprocessing.mean, device=self.device).view(shape)
+        self._std = torch.tensor(files.spec.preprocessing.std, device=self.device).view(shape)
+        self._load(files)
+        self._use_fast_arithmetic(files, notify)
+        self.batch_size = batch_size or _batch_size(self.device, files.spec.preprocessing)
+        self._tokenizer: Any = None
+        if files.weights.suffix != ".safetensors" and supports(files.spec):
+            self._keep_mappable_text_tower()
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Pixels) -> Vectors:
+        """Embed ``(n, height, width, 3)`` pixels as ``(n, dim)`` unit vectors.
+
+        A batch that the device has no memory for is halved until it fits. Raises DeviceError.
+        """
+        try:
+            x = torch.from_numpy(pixels)
+            if self.device.type == "cuda":
+                x = x.pin_memory().to(self.device, non_blocking=True)
+            x = x.to(self.device).permute(0, 3, 1, 2)  # (n, 3, height, width), channels last
+            x = (x.float().div_(255) - self._mean) / self._std
+            return self._unit(self._model.encode_image(x.to(self.dtype)))
+        except torch.OutOfMemoryError as error:
+            if len(pixels) == 1:
+                raise DeviceError(
+                    f"{self.device} has no memory for a single picture",
+                    hint="Free some, or use --device cpu.",
+                ) from error
+        torch.cuda.empty_cache()
+        self.batch_size = half = len(pixels) // 2
+        return np.concatenate(
+            [self.encode_images(pixels[:half]), self.encode_images(pixels[half:])]
+        )
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Embed ``n`` texts as ``(n, dim)`` unit vectors."""
+        if self._tokenizer is None:
+            self._tokenizer = _tokenizer(self._spec.name, self._spec.pretrained, self._weights)
+        tokens = self._tokenizer(list(texts)).to(self.device)
+        return self._unit(self._model.encode_text(tokens))
+
+    def _unit(self, features: torch.Tensor) -> Vectors:
+        try:
+            return l2_normalise(features.float().cpu().numpy())
+        except ValueError as error:
+            raise ModelError(
+                f"{self._spec.label} gave {error} in {self.dtype}",
+                hint="Its weights may be damaged. Nothing of this batch was stored.",
+            ) from error
+
+    def _load(self, files: ModelFiles) -> None:
+        """Load in fp32."""
+        self.dtype = torch.float32
+        self._model = _load(files).to(self.device)
+        # Pixels arrive with their channels last, and convolutions are quicker on them like that.
+        self._model.visual.to(memory_format=torch.channels_last)
+
+    def _use_fast_arithmetic(self, files: ModelFiles, notify: Callable[[str], None]) -> None:
+        """Convert the image tower to the device's fastest dtype, if the result stays the same."""
+        dtype = _choose_dtype(self.device)
+        if dtype == self.dtype:
+            return
+        probe = _probe_pictures(files.spec.preprocessing)
+        exact = self.encode_images(probe)
+        self._model.visual.to(dtype=dtype)
+        self.dtype = dtype
+        worst = float((exact * self.encode_images(probe)).sum(axis=1).min())
+        if worst < _FIDELITY:
+            self._load(files)
+            notify(
+                f"{files.spec.label} loses too much in {str(dtype).removeprefix('torch.')} "
+                f"(cosine {worst:.4f} to float32); using float32, which is slower"
+            )
+
+    def _keep_mappable_text_tower(self) -> None:
+        """Write the text tower once as safetensors, so that no later query needs torch."""
+        path = text_tower_copy(self._spec.weights_sha256)
+        if path.exists():
+            return
+        tower = {
+            name: tensor.contiguous()
+            for name, tensor in self._model.state_dict().items()
+            if not name.startswith("visual.")
+        }
+        temporary = path.with_suffix(f".{os.getpid()}")
+        with suppress(OSError, SafetensorError):  # a cache; queries work without it, slower
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            save_file(tower, temporary)
+            os.replace(temporary, path)
+
+
+def published_weights(architecture: str) -> Mapping[str, Mapping[str, Any]]:
+    """Tag -> open_clip's entry (hub repository, preprocessing, QuickGELU) for an architecture."""
+    return {
+        tag: open_clip.get_pretrained_cfg(architecture, tag)
+        for tag in open_clip.list_pretrained_tags_by_model(architecture)
+    }
+
+
+def download_published(entry: Mapping[str, Any], *, offline: bool) -> Path:
+    """Weights that are published at an address of their own, through open_clip's downloader.
+
+    Raises WeightsNotFound.
+    """
+    target = Path("~/.cache/clip").expanduser() / os.path.basename(entry.get("url", ""))
+    if offline and not target.is_file():
+        raise WeightsNotFound(
+            f"{target.name} is not on this machine, and the network is not to be used",
+            hint=f"Put the file at {target}.",
+        )
+    try:
+        return Path(open_clip.download_pretrained(dict(entry)))
+    except Exception as error:  # urllib, the hub client and open_clip each have their own
+        raise WeightsNotFound(f"the download failed: {error}") from error
+
+
+def device_facts(name: str) -> str:
+    """What the model would run on, its memory, and in which arithmetic. Raises DeviceError."""
+    device = _device(name)
+    dtype = str(_choose_dtype(device)).removeprefix("torch.")
+    if device.type == "cuda":
+        free, total = (size / (1 << 30) for size in torch.cuda.mem_get_info(device))
+        return (
+            f"{device}: {torch.cuda.get_device_name(device)}, {free:.1f} of {total:.1f} GB free, "
+            f"{dtype}"
+        )
+    if device.type == "cpu":
+        vectors = torch.backends.cpu.get_cpu_capability()
+        threads = torch.get_num_threads()
+        return f"cpu: {vectors}, {threads} threads, {dtype}"
+    return f"{device}: {dtype}"
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:120]
+        meant = did_you_mean(name, ("auto", "cpu", "cuda", "mps", "xpu"))
+        raise DeviceError(
+            f"the device '{name}' cannot be used{meant}: {reason}", hint="Use --device auto or cpu."
+        ) from error
+    return device
+
+
+_FIDELITY = 0.999
+"""The least cosine between an embedding in fast arithmetic and in fp32."""
+
+
+def _probe_pictures(preprocessing: Preprocessing) -> Pixels:
+    """Four pictures to compare arithmetics on: coloured blobs under noise, always the same."""
+    height, width = preprocessing.size
+    rng = np.random.default_rng(0)
+    blobs = rng.integers(0, 256, (4, 8, 8, 3)).astype(np.float32)
+    rows, columns = np.arange(height) * 8 // height, np.arange(width) * 8 // width
+    smooth = blobs[:, rows][:, :, columns]
+    return np.clip(smooth + rng.normal(0, 16, smooth.shape), 0, 255).astype(np.uint8)
+
+
+_CUDA_BYTES_PER_PIXEL = 500
+"""What a picture takes on a GPU while it is embedded: 25 MB for ViT-B/16 at 224 x 224.
+
+A guess on the safe side, and only a start: a batch that does not fit is halved.
+"""
+
+
+def _batch_size(device: torch.device, preprocessing: Preprocessing) -> int:
+    """On a CPU small enough to stay in its caches; on a GPU what the free memory allows."""
+    if device.type != "cuda":
+        return 16
+    free, _ = torch.cuda.mem_get_info(device)
+    height, width = preprocessing.size
+    return max(16, min(512, free // (height * width * _CUDA_BYTES_PER_PIXEL)))
+
+
+def _choose_dtype(device: torch.device) -> torch.dtype:
+    """The arithmetic in which the image tower is fastest on this very device.
+
+    A CPU is asked to multiply two matrices: units for bf16 can make it five times as fast as
+    fp32, and where they are missing or weak it is slower, whatever the processor's name and
+    flags say. fp16 is never tried on a CPU, where it is hundreds of times slower.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return torch.float32
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.float32
+    fp32, bf16 = _matmul_seconds((torch.float32, torch.bfloat16))
+    return torch.bfloat16 if fp32 > _WORTH_ROUNDING * bf16 else torch.float32
+
+
+_WORTH_ROUNDING = 1.5
+"""How much faster bf16 must be to be worth its rounding."""
+
+
+@torch.inference_mode()
+def _matmul_seconds(dtypes: Sequence[torch.dtype]) -> list[float]:
+    """The time of one matrix product in each dtype.
+
+    On one thread, in turns, and the best of several, so that what else the machine is doing
+    weighs little; 20 to 60 milliseconds in all.
+    """
+    pairs = [(torch.ones(128, 768, dtype=d), torch.ones(768, 768, dtype=d)) for d in dtypes]
+    best = [float("inf")] * len(pairs)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(6):  # the first round also loads and compiles the kernels
+            for n, (a, b) in enumerate(pairs):
+                start = time.perf_counter()
+                a @ b
+                best[n] = min(best[n], time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return best
+
+
+def _load(files: ModelFiles) -> Any:
+    """Build the architecture and fill it from the weights file."""
+    cfg = deepcopy(dict(files.spec.model_cfg))
+    cfg["vision_cfg"]["timm_model_pretrained"] = False
+    cfg["text_cfg"]["hf_model_pretrained"] = False
+    custom_text = cfg.pop("custom_text", False) or cfg["text_cfg"].get("hf_model_name")
+    kind = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
+    if "multimodal_cfg" in cfg:
+        kind = open_clip.CoCa
+    with _quiet():
+        try:
+            with _SkipRandomInitialisation():
+                model = kind(**cfg)
+        except Exception as error:
+            raise BadCheckpoint(
+                f"open_clip cannot build {files.spec.label}: {error}",
+                hint="Its configuration is not one that this open_clip understands.",
+            ) from error
+        try:
+            load_checkpoint(model, os.fspath(files.weights), strict=True, weights_only=True)
+        except Exception as error:
+            # open_clip, torch, pickle and safetensors each have their own way of saying it.
+            raise BadCheckpoint(
+                f"{files.weights} does not hold the weights of {files.spec.label}: "
+                f"{_first_line(error)}",
+                hint="The file may be cut short, or of another architecture. "
+                "Fetch it again, or name the right --model.",
+            ) from error
+    model.eval()
+    return model
+
+
+class _SkipRandomInitialisation(TorchFunctionMode):
+    """Leave new tensors unfilled, since the checkpoint fills every one of them (strictly)."""
+
+    _FILLS = frozenset(
+        {
+            *(torch.Tensor.normal_, torch.Tensor.uniform_),
+            *(torch.nn.init.normal_, torch.nn.init.uniform_, torch.nn.init.trunc_normal_),
+            *(torch.nn.init.kaiming_uniform_, torch.nn.init.kaiming_normal_),
+            *(torch.nn.init.xavier_uniform_, torch.nn.init.xavier_normal_),
+        }
+    )
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]
+        kwargs = kwargs or {}
+        if function in self._FILLS:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """open_clip reports its progress to the root logger and timm warns of registry details."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(before)
+
+
+def _tokenizer(name: str, pretrained: str | None, weights: Path) -> Any:
+    source = name if pretrained else f"local-dir:{weights.parent}"
+    with _quiet():
+        try:
+            return open_clip.get_tokenizer(source)
+        except Exception as error:
+            raise ModelError(
+                f"the tokenizer of {name} cannot be loaded: {_first_line(error)}",
+                hint="Models with a tokenizer of their own may need: pip install transformers",
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -1,0 +1,69 @@
+"""Hits of which no two are nearly the same: a burst is one hit, its best picture.
+
+What is nearly the same to the model is measured on the collection by ``duplicates`` (see
+``likeness``); where it was not, it is ``NEAR_DUPLICATE``. The pictures are not looked at: what is
+hidden here is not lost, and a search is not to wait for a disk.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+
+from clipsearch.domain.calibration import NEAR_DUPLICATE
+from clipsearch.records import EVERYTHING, Filter, Hit
+from clipsearch.search import answer
+from clipsearch.search.answer import Asked
+from clipsearch.search.duplicates import likeness
+from clipsearch.search.duplicates.neighbors import Half, lead
+from clipsearch.storage.collection import Assurance
+
+_WINDOW, _LEAST = 4, 100
+"""Looked at are so many times as many hits as are wanted, and at least so many."""
+_MOST = 65_536
+"""Hits that are looked at in all, however alike they are."""
+
+
+def search(
+    collections: Sequence[Assurance],
+    asked: Asked,
+    k: int,
+    only: Filter = EVERYTHING,
+    *,
+    max_false_alarm: float = 1.0,
+    exact: bool = False,
+) -> list[Hit]:
+    """The ``k`` best hits of which no two are nearly the same; else as ``retrieval.search``.
+
+    A hit that is nearly the same as a better one is folded into the most similar of these, which
+    counts it as ``collapsed``. It counts what is among the hits that were looked at: the best
+    four times ``k``, at least 100, and more, up to 65,536, until there are ``k`` that differ.
+    """
+    threshold = max(_threshold(collection) for collection in collections)
+    window = max(_WINDOW * k, _LEAST)
+    while True:
+        hits = answer.search(
+            collections, asked, window, only, max_false_alarm=max_false_alarm, exact=exact
+        )
+        leaders, _ = lead(_embeddings(collections, hits), threshold)
+        first, counts = np.unique(leaders, return_counts=True)
+        if len(first) >= k or len(hits) < window or window >= _MOST:
+            found = zip(first[:k].tolist(), counts[:k].tolist(), strict=True)
+            return [replace(hits[row], collapsed=count - 1) for row, count in found]
+        window *= _WINDOW
+
+
+def _threshold(collection: Assurance) -> float:
+    measured = likeness.kept(collection.store)
+    return measured.similarity if measured else NEAR_DUPLICATE
+
+
+def _embeddings(collections: Sequence[Assurance], hits: Sequence[Hit]) -> Half:
+    """``(n, dim)``, in the order of the hits; zeros for one that was removed a moment ago."""
+    stores = {collection.store.root: collection.store for collection in collections}
+    vectors = np.zeros((len(hits), collections[0].store.spec.dim), np.float16)
+    for row, hit in enumerate(hits):
+        with suppress(KeyError):
+            vectors[row] = stores[hit.root].vector(hit.id)
+    return vectors

@@ -1,0 +1,469 @@
+"""What an index knows about its own answers: its domain, its calibration and its tests.
+
+Kept with the index as attachments, and read one by one, as a command needs them::
+
+    domain        the pinned Domain
+    texts         embeddings of the domain's classes, its examples and the background prompts
+    calibration   false-alarm rates of scores, for text and for image queries
+    scale         how parts of a query are put on one scale (see ``mixing``)
+    evaluation    what the last ``evaluate`` found; of captions, under a name of its own
+    likeness      what near-duplicates are like (see ``likeness``)
+    probe:NAME    a linear probe (see ``probes``)
+
+Each says which model, domain or state of the collection it was made for, and counts for no other.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clipsearch import typed
+from clipsearch.domain import background, taxonomy
+from clipsearch.domain.calibration import (
+    FalseAlarms,
+    Precision,
+    best_scores,
+    best_scores_of_others,
+)
+from clipsearch.domain.gate import Gate
+from clipsearch.domain.scale import Scale
+from clipsearch.domain.taxonomy import IMAGES, REFUSED, Domain
+from clipsearch.domain.words import Vocabulary
+from clipsearch.domain.zero_shot import LOGIT_SCALE, encode_all
+from clipsearch.errors import IndexUnreadable, NotTested
+from clipsearch.paths import cache_dir, write_whole
+from clipsearch.records import Filter, Hit, ModelSpec, QueryKind, Tested, TextEncoder, Vectors
+from clipsearch.storage.catalog import Store
+from clipsearch.storage.vector_file import Ids
+from clipsearch.text import printable
+
+if TYPE_CHECKING:
+    from clipsearch.evaluation.metrics import (
+        ClassificationReport,
+        RetrievalReport,
+        Shortfall,
+    )
+
+_EVALUATIONS = {"labels": "evaluation", "captions": "evaluation of captions"}
+"""Kind of test set -> the attachment; each kind has its own measures and its own pass marks."""
+
+_SAMPLE = 500
+"""Pictures whose best scores make up the background of image queries."""
+
+_ALWAYS_ANEW = 20_000
+"""So many pictures are calibrated in a fraction of a second, however few have changed."""
+
+_MADE_AGAIN = ("texts", "calibration", "scale")
+"""The attachments that ``calibrate`` makes."""
+
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
+"""What comes of reading JSON that is not what was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluation, as it is kept with an index."""
+
+    model: str
+    """The model's fingerprint."""
+    domain: str
+    """The domain's fingerprint."""
+    test_set: str
+    """The test set's fingerprint."""
+    source: str
+    """The test set as the user named it."""
+    made_at: str
+    """ISO 8601, UTC."""
+    report: "ClassificationReport | RetrievalReport"
+    measures: Mapping[str, float]
+    """What the pass marks are about: the report's and the gate's."""
+    shortfalls: tuple["Shortfall", ...]
+    """The pass marks that were not met."""
+    precision: Precision | None
+    """What a score says about a hit's being right, where the test set could tell."""
+    logit_scale: float | None = None
+    """What makes the probabilities of classes right, where the test set had labels."""
+
+    @property
+    def kind(self) -> str:
+        """``labels`` or ``captions``: what the test set said of its pictures."""
+        return "labels" if hasattr(self.report, "top1") else "captions"
+
+    def is_about(self, marks: Mapping[str, float]) -> bool:
+        """Whether any of the pass marks is one that its test set could measure."""
+        shares = {name for name in marks if name not in (IMAGES, REFUSED)}
+        return bool(shares & set(self.report.measures()))
+
+    def to_json(self) -> str:
+        """The record as JSON text; ``from_json`` is its inverse."""
+        from clipsearch.evaluation import metrics  # here, since few queries have one to read
+
+        values: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in ("model", "domain", "test_set", "source", "made_at")
+        }
+        values["report"] = json.loads(metrics.to_json(self.report))
+        values["measures"] = dict(self.measures)
+        values["shortfalls"] = [
+            [missed.measure, missed.reached, missed.mark] for missed in self.shortfalls
+        ]
+        values["precision"] = self.precision and json.loads(self.precision.to_json())
+        values["logit_scale"] = self.logit_scale
+        return json.dumps(values)  # in ASCII: the source may be a path that is no text
+
+    @classmethod
+    def from_json(cls, text: str) -> "Evaluation":
+        """Rebuild a record from ``to_json``'s text. Raises ValueError and such for another."""
+        from clipsearch.evaluation import metrics  # as above
+
+        values = json.loads(text)
+        report = metrics.from_json(json.dumps(values.pop("report")))
+        names = ("measure", "reached", "mark")
+        shortfalls = tuple(
+            typed.record(metrics.Shortfall, dict(zip(names, missed, strict=True)))
+            for missed in values.pop("shortfalls")
+        )
+        found: Evaluation = typed.record(cls, values, report=report, shortfalls=shortfalls)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Embeddings of all texts that a domain comes with, for one model."""
+
+    gate: Gate
+    background: Vectors
+    """``(n, dim)``: of the prompts that have nothing to do with the domain."""
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return int(self.background.shape[1])
+
+    @staticmethod
+    def fingerprint(domain: Domain) -> str:
+        """SHA-256, in hex, of the texts: the domain's and the bank's."""
+        bank = "\n".join(background.prompts())
+        return hashlib.sha256(f"{domain.fingerprint}\n{bank}".encode()).hexdigest()
+
+    @classmethod
+    def embed(cls, domain: Domain, encoder: TextEncoder) -> "Texts":
+        """Embed them: some two thousand short texts."""
+        return cls(Gate.build(domain, encoder), encode_all(encoder, background.unrelated(domain)))
+
+    def to_bytes(self, domain: Domain) -> bytes:
+        """To be kept; ``from_bytes`` is the inverse."""
+        file = io.BytesIO()
+        np.savez(
+            file,
+            fingerprint=np.array(self.fingerprint(domain)),
+            gate=np.frombuffer(self.gate.to_bytes(), np.uint8),
+            background=self.background.astype(np.float16),
+        )
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, domain: Domain, data: bytes) -> "Texts | None":
+        """What ``to_bytes`` kept; None if it is of other texts, or damaged."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                if str(arrays["fingerprint"]) != cls.fingerprint(domain):
+                    return None
+                gate = Gate.from_bytes(domain, arrays["gate"].tobytes())
+                texts = cls(gate, arrays["background"].astype(np.float32))
+            same = texts.background.ndim == 2 and texts.dim == gate.classes.shape[1]
+            return texts if same else None
+        except Exception:  # zipfile and numpy raise whatever they stumble over
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Calibration:
+    """What scores meant when they were last measured."""
+
+    domain: str
+    """The domain's fingerprint."""
+    images: int = 0
+    """How many pictures the collection had."""
+    newest: int = 0
+    """The greatest id among them."""
+    text: tuple[float, ...] = ()
+    """Best scores of the background prompts, in any order."""
+    image: tuple[float, ...] = ()
+    """Best scores of a sample of the pictures."""
+
+
+class Assurance:
+    """What one index knows about its answers."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @cached_property
+    def domain(self) -> Domain:
+        """The pinned domain; the default where none was."""
+        text = self.store.attachment("domain")
+        if text is None:
+            return taxonomy.load(taxonomy.DEFAULT)
+        try:
+            return Domain.from_json(text)
+        except _DAMAGED as error:  # another in its place would be a lie
+            raise IndexUnreadable(
+                f"the domain in the index at {self.store.directory} is damaged",
+                hint="Give it again: clipsearch index FOLDER --domain FILE|NAME",
+            ) from error
+
+    @cached_property
+    def texts(self) -> Texts | None:
+        """The domain's embedded texts; None before the first ``calibrate``."""
+        data = self.store.attachment("texts")
+        texts = Texts.from_bytes(self.domain, data) if data else None
+        return texts if texts is not None and texts.dim == self.store.spec.dim else None
+
+    @cached_property
+    def scale(self) -> Scale | None:
+        """How parts of a query are put on one scale; None before the first ``calibrate``."""
+        data = self.store.attachment("scale")
+        try:
+            scale = Scale.from_bytes(data) if data else None
+        except Exception:  # zipfile and numpy raise whatever they stumble over
+            return None
+        return scale if scale is not None and scale.dim == self.store.spec.dim else None
+
+    @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """The last ones with labels and with captions, of this model and this domain, if whole."""
+        found = []
+        for name in _EVALUATIONS.values():
+            text = self.store.attachment(name)
+            with suppress(*_DAMAGED):
+                found += [Evaluation.from_json(text)] if text else []
+        own = (self.store.spec.fingerprint, self.domain.fingerprint)
+        return [kept for kept in found if (kept.model, kept.domain) == own]
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """The one that decides: one that failed, if its kind is one that the domain has marks for.
+
+        Captions cannot fail a domain that only says what labels must reach.
+        """
+        decisive = [found for found in self.evaluations if found.is_about(self.domain.pass_marks)]
+        failed = [found for found in decisive if found.shortfalls]
+        return next(iter([*failed, *decisive, *self.evaluations]), None)
+
+    @property
+    def tested(self) -> Tested:
+        """Whether the last evaluation met the pass marks."""
+        if self.evaluation is None:
+            return "untested"
+        return "failed" if self.evaluation.shortfalls else "tested"
+
+    @property
+    def logit_scale(self) -> float:
+        """By what similarities to classes are multiplied: as the last evaluation found."""
+        scales = (found.logit_scale for found in self.evaluations)
+        return next((scale for scale in scales if scale is not None and scale > 0), LOGIT_SCALE)
+
+    def require_tested(self) -> None:
+        """Raise NotTested unless the last evaluation met the pass marks."""
+        if self.tested != "tested":
+            raise NotTested(
+                f"the index of {self.store.root} is {self.tested} on the domain {self.domain.name}",
+                hint="Test it on labelled pictures: clipsearch evaluate LABELLED"
+                if self.evaluation is None
+                else "Not met: " + "; ".join(map(str, self.evaluation.shortfalls)),
+            )
+
+    def check(self, query: str, vector: Vectors) -> None:
+        """Raise OutOfDomain if a text query has nothing to do with the domain.
+
+        vector: ``(dim,)``, its embedding. Before the first ``calibrate`` everything passes.
+        """
+        # Most queries name a class, and need no embeddings of others, which take longer to read.
+        if not self._vocabulary.classes_named(query) and self.texts is not None:
+            self.texts.gate.check(query, vector)
+
+    def restricted(self, only: Filter) -> Filter:
+        """A filter with the class that it asks for put as the ids of that class's pictures.
+
+        A picture's class is the first in zero-shot classification. Raises IndexUnreadable before
+        the first ``calibrate``.
+        """
+        if only.of_class is None:
+            return only
+        if self.texts is None:
+            raise IndexUnreadable(
+                f"the index of {self.store.root} does not have its classes embedded",
+                hint="Do it with: clipsearch index FOLDER (no picture is embedded anew).",
+            )
+        classes = self.texts.gate.classes
+        ids = [
+            ids[(vectors.astype(np.float32) @ classes.T).argmax(axis=1) == only.of_class]
+            for ids, vectors in self.store.embeddings()
+        ]
+        return replace(only, of_class=None, ids=frozenset(np.concatenate([*ids, []]).tolist()))
+
+    def false_alarms(self, kind: QueryKind) -> FalseAlarms | None:
+        """How often background queries reach a score; None before the first ``calibrate``."""
+        return self._false_alarms.get(kind)
+
+    def least_score(self, kind: QueryKind, max_false_alarm: float) -> float:
+        """The score from which on a hit is no more often a false alarm than that."""
+        alarms = self.false_alarms(kind)
+        return alarms.least_score(max_false_alarm) if alarms else float("-inf")
+
+    def judged(self, hits: Sequence[Hit], kind: QueryKind) -> list[Hit]:
+        """Hits with all that is known of their scores."""
+        scores = [hit.score for hit in hits]
+        alarms, precision = self.false_alarms(kind), None
+        if kind == "text" and self.evaluation is not None:
+            precision = self.evaluation.precision
+        rates = alarms.rate(scores).tolist() if alarms else [None] * len(hits)
+        right = precision.probability(scores).tolist() if precision else [None] * len(hits)
+        return [
+            replace(hit, false_alarm=rate, precision=p, domain=self.domain.name, tested=self.tested)
+            for hit, rate, p in zip(hits, rates, right, strict=True)
+        ]
+
+    def nearest_classes(self, ids: Sequence[int]) -> dict[int, str]:
+        """The class of the domain whose embedding is nearest to each picture's (zero-shot).
+
+        By id; nothing before the first ``calibrate``, and no picture that is no longer there.
+        """
+        if self.texts is None:
+            return {}
+        vectors = {}
+        for id in ids:
+            with suppress(KeyError):
+                vectors[id] = self.store.vector(id)
+        if not vectors:
+            return {}
+        nearest = np.argmax(np.stack(list(vectors.values())) @ self.texts.gate.classes.T, axis=1)
+        names = self.domain.class_names
+        return {id: names[index] for id, index in zip(vectors, nearest, strict=True)}
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.domain)
+
+    @cached_property
+    def _false_alarms(self) -> Mapping[str, FalseAlarms]:
+        if self._calibration is None:
+            return {}
+        kept = {"text": self._calibration.text, "image": self._calibration.image}
+        return {kind: FalseAlarms.of(scores) for kind, scores in kept.items() if scores}
+
+    @cached_property
+    def _calibration(self) -> _Calibration | None:
+        text = self.store.attachment("calibration")
+        with suppress(ValueError):  # it is made again by the next run of index
+            found: _Calibration | None = typed.from_json(_Calibration, text) if text else None
+            return found if found and found.domain == self.domain.fingerprint else None
+        return None
+
+
+def pin(store: Store, domain: Domain) -> None:
+    """Make a domain the index's own. What was measured for another no longer counts."""
+    with store.batch():
+        store.attach("domain", domain.to_json())
+
+
+def carry_over(old: Store, new: Store) -> None:
+    """Give a rebuilt index what it cannot make again: the domain, the evaluation, the probes.
+
+    An evaluation or a probe of another model counts for nothing, as each says which it is of.
+    """
+    with new.batch():
+        for name in old.attached(""):
+            if name not in _MADE_AGAIN:
+                new.attach(name, old.attachment(name))
+
+
+def keep_evaluation(store: Store, found: Evaluation) -> None:
+    """Make this the index's evaluation, in place of an earlier one of its kind."""
+    with store.batch():
+        store.attach(_EVALUATIONS[found.kind], found.to_json())
+
+
+def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
+    """Measure what scores mean in the collection as it is now; say whether there was need to.
+
+    Background prompts, which have nothing to do with the domain, are put to the collection, and
+    so is a sample of its own pictures; the best scores that they reach are kept. A large
+    collection of which less than one picture in twenty has changed since is not measured again.
+    The texts are embedded once for a model and a domain.
+    """
+    assurance = Assurance(store)
+    domain, texts = assurance.domain, assurance.texts
+    ids = store.ids()
+    before = assurance._calibration
+    scaled = assurance.scale is not None or not len(ids)
+    if texts and before and scaled and not _has_changed(ids, before):
+        return False
+    if texts is None:
+        texts = embedded_texts(domain, store.spec, load_encoder)
+    found = _Calibration(domain.fingerprint)
+    scale: Scale | None = None
+    if len(ids):
+        sample = np.random.default_rng(0).permutation(ids)[:_SAMPLE]
+        images = store.vectors(sample.tolist())
+        of_texts = best_scores(texts.background, store.all_vectors())
+        of_images = best_scores_of_others(images, store.all_vectors(), texts.gate.classes)
+        found = _Calibration(
+            domain.fingerprint,
+            images=len(ids),
+            newest=int(ids[-1]),
+            text=tuple(np.round(of_texts, 6).tolist()),
+            image=tuple(np.round(np.maximum(of_images, -1.0), 6).tolist()),
+        )
+        scale = Scale.measure(store.all_vectors(), texts.background, images)
+    with store.batch():
+        store.attach("domain", domain.to_json())
+        store.attach("texts", texts.to_bytes(domain))
+        store.attach("calibration", json.dumps(asdict(found)))
+        if scale is not None:
+            store.attach("scale", scale.to_bytes())
+    return True
+
+
+def embedded_texts(
+    domain: Domain, spec: ModelSpec, load_encoder: Callable[[], TextEncoder]
+) -> Texts:
+    """The domain's texts, embedded once on this machine for each model."""
+    kept = cache_dir() / "texts" / f"{spec.fingerprint[:20]}-{Texts.fingerprint(domain)[:20]}.npz"
+    with suppress(OSError):
+        texts = Texts.from_bytes(domain, kept.read_bytes())
+        if texts is not None:
+            return texts
+    data = Texts.embed(domain, load_encoder()).to_bytes(domain)
+    with suppress(OSError):  # a cache that cannot be written costs only time
+        write_whole(kept, data)
+    texts = Texts.from_bytes(domain, data)  # rounded, as every later reader finds them
+    assert texts is not None
+    return texts
+
+
+def _has_changed(ids: Ids, before: _Calibration) -> bool:
+    added = int((ids > before.newest).sum())
+    removed = before.images - (len(ids) - added)
+    changed = added + removed
+    return changed > 0 and (len(ids) <= _ALWAYS_ANEW or changed * 20 > len(ids))
+
+
+def tested_line(collection: Assurance) -> str:
+    """Whether the answers about a collection were tested, in one line."""
+    domain, found = printable(collection.domain.name), collection.evaluation
+    if found is None:
+        return f"untested on the domain {domain}; test it with: clipsearch evaluate LABELLED"
+    how = f"with {found.report.images} pictures on {printable(found.made_at[:10])}"
+    if found.shortfalls:
+        missed = printable("; ".join(map(str, found.shortfalls)))
+        return f"failed the tests of the domain {domain} {how}: {missed}"
+    return f"tested on the domain {domain} {how}"

@@ -1,0 +1,67 @@
+"""Names that were mistyped, and what may have been meant."""
+
+import unicodedata
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+_ALIKE = 0.65
+"""How alike two names must be (difflib's ratio). From 0.6 on, --open is alike to --cuont."""
+
+_BEGINNING = 3
+"""So many letters are worth completing."""
+
+
+def close(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """The known names that are nearest to ``name``, whatever their case; best first.
+
+    Those that begin with it are nearest.
+    """
+    spelled = {other.lower(): other for other in known if other != name}
+    name = name.lower()
+    near: list[str] = []
+    if len(name.strip("-")) >= _BEGINNING:
+        near += [other for other in spelled if other.startswith(name)]
+    near += get_close_matches(name, spelled, most, _ALIKE)
+    return [spelled[match] for match in dict.fromkeys(near)][:most]
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 3) -> str:
+    """`` (did you mean A or B?)``, to follow a message; nothing where no name is near."""
+    found = close(name, known, most)
+    return f" (did you mean {' or '.join(found)}?)" if found else ""
+
+
+def rounded(value: float | None) -> float | None:
+    """A share to four significant digits: more than was measured."""
+    return None if value is None else float(f"{value:.4g}")
+
+
+def percent(share: float | None) -> str:
+    """A share as people say it: 3.2 %."""
+    if share is None:
+        return ""
+    return f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"
+
+
+def printable(text: str) -> str:
+    """Text that cannot move a terminal's cursor or turn its writing around.
+
+    Control, format (bidi overrides among them), surrogate and line-separator characters become
+    the replacement character.
+    """
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}"
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else character
+        for character in text
+    )
+
+
+def size_text(count: int) -> str:
+    """A number of bytes as people say it: 1.4 MB."""
+    amount = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if round(amount, 1) < 1000:
+            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"

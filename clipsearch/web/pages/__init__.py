@@ -1,0 +1,1 @@
+"""Each page as HTML text: contact sheet, duplicates, evaluation, browse."""

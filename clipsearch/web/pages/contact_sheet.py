@@ -1,0 +1,52 @@
+"""Hits as one self-contained HTML page, for people who would rather look than read.
+
+Like the page of an evaluation it is made to be opened from a disk: style, script and small JPEGs
+are inside, and a Content-Security-Policy forbids the browser to fetch anything. The script is for
+the keyboard alone; without it everything is still there.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from clipsearch.paths import absolute_path
+from clipsearch.records import Hit
+from clipsearch.web.pages.document import data_url, document, file_url, inert, source
+from clipsearch.web.pages.hits import KEYS, STYLES, Card, grid, icons
+
+
+def page(
+    hits: Sequence[Hit],
+    classes: Sequence[str | None],
+    pictures: Mapping[bytes, bytes],
+    query: str,
+    model: str,
+    notes: Sequence[str],
+) -> str:
+    """The whole page as text.
+
+    classes: of each hit. pictures: thumbnails by absolute path, where there are any. query: what
+    was looked for, in words. notes: what is to be known of the answer, a line each.
+    """
+    cards = (
+        Card(
+            rank,
+            hit,
+            name,
+            _thumbnail(pictures.get(absolute_path(hit))),
+            file_url(absolute_path(hit)),
+        )
+        for rank, (hit, name) in enumerate(zip(hits, classes, strict=True), start=1)
+    )
+    said = "".join(f"<li>{inert(note)}</li>" for note in notes)
+    counted = f"{len(hits)} hit{'s' if len(hits) != 1 else ''}, ranked by {inert(model)}"
+    body = f"""{icons()}<main class="sheet">
+<header><h1>{inert(query)}</h1></header>
+<ul class="said"><li>{counted}</li>{said}</ul>
+{grid(cards)}
+<footer><p>{KEYS}.</p></footer>
+</main>
+<output></output>"""
+    return document(query, body, styles=STYLES, script=source("hits.js"))
+
+
+def _thumbnail(picture: bytes | None) -> str | None:
+    return data_url(picture) if picture else None

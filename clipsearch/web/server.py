@@ -1,0 +1,320 @@
+"""``browse``: a page for one person on this machine, who has its address.
+
+It listens on 127.0.0.1 alone. What it answers lies below a path that nobody can guess, so that
+other users of the machine see nothing; and it answers only a browser that calls it by the name it
+has, so that no page from elsewhere can have a name of its own point here (DNS rebinding) and read
+along. Pictures are asked for by the catalogue's ids, never by a path. It reads, and writes nothing.
+"""
+
+import errno
+import hmac
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from typing import Any
+from urllib.parse import parse_qs, quote
+
+from clipsearch.errors import ClipsearchError, UsageError
+from clipsearch.images.thumbnails import Thumbnailer
+from clipsearch.records import Filter
+from clipsearch.search.query import Part
+from clipsearch.web.pages import browse
+from clipsearch.web.session import OpenCollections, PictureId, Question
+
+ADDRESS = "127.0.0.1"
+
+Fields = Mapping[str, str]
+"""A form's fields, each with its last value."""
+
+HITS = 60
+"""At first."""
+MOST_HITS = 1000
+
+_MOST_MARKS = 200
+_MOST_FIELDS = 2 * _MOST_MARKS + 50
+_SECONDS_IDLE = 60
+_CHUNK = 1 << 18
+
+_TYPES = {
+    **dict.fromkeys((b".jpg", b".jpeg", b".jpe", b".jfif", b".mpo"), "image/jpeg"),
+    **dict.fromkeys((b".png", b".apng"), "image/png"),
+    **dict.fromkeys((b".bmp", b".dib"), "image/bmp"),
+    **dict.fromkeys((b".tif", b".tiff"), "image/tiff"),
+    **dict.fromkeys((b".heic", b".heif", b".hif"), "image/heic"),
+    b".webp": "image/webp",
+    b".gif": "image/gif",
+    b".avif": "image/avif",
+}
+
+_ALWAYS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+_NOTHING = "default-src 'none'; sandbox; frame-ancestors 'none'"
+"""The Content-Security-Policy of what is no page."""
+
+
+class Site:
+    """What there is to see: pages, hits, thumbnails, pictures."""
+
+    def __init__(
+        self,
+        collections: OpenCollections,
+        thumbnailer: Thumbnailer,
+        read_text: Callable[[str], Sequence[Part]],
+        read_filter: Callable[[Fields], Filter],
+        max_false_alarm: float,
+    ) -> None:
+        """What the fields of the form mean, ``read_text`` and ``read_filter`` tell.
+
+        They raise UsageError for what means nothing.
+        """
+        self._collections = collections
+        self._thumbnailer = thumbnailer
+        self._read_text = read_text
+        self._read_filter = read_filter
+        self._max_false_alarm = max_false_alarm
+
+    def page(self, query: str) -> str:
+        """The whole page, as the address asks for it."""
+        fields, _ = _read(query)
+        return browse.page(self._collections.about(), fields, self.hits(query))
+
+    def hits(self, query: str) -> str:
+        """The part of it that changes: hits, or why there are none."""
+        fields, marked = _read(query)
+        marks = ""
+        try:
+            like, unlike = (tuple(map(PictureId.read, marked[name])) for name in ("like", "unlike"))
+            marks = browse.marks(like, unlike)
+            question = Question(
+                parts=tuple(self._read_text(text)) if (text := fields.get("q", "").strip()) else (),
+                like=like,
+                unlike=unlike,
+                only=self._read_filter(fields),
+                class_name=fields.get("class", ""),
+                k=_number(fields.get("k"), HITS, MOST_HITS),
+                max_false_alarm=1.0 if fields.get("all") else self._max_false_alarm,
+                allow_out_of_domain=bool(fields.get("outside")),
+            )
+            about = self._collections.about()
+            if question.is_empty:
+                return marks + browse.start(about)
+            answer = self._collections.answer(question)
+            return marks + browse.answered(about, question, answer)
+        except ClipsearchError as error:
+            return marks + browse.failed(error)
+
+    def thumbnail(self, name: str) -> bytes | None:
+        """A small JPEG. Raises KeyError and OSError if there is no such picture."""
+        return self._thumbnailer.get(self._path(name))
+
+    def picture(self, name: str) -> tuple[int, bytes]:
+        """The file itself, open for reading, and its path. Raises KeyError and OSError."""
+        path = self._path(name)
+        # A FIFO would never open, and what became a link since its path was looked up is none of
+        # the collection's pictures.
+        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+        flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        file = os.open(path, flags)
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise KeyError(name)
+        return file, path
+
+    def _path(self, name: str) -> bytes:
+        try:
+            return self._collections.path(PictureId.read(name))
+        except UsageError as error:
+            raise KeyError(name) from error
+
+
+def _read(query: str) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The fields of an address, and the pictures that are marked."""
+    try:
+        found = parse_qs(query, max_num_fields=_MOST_FIELDS)
+    except ValueError:
+        found = {}
+    marks = {name: found.pop(name, [])[:_MOST_MARKS] for name in ("like", "unlike")}
+    return {name: values[-1] for name, values in found.items()}, marks
+
+
+def _number(text: str | None, otherwise: int, most: int) -> int:
+    if text is None or not text.isdecimal() or len(text) > 9:
+        return otherwise
+    return max(1, min(most, int(text)))
+
+
+class Server(ThreadingHTTPServer):
+    """Serves a site to whoever knows its address."""
+
+    daemon_threads = True
+    allow_reuse_address = os.name == "posix"  # elsewhere it would let others in on the port
+
+    def __init__(self, site: Site, port: int, notify: Callable[[str], None]) -> None:
+        """Listen on ``port``, or on a free one for 0. Raises UsageError if that cannot be."""
+        self.site = site
+        self.notify = notify
+        self.token = secrets.token_urlsafe(16)
+        try:
+            super().__init__((ADDRESS, port), _Handler)
+        except OSError as error:
+            busy = error.errno == errno.EADDRINUSE
+            raise UsageError(
+                f"port {port} is in use" if busy else f"cannot use port {port}: {error.strerror}",
+                hint="Take another with --port N, or leave it out to have a free one.",
+            ) from error
+        port = self.server_address[1]
+        self.hosts = {f"{name}:{port}" for name in (ADDRESS, "localhost")}
+        if port == 80:
+            self.hosts |= {ADDRESS, "localhost"}
+
+    def server_bind(self) -> None:
+        """Bind, and ask no name service for the name of 127.0.0.1."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = ADDRESS, self.server_address[1]
+
+    @property
+    def url(self) -> str:
+        """The address to open."""
+        return f"http://{ADDRESS}:{self.server_port}/{self.token}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Somebody closed a page before it was there; anything else is told."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError | TimeoutError):
+            self.notify(f"a request failed: {type(error).__name__}: {error}")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection of a browser."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "clipsearch", ""
+    timeout = _SECONDS_IDLE
+
+    def do_GET(self) -> None:
+        """Answer, unless the request comes from elsewhere."""
+        if self._is_foreign():
+            self._refuse(HTTPStatus.FORBIDDEN, "this server answers only to its own address")
+            return
+        path, _, query = self.path.partition("?")
+        before, token, *rest = [*path.split("/"), ""]
+        known = hmac.compare_digest(token.encode(), self.server.token.encode())
+        if before or not known or len(rest) < 2:
+            self._refuse(
+                HTTPStatus.FORBIDDEN, "open the whole address that clipsearch browse printed"
+            )
+            return
+        try:
+            self._serve(rest[:-1], query)
+        except (KeyError, OSError) as error:
+            if isinstance(error, ConnectionError | TimeoutError):
+                raise
+            self._refuse(HTTPStatus.NOT_FOUND, "there is no such picture")
+        except ClipsearchError as error:
+            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"{error}\n{error.hint}")
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def _is_foreign(self) -> bool:
+        hosts = self.headers.get_all("Host", [])
+        origins = self.headers.get_all("Origin", [])
+        ours = self.server.hosts
+        return (
+            len(hosts) != 1
+            or hosts[0].lower() not in ours
+            or any(origin.lower().removeprefix("http://") not in ours for origin in origins)
+        )
+
+    def _serve(self, path: list[str], query: str) -> None:
+        match path:
+            case [""]:
+                self._send(
+                    self.server.site.page(query).encode("utf-8", "replace"),
+                    "text/html; charset=utf-8",
+                    browse.POLICY,
+                )
+            case ["hits"]:
+                self._send(
+                    self.server.site.hits(query).encode("utf-8", "replace"),
+                    "text/html; charset=utf-8",
+                )
+            case ["thumbnail", name]:
+                picture = self.server.site.thumbnail(name)
+                if picture is None:
+                    raise KeyError(name)
+                self._send(picture, "image/jpeg", keep=True)
+            case ["picture", name]:
+                self._send_file(*self.server.site.picture(name))
+            case _:
+                self._refuse(HTTPStatus.NOT_FOUND, "there is nothing here")
+
+    def _send(self, body: bytes, kind: str, policy: str = _NOTHING, *, keep: bool = False) -> None:
+        self._head(HTTPStatus.OK, len(body), kind, policy, keep=keep)
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _send_file(self, file: int, path: bytes) -> None:
+        name = quote(os.path.basename(path))
+        kind = _TYPES.get(os.path.splitext(path)[1].lower(), "application/octet-stream")
+        with open(file, "rb") as source:
+            size = os.fstat(file).st_size
+            more = {"Content-Disposition": f"inline; filename*=UTF-8''{name}"}
+            self._head(HTTPStatus.OK, size, kind, _NOTHING, more, keep=True)
+            if self.command != "HEAD":
+                left = size  # as was said, even if somebody writes to the file
+                while left and (chunk := source.read(min(left, _CHUNK))):
+                    self.wfile.write(chunk)
+                    left -= len(chunk)
+                self.close_connection |= left > 0
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What the library does not understand."""
+        status = HTTPStatus(code)
+        self._refuse(status, (message or status.phrase).lower())
+
+    def _refuse(self, status: HTTPStatus, why: str) -> None:
+        body = f"clipsearch: {why}\n".encode("utf-8", "replace")
+        self.close_connection = True
+        self._head(status, len(body), "text/plain; charset=utf-8", _NOTHING)
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _head(
+        self,
+        status: HTTPStatus,
+        size: int,
+        kind: str,
+        policy: str,
+        more: Mapping[str, str] | None = None,
+        *,
+        keep: bool = False,
+    ) -> None:
+        self.send_response(status)
+        headers = {
+            **_ALWAYS,
+            "Content-Type": kind,
+            "Content-Length": str(size),
+            "Content-Security-Policy": policy,
+            # An id means one picture; its file may be edited.
+            "Cache-Control": "private, max-age=600" if keep else "no-store",
+            **(more or {}),
+        }
+        if self.close_connection or "Content-Length" in self.headers:
+            self.close_connection = True  # a body that nobody reads is not to be taken for more
+            headers["Connection"] = "close"
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nobody reads a line for every thumbnail."""

@@ -1,0 +1,260 @@
+"""Collections that are looked through for a while: open, and opened again when they change."""
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from clipsearch.domain import policy
+from clipsearch.errors import CollectionGone, Refused, UsageError
+from clipsearch.records import EVERYTHING, Encoder, Filter, Hit, TextEncoder, Vectors
+from clipsearch.search import answer as retrieval
+from clipsearch.search.query import Part, Query, Searcher
+from clipsearch.storage.catalog import CATALOG, Store
+from clipsearch.storage.collection import Assurance, tested_line
+
+_IDLE = 8
+"""So many sets of open collections wait for the next request; a browser makes six at once."""
+
+_TEXTS = 1000
+"""Embeddings of so many texts are kept."""
+
+
+class PictureId(NamedTuple):
+    """A picture of one of several collections; as text ``0-12``."""
+
+    place: int
+    """Which collection, from 0."""
+    id: int
+
+    def __str__(self) -> str:
+        return f"{self.place}-{self.id}"
+
+    @classmethod
+    def read(cls, text: str) -> "PictureId":
+        """The inverse. Raises UsageError."""
+        found = re.fullmatch(r"(\d{1,9})-(\d{1,18})", text, re.ASCII)
+        if found is None:
+            raise UsageError(f"'{text}' is no picture", hint="Reload the page.")
+        return cls(int(found[1]), int(found[2]))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What somebody looks for."""
+
+    parts: tuple[Part, ...] = ()
+    like: tuple[PictureId, ...] = ()
+    unlike: tuple[PictureId, ...] = ()
+    only: Filter = EVERYTHING
+    class_name: str = ""
+    """The class that pictures must be of, if one is named."""
+    k: int = 10
+    max_false_alarm: float = 1.0
+    allow_out_of_domain: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was asked."""
+        return not self.parts and not self.like
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether some pictures are not looked at."""
+        return self.only != EVERYTHING or bool(self.class_name)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Hits, and what is to be known of them."""
+
+    hits: list[Hit]
+    ids: list[PictureId]
+    """Of each hit."""
+    classes: list[str | None]
+    """Of each hit: the class of the domain nearest to its picture, where that is known."""
+    rejected: list[Hit]
+    """The best hit, if there is no other and it is not good enough."""
+    notes: list[str]
+    """What is to be known of the query."""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is looked through."""
+
+    roots: list[Path]
+    images: int
+    model: str
+    classes: list[str]
+    """Names of the domain's classes."""
+    tested: list[str]
+    """Whether the answers about each collection were tested, a line each."""
+
+
+class OpenCollections:
+    """Indexes that answer again and again, to several threads at once.
+
+    Every question finds the collections as they are then: after a change to a catalogue they are
+    opened anew, with what was measured since. Nothing is ever written.
+    """
+
+    def __init__(
+        self, directories: Sequence[Path], load_encoder: Callable[[], TextEncoder]
+    ) -> None:
+        """``load_encoder`` is called once, for the first text."""
+        self._directories = directories
+        self._encoder = _RememberingEncoder(load_encoder)
+        self._idle: list[_Opened] = []
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close what waits."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for opened in idle:
+            opened.close()
+
+    @contextmanager
+    def _lent(self) -> Iterator["_Opened"]:
+        """The collections as they are now, for the caller alone."""
+        stamps = _stamps(self._directories)
+        with self._lock:
+            stale = [opened for opened in self._idle if opened.stamps != stamps]
+            self._idle = [opened for opened in self._idle if opened.stamps == stamps]
+            mine = self._idle.pop() if self._idle else None
+        for opened in stale:
+            opened.close()
+        if mine is None:
+            mine = _Opened(stamps, self._directories)
+        try:
+            yield mine
+        except (Refused, UsageError, KeyError):  # answers, too
+            self._give_back(mine)
+            raise
+        except BaseException:
+            mine.close()
+            raise
+        self._give_back(mine)
+
+    def _give_back(self, opened: "_Opened") -> None:
+        with self._lock:
+            keep = len(self._idle) < _IDLE
+            if keep:
+                self._idle.append(opened)
+        if not keep:
+            opened.close()
+
+    def about(self) -> About:
+        """What there is to look through."""
+        with self._lent() as opened:
+            return opened.about
+
+    def path(self, picture: PictureId) -> bytes:
+        """Where the file of an indexed picture is, absolute.
+
+        Raises KeyError if there is no such picture, or if the way to it leads through a link: no
+        picture was indexed behind one, so somebody has put it there since.
+        """
+        with self._lent() as opened:
+            store = opened.store(picture.place)
+            root = os.path.realpath(store.root)
+            path = os.path.join(root, store.path_of(picture.id).relative_to(store.root))
+        if os.path.normcase(os.path.realpath(path)) != os.path.normcase(path):
+            raise KeyError(picture)
+        return os.fsencode(path)
+
+    def answer(self, question: Question) -> Answer:
+        """Search. Raises Refused, and UsageError for a question that cannot be answered."""
+        good = [Part("stored", str(picture), role="good") for picture in question.like]
+        bad = [Part("stored", str(picture), role="bad") for picture in question.unlike]
+        query = Query((*question.parts, *good, *bad))
+        with self._lent() as opened:
+            collections = opened.collections
+            searcher = Searcher(collections, lambda: self._encoder, _no_encoder)
+            asked = searcher.ask(query, allow_out_of_domain=question.allow_out_of_domain)
+            only = question.only
+            if question.class_name:
+                index = retrieval.class_index(collections, question.class_name)
+                only = replace(only, of_class=index)
+            rate = question.max_false_alarm
+            hits = searcher.hits(asked, question.k, only, max_false_alarm=rate)
+            rejected = [] if hits else searcher.hits(asked, 1, only)
+            places = {collection.store.root: n for n, collection in enumerate(collections)}
+            return Answer(
+                hits=hits,
+                ids=[PictureId(places[hit.root], hit.id) for hit in hits],
+                classes=retrieval.nearest_classes(collections, hits),
+                rejected=rejected,
+                notes=list(filter(None, map(policy.language_note, query.texts))),
+            )
+
+
+class _RememberingEncoder:
+    """Embeds a text once, however often it is asked about with other marks and filters."""
+
+    def __init__(self, load_encoder: Callable[[], TextEncoder]) -> None:
+        self._loaded = cache(load_encoder)
+        self._vector = lru_cache(_TEXTS)(lambda text: self._loaded().encode_texts([text])[0])
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Embed ``n`` texts as ``(n, dim)`` unit vectors."""
+        return np.stack([self._vector(text) for text in texts])
+
+
+def _no_encoder() -> Encoder:
+    raise UsageError("a picture outside the index cannot be looked for here")
+
+
+class _Opened:
+    """All the collections at one moment of their lives."""
+
+    def __init__(self, stamps: "_Stamps", directories: Sequence[Path]) -> None:
+        self.stamps = stamps
+        with ExitStack() as stack:
+            self.collections = [
+                Assurance(stack.enter_context(Store.open(directory))) for directory in directories
+            ]
+            self.close = stack.pop_all().close
+
+    @cached_property
+    def about(self) -> About:
+        domain = self.collections[0].domain
+        return About(
+            roots=[collection.store.root for collection in self.collections],
+            images=sum(collection.store.count() for collection in self.collections),
+            model=self.collections[0].store.spec.label,
+            classes=list(domain.class_names),
+            tested=[tested_line(collection) for collection in self.collections],
+        )
+
+    def store(self, place: int) -> Store:
+        """The index of one collection. Raises KeyError if there is none."""
+        if place >= len(self.collections):
+            raise KeyError(place)
+        return self.collections[place].store
+
+
+_Stamps = list[tuple[int, int, int]]
+
+
+def _stamps(directories: Sequence[Path]) -> _Stamps:
+    """What changes whenever a catalogue does."""
+    stamps = []
+    for directory in directories:
+        try:
+            status = (directory / CATALOG).stat()
+        except OSError as error:
+            raise CollectionGone(
+                f"the index at {directory} is gone: {error.strerror}",
+                hint="Is its disk mounted? Index the folder again: clipsearch index FOLDER",
+            ) from error
+        stamps.append((status.st_ino, status.st_mtime_ns, status.st_size))
+    return stamps

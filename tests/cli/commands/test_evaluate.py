@@ -1,0 +1,252 @@
+"""``clipsearch evaluate``, run as a program."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import SAMPLES, Run, make_picture, places_beside, run_here
+
+from clipsearch.domain import taxonomy
+from clipsearch.storage import collection as assurance
+from clipsearch.storage.catalog import Store
+from clipsearch.storage.collection import Assurance
+
+DOMAIN = """
+name = "blocks"
+templates = ["a photo of a {}."]
+in_domain = ["something square", "many colours"]
+out_of_domain = ["quarterly revenue"]
+classes = [
+    {name = "red block"}, {name = "blue block", synonyms = ["azure"]}, {name = "green block"},
+    {name = "grey block"}, {name = "wall"},
+]
+pass_marks = {images = 3, top1 = 0.0}
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A folder of class-named folders, indexed for a small domain. Not to be changed."""
+    root = tmp_path_factory.mktemp("made") / "set"
+    for n, name in enumerate(["red_block", "blue-block", "Azure", "wall"]):
+        for m in range(2):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            make_picture(root / name / f"{m}.png", seed=10 * n + m)
+    with places_beside(root):
+        assert run_here("index", root, "--model", tiny_model) == 0
+        with Store.open_for_writing(root / ".clipsearch") as store:
+            assurance.pin(store, taxonomy.parse(DOMAIN, "blocks.toml"))
+    return root
+
+
+@pytest.fixture
+def collection(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "set"))
+
+
+def kept(root: Path) -> Assurance:
+    """What an index knows about itself, read whole."""
+    with Store.open(root / ".clipsearch") as store:
+        found = Assurance(store)
+        _ = found.evaluation
+    return found
+
+
+def pin(root: Path, old: str, new: str) -> None:
+    assert DOMAIN.count(old) == 1
+    with Store.open_for_writing(root / ".clipsearch") as store:
+        assurance.pin(store, taxonomy.parse(DOMAIN.replace(old, new), "blocks.toml"))
+
+
+def test_a_report_for_people(run: Run, collection: Path, tmp_path: Path) -> None:
+    done = run("evaluate", "set", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    head, *_, last = done.lines
+    assert head.startswith(f"set: 8 pictures, for the index of {collection} (")
+    assert "domain blocks" in head
+    assert last == "tested: all pass marks of the domain blocks are met"
+    for said in ("top-1", "top-5", "mean per-class recall", "mean average precision"):
+        assert any(line.startswith(said) and " to " in line for line in done.lines)
+    assert any(line.startswith("in-domain queries refused") for line in done.lines)
+    assert any(line.startswith("pictures") and "at least 3" in line for line in done.lines)
+    assert any("2 of 5 classes have no picture" in line for line in done.lines)
+    assert kept(collection).tested == "tested"
+
+
+def test_json_is_one_object_and_what_the_index_keeps(run: Run, collection: Path) -> None:
+    done = run("evaluate", ".", "--json", cwd=collection)
+    assert (done.code, done.err) == (0, "")
+    (line,) = done.lines
+    record = json.loads(line)
+    assert record.keys() >= {
+        *("tested", "source", "made_at", "model", "domain", "fingerprints", "pass_marks"),
+        *("shortfalls", "measures", "report", "gate", "precision", "logit_scale", "wrong"),
+        *("skipped", "reused", "published"),
+    }
+    assert record["tested"] == "tested"
+    assert (record["domain"], record["reused"], record["skipped"]) == ("blocks", 8, [])
+    report = record["report"]
+    assert (report["kind"], report["images"], report["classes"]) == ("classification", 8, 5)
+    for name in ("top1", "top5", "mean_per_class_recall", "mean_average_precision"):
+        estimate = report[name]
+        assert estimate["low"] <= estimate["value"] <= estimate["high"]
+        assert record["measures"][name] == estimate["value"]
+    assert report["top5"]["value"] == 1
+    images = {result["name"]: result["images"] for result in report["per_class"]}
+    assert images == {"red block": 2, "blue block": 4, "green block": 0, "grey block": 0, "wall": 2}
+    right = round(8 * report["top1"]["value"])
+    assert len(record["wrong"]) == 8 - right == sum(c["count"] for c in report["confusions"])
+    for wrong in record["wrong"]:
+        assert (collection / wrong["path"]).is_file()
+        assert wrong["actual"] != wrong["given"]
+    assert record["gate"]["in_domain"] == 2
+    evaluation = kept(collection).evaluation
+    assert evaluation is not None
+    assert evaluation.test_set == record["fingerprints"]["test_set"]
+    assert dict(evaluation.measures) == record["measures"]
+
+
+def test_marks_that_are_not_met_exit_with_1(run: Run, collection: Path) -> None:
+    pin(collection, "images = 3", "images = 9")
+    done = run("evaluate", ".", cwd=collection)
+    assert (done.code, done.err) == (1, "")
+    assert done.lines[-2:] == [
+        "failed: 1 of 2 pass marks of the domain blocks are not met",
+        "  images 8 is below the mark 9",
+    ]
+    assert kept(collection).tested == "failed"
+    (missed,) = json.loads(run("evaluate", ".", "--json", cwd=collection).out)["shortfalls"]
+    assert missed == {"measure": "images", "reached": 8.0, "mark": 9.0}
+
+
+def test_a_page_is_written_beside_the_report(run: Run, collection: Path, tmp_path: Path) -> None:
+    hostile = "<img src=x onerror=alert(1)>.png"
+    make_picture(collection / "wall" / hostile, seed=99)
+    done = run("evaluate", "set", "--html", "page.html", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "clipsearch: wrote page.html\n")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    wrong = json.loads(run("evaluate", "set", "--json", cwd=tmp_path).out)["wrong"]
+    assert text.count("<figure>") == text.count("data:image/jpeg;base64,") == len(wrong) > 0
+    assert "onerror=alert(1)>" not in text
+    assert text.rstrip().endswith("</html>")
+
+
+def test_another_test_set_for_the_collection_around_the_current_folder(
+    run: Run, collection: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "test").mkdir()
+    for n in range(3):
+        make_picture(tmp_path / "test" / f"{n}.png", seed=n)
+    table = "path,label\n0.png,wall\n1.png,azure\n2.png,red block\n"
+    (tmp_path / "test/labels.csv").write_text(table)
+    done = run("evaluate", "../test/labels.csv", "--json", cwd=collection)
+    assert done.code == 0
+    record = json.loads(done.out)
+    assert record["report"]["images"] == 3
+    assert record["reused"] == 2  # the same pictures, under other names
+    for options in (["--under", collection], ["--index", collection]):
+        other = run("evaluate", "test/labels.csv", "--json", *options, cwd=tmp_path)
+        assert json.loads(other.out)["fingerprints"] == record["fingerprints"]
+
+
+def test_captions(run: Run, collection: Path) -> None:
+    rows = ["path\tcaption", "wall/0.png\ta wall", "wall/1.png\ta red thing", "wall/0.png\tbricks"]
+    (collection / "captions.tsv").write_text("\n".join(rows) + "\n")
+    done = run("evaluate", "captions.tsv", "--json", cwd=collection)
+    assert done.code == 1  # the domain's marks are about labels
+    record = json.loads(done.out)
+    assert record["report"]["kind"] == "retrieval"
+    assert record["measures"].keys() == {
+        *(f"{what}_recall_at_{k}" for what in ("image", "text") for k in (1, 5, 10)),
+        *("images", "refused_in_domain"),
+    }
+    done = run("evaluate", "captions.tsv", cwd=collection)
+    assert "text recall@10" in done.out.decode()
+
+
+def test_pictures_that_cannot_be_decoded_are_named(run: Run, collection: Path) -> None:
+    (collection / "wall/broken.png").write_bytes(b"no picture")
+    done = run("evaluate", ".", "--json", cwd=collection)
+    assert done.code == 0
+    assert done.err.startswith("clipsearch: skipping wall/broken.png: not a picture")
+    (skipped,) = json.loads(done.out)["skipped"]
+    assert skipped["path"].endswith("wall/broken.png")
+
+
+@pytest.mark.parametrize(
+    ("files", "arguments", "said"),
+    [
+        ({"x.csv": "path,label\nwall/0.png,wal\n"}, ["x.csv"], "line 2: the label 'wal'"),
+        ({"x.csv": "path,label\nwall/9.png,wall\n"}, ["x.csv"], "line 2: there is no file"),
+        ({"x.csv": "path,label\n"}, ["x.csv"], "holds no labelled picture"),
+        ({"x.csv": "a,b\n"}, ["x.csv"], "line 1: the header is 'a,b'"),
+        ({"more/x.txt": ""}, ["more"], "holds no labelled picture"),
+        ({}, ["absent"], "absent does not exist"),
+        ({}, [".", "--html", "absent/page.html"], "cannot write absent/page.html"),
+        ({}, [".", "--under", "absent"], "absent does not exist"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_kept(
+    run: Run, collection: Path, files: dict[str, str], arguments: list[str], said: str
+) -> None:
+    assert run("evaluate", ".", cwd=collection).code == 0
+    before = kept(collection).evaluation
+    for name, text in files.items():
+        (collection / name).parent.mkdir(exist_ok=True)
+        (collection / name).write_text(text)
+    done = run("evaluate", *arguments, cwd=collection)
+    assert (done.code, done.out) == (2, b"")
+    assert done.err.startswith("clipsearch: error: ")
+    assert said in done.err
+    assert len(done.err.splitlines()) == 2  # and the next step
+    assert kept(collection).evaluation == before
+
+
+def test_what_the_policy_refuses(run: Run, collection: Path) -> None:
+    (collection / "x.csv").write_text("path,caption\nwall/0.png,who is this woman\n")
+    done = run("evaluate", "x.csv", cwd=collection)
+    assert (done.code, done.out) == (3, b"")
+    assert done.err.startswith("clipsearch: refused: 'who is this woman'")
+
+
+def test_without_an_index_it_says_how_to_make_one(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "set/wall").mkdir(parents=True)
+    make_picture(tmp_path / "set/wall/0.png")
+    done = run("evaluate", "set", cwd=tmp_path)
+    assert (done.code, done.out) == (2, b"")
+    assert "no indexed folder" in done.err
+    assert "clipsearch index FOLDER" in done.err
+
+
+def test_several_indexes_below_are_not_mixed_up(run: Run, made: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(made, tmp_path / "disk" / name)
+        assert run("index", tmp_path / "disk" / name).code == 0
+    shutil.copytree(made / "wall", tmp_path / "disk/test/wall")
+    done = run("evaluate", "test", cwd=tmp_path / "disk")
+    assert (done.code, done.out) == (2, b"")
+    assert "2 indexed folders below" in done.err
+    assert run("evaluate", "test", "--under", "one", cwd=tmp_path / "disk").code in (0, 1)
+
+
+def test_an_index_that_is_being_written_is_not_waited_for(run: Run, collection: Path) -> None:
+    with Store.open_for_writing(collection / ".clipsearch"):
+        done = run("evaluate", ".", cwd=collection)
+    assert (done.code, done.out) == (2, b"")
+    assert "another clipsearch is writing" in done.err
+
+
+@pytest.mark.slow
+def test_the_sample_pictures_with_pocket(run: Run, tmp_path: Path) -> None:
+    samples = SAMPLES
+    shutil.copytree(samples, tmp_path / "samples", ignore=shutil.ignore_patterns(".*"))
+    assert run("index", "samples", "--model", "pocket").code == 0
+    done = run("evaluate", "samples", "--html", "page.html", "--json", timeout=60)
+    assert done.code == 0
+    record = json.loads(done.out)
+    assert record["tested"] == "tested"
+    assert record["reused"] == record["report"]["images"] == 98
+    assert record["measures"]["top1"] >= 0.65
+    assert record["precision"]["brier"] < 0.5 * record["precision"]["brier_of_base_rate"]
+    assert len((tmp_path / "page.html").read_bytes()) < 2_000_000

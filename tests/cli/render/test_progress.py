@@ -1,0 +1,92 @@
+"""Progress as a terminal gets it, and that nothing but a terminal does."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Run, make_picture
+
+pty = pytest.importorskip("pty")
+termios = pytest.importorskip("termios")
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no pseudo-terminals")
+
+DOWNLOAD = (
+    "import sys; from clipsearch import cli; "
+    "from clipsearch.models.open_clip import download_published; "
+    "print(download_published({'url': sys.argv[1]}, offline=False))"
+)
+"""Through open_clip's own downloader, as weights come that are not on the hub."""
+
+
+def on_a_terminal(*command: str | Path, **variables: str) -> tuple[str, str]:
+    """Standard output, and what a terminal would get of standard error."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "100", **variables}
+    env.pop("TQDM_DISABLE", None)
+    shown = b""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=env) as process:
+        os.close(theirs)
+        while True:
+            try:
+                part = os.read(ours, 10_000)
+            except OSError:  # Linux says so of a terminal that all have closed
+                break
+            if not part:
+                break
+            shown += part
+        assert process.stdout is not None
+        out = process.stdout.read()
+    os.close(ours)
+    assert process.returncode == 0, shown
+    return out.decode(), shown.decode()
+
+
+def plain(shown: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+
+
+def test_index_tells_what_it_is_doing_and_takes_that_away_again(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    for seed in range(12):
+        make_picture(root / f"{seed}.png", seed)
+    out, shown = on_a_terminal(
+        *(sys.executable, "-m", "clipsearch", "index", root, "--model", tiny_model)
+    )
+    assert out == ""
+    text = plain(shown)
+    for doing in ("looking for pictures", "loading the model", "embedding", "measuring what"):
+        assert doing in text
+    assert "0/12" in text
+    assert text.index("looking for pictures") < text.index("loading the model")
+    last = text.strip().splitlines()[-1]
+    assert "12 added" in last
+    assert "\x1b[2K" in shown  # rich's way of clearing the bar's line
+
+
+def test_a_download_shows_a_bar_on_a_terminal_and_on_nothing_else(run: Run, tmp_path: Path) -> None:
+    weights = tmp_path / "served" / "tiny.pt"
+    weights.parent.mkdir()
+    weights.write_bytes(b"w" * 300_000)
+    home = {"HOME": str(tmp_path / "one"), "TQDM_MININTERVAL": "0"}
+    (tmp_path / "one").mkdir()
+    out, shown = on_a_terminal(sys.executable, "-c", DOWNLOAD, weights.as_uri(), **home)
+    assert Path(out.strip()).read_bytes() == weights.read_bytes()
+    assert "100%" in shown
+    assert "300k/300k" in shown
+
+    (tmp_path / "two").mkdir()
+    done = run(
+        *("-c", DOWNLOAD, weights.as_uri()),
+        env={"HOME": str(tmp_path / "two")},
+        command=[sys.executable],
+    )
+    assert (done.code, done.err) == (0, "")
+    assert Path(done.out.decode().strip()).is_relative_to(tmp_path / "two")

@@ -1,0 +1,255 @@
+"""An index is found without being named, and forgotten ones do no harm."""
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from fakes import fake_spec
+
+from clipsearch import paths
+from clipsearch.errors import IndexNotFound
+from clipsearch.storage import known
+from clipsearch.storage.catalog import FOLDER, Store
+
+
+def made(root: Path, directory: Path | None = None) -> Path:
+    """An empty index for `root`, remembered as the program remembers it."""
+    root.mkdir(parents=True, exist_ok=True)
+    directory = known.directory_for(root, directory)
+    Store.create(directory, root, fake_spec()).close()
+    known.remember(directory, root)
+    return directory
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    """The list's file, which is not there yet."""
+    return tmp_path / "data" / "collections.json"
+
+
+def test_an_index_lies_in_its_folder_unless_another_place_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert known.directory_for(tmp_path / "a", None) == tmp_path / "a" / FOLDER
+    assert known.directory_for(tmp_path / "a", Path("b")) == tmp_path / "b"
+    assert known.directory_for(tmp_path / "a", tmp_path / "c") == tmp_path / "c"
+
+
+@pytest.mark.parametrize("start", ["photos", "photos/sub", "photos/sub/deep"])
+def test_the_collection_that_holds_a_folder_is_found_from_it(tmp_path: Path, start: str) -> None:
+    directory = made(tmp_path / "photos")
+    (tmp_path / "photos" / "sub" / "deep").mkdir(parents=True)
+    assert known.find(tmp_path / start, None) == [directory]
+    assert known.holding(tmp_path / start) == directory
+
+
+def test_a_collection_is_found_by_its_place_even_if_no_list_knows_it(
+    tmp_path: Path, listed: Path
+) -> None:
+    made(tmp_path / "photos")
+    listed.unlink()
+    os.rename(tmp_path / "photos", tmp_path / "disk")
+    (tmp_path / "disk" / "sub").mkdir()
+    assert known.find(tmp_path / "disk" / "sub", None) == [tmp_path / "disk" / FOLDER]
+
+
+def test_the_nearest_holder_wins(tmp_path: Path) -> None:
+    outer = made(tmp_path / "photos")
+    inner = made(tmp_path / "photos" / "inner")
+    elsewhere = made(tmp_path / "photos" / "other", tmp_path / "index of other")
+    for folder in ("inner/x", "other/x", "rest"):
+        (tmp_path / "photos" / folder).mkdir(parents=True, exist_ok=True)
+    assert known.find(tmp_path / "photos" / "inner" / "x", None) == [inner]
+    assert known.find(tmp_path / "photos" / "other" / "x", None) == [elsewhere]
+    assert known.find(tmp_path / "photos" / "rest", None) == [outer]
+    assert known.find(tmp_path / "photos", None) == [outer]
+
+
+def test_all_collections_below_a_folder_are_found_from_it(tmp_path: Path) -> None:
+    below = [made(tmp_path / "all" / name) for name in ("b", "a", "deep/er")]
+    below.append(made(tmp_path / "all" / "c", tmp_path / "index of c"))
+    made(tmp_path / "allotment")
+    made(tmp_path / "beside")
+    assert known.find(tmp_path / "all", None) == sorted(below)
+
+
+def test_a_collection_with_its_index_elsewhere_is_found_from_its_folder(tmp_path: Path) -> None:
+    directory = made(tmp_path / "photos", tmp_path / "index")
+    (tmp_path / "photos" / "sub").mkdir()
+    assert known.find(tmp_path / "photos" / "sub", None) == [directory]
+    assert not (tmp_path / "photos" / FOLDER).exists()
+
+
+def test_a_place_that_is_named_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path / "here")
+    there = made(tmp_path / "there")
+    elsewhere = made(tmp_path / "x", tmp_path / "index")
+    start = tmp_path / "here"
+    assert known.find(start, there) == [there]
+    assert known.find(start, tmp_path / "there") == [there]
+    assert known.find(start, elsewhere) == [elsewhere]
+    monkeypatch.chdir(tmp_path)
+    assert known.find(start, Path("index")) == [elsewhere]
+
+
+def test_no_index_at_the_place_that_is_named_says_so_and_what_there_is(tmp_path: Path) -> None:
+    made(tmp_path / "photos")
+    with pytest.raises(IndexNotFound, match="there is no index at") as caught:
+        known.find(tmp_path / "photos", tmp_path / "nowhere")
+    assert os.fspath(tmp_path / "photos") in caught.value.hint
+
+
+def test_no_index_at_all_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(IndexNotFound, match="no indexed folder holds") as caught:
+        known.find(tmp_path, None)
+    assert "clipsearch index FOLDER" in caught.value.hint
+    assert known.holding(tmp_path) is None
+
+
+def test_no_index_here_lists_what_is_known(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        made(tmp_path / name)
+    made(tmp_path / "elsewhere", tmp_path / "index")
+    (tmp_path / "c").mkdir()
+    with pytest.raises(IndexNotFound) as caught:
+        known.find(tmp_path / "c", None)
+    roots = ", ".join(os.fspath(tmp_path / name) for name in ("a", "b", "elsewhere"))
+    assert roots in caught.value.hint
+    assert os.fspath(tmp_path / "c") in str(caught.value)
+
+
+def test_what_is_gone_is_neither_found_nor_listed(tmp_path: Path) -> None:
+    made(tmp_path / "gone")
+    made(tmp_path / "kept")
+    os.rename(tmp_path / "gone", tmp_path / "out of reach")
+    assert known.find(tmp_path, None) == [tmp_path / "kept" / FOLDER]
+    (tmp_path / "gone").mkdir()
+    with pytest.raises(IndexNotFound) as caught:
+        known.find(tmp_path / "gone", None)
+    assert os.fspath(tmp_path / "gone") not in caught.value.hint
+    made(tmp_path / "new")
+    assert set(known.remembered().values()) == {tmp_path / "kept", tmp_path / "new"}
+
+
+def test_a_folder_that_may_not_be_entered_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shut, kept = made(tmp_path / "shut"), made(tmp_path / "kept")
+    exists = Store.exists
+
+    def may_not(directory: Path) -> bool:
+        if directory == shut:
+            raise PermissionError(13, "Permission denied", str(directory))
+        return exists(directory)
+
+    monkeypatch.setattr(Store, "exists", may_not)
+    assert known.find(tmp_path, None) == [kept]
+    made(tmp_path / "new")
+    assert tmp_path / "new" in known.remembered().values()
+
+
+def test_remembering_twice_writes_once(tmp_path: Path, listed: Path) -> None:
+    directory = made(tmp_path / "photos")
+    before = listed.stat().st_mtime_ns, listed.stat().st_ino
+    known.remember(directory, tmp_path / "photos")
+    assert (listed.stat().st_mtime_ns, listed.stat().st_ino) == before
+
+
+def test_a_collection_that_has_moved_is_remembered_where_it_is_now(tmp_path: Path) -> None:
+    directory = made(tmp_path / "old", tmp_path / "index")
+    known.remember(directory, tmp_path / "new")
+    assert known.remembered() == {directory: tmp_path / "new"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names there are text")
+def test_names_that_are_not_utf8_are_remembered(tmp_path: Path) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 \n"))
+    directory = made(root)
+    assert known.remembered() == {directory: root}
+    assert known.find(tmp_path, None) == [directory]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no permissions of that kind there")
+def test_the_list_is_for_its_owner_alone(tmp_path: Path, listed: Path) -> None:
+    made(tmp_path / "photos")
+    for path in (listed.parent, *listed.parent.iterdir()):
+        assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"\xff\xfe\x00", b"null", b"5", b'"text"', b"[]", b'["a"]'),
+        *(b'{"a": 1}', b'{"a": null}', b'{"a": ["b"]}', b'{"\\u0000": "x"}', b'{"": ""}'),
+    ],
+)
+def test_a_damaged_list_is_an_empty_one_and_is_mended(
+    tmp_path: Path, listed: Path, content: bytes
+) -> None:
+    listed.parent.mkdir()
+    listed.write_bytes(content)
+    with pytest.raises(IndexNotFound):
+        known.find(tmp_path, None)
+    directory = made(tmp_path / "photos")
+    assert known.find(tmp_path, None) == [directory]
+    assert json.loads(listed.read_text()) == {os.fspath(directory): os.fspath(tmp_path / "photos")}
+
+
+def test_a_list_that_cannot_be_written_costs_only_the_convenience(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file where the folder should be")
+    directory = made(tmp_path / "photos")
+    assert known.remembered() == {}
+    assert known.find(tmp_path / "photos", None) == [directory]
+    with pytest.raises(IndexNotFound):
+        known.find(tmp_path, None)
+
+
+def test_a_write_that_fails_leaves_the_list_as_it_was(
+    tmp_path: Path, listed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = made(tmp_path / "photos")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    made(tmp_path / "more")
+    assert known.remembered() == {directory: tmp_path / "photos"}
+
+
+def test_two_first_runs_at_once_are_both_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(tmp_path / "before")
+    writing = threading.Event()
+    write_whole = known.write_whole
+
+    def slowly(path: Path, data: bytes) -> None:
+        writing.set()
+        time.sleep(0.3)  # long enough for the other to have read the list as it was
+        write_whole(path, data)
+
+    monkeypatch.setattr(known, "write_whole", slowly)
+    first = threading.Thread(target=made, args=(tmp_path / "first",))
+    first.start()
+    assert writing.wait(10)
+    made(tmp_path / "second")
+    first.join()
+    roots = {tmp_path / name for name in ("before", "first", "second")}
+    assert set(known.remembered().values()) == roots
+
+
+def test_a_list_that_somebody_else_holds_is_waited_for_and_then_left(
+    tmp_path: Path, listed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "_PATIENCE", 0.1)
+    with paths.held(listed, 0):
+        directory = made(tmp_path / "photos")
+    assert known.remembered() == {}
+    known.remember(directory, tmp_path / "photos")
+    assert known.remembered() == {directory: tmp_path / "photos"}

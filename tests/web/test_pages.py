@@ -1,0 +1,262 @@
+"""The evaluation's page: complete, self-contained, and harmless whatever a file is called."""
+
+import base64
+import dataclasses
+import hashlib
+import os
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import fake_spec
+
+from clipsearch.cli.render.reports import PUBLISHED, evaluation_record
+from clipsearch.domain.gate import GateErrors
+from clipsearch.domain.intervals import proportion
+from clipsearch.domain.taxonomy import Domain, DomainClass
+from clipsearch.evaluation.evaluate import Findings
+from clipsearch.evaluation.labelled import CaptionedImages, LabelledImages
+from clipsearch.evaluation.metrics import (
+    Shortfall,
+    evaluate_classification,
+    evaluate_retrieval,
+)
+from clipsearch.paths import absolute_path
+from clipsearch.records import Hit
+from clipsearch.storage.collection import Evaluation
+from clipsearch.vectors import l2_normalise
+from clipsearch.web.pages import contact_sheet, evaluation
+from clipsearch.web.pages.document import source
+
+PATHS = [
+    b"right.png",
+    b'"><script>alert(1)</script>.png',
+    b"<img src=x onerror=alert(1)>.png",
+    b"' onmouseover='alert(1)'.png",
+    b"right too.png",
+    b"\xff\xfe\n.png",
+    "\u202egnp.exe.png".encode(),
+]
+
+SCRIPT = source("hits.js")
+
+NAMES = ["cat", "</style><b>dog</b>", "a & b", 'quoted "name"', "never seen"]
+
+
+class Page(HTMLParser):
+    """What a browser would find in it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.words = ""
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += attrs
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+@pytest.fixture
+def findings(monkeypatch: pytest.MonkeyPatch) -> Findings:
+    """Seven pictures with hostile names, five of them got wrong."""
+    monkeypatch.setattr(evaluation, "thumbnails", lambda root, paths, size: {paths[0]: b"jpeg"})
+    classes = np.eye(5, dtype=np.float32)
+    actual, given = [0, 0, 1, 1, 2, 3, 3], [0, 1, 0, 0, 2, 2, 4]
+    images = l2_normalise(classes[given] + 0.5 * classes[actual])
+    report = evaluate_classification(images, classes, actual, NAMES)
+    domain = Domain(
+        name="<i>mine</i>",
+        description="",
+        language="en",
+        templates=("{}",),
+        classes=tuple(DomainClass(name) for name in NAMES),
+        pass_marks={"top1": 0.6, "images": 5},
+    )
+    missed = (Shortfall("top1", report.top1.value, 0.6),)
+    return Findings(
+        evaluation=Evaluation(
+            model="m" * 64,
+            domain="d" * 64,
+            test_set="t" * 64,
+            source="<script>set</script>",
+            made_at="2026-11-23T13:00:00+00:00",
+            report=report,
+            measures=report.measures(),
+            shortfalls=missed,
+            precision=None,
+        ),
+        model=fake_spec(),
+        domain=domain,
+        gate=GateErrors(10, 10, 4, proportion(1, 10), None, proportion(3, 10)),
+        test_set=LabelledImages("set", b"/set", tuple(PATHS), tuple(actual)),
+        reused=0,
+        skipped=((b"<u>broken</u>.jpg", "damaged <picture>"),),
+    )
+
+
+def test_names_are_shown_and_do_nothing(findings: Findings) -> None:
+    text = evaluation.page(findings)
+    page = Page(text)
+    assert set(page.tags) <= {
+        *("html", "head", "meta", "link", "title", "style", "body", "main", "header", "section"),
+        *("footer", "div", "h1", "h2", "h3", "p", "dl", "dt", "dd", "ul", "ol", "li", "b", "i"),
+        *("span", "small", "code", "br", "table", "thead", "tbody", "tr", "th", "td", "details"),
+        *("summary", "figure", "figcaption", "img"),
+    }
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    assert page.tags["figure"] == 5
+    assert page.tags["img"] == 1  # the only one that could be decoded
+    for shown in (
+        "<img src=x onerror=alert(1)>.png",
+        "' onmouseover='alert(1)'.png",
+        '"><script>alert(1)</script>.png',
+        3 * "\N{REPLACEMENT CHARACTER}" + ".png",
+        "\N{REPLACEMENT CHARACTER}gnp.exe.png",
+        "</style><b>dog</b>",
+        "<i>mine</i>",
+        "<u>broken</u>.jpg could not be decoded and does not count: damaged <picture>",
+    ):
+        assert shown in page.words
+    assert "\u202e" not in text
+
+
+def test_nothing_comes_from_elsewhere(findings: Findings) -> None:
+    text = evaluation.page(findings)
+    assert "Content-Security-Policy" in text
+    assert "default-src 'none'" in text
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "@import" not in text
+    for name, value in Page(text).attributes:
+        if name in ("src", "href"):
+            assert value is not None
+            assert value.startswith("data:")
+    assert re.findall(r"url\(", text) == []
+
+
+def test_the_matrix_has_every_picture_once(findings: Findings) -> None:
+    text = evaluation.page(findings)
+    cells = re.findall(r'title="([^"]*) given to ([^"]*): (\d+)"', text)
+    wrong = [cell for cell in cells if cell[0] != cell[1]]
+    assert {(a, b, n) for a, b, n in wrong} == {
+        ("cat", "&lt;/style&gt;&lt;b&gt;dog&lt;/b&gt;", "1"),
+        ("&lt;/style&gt;&lt;b&gt;dog&lt;/b&gt;", "cat", "2"),
+        ("quoted &quot;name&quot;", "a &amp; b", "1"),
+        ("quoted &quot;name&quot;", "never seen", "1"),
+    }
+    assert sum(int(n) for *_, n in cells) == 7
+    for row in re.findall(r"<tr><th>[^<]*</th>((?:<td (?:class|colspan).*?)+)</tr>", text):
+        spans = [int(span) for span in re.findall(r"colspan=(\d+)", row)]
+        if spans or "title=" in row:
+            assert sum(spans) + row.count("title=") == 4  # nothing was given to the fourth class
+
+
+def test_it_says_whether_the_marks_were_met(findings: Findings) -> None:
+    words = Page(evaluation.page(findings)).words
+    assert "Failed" in words
+    assert "top1 0.2857 is below the mark 0.6" in words
+    assert "28.6 %" in words
+    assert "at least 60.0 %" in words
+    met = dataclasses.replace(findings.evaluation, shortfalls=())
+    words = Page(evaluation.page(dataclasses.replace(findings, evaluation=met))).words
+    assert "Tested" in words
+    assert "All pass marks of the domain are met." in words
+
+
+def test_published_figures_stand_beside_those_of_the_default_model(findings: Findings) -> None:
+    assert "ImageNet" not in evaluation.page(findings)
+    model = dataclasses.replace(findings.model, name="ViT-B-16", pretrained="laion2b_s34b_b88k")
+    theirs = dataclasses.replace(findings, model=model)
+    assert "ImageNet-1k 70.2 %" in Page(evaluation.page(theirs)).words
+    assert evaluation_record(theirs)["published"] == PUBLISHED["ViT-B-16/laion2b_s34b_b88k"]
+
+
+def test_captions_have_a_page_too(findings: Findings) -> None:
+    rng = np.random.default_rng(0)
+    images = l2_normalise(rng.normal(size=(20, 8)))
+    captions = tuple(f"caption <{n}>" for n in range(20))
+    report = evaluate_retrieval(images, np.roll(-images, 1, axis=0), range(20))
+    test_set = CaptionedImages(
+        "captions.csv", b"/set", tuple(b"%d.png" % n for n in range(20)), captions, tuple(range(20))
+    )
+    found = dataclasses.replace(findings.evaluation, report=report, shortfalls=())
+    theirs = dataclasses.replace(findings, evaluation=found, test_set=test_set)
+    page = Page(evaluation.page(theirs))
+    missed = sum(rank >= 10 for rank in report.image_ranks)
+    assert missed > 0
+    assert page.tags["figure"] == missed
+    assert f"{missed} captions whose picture was missed" in page.words
+    assert "image recall@10" in page.words
+    shown = next(n for n, rank in enumerate(report.image_ranks) if rank >= 10)
+    assert f"place {report.image_ranks[shown] + 1} of 20" in page.words
+    assert f"caption <{shown}>" in page.words
+
+
+# -- the contact sheet ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sheet(tmp_path: Path) -> tuple[list[Hit], str]:
+    """Hits of every kind of name, the last of which has no picture."""
+    hits = [
+        Hit(n, name.replace(b"/", b"_"), tmp_path, 0.3 - n / 100, 48, 40, None, n / 50, 0.9)
+        for n, name in enumerate(PATHS)
+    ]
+    classes = ["<i>cat</i>", *[None] * (len(hits) - 1)]
+    pictures = {absolute_path(hit): b"jpeg" for hit in hits[:-1]}
+    notes = ["tested & <well>"]
+    return hits, contact_sheet.page(
+        hits, classes, pictures, 'a "<b>cat</b>"', "pocket</title>", notes
+    )
+
+
+def test_a_card_for_each_hit_whatever_its_name(sheet: tuple[list[Hit], str]) -> None:
+    hits, text = sheet
+    page = Page(text)
+    assert page.tags["figure"] == len(hits)
+    assert page.tags["img"] == len(hits) - 1
+    assert page.words.count("cannot be shown") == 1 + SCRIPT.count("cannot be shown")
+    assert (page.tags["script"], page.tags["b"], page.tags["i"]) == (1, 0, 0)
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    for shown in ('a "<b>cat</b>"', "tested & <well>", "<i>cat</i>", "0.300", "false alarm 2.0"):
+        assert shown in page.words
+    assert f"{len(hits)} hits, ranked by pocket</title>" in page.words
+    copied = [value for name, value in page.attributes if name == "data-path"]
+    assert copied[1] == os.path.join(hits[1].root, os.fsdecode(hits[1].path))
+    links = [value for name, value in page.attributes if name == "href"]
+    assert all(link.startswith(("file:///", "data:,", "#")) for link in links if link)
+
+
+def test_the_sheet_runs_its_own_script_and_fetches_nothing(sheet: tuple[list[Hit], str]) -> None:
+    _, text = sheet
+    policy = re.search(r'Content-Security-Policy" content="(.*?)"', text, re.S)
+    script = re.search(r"<script>(.*?)</script>", text, re.S)
+    assert policy is not None
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert f"; script-src 'sha256-{digest}';" in policy[1]
+    assert policy[1].startswith("default-src 'none'; img-src data:; ")
+    assert not re.search(r"""(src|href)=["'](?!data:|file:|#)""", text)
+
+
+def test_a_path_is_copied_as_it_is(tmp_path: Path) -> None:
+    hit = Hit(1, b"two\nlines\rand 'quotes'.png", tmp_path, 0.3, 48, 40, None)
+    page = Page(contact_sheet.page([hit], [None], {}, "", "pocket", []))
+    (copied,) = [value for name, value in page.attributes if name == "data-path"]
+    assert copied == f"{tmp_path}/two\nlines\rand 'quotes'.png"

@@ -44,8 +44,7 @@ ONE_ROOM = {
 
 
 def modules() -> list[Path]:
-    """Every module but the builder of the built-in model, which runs on its own."""
-    return sorted(p for p in PACKAGE.rglob("*.py") if "pocket" not in p.parts)
+    return sorted(PACKAGE.rglob("*.py"))
 
 
 def room(path: Path) -> str:

@@ -1,1 +1,1 @@
-"""The built-in dual encoder `pocket`: weights, configuration, and the program that makes them."""
+"""The built-in dual encoder `pocket`: its weights and configuration."""

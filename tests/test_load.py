@@ -18,7 +18,7 @@ from clipsearch.records import EmbeddedImage, ImageFile, Vectors
 from clipsearch.search.answer import Asked, search
 from clipsearch.storage import collection
 from clipsearch.storage.catalog import FOLDER, Store
-from clipsearch.storage.collection import Assurance
+from clipsearch.storage.collection import Collection
 from clipsearch.vectors import l2_normalise
 
 pytestmark = [
@@ -86,10 +86,10 @@ def test_a_million_rows_are_opened_searched_and_added_to(tmp_path: Path) -> None
     assert grown < 1.5 * 2**30  # the vectors alone are 1 GB, and mapped
     query = Texts().encode_texts(["one"])[0]
     with Store.open(root / FOLDER) as store:
-        hits = search([Assurance(store)], Asked(query), 10)
+        hits = search([Collection(store)], Asked(query), 10)
         assert len(hits) == 10
         started = time.monotonic()
-        hits = search([Assurance(store)], Asked(query), 10)
+        hits = search([Collection(store)], Asked(query), 10)
         assert time.monotonic() - started < 5  # no promise, but a scan in Python takes minutes
         assert store.status().images == count
         (best,) = store.search(store.vector(hits[3].id), 1)

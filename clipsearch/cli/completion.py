@@ -49,10 +49,10 @@ def classes(incomplete: str) -> list[str]:
     with suppress(ClipsearchError, OSError):
         store = _store()
         if store is not None:
-            from clipsearch.storage.collection import Assurance
+            from clipsearch.storage.collection import Collection
 
             with store:
-                return _those(Assurance(store).domain.class_names, incomplete)
+                return _those(Collection(store).domain.class_names, incomplete)
     return _those(taxonomy.load(taxonomy.DEFAULT).class_names, incomplete)
 
 

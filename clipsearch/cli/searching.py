@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from clipsearch.records import Filter
     from clipsearch.search.query import Searcher
     from clipsearch.storage.catalog import Store
-    from clipsearch.storage.collection import Assurance
+    from clipsearch.storage.collection import Collection
 
 
 @contextmanager
@@ -89,11 +89,11 @@ def searcher_of(
     """Ask these collections, which must share a model. Raises UsageError, NotTested."""
     from clipsearch.models import registry
     from clipsearch.search.query import Searcher
-    from clipsearch.storage.collection import Assurance
+    from clipsearch.storage.collection import Collection
 
     spec = shared_model(stores)
     choice = ModelChoice(device=device, offline=True)
-    collections = [Assurance(store) for store in stores]
+    collections = [Collection(store) for store in stores]
     if require_tested:
         for collection in collections:
             collection.require_tested()
@@ -104,7 +104,7 @@ def searcher_of(
     )
 
 
-def tested_lines(collections: "Sequence[Assurance]") -> list[str]:
+def tested_lines(collections: "Sequence[Collection]") -> list[str]:
     """Whether answers about each collection were tested, a line each."""
 
     lines = [tested_line(collection) for collection in collections]

@@ -27,7 +27,7 @@ from clipsearch.indexing.update import LoadEncoder, Progress
 from clipsearch.records import ModelSpec, TextEncoder, Vectors
 from clipsearch.storage import collection
 from clipsearch.storage.catalog import Store
-from clipsearch.storage.collection import Assurance, Evaluation
+from clipsearch.storage.collection import Collection, Evaluation
 
 _HITS = 10
 """Hits of a query that a score's precision is fitted to: as many as a search shows."""
@@ -72,7 +72,7 @@ def evaluate(
         policy.check(caption)
     encoder = load_text_encoder()
     collection.calibrate(store, lambda: encoder)
-    known = Assurance(store)
+    known = Collection(store)
     domain, texts = known.domain, known.texts
     assert texts is not None
     found = embed(test_set.root, test_set.paths, store.spec, store, load_encoder, progress)

@@ -14,7 +14,7 @@ from clipsearch.images.scan import content_hash
 from clipsearch.paths import absolute, require_regular
 from clipsearch.records import EVERYTHING, Encoder, Filter, Hit, QueryKind, TextEncoder, Vectors
 from clipsearch.storage.catalog import Store
-from clipsearch.storage.collection import Assurance
+from clipsearch.storage.collection import Collection
 from clipsearch.text import did_you_mean
 
 
@@ -32,7 +32,7 @@ class Asked:
 
 
 def search_each(
-    collections: Sequence[Assurance],
+    collections: Sequence[Collection],
     queries: Sequence[Asked],
     k: int,
     only: Filter = EVERYTHING,
@@ -63,7 +63,7 @@ def search_each(
 
 
 def search(
-    collections: Sequence[Assurance],
+    collections: Sequence[Collection],
     asked: Asked,
     k: int,
     only: Filter = EVERYTHING,
@@ -86,7 +86,7 @@ def _ranked(hits: Sequence[Hit]) -> list[Hit]:
     return list(ranked.values())
 
 
-def nearest_classes(collections: Sequence[Assurance], hits: Sequence[Hit]) -> list[str | None]:
+def nearest_classes(collections: Sequence[Collection], hits: Sequence[Hit]) -> list[str | None]:
     """The class nearest to each hit's picture, by its own collection's domain, where known."""
     nearest = {
         collection.store.root: collection.nearest_classes(
@@ -122,7 +122,7 @@ def image_vector(
     return vector
 
 
-def check_domain(collections: Sequence[Assurance], text: str, vector: Vectors) -> None:
+def check_domain(collections: Sequence[Collection], text: str, vector: Vectors) -> None:
     """Raise OutOfDomain if a text has nothing to do with the domain of any collection.
 
     vector: ``(dim,)``, its embedding.
@@ -137,7 +137,7 @@ def check_domain(collections: Sequence[Assurance], text: str, vector: Vectors) -
         raise refusals[0]
 
 
-def class_index(collections: Sequence[Assurance], name: str) -> int:
+def class_index(collections: Sequence[Collection], name: str) -> int:
     """The position of a class in the domain of all these collections.
 
     Raises UsageError if there is no such class, or if the collections have several domains.
@@ -159,7 +159,7 @@ def class_index(collections: Sequence[Assurance], name: str) -> int:
 
 
 def class_vector(
-    collections: Sequence[Assurance], name: str, load_encoder: Callable[[], TextEncoder]
+    collections: Sequence[Collection], name: str, load_encoder: Callable[[], TextEncoder]
 ) -> Vectors:
     """The embedding of one of the domain's classes, ``(dim,)``, made of all its prompts.
 

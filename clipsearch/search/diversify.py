@@ -17,7 +17,7 @@ from clipsearch.search import answer
 from clipsearch.search.answer import Asked
 from clipsearch.search.duplicates import likeness
 from clipsearch.search.duplicates.neighbors import Half, lead
-from clipsearch.storage.collection import Assurance
+from clipsearch.storage.collection import Collection
 
 _WINDOW, _LEAST = 4, 100
 """Looked at are so many times as many hits as are wanted, and at least so many."""
@@ -26,7 +26,7 @@ _MOST = 65_536
 
 
 def search(
-    collections: Sequence[Assurance],
+    collections: Sequence[Collection],
     asked: Asked,
     k: int,
     only: Filter = EVERYTHING,
@@ -54,12 +54,12 @@ def search(
         window *= _WINDOW
 
 
-def _threshold(collection: Assurance) -> float:
+def _threshold(collection: Collection) -> float:
     measured = likeness.kept(collection.store)
     return measured.similarity if measured else NEAR_DUPLICATE
 
 
-def _embeddings(collections: Sequence[Assurance], hits: Sequence[Hit]) -> Half:
+def _embeddings(collections: Sequence[Collection], hits: Sequence[Hit]) -> Half:
     """``(n, dim)``, in the order of the hits; zeros for one that was removed a moment ago."""
     stores = {collection.store.root: collection.store for collection in collections}
     vectors = np.zeros((len(hits), collections[0].store.spec.dim), np.float16)

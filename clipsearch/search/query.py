@@ -33,7 +33,7 @@ from clipsearch.records import (
 from clipsearch.search import answer
 from clipsearch.search.answer import Asked
 from clipsearch.search.fusion import Ingredient, mix
-from clipsearch.storage.collection import Assurance
+from clipsearch.storage.collection import Collection
 
 PartKind = Literal["text", "image", "stored", "class", "probe"]
 Role = Literal["wanted", "unwanted", "good", "bad"]
@@ -108,7 +108,7 @@ class Searcher:
 
     def __init__(
         self,
-        collections: Sequence[Assurance],
+        collections: Sequence[Collection],
         load_text_encoder: Callable[[], TextEncoder],
         load_encoder: Callable[[], Encoder],
     ) -> None:

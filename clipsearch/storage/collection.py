@@ -200,7 +200,7 @@ class _Calibration:
     """Best scores of a sample of the pictures."""
 
 
-class Assurance:
+class Collection:
     """What one index knows about its answers."""
 
     def __init__(self, store: Store) -> None:
@@ -400,11 +400,11 @@ def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
     collection of which less than one picture in twenty has changed since is not measured again.
     The texts are embedded once for a model and a domain.
     """
-    assurance = Assurance(store)
-    domain, texts = assurance.domain, assurance.texts
+    collection = Collection(store)
+    domain, texts = collection.domain, collection.texts
     ids = store.ids()
-    before = assurance._calibration
-    scaled = assurance.scale is not None or not len(ids)
+    before = collection._calibration
+    scaled = collection.scale is not None or not len(ids)
     if texts and before and scaled and not _has_changed(ids, before):
         return False
     if texts is None:
@@ -457,7 +457,7 @@ def _has_changed(ids: Ids, before: _Calibration) -> bool:
     return changed > 0 and (len(ids) <= _ALWAYS_ANEW or changed * 20 > len(ids))
 
 
-def tested_line(collection: Assurance) -> str:
+def tested_line(collection: Collection) -> str:
     """Whether the answers about a collection were tested, in one line."""
     domain, found = printable(collection.domain.name), collection.evaluation
     if found is None:

@@ -18,7 +18,7 @@ from clipsearch.records import EVERYTHING, Encoder, Filter, Hit, TextEncoder, Ve
 from clipsearch.search import answer as retrieval
 from clipsearch.search.query import Part, Query, Searcher
 from clipsearch.storage.catalog import CATALOG, Store
-from clipsearch.storage.collection import Assurance, tested_line
+from clipsearch.storage.collection import Collection, tested_line
 
 _IDLE = 8
 """So many sets of open collections wait for the next request; a browser makes six at once."""
@@ -220,7 +220,7 @@ class _Opened:
         self.stamps = stamps
         with ExitStack() as stack:
             self.collections = [
-                Assurance(stack.enter_context(Store.open(directory))) for directory in directories
+                Collection(stack.enter_context(Store.open(directory))) for directory in directories
             ]
             self.close = stack.pop_all().close
 

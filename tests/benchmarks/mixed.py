@@ -20,7 +20,7 @@ from clipsearch.domain.scale import Scale
 from clipsearch.models.registry import locate
 from clipsearch.search.fusion import Ingredient, mix
 from clipsearch.storage.catalog import FOLDER, Store
-from clipsearch.storage.collection import Assurance
+from clipsearch.storage.collection import Collection
 from clipsearch.vectors import l2_normalise
 
 SAMPLES = Path(__file__).parent.parent.parent / "sample_data"
@@ -77,7 +77,7 @@ def main() -> None:
             known = {known.id: os.fsdecode(path) for path, known in store.known().items()}
             ids = store.ids().tolist()
             pictures = store.vectors(ids)
-            stored = Assurance(store).texts
+            stored = Collection(store).texts
             assert stored is not None
             encoder = load_text_encoder(locate(store.spec), ModelChoice(offline=True))
     said = [text for text, _ in QUERIES]

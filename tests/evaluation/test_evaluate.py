@@ -19,7 +19,7 @@ from clipsearch.indexing import embed
 from clipsearch.records import Pixels, Vectors
 from clipsearch.storage import collection
 from clipsearch.storage.catalog import Store
-from clipsearch.storage.collection import Assurance
+from clipsearch.storage.collection import Collection
 from clipsearch.vectors import l2_normalise
 
 NAMES = ("crack", "dent", "scratch", "stain")
@@ -90,13 +90,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(store: Store, source: Path) -> Findings:
-    test_set = labelled.read(source, Assurance(store).domain)
+    test_set = labelled.read(source, Collection(store).domain)
     encoder = ColourEncoder()
     return evaluate.evaluate(store, test_set, lambda: encoder, lambda: encoder)
 
 
 def test_a_folder_is_measured_and_the_result_is_kept(store: Store, folder: Path) -> None:
-    assert Assurance(store).tested == "untested"
+    assert Collection(store).tested == "untested"
     findings = run(store, folder)
     report = findings.evaluation.report
     assert isinstance(report, ClassificationReport)
@@ -105,7 +105,7 @@ def test_a_folder_is_measured_and_the_result_is_kept(store: Store, folder: Path)
     assert [(c.actual, c.predicted, c.count) for c in report.confusions] == [("scratch", "dent", 1)]
     assert findings.evaluation.measures["refused_in_domain"] == 0
     assert findings.evaluation.shortfalls == ()
-    again = Assurance(store)
+    again = Collection(store)
     assert again.tested == "tested"
     assert again.evaluation == findings.evaluation
     assert again.logit_scale == findings.evaluation.logit_scale
@@ -122,24 +122,24 @@ def test_marks_that_are_not_met_make_it_a_failure(store: Store, folder: Path) ->
     findings = run(store, folder)
     (missed,) = findings.evaluation.shortfalls
     assert (missed.measure, missed.mark) == ("top1", 0.95)
-    assert Assurance(store).tested == "failed"
+    assert Collection(store).tested == "failed"
 
 
 def test_an_evaluation_of_another_domain_does_not_count(store: Store, folder: Path) -> None:
     run(store, folder)
     collection.pin(store, taxonomy.parse(DOMAIN.replace("0.75", "0.74"), "parts.toml"))
-    assert Assurance(store).tested == "untested"
-    assert Assurance(store).logit_scale == 100
+    assert Collection(store).tested == "untested"
+    assert Collection(store).logit_scale == 100
     collection.pin(store, taxonomy.parse(DOMAIN.replace('"parts"', '"renamed"'), "parts.toml"))
-    assert Assurance(store).tested == "tested"
+    assert Collection(store).tested == "tested"
 
 
 def test_an_evaluation_of_another_model_does_not_count(store: Store, folder: Path) -> None:
     found = run(store, folder).evaluation
     collection.keep_evaluation(store, dataclasses.replace(found, model="0" * 64))
-    assert Assurance(store).tested == "untested"
+    assert Collection(store).tested == "untested"
     collection.keep_evaluation(store, found)
-    assert Assurance(store).tested == "tested"
+    assert Collection(store).tested == "tested"
 
 
 def test_embeddings_of_the_index_are_reused(store: Store, folder: Path) -> None:
@@ -184,7 +184,7 @@ def test_captions_are_measured_as_retrieval(store: Store, folder: Path) -> None:
     # The domain asks for top1, which captions cannot show.
     assert [missed.measure for missed in findings.evaluation.shortfalls] == ["images", "top1"]
     assert metrics.from_json(metrics.to_json(report)) == report
-    assert Assurance(store).evaluation == findings.evaluation
+    assert Collection(store).evaluation == findings.evaluation
 
 
 def test_a_caption_that_the_policy_refuses(store: Store, folder: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_caption_that_the_policy_refuses(store: Store, folder: Path) -> None:
     (folder / "captions.csv").write_text(text)
     with pytest.raises(RefusedByPolicy):
         run(store, folder / "captions.csv")
-    assert Assurance(store).evaluation is None
+    assert Collection(store).evaluation is None
 
 
 def test_pictures_that_cannot_be_decoded_do_not_count(store: Store, folder: Path) -> None:
@@ -210,7 +210,7 @@ def test_no_picture_that_can_be_decoded(store: Store, tmp_path: Path) -> None:
     (tmp_path / "bad/crack/x.png").write_bytes(b"no picture")
     with pytest.raises(TooFewExamples, match="none of the 1 pictures"):
         run(store, tmp_path / "bad")
-    assert Assurance(store).evaluation is None
+    assert Collection(store).evaluation is None
 
 
 def test_one_picture_a_class_is_measured_and_says_so(store: Store, tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ from clipsearch.search.answer import Asked, class_vector, image_vector
 from clipsearch.search.query import Part, Query, Searcher
 from clipsearch.storage import collection
 from clipsearch.storage.catalog import FOLDER, Store
-from clipsearch.storage.collection import Assurance
+from clipsearch.storage.collection import Collection
 
 
 def search(stores: Sequence[Store], query: Vectors, k: int, under: bytes = b"") -> list[Hit]:
-    return answer.search([Assurance(store) for store in stores], Asked(query), k, Filter(under))
+    return answer.search([Collection(store) for store in stores], Asked(query), k, Filter(under))
 
 
 def search_like(
@@ -35,7 +35,7 @@ def search_like(
     k: int,
     under: bytes = b"",
 ) -> list[Hit]:
-    assured = [Assurance(store) for store in stores]
+    assured = [Collection(store) for store in stores]
     vector = image_vector(stores, image, load_encoder)
     return answer.search(assured, Asked(vector, "image", (image,)), k, Filter(under))
 
@@ -284,16 +284,16 @@ name = "spinning top"
 
 
 @pytest.fixture
-def toys(store: Store, photos: Path) -> Iterator[Assurance]:
+def toys(store: Store, photos: Path) -> Iterator[Collection]:
     """The pictures, pinned to a domain of two classes and calibrated."""
     with Store.open_for_writing(photos / FOLDER) as writer:
         collection.pin(writer, taxonomy.parse(TOYS, "toys.toml"))
         collection.calibrate(writer, FakeEncoder)
     with Store.open(photos / FOLDER) as opened:
-        yield Assurance(opened)
+        yield Collection(opened)
 
 
-def test_hits_below_the_false_alarm_rate_are_left_out(toys: Assurance) -> None:
+def test_hits_below_the_false_alarm_rate_are_left_out(toys: Collection) -> None:
     alarms = toys.false_alarms("text")
     assert alarms is not None
     query = unit(5)
@@ -306,12 +306,12 @@ def test_hits_below_the_false_alarm_rate_are_left_out(toys: Assurance) -> None:
         assert hits == [hit for hit in everything if hit.false_alarm <= rate]
 
 
-def test_a_hit_says_which_domain_it_was_judged_in(toys: Assurance) -> None:
+def test_a_hit_says_which_domain_it_was_judged_in(toys: Collection) -> None:
     (hit,) = answer.search([toys], Asked(unit(5)), 1)
     assert (hit.domain, hit.tested, hit.precision) == ("toys", "untested", None)
 
 
-def test_texts_and_pictures_are_judged_by_their_own_kind(toys: Assurance) -> None:
+def test_texts_and_pictures_are_judged_by_their_own_kind(toys: Collection) -> None:
     of_texts, of_images = toys.false_alarms("text"), toys.false_alarms("image")
     assert of_texts is not None
     assert of_images is not None
@@ -321,34 +321,34 @@ def test_texts_and_pictures_are_judged_by_their_own_kind(toys: Assurance) -> Non
         assert hit.false_alarm == pytest.approx(float(alarms.rate([hit.score])[0]))
 
 
-def test_a_class_is_looked_for_by_all_its_prompts(toys: Assurance) -> None:
+def test_a_class_is_looked_for_by_all_its_prompts(toys: Collection) -> None:
     vector = class_vector([toys], "Spinning_Top", no_encoder)
     expected = FakeEncoder().encode_texts(["a photo of a spinning top."])[0]
     np.testing.assert_allclose(vector, expected, atol=1e-3)  # kept as fp16
 
 
 def test_a_class_of_an_index_that_was_never_calibrated_is_embedded(store: Store) -> None:
-    vector = class_vector([Assurance(store)], "lighthouse", FakeEncoder)
+    vector = class_vector([Collection(store)], "lighthouse", FakeEncoder)
     assert vector.shape == (16,)
     assert float(np.linalg.norm(vector)) == pytest.approx(1)
 
 
-def test_an_unknown_class_is_an_error_with_the_nearest_ones(toys: Assurance) -> None:
+def test_an_unknown_class_is_an_error_with_the_nearest_ones(toys: Collection) -> None:
     with pytest.raises(UsageError, match=r"'spining top' .did you mean spinning top") as caught:
         class_vector([toys], "spining top", no_encoder)
     assert caught.value.hint == "clipsearch domain show lists its classes."
 
 
-def test_a_class_needs_one_domain(toys: Assurance, tmp_path: Path) -> None:
+def test_a_class_needs_one_domain(toys: Collection, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     make_picture(other / "x.png", 71)
     with indexed(other) as second, pytest.raises(UsageError, match="different domains"):
-        class_vector([toys, Assurance(second)], "red ball", no_encoder)
+        class_vector([toys, Collection(second)], "red ball", no_encoder)
 
 
 def ask(
-    collections: Sequence[Assurance],
+    collections: Sequence[Collection],
     text: str,
     load_encoder: Callable[[], Encoder],
     *,
@@ -359,20 +359,20 @@ def ask(
     return searcher.ask(query, allow_out_of_domain=allow_out_of_domain).vector
 
 
-def test_the_policy_refuses_before_anything_is_computed(toys: Assurance) -> None:
+def test_the_policy_refuses_before_anything_is_computed(toys: Collection) -> None:
     for allow in (True, False):
         with pytest.raises(RefusedByPolicy):
             ask([toys], "who is this man", no_encoder, allow_out_of_domain=allow)
 
 
-class Refusing(Assurance):
+class Refusing(Collection):
     """A collection whose domain nothing is in."""
 
     def check(self, query: str, vector: Vectors) -> None:
         raise OutOfDomain(f"not in {self.store.root}")
 
 
-def test_a_query_must_be_in_the_domain_of_one_of_the_collections(toys: Assurance) -> None:
+def test_a_query_must_be_in_the_domain_of_one_of_the_collections(toys: Collection) -> None:
     refusing = Refusing(toys.store)
     with pytest.raises(OutOfDomain):
         ask([refusing, refusing], "a tax return", FakeEncoder)

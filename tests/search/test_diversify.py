@@ -17,7 +17,7 @@ from clipsearch.search.answer import Asked
 from clipsearch.search.duplicates import likeness
 from clipsearch.search.duplicates.likeness import Likeness
 from clipsearch.storage.catalog import FOLDER, Store
-from clipsearch.storage.collection import Assurance
+from clipsearch.storage.collection import Collection
 from clipsearch.vectors import l2_normalise
 
 COUNT = 80
@@ -83,7 +83,7 @@ def test_hits_differ_and_what_is_left_out_does_not(
 ) -> None:
     monkeypatch.setattr(diversify, "_LEAST", least)
     stores = shared if several else shared[:1]
-    collections = [Assurance(store) for store in stores]
+    collections = [Collection(store) for store in stores]
     asked, only = Asked(unit(seed)), Filter(folder)
     hits = diversify.search(collections, asked, k, only)
     ranked = answer.search(collections, asked, 1000, only)
@@ -99,11 +99,11 @@ def test_hits_differ_and_what_is_left_out_does_not(
 
 
 def test_all_that_is_alike_is_counted(store: Store) -> None:
-    hits = diversify.search([Assurance(store)], Asked(unit(1)), 100)
+    hits = diversify.search([Collection(store)], Asked(unit(1)), 100)
     assert sum(hit.collapsed + 1 for hit in hits) == COUNT
     assert 12 <= len(hits) < 40
-    assert diversify.search([Assurance(store)], Asked(unit(1)), 100) == hits
-    (best,) = diversify.search([Assurance(store)], Asked(unit(1)), 1)
+    assert diversify.search([Collection(store)], Asked(unit(1)), 100) == hits
+    (best,) = diversify.search([Collection(store)], Asked(unit(1)), 1)
     assert best.id == hits[0].id
     assert best.collapsed > 0
 
@@ -113,20 +113,20 @@ def test_more_hits_are_asked_for_until_enough_of_them_differ(
 ) -> None:
     monkeypatch.setattr(diversify, "_LEAST", 1)
     monkeypatch.setattr(diversify, "_WINDOW", 2)
-    hits = diversify.search([Assurance(store)], Asked(unit(1)), 12)
+    hits = diversify.search([Collection(store)], Asked(unit(1)), 12)
     assert len(hits) == 12
     monkeypatch.setattr(diversify, "_MOST", 24)
-    assert len(diversify.search([Assurance(store)], Asked(unit(1)), 12)) < 12
+    assert len(diversify.search([Collection(store)], Asked(unit(1)), 12)) < 12
 
 
 def test_the_threshold_is_the_one_measured_on_the_collection(store: Store) -> None:
-    flat = diversify.search([Assurance(store)], Asked(unit(1)), 100)
+    flat = diversify.search([Collection(store)], Asked(unit(1)), 100)
     likeness.keep(store, MEASURED)
-    finer = diversify.search([Assurance(store)], Asked(unit(1)), 100)
+    finer = diversify.search([Collection(store)], Asked(unit(1)), 100)
     assert len(finer) > len(flat)
     likeness.keep(store, replace(MEASURED, model="another"))
-    assert diversify.search([Assurance(store)], Asked(unit(1)), 100) == flat
+    assert diversify.search([Collection(store)], Asked(unit(1)), 100) == flat
 
 
 def test_nothing_passes(store: Store) -> None:
-    assert diversify.search([Assurance(store)], Asked(unit(1)), 5, Filter(b"none")) == []
+    assert diversify.search([Collection(store)], Asked(unit(1)), 5, Filter(b"none")) == []

@@ -24,7 +24,7 @@ from clipsearch.search import query as queries
 from clipsearch.search.query import Part, Query, Searcher, weighted
 from clipsearch.storage import collection as assurance
 from clipsearch.storage.catalog import FOLDER, Store
-from clipsearch.storage.collection import Assurance
+from clipsearch.storage.collection import Collection
 
 COUNT = 24
 
@@ -55,7 +55,7 @@ def store(root: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def searcher(store: Store) -> Searcher:
-    return Searcher([Assurance(store)], FakeEncoder, no_encoder)
+    return Searcher([Collection(store)], FakeEncoder, no_encoder)
 
 
 def text(what: str, weight: float = 1.0, role: queries.Role = "wanted") -> Part:
@@ -180,14 +180,14 @@ def test_an_index_that_was_never_measured_says_what_to_do(root: Path) -> None:
     with Store.open_for_writing(root / FOLDER) as writer, writer.batch():
         writer.detach("scale")
     with Store.open(root / FOLDER) as opened:
-        searcher = Searcher([Assurance(opened)], FakeEncoder, no_encoder)
+        searcher = Searcher([Collection(opened)], FakeEncoder, no_encoder)
         assert answer(searcher, text("a cat"))
         with pytest.raises(IndexUnreadable, match="measurements") as caught:
             answer(searcher, text("a cat"), text("snow"))
         assert "clipsearch index" in caught.value.hint
     with Store.open_for_writing(root / FOLDER) as writer:
         assert assurance.calibrate(writer, FakeEncoder)  # and it is done
-        assert Assurance(writer).scale is not None
+        assert Collection(writer).scale is not None
         assert not assurance.calibrate(writer, FakeEncoder)
 
 
@@ -233,7 +233,7 @@ def test_an_id_that_there_is_none_of_is_a_usage_error(searcher: Searcher, number
 
 
 def test_an_id_means_one_collection(searcher: Searcher, store: Store) -> None:
-    both = Searcher([Assurance(store), Assurance(store)], FakeEncoder, no_encoder)
+    both = Searcher([Collection(store), Collection(store)], FakeEncoder, no_encoder)
     with pytest.raises(UsageError, match="2 indexed folders"):
         answer(both, image("1", role="good"))
 
@@ -274,7 +274,7 @@ def test_many_queries_are_answered_as_each_alone(searcher: Searcher) -> None:
 
 
 def test_what_is_refused_among_many_is_an_answer(store: Store) -> None:
-    class Refusing(Assurance):
+    class Refusing(Collection):
         def check(self, query: str, vector: object) -> None:
             if query == "a tax return":
                 raise OutOfDomain("not here")

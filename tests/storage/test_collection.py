@@ -22,7 +22,7 @@ from clipsearch.evaluation.metrics import (
 from clipsearch.records import TextEncoder, Vectors
 from clipsearch.storage import collection
 from clipsearch.storage.catalog import FOLDER, Store
-from clipsearch.storage.collection import Assurance, Evaluation, Texts
+from clipsearch.storage.collection import Collection, Evaluation, Texts
 
 TOYS = Domain(
     "toys",
@@ -60,20 +60,20 @@ def vectors(store: Store) -> Vectors:
 
 def test_an_index_without_a_domain_has_the_default(tmp_path: Path) -> None:
     with Store.create(tmp_path / FOLDER, tmp_path, fake_spec()) as store:
-        assert Assurance(store).domain.name == "everyday"
-        assert Assurance(store).texts is None
-        assert Assurance(store).tested == "untested"
+        assert Collection(store).domain.name == "everyday"
+        assert Collection(store).texts is None
+        assert Collection(store).tested == "untested"
 
 
 def test_a_pinned_domain_stays_whatever_becomes_of_its_file(store: Store) -> None:
-    assert Assurance(store).domain == TOYS
+    assert Collection(store).domain == TOYS
 
 
 def test_the_class_of_a_picture_is_the_nearest_where_classes_are_embedded(store: Store) -> None:
     ids = store.ids().tolist()
-    assert Assurance(store).nearest_classes(ids) == {}
+    assert Collection(store).nearest_classes(ids) == {}
     collection.calibrate(store, FakeEncoder)
-    known = Assurance(store)
+    known = Collection(store)
     assert known.texts is not None
     nearest = (vectors(store) @ known.texts.gate.classes.T).argmax(axis=1)
     assert set(nearest) == {0, 1}
@@ -91,12 +91,12 @@ def test_the_false_alarm_rate_of_a_score_is_counted_in_this_collection(store: St
     assert len(prompts) > 500
     queries = FakeEncoder().encode_texts(prompts).astype(np.float16).astype(np.float32)
     best = (queries @ vectors(store).T).max(axis=1)
-    alarms = Assurance(store).false_alarms("text")
+    alarms = Collection(store).false_alarms("text")
     assert alarms is not None
     for score in np.quantile(best, [0.1, 0.5, 0.9]) + 1e-5:
         expected = (1 + (best >= score).sum()) / (1 + len(best))
         assert float(alarms.rate([score])[0]) == pytest.approx(expected, abs=0.005)
-    least = Assurance(store).least_score("text", DEFAULT_MAX_FALSE_ALARM)
+    least = Collection(store).least_score("text", DEFAULT_MAX_FALSE_ALARM)
     assert (best >= least).mean() <= DEFAULT_MAX_FALSE_ALARM
 
 
@@ -106,10 +106,10 @@ def test_image_queries_are_calibrated_without_near_duplicates_and_their_own_clas
     with store.batch():
         store.add([picture(b"copy.png", 0)])
     collection.calibrate(store, FakeEncoder)
-    alarms = Assurance(store).false_alarms("image")
+    alarms = Collection(store).false_alarms("image")
     assert alarms is not None
     images = vectors(store)
-    texts = Assurance(store).texts
+    texts = Collection(store).texts
     assert texts is not None
     own = (images @ texts.gate.classes.T).argmax(axis=1)
     scores = images @ images.T
@@ -127,16 +127,16 @@ def test_nothing_is_measured_twice(store: Store) -> None:
 
 def test_a_changed_collection_is_measured_anew_without_the_model(store: Store) -> None:
     collection.calibrate(store, FakeEncoder)
-    before = Assurance(store).false_alarms("text")
+    before = Collection(store).false_alarms("text")
     with store.batch():
         store.add([picture(b"new.png", 99)])
     assert collection.calibrate(store, no_encoder)
-    grown = Assurance(store).false_alarms("text")
+    grown = Collection(store).false_alarms("text")
     with store.batch():
         store.remove([b"new.png"])
     assert collection.calibrate(store, no_encoder)
     assert grown != before
-    assert Assurance(store).false_alarms("text") == before
+    assert Collection(store).false_alarms("text") == before
 
 
 def test_a_large_collection_is_measured_anew_when_a_twentieth_has_changed(
@@ -155,18 +155,18 @@ def test_a_large_collection_is_measured_anew_when_a_twentieth_has_changed(
 def test_another_domain_is_measured_anew_and_the_old_figures_count_no_more(store: Store) -> None:
     collection.calibrate(store, FakeEncoder)
     collection.pin(store, LARGER)
-    assert Assurance(store).texts is None
-    assert Assurance(store).false_alarms("text") is None
-    assert Assurance(store).least_score("text", 0.05) == float("-inf")
+    assert Collection(store).texts is None
+    assert Collection(store).false_alarms("text") is None
+    assert Collection(store).least_score("text", 0.05) == float("-inf")
     assert collection.calibrate(store, FakeEncoder)
-    assert Assurance(store).false_alarms("text") is not None
+    assert Collection(store).false_alarms("text") is not None
 
 
 def test_an_empty_collection_has_no_false_alarms(tmp_path: Path) -> None:
     with Store.create(tmp_path / FOLDER, tmp_path, fake_spec()) as store:
         collection.pin(store, TOYS)
         collection.calibrate(store, FakeEncoder)
-        assert Assurance(store).false_alarms("text") is None
+        assert Collection(store).false_alarms("text") is None
         assert not collection.calibrate(store, no_encoder)
         with store.batch():
             store.add([picture(b"new.png", 99)])
@@ -209,12 +209,12 @@ def test_texts_survive_being_kept(store: Store) -> None:
 
 
 def test_the_gate_is_open_before_the_first_calibration(store: Store) -> None:
-    Assurance(store).check("a tax return", unit(1))
+    Collection(store).check("a tax return", unit(1))
     collection.calibrate(store, FakeEncoder)
     (vector,) = FakeEncoder().encode_texts(["a tax return"])
     with pytest.raises(OutOfDomain, match="toys; its nearest classes are"):
-        Assurance(store).check("a tax return", vector)
-    Assurance(store).check("a kite", unit(2))
+        Collection(store).check("a tax return", vector)
+    Collection(store).check("a kite", unit(2))
 
 
 # -- evaluated -----------------------------------------------------------------------------------
@@ -246,32 +246,32 @@ def test_an_evaluation_survives_being_kept(store: Store) -> None:
     assert Evaluation.from_json(found.to_json()) == found
     json.loads(found.to_json())
     attach(store, replace(evaluation(store), source="caf\udcff"))  # a path that is no text
-    assert [kept.source for kept in Assurance(store).evaluations] == ["caf\udcff"]
+    assert [kept.source for kept in Collection(store).evaluations] == ["caf\udcff"]
 
 
 def test_pass_marks_that_were_met_make_an_index_tested(store: Store) -> None:
     with pytest.raises(NotTested, match="untested on the domain toys") as caught:
-        Assurance(store).require_tested()
+        Collection(store).require_tested()
     assert "clipsearch evaluate LABELLED" in caught.value.hint
     attach(store, evaluation(store, Shortfall("top1", 0.5, 0.6)))
-    assert Assurance(store).tested == "failed"
+    assert Collection(store).tested == "failed"
     with pytest.raises(NotTested, match="failed on the domain toys") as caught:
-        Assurance(store).require_tested()
+        Collection(store).require_tested()
     assert "top1 0.5 is below the mark 0.6" in caught.value.hint
     attach(store, evaluation(store))
-    assert Assurance(store).tested == "tested"
-    Assurance(store).require_tested()
+    assert Collection(store).tested == "tested"
+    Collection(store).require_tested()
 
 
 def test_an_evaluation_counts_for_its_own_domain_and_model_only(store: Store) -> None:
     attach(store, evaluation(store, domain=LARGER))
-    assert Assurance(store).tested == "untested"
+    assert Collection(store).tested == "untested"
     attach(store, replace(evaluation(store), model="e" * 64))
-    assert Assurance(store).tested == "untested"
+    assert Collection(store).tested == "untested"
     attach(store, evaluation(store))
-    assert Assurance(store).tested == "tested"
+    assert Collection(store).tested == "tested"
     collection.pin(store, LARGER)
-    assert Assurance(store).tested == "untested"
+    assert Collection(store).tested == "untested"
 
 
 def captions(store: Store, domain: Domain, *shortfalls: Shortfall) -> Evaluation:
@@ -286,41 +286,41 @@ def test_captions_do_not_take_the_place_of_labels(store: Store) -> None:
     labels = replace(evaluation(store), logit_scale=12.5)
     collection.keep_evaluation(store, labels)
     collection.keep_evaluation(store, captions(store, TOYS, Shortfall("top1", None, 0.6)))
-    assert Assurance(store).tested == "tested"
-    assert Assurance(store).evaluation == labels
-    assert Assurance(store).logit_scale == 12.5
-    assert len(Assurance(store).evaluations) == 2
+    assert Collection(store).tested == "tested"
+    assert Collection(store).evaluation == labels
+    assert Collection(store).logit_scale == 12.5
+    assert len(Collection(store).evaluations) == 2
 
 
 def test_a_domain_with_marks_for_both_is_failed_by_either(store: Store) -> None:
     both = replace(TOYS, pass_marks={"top1": 0.6, "image_recall_at_1": 0.5})
     collection.pin(store, both)
     collection.keep_evaluation(store, evaluation(store, domain=both))
-    assert Assurance(store).tested == "tested"
+    assert Collection(store).tested == "tested"
     missed = captions(store, both, Shortfall("image_recall_at_1", 0.1, 0.5))
     collection.keep_evaluation(store, missed)
-    assert Assurance(store).tested == "failed"
-    assert Assurance(store).evaluation == missed
+    assert Collection(store).tested == "failed"
+    assert Collection(store).evaluation == missed
     collection.keep_evaluation(store, captions(store, both))
-    assert Assurance(store).tested == "tested"
+    assert Collection(store).tested == "tested"
 
 
 def test_a_hit_of_a_text_query_carries_the_probability_that_it_is_right(store: Store) -> None:
     attach(store, evaluation(store))
     hits = store.search(unit(3), 5)
-    judged = Assurance(store).judged(hits, "text")
-    found = Assurance(store).evaluation
+    judged = Collection(store).judged(hits, "text")
+    found = Collection(store).evaluation
     assert found is not None
     assert found.precision is not None
     expected = found.precision.probability([hit.score for hit in hits])
     np.testing.assert_allclose([hit.precision for hit in judged], expected)
     assert {hit.tested for hit in judged} == {"tested"}
-    assert {hit.precision for hit in Assurance(store).judged(hits, "image")} == {None}
+    assert {hit.precision for hit in Collection(store).judged(hits, "image")} == {None}
 
 
 def test_there_may_be_nothing_to_judge(store: Store) -> None:
     collection.calibrate(store, FakeEncoder)
-    assert Assurance(store).judged([], "text") == []
+    assert Collection(store).judged([], "text") == []
 
 
 # -- damaged, or carried over --------------------------------------------------------------------
@@ -336,11 +336,11 @@ def test_damaged_measurements_count_as_none_and_are_made_again(
     with store.batch():
         for name in ("texts", "calibration", "evaluation"):
             store.attach(name, garbage)
-    found = Assurance(store)
+    found = Collection(store)
     assert (found.texts, found.evaluation, found.false_alarms("text")) == (None, None, None)
     assert found.tested == "untested"
     assert collection.calibrate(store, FakeEncoder)
-    assert Assurance(store).false_alarms("text") is not None
+    assert Collection(store).false_alarms("text") is not None
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
@@ -350,10 +350,10 @@ def test_a_damaged_domain_is_an_error_and_no_other_stands_in_for_it(
     with store.batch():
         store.attach("domain", garbage)
     with pytest.raises(IndexUnreadable, match="domain") as caught:
-        assert Assurance(store).domain
+        assert Collection(store).domain
     assert "--domain" in caught.value.hint
     collection.pin(store, TOYS)
-    assert Assurance(store).domain == TOYS
+    assert Collection(store).domain == TOYS
 
 
 def test_a_rebuilt_index_keeps_what_it_cannot_make_again(store: Store, tmp_path: Path) -> None:
@@ -366,5 +366,5 @@ def test_a_rebuilt_index_keeps_what_it_cannot_make_again(store: Store, tmp_path:
         with Store.create(tmp_path / fingerprint, tmp_path, spec) as new:
             collection.carry_over(store, new)
             assert new.attached("") == ["domain", "evaluation", "probe:lab"]
-            assert Assurance(new).domain == TOYS
-            assert Assurance(new).tested == tested
+            assert Collection(new).domain == TOYS
+            assert Collection(new).tested == tested

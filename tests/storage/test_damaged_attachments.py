@@ -30,7 +30,7 @@ from clipsearch.search.duplicates import likeness
 from clipsearch.search.duplicates.likeness import Likeness
 from clipsearch.storage import collection
 from clipsearch.storage.catalog import FOLDER, Store
-from clipsearch.storage.collection import Assurance, Evaluation, tested_line
+from clipsearch.storage.collection import Collection, Evaluation, tested_line
 
 TOYS = Domain(
     *("toys", "Things to play with", "en", ("a photo of a {}.",)),
@@ -98,7 +98,7 @@ def damaged(text: str) -> Iterator[str]:
 
 def read_everything(store: Store) -> str:
     """All that commands tell of an index and its answers."""
-    found, query = Assurance(store), unit(3)
+    found, query = Collection(store), unit(3)
     said = [tested_line(found), output.status_text(store.status(), found, "here")]
     json_line(output.status_record(store.status(), found))
     hits = store.search(query, 5)
@@ -150,7 +150,7 @@ def test_a_domain_with_something_else_in_it_is_used_or_named_as_damaged(store: S
 
 
 def test_a_scale_of_another_shape_is_measured_again(store: Store) -> None:
-    whole = Assurance(store).scale
+    whole = Collection(store).scale
     assert whole is not None
     few = {kind: mean[:5] for kind, mean in whole.means.items()}
     for damaged_scale in (
@@ -160,9 +160,9 @@ def test_a_scale_of_another_shape_is_measured_again(store: Store) -> None:
     ):
         with store.batch():
             store.attach("scale", damaged_scale.to_bytes())
-        assert Assurance(store).scale is None
+        assert Collection(store).scale is None
         assert collection.calibrate(store, FakeEncoder)
-        assert Assurance(store).scale is not None
+        assert Collection(store).scale is not None
 
 
 def test_a_likeness_with_something_else_in_it_is_used_or_counts_as_none(store: Store) -> None:
@@ -180,7 +180,7 @@ def test_a_likeness_with_something_else_in_it_is_used_or_counts_as_none(store: S
 
 
 def test_texts_of_another_shape_are_embedded_again(store: Store) -> None:
-    whole = Assurance(store).texts
+    whole = Collection(store).texts
     assert whole is not None
     smaller = replace(TOYS, classes=(*TOYS.classes, DomainClass("doll")))
     of_another = collection.Texts.embed(smaller, FakeEncoder())
@@ -189,7 +189,7 @@ def test_texts_of_another_shape_are_embedded_again(store: Store) -> None:
     for texts in (of_another, short, longer):
         with store.batch():
             store.attach("texts", texts.to_bytes(TOYS))
-        assert Assurance(store).texts is None
+        assert Collection(store).texts is None
         read_everything(store)
         assert collection.calibrate(store, FakeEncoder)
-        assert Assurance(store).texts is not None
+        assert Collection(store).texts is not None

@@ -198,9 +198,9 @@ def _classes(
 ) -> _Classes:
     from clipsearch.domain import taxonomy, zero_shot
     from clipsearch.evaluation import probes
-    from clipsearch.storage.collection import Assurance, embedded_texts
+    from clipsearch.storage.collection import Collection, embedded_texts
 
-    known = Assurance(store) if store else None
+    known = Collection(store) if store else None
     scale = known.logit_scale if known else zero_shot.LOGIT_SCALE
     if texts is not None:
         vectors = zero_shot.encode_all(load(), texts)

@@ -93,7 +93,7 @@ def show_command(
     from clipsearch.cli.render import output
     from clipsearch.domain import taxonomy
     from clipsearch.storage.catalog import Store
-    from clipsearch.storage.collection import Assurance
+    from clipsearch.storage.collection import Collection
 
     if domain is not None:
         shown = taxonomy.load(domain)
@@ -106,7 +106,7 @@ def show_command(
             shown = taxonomy.load(taxonomy.DEFAULT)
         else:
             with Store.open(directory) as store:
-                shown = Assurance(store).domain
+                shown = Collection(store).domain
     if json:
         sys.stdout.buffer.write(shown.to_json().encode() + b"\n")
     else:

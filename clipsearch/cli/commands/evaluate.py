@@ -66,13 +66,13 @@ def evaluate_command(
     from clipsearch.evaluation.labelled import read
     from clipsearch.models import registry
     from clipsearch.storage.catalog import Store
-    from clipsearch.storage.collection import Assurance
+    from clipsearch.storage.collection import Collection
 
     check(html)
     choice = ModelChoice(device=device, offline=True)
     with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
         keep_pictures(html, [store])
-        test_set = read(labelled, Assurance(store).domain)
+        test_set = read(labelled, Collection(store).domain)
         files = registry.locate(store.spec)
         with progress() as bar:
             findings = evaluate(

@@ -76,12 +76,12 @@ def train_command(
     from clipsearch.indexing.embed import embed
     from clipsearch.models import registry
     from clipsearch.storage.catalog import Store
-    from clipsearch.storage.collection import Assurance
+    from clipsearch.storage.collection import Collection
 
     probes.check_name(name)
     choice = ModelChoice(device=device, offline=True)
     with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
-        taxonomy = labels.own_taxonomy(labelled, Assurance(store).domain)
+        taxonomy = labels.own_taxonomy(labelled, Collection(store).domain)
         training = labels.read(labelled, taxonomy)
         assert isinstance(training, labels.LabelledImages)
         files = registry.locate(store.spec)

@@ -32,12 +32,12 @@ def status_command(
     from clipsearch.models import registry
     from clipsearch.storage import known
     from clipsearch.storage.catalog import Store
-    from clipsearch.storage.collection import Assurance
+    from clipsearch.storage.collection import Collection
 
     start = (folder or Path()).resolve()
     for directory in known.find(start, index):
         with Store.open(directory) as store:
-            status, assured = store.status(), Assurance(store)
+            status, assured = store.status(), Collection(store)
             if json:
                 record = output.status_record(status, assured)
                 sys.stdout.buffer.write(json_line(record))

@@ -21,7 +21,7 @@ from clipsearch.domain.taxonomy import Domain
 from clipsearch.errors import UsageError
 from clipsearch.paths import shown_path
 from clipsearch.records import ClusterSearch, CollectionStatus, Hit, IndexSummary
-from clipsearch.storage.collection import Assurance, tested_line
+from clipsearch.storage.collection import Collection, tested_line
 from clipsearch.text import percent, printable, rounded, size_text
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def summary_lines(root: str, summary: IndexSummary) -> list[str]:
     return [*lines, text]
 
 
-def status_text(status: CollectionStatus, collection: Assurance, model_here: str) -> str:
+def status_text(status: CollectionStatus, collection: Collection, model_here: str) -> str:
     """One collection for people."""
     spec = status.spec
     lines = [
@@ -247,7 +247,7 @@ def _search_text(clusters: ClusterSearch | None) -> str:
     return f"clusters: {clusters.probed:,} of {clusters.lists:,} read per query, {found}"
 
 
-def status_record(status: CollectionStatus, collection: Assurance) -> dict[str, object]:
+def status_record(status: CollectionStatus, collection: Collection) -> dict[str, object]:
     """One collection for programs. Keys are only ever added."""
     found = collection.evaluation
     return {

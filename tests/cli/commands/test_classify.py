@@ -18,7 +18,7 @@ from clipsearch.domain import taxonomy
 from clipsearch.domain.zero_shot import probabilities
 from clipsearch.storage import collection as assurance
 from clipsearch.storage.catalog import Store
-from clipsearch.storage.collection import Assurance
+from clipsearch.storage.collection import Collection
 
 DOMAIN = """
 name = "blocks"
@@ -61,7 +61,7 @@ def collection(made: Path, tmp_path: Path) -> Path:
 def expected(made: Path) -> dict[str, list[tuple[str, float]]]:
     """Path -> classes and probabilities, best first, from the stored vectors."""
     with Store.open(made / ".clipsearch") as store:
-        known = Assurance(store)
+        known = Collection(store)
         assert known.texts is not None
         ids = {os.fsdecode(path): image.id for path, image in store.known().items()}
         images = store.vectors([ids[name] for name in NAMES])

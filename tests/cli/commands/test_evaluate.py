@@ -10,7 +10,7 @@ from conftest import SAMPLES, Run, make_picture, places_beside, run_here
 from clipsearch.domain import taxonomy
 from clipsearch.storage import collection as assurance
 from clipsearch.storage.catalog import Store
-from clipsearch.storage.collection import Assurance
+from clipsearch.storage.collection import Collection
 
 DOMAIN = """
 name = "blocks"
@@ -45,10 +45,10 @@ def collection(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "set"))
 
 
-def kept(root: Path) -> Assurance:
+def kept(root: Path) -> Collection:
     """What an index knows about itself, read whole."""
     with Store.open(root / ".clipsearch") as store:
-        found = Assurance(store)
+        found = Collection(store)
         _ = found.evaluation
     return found
 

@@ -46,7 +46,7 @@ def hit(path: bytes, root: Path, *, score: float = 0.25, **known: Any) -> Hit:
 
 @dataclass
 class Known:
-    """What an index knows of its answers, as `Assurance` tells it."""
+    """What an index knows of its answers, as `Collection` tells it."""
 
     domain: Domain
     evaluation: Evaluation | None = None

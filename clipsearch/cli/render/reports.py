@@ -5,7 +5,6 @@ A table is drawn by rich on a terminal and set in plain aligned columns for a pi
 
 import csv
 import io
-import json
 import os
 import sys
 from collections import Counter
@@ -17,7 +16,7 @@ from clipsearch.cli.render.json_lines import json_line, json_path
 from clipsearch.cli.render.output import console
 from clipsearch.domain.calibration import Precision
 from clipsearch.domain.intervals import Estimate, proportion
-from clipsearch.domain.taxonomy import IMAGES, REFUSED
+from clipsearch.domain.pass_marks import IMAGES, REFUSED
 from clipsearch.evaluation.classify import Classified
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.labelled import CaptionedImages
@@ -135,7 +134,7 @@ class Mistake:
 
 def estimates(findings: Findings) -> dict[str, Estimate]:
     """The measured shares by name, in the order of a report."""
-    report = findings.evaluation.report
+    report = findings.report
     if isinstance(report, ClassificationReport):
         found = {
             "top1": report.top1,
@@ -175,7 +174,7 @@ def worst_classes(report: ClassificationReport) -> list[ClassResult]:
 
 def mistakes(findings: Findings) -> list[Mistake]:
     """Pictures given to a wrong class, or captions with their picture not among the first ten."""
-    report, test_set = findings.evaluation.report, findings.test_set
+    report, test_set = findings.report, findings.test_set
     if isinstance(test_set, CaptionedImages):
         assert not isinstance(report, ClassificationReport)
         last = max(report.image_recall)
@@ -196,7 +195,7 @@ def mistakes(findings: Findings) -> list[Mistake]:
 
 def evaluation_tables(findings: Findings) -> list[Table]:
     """What was measured, for people."""
-    report, beside = findings.evaluation.report, published(findings)
+    report, beside = findings.report, published(findings)
     columns = ["measure", "value", "95 % interval", "of", "pass mark"]
     rows = [
         [MEASURES[name], percent(e.value), interval(e), str(e.n), mark(findings, name)]
@@ -256,7 +255,7 @@ def _of(shown: int, all: int, what: str) -> str:
 def evaluation_lines(findings: Findings) -> list[str]:
     """The notes, and the verdict last."""
     lines = [precision_text(findings.evaluation.precision)]
-    lines += [f"note: {note}" for note in findings.evaluation.report.notes]
+    lines += [f"note: {note}" for note in findings.report.notes]
     if findings.skipped:
         lines.append(
             f"note: {len(findings.skipped)} pictures could not be decoded and do not count"
@@ -286,7 +285,6 @@ def precision_text(precision: Precision | None) -> str:
 def evaluation_record(findings: Findings) -> dict[str, Any]:
     """An evaluation for programs. Keys are only ever added."""
     found = findings.evaluation
-    record = json.loads(found.to_json())
     gate = asdict(findings.gate)
     root = findings.test_set.root
     return {
@@ -303,9 +301,9 @@ def evaluation_record(findings: Findings) -> dict[str, Any]:
         "pass_marks": dict(findings.domain.pass_marks),
         "shortfalls": [asdict(missed) for missed in found.shortfalls],
         "measures": dict(found.measures),
-        "report": record["report"],
+        "report": dict(found.report),
         "gate": gate,
-        "precision": record["precision"],
+        "precision": found.precision and asdict(found.precision),
         "logit_scale": found.logit_scale,
         "wrong": [
             {

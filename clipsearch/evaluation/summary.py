@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from clipsearch.domain.calibration import Precision
 from clipsearch.domain.intervals import Estimate
-from clipsearch.domain.taxonomy import IMAGES, REFUSED
+from clipsearch.domain.pass_marks import IMAGES, REFUSED
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.labelled import CaptionedImages
 from clipsearch.evaluation.metrics import ClassificationReport, ClassResult
@@ -65,7 +65,7 @@ class Mistake:
 
 def estimates(findings: Findings) -> dict[str, Estimate]:
     """The measured shares by name, in the order of a report."""
-    report = findings.evaluation.report
+    report = findings.report
     if isinstance(report, ClassificationReport):
         found = {
             "top1": report.top1,
@@ -105,7 +105,7 @@ def worst_classes(report: ClassificationReport) -> list[ClassResult]:
 
 def mistakes(findings: Findings) -> list[Mistake]:
     """Pictures given to a wrong class, or captions with their picture not among the first ten."""
-    report, test_set = findings.evaluation.report, findings.test_set
+    report, test_set = findings.report, findings.test_set
     if isinstance(test_set, CaptionedImages):
         assert not isinstance(report, ClassificationReport)
         last = max(report.image_recall)

@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,31 +27,22 @@ from clipsearch import typed
 from clipsearch.domain import background, taxonomy
 from clipsearch.domain.calibration import (
     FalseAlarms,
-    Precision,
     best_scores,
     best_scores_of_others,
 )
 from clipsearch.domain.gate import Gate
 from clipsearch.domain.scale import Scale
-from clipsearch.domain.taxonomy import IMAGES, REFUSED, Domain
+from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.words import Vocabulary
 from clipsearch.domain.zero_shot import LOGIT_SCALE, encode_all
 from clipsearch.errors import IndexUnreadable, NotTested
 from clipsearch.paths import cache_dir, write_whole
 from clipsearch.records import Filter, Hit, ModelSpec, QueryKind, Tested, TextEncoder, Vectors
+from clipsearch.storage import evaluations
 from clipsearch.storage.catalog import Store
+from clipsearch.storage.evaluations import Evaluation
 from clipsearch.storage.vector_file import Ids
 from clipsearch.text import printable
-
-if TYPE_CHECKING:
-    from clipsearch.evaluation.metrics import (
-        ClassificationReport,
-        RetrievalReport,
-        Shortfall,
-    )
-
-_EVALUATIONS = {"labels": "evaluation", "captions": "evaluation of captions"}
-"""Kind of test set -> the attachment; each kind has its own measures and its own pass marks."""
 
 _SAMPLE = 500
 """Pictures whose best scores make up the background of image queries."""
@@ -62,76 +52,6 @@ _ALWAYS_ANEW = 20_000
 
 _MADE_AGAIN = ("texts", "calibration", "scale")
 """The attachments that ``calibrate`` makes."""
-
-_DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
-"""What comes of reading JSON that is not what was kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """One evaluation, as it is kept with an index."""
-
-    model: str
-    """The model's fingerprint."""
-    domain: str
-    """The domain's fingerprint."""
-    test_set: str
-    """The test set's fingerprint."""
-    source: str
-    """The test set as the user named it."""
-    made_at: str
-    """ISO 8601, UTC."""
-    report: "ClassificationReport | RetrievalReport"
-    measures: Mapping[str, float]
-    """What the pass marks are about: the report's and the gate's."""
-    shortfalls: tuple["Shortfall", ...]
-    """The pass marks that were not met."""
-    precision: Precision | None
-    """What a score says about a hit's being right, where the test set could tell."""
-    logit_scale: float | None = None
-    """What makes the probabilities of classes right, where the test set had labels."""
-
-    @property
-    def kind(self) -> str:
-        """``labels`` or ``captions``: what the test set said of its pictures."""
-        return "labels" if hasattr(self.report, "top1") else "captions"
-
-    def is_about(self, marks: Mapping[str, float]) -> bool:
-        """Whether any of the pass marks is one that its test set could measure."""
-        shares = {name for name in marks if name not in (IMAGES, REFUSED)}
-        return bool(shares & set(self.report.measures()))
-
-    def to_json(self) -> str:
-        """The record as JSON text; ``from_json`` is its inverse."""
-        from clipsearch.evaluation import metrics  # here, since few queries have one to read
-
-        values: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in ("model", "domain", "test_set", "source", "made_at")
-        }
-        values["report"] = json.loads(metrics.to_json(self.report))
-        values["measures"] = dict(self.measures)
-        values["shortfalls"] = [
-            [missed.measure, missed.reached, missed.mark] for missed in self.shortfalls
-        ]
-        values["precision"] = self.precision and json.loads(self.precision.to_json())
-        values["logit_scale"] = self.logit_scale
-        return json.dumps(values)  # in ASCII: the source may be a path that is no text
-
-    @classmethod
-    def from_json(cls, text: str) -> "Evaluation":
-        """Rebuild a record from ``to_json``'s text. Raises ValueError and such for another."""
-        from clipsearch.evaluation import metrics  # as above
-
-        values = json.loads(text)
-        report = metrics.from_json(json.dumps(values.pop("report")))
-        names = ("measure", "reached", "mark")
-        shortfalls = tuple(
-            typed.record(metrics.Shortfall, dict(zip(names, missed, strict=True)))
-            for missed in values.pop("shortfalls")
-        )
-        found: Evaluation = typed.record(cls, values, report=report, shortfalls=shortfalls)
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +134,7 @@ class Collection:
             return taxonomy.load(taxonomy.DEFAULT)
         try:
             return Domain.from_json(text)
-        except _DAMAGED as error:  # another in its place would be a lie
+        except evaluations.DAMAGED as error:  # another in its place would be a lie
             raise IndexUnreadable(
                 f"the domain in the index at {self.store.directory} is damaged",
                 hint="Give it again: clipsearch index FOLDER --domain FILE|NAME",
@@ -240,13 +160,10 @@ class Collection:
     @cached_property
     def evaluations(self) -> list[Evaluation]:
         """The last ones with labels and with captions, of this model and this domain, if whole."""
-        found = []
-        for name in _EVALUATIONS.values():
-            text = self.store.attachment(name)
-            with suppress(*_DAMAGED):
-                found += [Evaluation.from_json(text)] if text else []
         own = (self.store.spec.fingerprint, self.domain.fingerprint)
-        return [kept for kept in found if (kept.model, kept.domain) == own]
+        return [
+            found for found in evaluations.kept(self.store) if (found.model, found.domain) == own
+        ]
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -386,12 +303,6 @@ def carry_over(old: Store, new: Store) -> None:
                 new.attach(name, old.attachment(name))
 
 
-def keep_evaluation(store: Store, found: Evaluation) -> None:
-    """Make this the index's evaluation, in place of an earlier one of its kind."""
-    with store.batch():
-        store.attach(_EVALUATIONS[found.kind], found.to_json())
-
-
 def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
     """Measure what scores mean in the collection as it is now; say whether there was need to.
 
@@ -462,7 +373,7 @@ def tested_line(collection: Collection) -> str:
     domain, found = printable(collection.domain.name), collection.evaluation
     if found is None:
         return f"untested on the domain {domain}; test it with: clipsearch evaluate LABELLED"
-    how = f"with {found.report.images} pictures on {printable(found.made_at[:10])}"
+    how = f"with {found.images} pictures on {printable(found.made_at[:10])}"
     if found.shortfalls:
         missed = printable("; ".join(map(str, found.shortfalls)))
         return f"failed the tests of the domain {domain} {how}: {missed}"

@@ -155,6 +155,7 @@ def check_command(
     from clipsearch.cli.render import output
     from clipsearch.domain import taxonomy
     from clipsearch.domain.gate import MOST_REFUSED, Gate
+    from clipsearch.domain.pass_marks import REFUSED
 
     checked = taxonomy.load(domain)
     choice = ModelChoice(model, pretrained, device, offline=offline)
@@ -165,6 +166,6 @@ def check_command(
         sys.stdout.buffer.write(json_line(record))
     else:
         print(output.gate_text(checked, files.spec.label, errors))
-    most = checked.pass_marks.get(taxonomy.REFUSED, MOST_REFUSED)
+    most = checked.pass_marks.get(REFUSED, MOST_REFUSED)
     refused = errors.refused.value if errors.refused else 0.0
     return ExitCode.OK if refused <= most else ExitCode.NO_MATCH

@@ -102,6 +102,6 @@ def evaluate_command(
 
 def _title(findings: "Findings", root: Path) -> str:
     return (
-        f"{findings.evaluation.source}: {findings.evaluation.report.images} pictures, for the "
+        f"{findings.evaluation.source}: {findings.evaluation.images} pictures, for the "
         f"index of {root} ({findings.model.label}, domain {findings.domain.name})"
     )

@@ -5,7 +5,6 @@ A table is drawn by rich on a terminal and set in plain aligned columns for a pi
 
 import csv
 import io
-import json
 import os
 import sys
 from collections import Counter
@@ -16,7 +15,7 @@ from typing import Any, BinaryIO
 from clipsearch.cli.render.json_lines import json_line, json_path
 from clipsearch.cli.render.output import console
 from clipsearch.domain.intervals import proportion
-from clipsearch.domain.taxonomy import IMAGES, REFUSED
+from clipsearch.domain.pass_marks import IMAGES, REFUSED
 from clipsearch.evaluation.classify import Classified
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.metrics import ClassificationReport
@@ -94,7 +93,7 @@ def plain(table: Table) -> str:
 
 def evaluation_tables(findings: Findings) -> list[Table]:
     """What was measured, for people."""
-    report, beside = findings.evaluation.report, published(findings)
+    report, beside = findings.report, published(findings)
     columns = ["measure", "value", "95 % interval", "of", "pass mark"]
     rows = [
         [MEASURES[name], percent(e.value), interval(e), str(e.n), mark(findings, name)]
@@ -154,7 +153,7 @@ def _of(shown: int, all: int, what: str) -> str:
 def evaluation_lines(findings: Findings) -> list[str]:
     """The notes, and the verdict last."""
     lines = [precision_text(findings.evaluation.precision)]
-    lines += [f"note: {note}" for note in findings.evaluation.report.notes]
+    lines += [f"note: {note}" for note in findings.report.notes]
     if findings.skipped:
         lines.append(
             f"note: {len(findings.skipped)} pictures could not be decoded and do not count"
@@ -173,7 +172,6 @@ def evaluation_lines(findings: Findings) -> list[str]:
 def evaluation_record(findings: Findings) -> dict[str, Any]:
     """An evaluation for programs. Keys are only ever added."""
     found = findings.evaluation
-    record = json.loads(found.to_json())
     gate = asdict(findings.gate)
     root = findings.test_set.root
     return {
@@ -190,9 +188,9 @@ def evaluation_record(findings: Findings) -> dict[str, Any]:
         "pass_marks": dict(findings.domain.pass_marks),
         "shortfalls": [asdict(missed) for missed in found.shortfalls],
         "measures": dict(found.measures),
-        "report": record["report"],
+        "report": dict(found.report),
         "gate": gate,
-        "precision": record["precision"],
+        "precision": found.precision and asdict(found.precision),
         "logit_scale": found.logit_scale,
         "wrong": [
             {

@@ -21,12 +21,13 @@ from clipsearch.cli.render.json_lines import json_line, json_path
 from clipsearch.domain.calibration import FalseAlarms
 from clipsearch.domain.gate import GateErrors
 from clipsearch.domain.intervals import proportion
+from clipsearch.domain.pass_marks import Shortfall
 from clipsearch.domain.taxonomy import Domain, DomainClass
 from clipsearch.errors import UsageError
-from clipsearch.evaluation.metrics import RetrievalReport, Shortfall
 from clipsearch.paths import absolute_path, relative_path, shown_path
 from clipsearch.records import ClusterSearch, CollectionStatus, Hit, IndexSummary, Tested
-from clipsearch.storage.collection import Evaluation, tested_line
+from clipsearch.storage import collection as collection_module
+from clipsearch.storage.evaluations import Evaluation
 from clipsearch.text import printable, size_text
 
 ESCAPES = "\x1b[2Jred\x07\x9b1m\r\n\u202etxt.exe\u2066\u200f\u2028\ufeff\udce9\x7f\0"
@@ -62,10 +63,16 @@ def known(name: str = "toys", *shortfalls: Shortfall, evaluated: bool = True) ->
     domain = Domain(name, "", "en", ("{}",), (ball,), (), (), {"top1": 0.6})
     if not evaluated:
         return Known(domain)
-    report = RetrievalReport(80, 90, {}, {})
     found = Evaluation(
-        *("f" * 64, domain.fingerprint, "t" * 64, "labelled", "2024-05-03T12:30:00+00:00"),
-        *(report, {"top1": 0.5}, shortfalls, None),
+        model="f" * 64,
+        domain=domain.fingerprint,
+        test_set="t" * 64,
+        source="labelled",
+        made_at="2024-05-03T12:30:00+00:00",
+        report={"kind": "retrieval", "images": 80},
+        measures={"top1": 0.5},
+        shortfalls=shortfalls,
+        precision=None,
     )
     return Known(domain, found, "failed" if shortfalls else "tested")
 
@@ -435,7 +442,7 @@ def test_no_text_from_an_index_or_a_file_reaches_a_terminal_as_it_is() -> None:
             "\n"
         ),
         *output.domain_text(known(evil).domain).split("\n"),
-        tested_line(known(evil, evaluated=False)),
+        collection_module.tested_line(known(evil, evaluated=False)),
         output.no_match_line([hit(path, Path("/"), false_alarm=0.5)]),
         output.models_text([("fake", "what it is", Path(evil))]),
     ]
@@ -445,11 +452,11 @@ def test_no_text_from_an_index_or_a_file_reaches_a_terminal_as_it_is() -> None:
 
 
 def test_what_was_tested_is_told_in_a_line() -> None:
-    assert tested_line(known(evaluated=False)) == (
+    assert collection_module.tested_line(known(evaluated=False)) == (
         "untested on the domain toys; test it with: clipsearch evaluate LABELLED"
     )
     failed = known("toys", Shortfall("top1", 0.5, 0.6), Shortfall("images", None, 50))
-    assert tested_line(failed) == (
+    assert collection_module.tested_line(failed) == (
         "failed the tests of the domain toys with 80 pictures on 2024-05-03: "
         "top1 0.5 is below the mark 0.6; images was not measured (the mark is 50)"
     )

@@ -1,8 +1,6 @@
 """Which model and which encoder a command uses, without loading torch where that can be done."""
 
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,23 +74,9 @@ def shared_model(stores: "Sequence[Store]") -> "ModelSpec":
 
 def load_encoder(files: "ModelFiles", choice: ModelChoice) -> "Encoder":
     """Both towers, with torch."""
-    with _uninterrupted():
-        from clipsearch.models.open_clip import OpenClipEncoder
+    from clipsearch.models import load
 
-    return OpenClipEncoder(files, choice.device, choice.batch_size, notify=say)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait: torch aborts the whole process if its own import is interrupted."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return load.load_encoder(files, choice.device, choice.batch_size, say)
 
 
 def load_text_encoder(
@@ -101,10 +85,6 @@ def load_text_encoder(
     load: "Callable[[ModelFiles, ModelChoice], Encoder]" = load_encoder,
 ) -> "TextEncoder":
     """The text tower, without torch wherever that can be done; else what ``load`` gives."""
-    from clipsearch.models import text_encoder, weights
-    from clipsearch.records import ModelFiles
+    from clipsearch.models.load import load_text_encoder as text_encoder
 
-    path = weights.mappable(files.weights)
-    if path is not None and text_encoder.supports(files.spec):
-        return text_encoder.TextEncoder(ModelFiles(files.spec, path))
-    return load(files, choice)
+    return text_encoder(files, lambda: load(files, choice))

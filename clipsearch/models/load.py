@@ -1,0 +1,82 @@
+"""Encoders, loaded when they are first needed, and without torch wherever that can be done."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from clipsearch.models import registry, weights
+from clipsearch.models.text_encoder import TextEncoder as NumpyTextEncoder
+from clipsearch.models.text_encoder import supports
+from clipsearch.records import Encoder, ModelFiles, ModelSpec, TextEncoder
+
+
+class Encoders:
+    """The two encoders of one model, each loaded on its first use and then kept."""
+
+    def __init__(self, load_text: Callable[[], TextEncoder], load: Callable[[], Encoder]) -> None:
+        """``load_text`` loads the text tower, ``load`` both towers; each is called at most once."""
+        self._load_text = cache(load_text)
+        self._load = cache(load)
+
+    @classmethod
+    def of(
+        cls,
+        spec: ModelSpec,
+        device: str = "auto",
+        notify: Callable[[str], None] = lambda message: None,
+    ) -> "Encoders":
+        """The encoders of an index's own model, found on this machine when one is first needed."""
+        load = cache(lambda: load_encoder(registry.locate(spec), device, notify=notify))
+        return cls(lambda: load_text_encoder(registry.locate(spec), load), load)
+
+    @property
+    def text(self) -> TextEncoder:
+        """For texts alone. Raises ModelError."""
+        return self._load_text()
+
+    @property
+    def both(self) -> Encoder:
+        """For pictures and texts. Raises ModelError."""
+        return self._load()
+
+
+def load_encoder(
+    files: ModelFiles,
+    device: str = "auto",
+    batch_size: int | None = None,
+    notify: Callable[[str], None] = lambda message: None,
+) -> Encoder:
+    """Both towers, with torch.
+
+    device: "auto", "cpu", "cuda" or one of torch's own names. batch_size: images per batch; None
+    takes what suits the device. notify: told if the fast arithmetic had to be given up.
+    Raises DeviceError, BadCheckpoint.
+    """
+    with _uninterrupted():
+        from clipsearch.models.open_clip import OpenClipEncoder  # seconds, and not for texts
+    return OpenClipEncoder(files, device, batch_size, notify=notify)
+
+
+def load_text_encoder(files: ModelFiles, load: Callable[[], Encoder]) -> TextEncoder:
+    """The text tower in numpy, where it can stand in for open_clip's; else what ``load`` gives.
+
+    Raises what ``load`` raises, and BadCheckpoint.
+    """
+    path = weights.mappable(files.weights)
+    if path is not None and supports(files.spec):
+        return NumpyTextEncoder(ModelFiles(files.spec, path))
+    return load()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait: torch aborts the whole process if its own import is interrupted."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

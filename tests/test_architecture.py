@@ -129,7 +129,7 @@ def test_a_folder_says_what_it_is_for(name: str) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "indexing.update",
+        "indexing.reconcile",
         "search.answer",
         "storage.collection",
         "domain.gate",

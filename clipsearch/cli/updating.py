@@ -92,7 +92,7 @@ def run(
     ``update`` does not exclude. load: loads the model, if that is necessary.
     """
     from clipsearch.images import scan
-    from clipsearch.indexing import update as indexing
+    from clipsearch.indexing.reconcile import reconcile
     from clipsearch.storage import collection, known
     from clipsearch.storage.catalog import REBUILD, Store
 
@@ -124,7 +124,7 @@ def run(
                 found = scan.find(os.fsencode(store.root), exclude=update.exclude, under=under)
             else:
                 found = look(store, under)
-            summary = indexing.update(
+            summary = reconcile(
                 target,
                 found,
                 lambda: load(files, choice),

@@ -11,8 +11,7 @@ import numpy as np
 from clipsearch.domain.zero_shot import Ranked
 from clipsearch.errors import UsageError
 from clipsearch.images.scan import find
-from clipsearch.indexing.embed import embed, unchanged
-from clipsearch.indexing.update import LoadEncoder, Progress
+from clipsearch.indexing.embed import LoadEncoder, Progress, embeddings_of, unchanged
 from clipsearch.paths import absolute, relative
 from clipsearch.records import Found, ImageFile, ModelSpec, Vectors
 from clipsearch.storage.catalog import Store
@@ -121,7 +120,7 @@ def embeddings(
             with suppress(KeyError):  # changed a moment ago, or damaged: it is read like a new one
                 vectors[picture.path] = store.vector(picture.id)
     new = [picture.path for picture in pictures if picture.path not in vectors]
-    found = embed(b"", new, spec, store, load_encoder, progress)
+    found = embeddings_of(b"", new, spec, store, load_encoder, progress)
     vectors |= zip((new[row] for row in found.rows), found.vectors, strict=True)
     kept = [picture for picture in pictures if picture.path in vectors]
     images = np.empty((len(kept), spec.dim), np.float32)

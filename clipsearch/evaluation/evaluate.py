@@ -23,8 +23,7 @@ from clipsearch.evaluation.metrics import (
     evaluate_retrieval,
     to_data,
 )
-from clipsearch.indexing.embed import embed
-from clipsearch.indexing.update import LoadEncoder, Progress
+from clipsearch.indexing.embed import LoadEncoder, Progress, embeddings_of
 from clipsearch.records import ModelSpec, TextEncoder, Vectors
 from clipsearch.storage import collection, evaluations
 from clipsearch.storage.catalog import Store
@@ -78,7 +77,7 @@ def evaluate(
     known = Collection(store)
     domain, texts = known.domain, known.texts
     assert texts is not None
-    found = embed(test_set.root, test_set.paths, store.spec, store, load_encoder, progress)
+    found = embeddings_of(test_set.root, test_set.paths, store.spec, store, load_encoder, progress)
     if not found.rows:
         raise TooFewExamples(
             f"none of the {len(test_set.paths)} pictures of {test_set.source} can be decoded",

@@ -1,7 +1,10 @@
-"""Embeddings of picture files: those that an index has already, and the others made anew."""
+"""Picture files to embeddings: decoded in a pool, put into batches, encoded.
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+``embed_files`` is the one way there, for every command. ``embeddings_of`` goes it only for the
+pictures that an index does not have.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +12,104 @@ import numpy as np
 from clipsearch.errors import ImageError
 from clipsearch.images.pool import DecodePool
 from clipsearch.images.scan import content_hash
-from clipsearch.indexing.update import LoadEncoder, Progress
 from clipsearch.paths import absolute, require_regular
-from clipsearch.records import DecodedImage, Encoder, ImageFile, ModelSpec, Vectors
+from clipsearch.records import (
+    DecodedImage,
+    EmbeddedImage,
+    Encoder,
+    ImageFile,
+    ModelSpec,
+    Pixels,
+    Preprocessing,
+    Vectors,
+)
 from clipsearch.storage.catalog import Store
 
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done ("embedding"), how many are done, and how many there are."""
+
+LoadEncoder = Callable[[], Encoder]
+"""Loads the model; called at most once, and only if it is needed."""
+
+Outcome = EmbeddedImage | ImageError | OSError
+"""What became of a file: its embedding, or why it has none."""
+
 _DECODED_AHEAD = 64
+"""Decoded pictures that wait for the model: enough to feed any batch, 10 MB at 224 x 224."""
+
+_FIRST_BATCH = 4
+"""Batches grow from here, so that the first pictures are done as soon as the model is up."""
+
+
+def embed_files(
+    root: bytes,
+    files: Sequence[ImageFile],
+    preprocessing: Preprocessing,
+    load_encoder: LoadEncoder,
+    *,
+    max_pixels: int | None = None,
+    progress: Progress = lambda doing, done, total: None,
+) -> Iterator[list[tuple[ImageFile, Outcome]]]:
+    """Yield every file once with what became of it, as soon as that is known.
+
+    That is a batch of embeddings at a time, and an error by itself. files: relative to ``root`` or
+    absolute. load_encoder: called while decoding runs, and not if there are no files.
+    Raises ModelError. A file that cannot be decoded or read is no error: it is an outcome.
+    """
+    if not files:
+        return
+    progress("loading the model", 0, len(files))
+    with DecodePool(
+        root, files, preprocessing, max_pixels=max_pixels, ahead=_DECODED_AHEAD
+    ) as pool:
+        encoder = load_encoder()
+        progress("embedding", 0, len(files))
+        size = min(_FIRST_BATCH, encoder.batch_size)
+        waiting: list[tuple[ImageFile, DecodedImage]] = []
+        for done, (file, outcome) in enumerate(pool, start=1):
+            if isinstance(outcome, DecodedImage):
+                waiting.append((file, outcome))
+            elif isinstance(outcome, ImageError | OSError):
+                yield [(file, outcome)]
+            if len(waiting) >= size or done == len(files):
+                if waiting:
+                    yield _embedded(encoder, waiting)
+                waiting = []
+                size = min(2 * size, encoder.batch_size)
+                progress("embedding", done, len(files))
+
+
+def encode(encoder: Encoder, pictures: Sequence[Pixels], progress: Progress) -> Vectors:
+    """Embeddings ``(n, dim)`` of decoded pictures ``(height, width, 3)``, a batch at a time."""
+    made = []
+    for start in range(0, len(pictures), encoder.batch_size):
+        progress("embedding", start, len(pictures))
+        batch = np.stack(pictures[start : start + encoder.batch_size])
+        made.append(encoder.encode_images(batch))
+    return np.concatenate(made)
+
+
+def _embedded(
+    encoder: Encoder, images: Sequence[tuple[ImageFile, DecodedImage]]
+) -> list[tuple[ImageFile, Outcome]]:
+    vectors = encoder.encode_images(np.stack([image.pixels for _, image in images]))
+    return [
+        (
+            file,
+            EmbeddedImage(
+                *(file, image.content_hash, image.width, image.height, image.taken_at, vector),
+                camera=image.camera,
+                latitude=image.latitude,
+                longitude=image.longitude,
+            ),
+        )
+        for (file, image), vector in zip(images, vectors, strict=True)
+    ]
+
+
+def reason(error: ImageError | OSError) -> str:
+    """Why a file has no embedding, in words."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +128,13 @@ class Embedded:
     """Path and reason of the files that cannot be decoded or read."""
 
 
-def embed(
+def embeddings_of(
     root: bytes,
     paths: Sequence[bytes],
     spec: ModelSpec,
     store: Store | None,
     load_encoder: LoadEncoder,
-    progress: Progress,
+    progress: Progress = lambda doing, done, total: None,
 ) -> Embedded:
     """Embed files with the model ``spec``; those whose content ``store`` has are only looked up.
 
@@ -57,18 +152,19 @@ def embed(
             with open(absolute(root, path), "rb") as file:
                 hashes[path] = content_hash(file)
         except OSError as error:
-            failed[path] = error.strerror or str(error)
+            failed[path] = reason(error)
             continue
-        vector = _stored(store, hashes[path]) if store else None
+        vector = store.vector_of_content(hashes[path]) if store else None
         if vector is not None:
             vectors[path] = vector
     reused = len(vectors)
-    new = [path for path in hashes if path not in vectors]
-    for path, outcome in _made(root, new, spec, load_encoder, progress):
-        if isinstance(outcome, str):
-            failed[path] = outcome
-        else:
-            vectors[path] = outcome
+    new = [ImageFile(path, 0, 0) for path in hashes if path not in vectors]
+    for batch in embed_files(root, new, spec.preprocessing, load_encoder, progress=progress):
+        for made, outcome in batch:
+            if isinstance(outcome, EmbeddedImage):
+                vectors[made.path] = outcome.vector
+            else:
+                failed[made.path] = reason(outcome)
     rows = tuple(n for n, path in enumerate(paths) if path in vectors)
     empty = np.empty((0, spec.dim), np.float32)
     return Embedded(
@@ -78,50 +174,6 @@ def embed(
         reused=reused,
         failed=tuple((path, failed[path]) for path in paths if path in failed),
     )
-
-
-def _stored(store: Store, digest: bytes) -> Vectors | None:
-    for id, _ in store.find_content(digest):
-        with suppress(KeyError):  # removed a moment ago
-            return store.vector(id)
-    return None
-
-
-def _made(
-    root: bytes,
-    paths: Sequence[bytes],
-    spec: ModelSpec,
-    load_encoder: LoadEncoder,
-    progress: Progress,
-) -> Iterator[tuple[bytes, Vectors | str]]:
-    """Each path with its embedding, or with the reason why there is none."""
-    if not paths:
-        return
-    progress("loading the model", 0, len(paths))
-    files = [ImageFile(path, 0, 0) for path in paths]
-    with DecodePool(root, files, spec.preprocessing, max_pixels=None, ahead=_DECODED_AHEAD) as pool:
-        encoder = load_encoder()
-        waiting: list[tuple[bytes, DecodedImage]] = []
-        for done, (file, outcome) in enumerate(pool, start=1):
-            match outcome:
-                case DecodedImage():
-                    waiting.append((file.path, outcome))
-                case ImageError():
-                    yield file.path, str(outcome)
-                case OSError():
-                    yield file.path, outcome.strerror or str(outcome)
-            if len(waiting) >= encoder.batch_size or done == len(paths):
-                yield from _batch(encoder, waiting)
-                waiting = []
-                progress("embedding", done, len(paths))
-
-
-def _batch(
-    encoder: Encoder, images: Sequence[tuple[bytes, DecodedImage]]
-) -> Iterator[tuple[bytes, Vectors]]:
-    if images:
-        vectors = encoder.encode_images(np.stack([image.pixels for _, image in images]))
-        yield from ((path, vector) for (path, _), vector in zip(images, vectors, strict=True))
 
 
 def unchanged(store: Store, files: Sequence[ImageFile], under: bytes) -> dict[bytes, int]:

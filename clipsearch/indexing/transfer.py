@@ -21,7 +21,10 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,7 +33,7 @@ import numpy.typing as npt
 
 from clipsearch.errors import ExchangeError, ImageError
 from clipsearch.images.pool import DecodePool
-from clipsearch.indexing.update import LoadEncoder, Progress
+from clipsearch.indexing.embed import LoadEncoder, Progress, embed_files, reason
 from clipsearch.indexing.verify import SAME
 from clipsearch.paths import absolute
 from clipsearch.records import (
@@ -384,39 +387,48 @@ def check(
     JPEGs: cosines of 0.99 and more. Another model's embeddings, or those of other pictures, are
     far below. Raises ExchangeError if one does not agree, or if none can be compared.
     """
-    from clipsearch.images.decode import decode, see  # here, since it is slow to load
-
-    encoder = load_encoder()
+    load_encoder = cache(load_encoder)
+    order = np.random.default_rng().permutation(len(matched.wanted))
+    candidates = _comparable((matched.wanted[n] for n in order), root)
     compared = 0
-    for n in np.random.default_rng().permutation(len(matched.wanted)):
-        progress("comparing", compared, sample)
-        row = matched.wanted[n]
-        path = absolute(root, row.file.path)
-        try:
-            if not row.is_of(see(path)):
-                continue
-            pixels = decode(path, spec.preprocessing).pixels
-        except (ImageError, OSError):
-            continue
-        stored = _unit(_array(exported.shards[row.shard].embeddings)[row.row])
-        similarity = float(encoder.encode_images(pixels[np.newaxis])[0] @ stored)
-        if similarity < SAME:
-            raise ExchangeError(
-                f"the embeddings in {exported.folder} are of another model than {spec.label}, or "
-                f"of other pictures: that of {os.fsdecode(row.file.path)} has a cosine of "
-                f"{similarity:.3f} to one made anew",
-                hint="Nothing was imported. Name the model that made them with --model and "
-                "--pretrained.",
-            )
-        compared += 1
-        if compared == sample:
-            break
+    while rows := {row.file: row for row in islice(candidates, sample - compared)}:
+        for batch in embed_files(
+            root, list(rows), spec.preprocessing, load_encoder, progress=progress
+        ):
+            for file, outcome in batch:
+                if isinstance(outcome, EmbeddedImage):
+                    _require_same(exported, rows[file], outcome, spec)
+                    compared += 1
     if not compared:
         raise ExchangeError(
             f"none of the pictures that {exported.folder} is about can be compared with it",
             hint="Nothing was imported. Embed them with: clipsearch index FOLDER",
         )
     return compared
+
+
+def _comparable(rows: Iterable[Row], root: bytes) -> Iterator[Row]:
+    """Those rows whose files are still what was embedded."""
+    from clipsearch.images.decode import see  # here, since it is slow to load
+
+    for row in rows:
+        with suppress(ImageError, OSError):
+            if row.is_of(see(absolute(root, row.file.path))):
+                yield row
+
+
+def _require_same(exported: Export, row: Row, made: EmbeddedImage, spec: ModelSpec) -> None:
+    """Raise ExchangeError if a row is not the embedding that was made of its picture now."""
+    stored = _unit(_array(exported.shards[row.shard].embeddings)[row.row])
+    similarity = float(made.vector @ stored)
+    if similarity < SAME:
+        raise ExchangeError(
+            f"the embeddings in {exported.folder} are of another model than {spec.label}, or "
+            f"of other pictures: that of {os.fsdecode(row.file.path)} has a cosine of "
+            f"{similarity:.3f} to one made anew",
+            hint="Nothing was imported. Name the model that made them with --model and "
+            "--pretrained.",
+        )
 
 
 def add(store: Store, exported: Export, matched: Matched, progress: Progress) -> Imported:
@@ -437,10 +449,8 @@ def add(store: Store, exported: Export, matched: Matched, progress: Progress) ->
                     waiting.append((rows[file.path], outcome))
                 case SeenImage():
                     done.left.append(file.path)
-                case ImageError():
-                    done.failed.append((file.path, str(outcome)))
-                case OSError():
-                    done.failed.append((file.path, outcome.strerror or str(outcome)))
+                case ImageError() | OSError():
+                    done.failed.append((file.path, reason(outcome)))
             if len(waiting) == _FILES_PER_COMMIT or count == len(files):
                 images = list(_embedded(exported, waiting))
                 with store.batch():

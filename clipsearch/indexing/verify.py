@@ -6,17 +6,16 @@ alone knew is ever lost, and it is named.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from clipsearch.errors import ImageError
-from clipsearch.images import decode
 from clipsearch.indexing.changes import diff
-from clipsearch.paths import absolute
-from clipsearch.records import Encoder, Found
+from clipsearch.indexing.embed import LoadEncoder, embed_files
+from clipsearch.records import EmbeddedImage, Found, ImageFile
 from clipsearch.storage.catalog import Store
 
 SAME = 0.99
@@ -38,7 +37,7 @@ class Problem:
 
 
 def verify(
-    store: Store, found: Found | None, load_encoder: Callable[[], Encoder] | None, sample: int
+    store: Store, found: Found | None, load_encoder: LoadEncoder | None, sample: int
 ) -> Iterator[Problem]:
     """Check an index against itself, against the FAISS file, and against its pictures.
 
@@ -79,23 +78,27 @@ def verify(
 def _wrong_embeddings(
     store: Store,
     good: list[tuple[bytes, int]],
-    load_encoder: Callable[[], Encoder],
+    load_encoder: LoadEncoder,
     sample: int,
 ) -> Iterator[Problem]:
     chosen = np.random.default_rng().permutation(len(good))[:sample]
-    encoder = load_encoder() if len(chosen) else None
-    for path, id in (good[n] for n in sorted(chosen)):
-        try:
-            full = absolute(os.fsencode(store.root), path)
-            pixels = decode.decode(full, store.spec.preprocessing).pixels
-            stored = store.vector(id)
-        except (ImageError, OSError, KeyError):
-            continue  # changed since the walk; the next run of index will see to it
-        assert encoder is not None
-        similarity = float(encoder.encode_images(pixels[np.newaxis])[0] @ stored)
+    ids = dict(good[n] for n in sorted(chosen))
+    files = [ImageFile(path, 0, 0) for path in ids]
+    root = os.fsencode(store.root)
+    for batch in embed_files(root, files, store.spec.preprocessing, load_encoder):
+        for file, outcome in batch:
+            # Otherwise it changed since the walk; the next run of index will see to it.
+            if isinstance(outcome, EmbeddedImage):
+                yield from _unlike(store, ids[file.path], outcome)
+
+
+def _unlike(store: Store, id: int, made: EmbeddedImage) -> Iterator[Problem]:
+    """The problem that the stored embedding is not the one that was made now, if it is not."""
+    with suppress(KeyError):  # removed a moment ago
+        similarity = float(made.vector @ store.vector(id))
         if similarity < SAME:
             text = f"its embedding is not its own (cosine {similarity:.3f} to one made anew)"
-            yield Problem("embedding", text, path, id)
+            yield Problem("embedding", text, made.file.path, id)
 
 
 def repair(store: Store, problems: list[Problem]) -> list[str]:

@@ -333,6 +333,13 @@ class Store:
             raise KeyError(id)
         return np.frombuffer(row[0], np.dtype("<f2")).astype(np.float32)
 
+    def vector_of_content(self, content_hash: bytes) -> Vectors | None:
+        """The embedding ``(dim,)`` of a picture with this content; None if there is none."""
+        for id, _ in self.find_content(content_hash):
+            with suppress(KeyError):  # removed a moment ago
+                return self.vector(id)
+        return None
+
     def path_of(self, id: int) -> Path:
         """Where the picture lies. Raises KeyError for an id that there is none of."""
         with self._errors():

@@ -10,17 +10,17 @@ from fakes import DecodeHere, FakeEncoder, fake_spec
 
 from clipsearch.evaluation import classify
 from clipsearch.images import scan
-from clipsearch.indexing import embed, update
+from clipsearch.indexing import embed
+from clipsearch.indexing.reconcile import reconcile
 from clipsearch.storage.catalog import Store
 
 
 @pytest.fixture
 def store(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """The six pictures, indexed."""
-    for room in (embed, update):
-        monkeypatch.setattr(room, "DecodePool", DecodeHere)
+    monkeypatch.setattr(embed, "DecodePool", DecodeHere)
     with Store.create(photos / ".clipsearch", photos, fake_spec()) as made:
-        update.update(made, scan.find(os.fsencode(photos)), FakeEncoder)
+        reconcile(made, scan.find(os.fsencode(photos)), FakeEncoder)
         yield made
 
 

@@ -146,16 +146,14 @@ def test_embeddings_of_the_index_are_reused(store: Store, folder: Path) -> None:
     first = run(store, folder)
     assert first.reused == 0
     from clipsearch.images import scan
-    from clipsearch.indexing import update
+    from clipsearch.indexing.reconcile import reconcile
 
     root = store.root / "copies"
     root.mkdir()
     for n, path in enumerate(sorted(folder.rglob("*.png"))[:5]):
         (root / f"{n}.png").write_bytes(path.read_bytes())
     found = scan.find(os.fsencode(store.root))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(update, "DecodePool", DecodeHere)
-        update.update(store, found, ColourEncoder)
+    reconcile(store, found, ColourEncoder)
     second = run(store, folder)
     assert second.reused == 5
     assert second.evaluation.test_set == first.evaluation.test_set
@@ -234,7 +232,7 @@ def kept(store: Store, folder: Path, domain: Domain) -> probes.KeptProbe:
     assert isinstance(training, labelled.LabelledImages)
     encoder = ColourEncoder()
     root = os.fsencode(folder)
-    found = embed.embed(root, training.paths, store.spec, None, lambda: encoder, lambda *_: None)
+    found = embed.embeddings_of(root, training.paths, store.spec, None, lambda: encoder, lambda *_: None)
     made = probes.make("defects", store, training, found.vectors, own, encoder)
     probes.keep(store, made)
     return made

@@ -11,30 +11,31 @@ from conftest import make_picture
 from fakes import DecodeHere, FakeEncoder, fake_spec
 
 from clipsearch.images import scan
-from clipsearch.indexing import embed as embedding
-from clipsearch.indexing import update
-from clipsearch.indexing.embed import Embedded, embed, unchanged
+from clipsearch.indexing import embed
+from clipsearch.indexing.embed import Embedded, embeddings_of, unchanged
+from clipsearch.indexing.reconcile import reconcile
 from clipsearch.records import Encoder
 from clipsearch.storage.catalog import Store
 
 
 @pytest.fixture(autouse=True)
 def decode_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "DecodePool", DecodeHere)
-    monkeypatch.setattr(update, "DecodePool", DecodeHere)
+    monkeypatch.setattr(embed, "DecodePool", DecodeHere)
 
 
 @pytest.fixture
 def store(photos: Path) -> Iterator[Store]:
     """The six pictures, indexed."""
     with Store.create(photos / ".clipsearch", photos, fake_spec()) as made:
-        update.update(made, scan.find(os.fsencode(photos)), FakeEncoder)
+        reconcile(made, scan.find(os.fsencode(photos)), FakeEncoder)
         yield made
 
 
 def run(root: Path, paths: list[str], store: Store | None, encoder: FakeEncoder) -> Embedded:
     encoded = [os.fsencode(path) for path in paths]
-    return embed(os.fsencode(root), encoded, fake_spec(), store, lambda: encoder, lambda *_: None)
+    return embeddings_of(
+        os.fsencode(root), encoded, fake_spec(), store, lambda: encoder, lambda *_: None
+    )
 
 
 def never() -> Encoder:
@@ -44,7 +45,7 @@ def never() -> Encoder:
 def test_what_the_index_has_needs_no_model(store: Store, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     shutil.copy(photos / "sub/e.png", tmp_path / "set/renamed.png")
-    found = embed(
+    found = embeddings_of(
         os.fsencode(tmp_path),
         [b"set/renamed.png", os.fsencode(photos / "a.png")],
         store.spec,

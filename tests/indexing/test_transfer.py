@@ -19,7 +19,8 @@ from PIL import Image
 from clipsearch.errors import ExchangeError
 from clipsearch.images import scan
 from clipsearch.images.decode import decode
-from clipsearch.indexing import transfer, update
+from clipsearch.indexing import embed, transfer
+from clipsearch.indexing.reconcile import reconcile
 from clipsearch.indexing.transfer import Export, Imported, Kind, Matched, export, read
 from clipsearch.records import EVERYTHING, EmbeddedImage, Filter, ImageFile
 from clipsearch.storage.catalog import FOLDER, Store
@@ -32,7 +33,7 @@ def quiet(doing: str, done: int, total: int) -> None: ...
 
 @pytest.fixture(autouse=True)
 def decode_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in (transfer, update):
+    for room in (transfer, embed):
         monkeypatch.setattr(room, "DecodePool", DecodeHere)
 
 
@@ -54,7 +55,7 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(photos: Path) -> Iterator[Store]:
     with Store.create(photos / FOLDER, photos, fake_spec()) as opened:
-        update.update(unsynchronised(opened), scan.find(os.fsencode(photos)), FakeEncoder)
+        reconcile(unsynchronised(opened), scan.find(os.fsencode(photos)), FakeEncoder)
         yield opened
 
 
@@ -499,7 +500,7 @@ def test_what_was_exported_is_imported_as_it_was(store: Store, tmp_path: Path, k
         hits = [(hit.path, hit.score) for hit in new.search(unit(3), 7)]
         assert hits == [(hit.path, hit.score) for hit in store.search(unit(3), 7)]
         assert new.bad_vectors() == []
-        summary = update.update(new, scan.find(os.fsencode(moved)), FakeEncoder)
+        summary = reconcile(new, scan.find(os.fsencode(moved)), FakeEncoder)
         assert (summary.unchanged, summary.embedded, summary.looked_at) == (7, 0, 0)
 
 
@@ -516,7 +517,7 @@ def test_a_picture_that_changed_since_it_was_exported_is_left_to_index(
     with Store.create(moved / FOLDER, moved, fake_spec()) as new:
         done = transfer.add(new, exported, matched(exported, moved), quiet)
         assert (done.added, sorted(done.left), done.failed) == (4, [b"a.png", b"c.png"], [])
-        summary = update.update(new, scan.find(os.fsencode(moved)), FakeEncoder)
+        summary = reconcile(new, scan.find(os.fsencode(moved)), FakeEncoder)
         assert (summary.unchanged, summary.embedded) == (4, 2)
         for path, image in stored(new).items():
             own = truth(moved, os.fsdecode(path), FakeEncoder())

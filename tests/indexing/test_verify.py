@@ -11,7 +11,8 @@ from conftest import make_picture
 from fakes import DecodeHere, FakeEncoder, fake_spec
 
 from clipsearch.images import scan
-from clipsearch.indexing import update, verify
+from clipsearch.indexing import embed, verify
+from clipsearch.indexing.reconcile import reconcile
 from clipsearch.indexing.verify import Problem
 from clipsearch.records import Encoder
 from clipsearch.storage.catalog import CATALOG, FOLDER, VECTORS, Store
@@ -20,9 +21,9 @@ from clipsearch.storage.catalog import CATALOG, FOLDER, VECTORS, Store
 @pytest.fixture
 def root(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Six pictures, indexed with an encoder that is a hash."""
-    monkeypatch.setattr(update, "DecodePool", DecodeHere)
+    monkeypatch.setattr(embed, "DecodePool", DecodeHere)
     with Store.create(photos / FOLDER, photos, fake_spec()) as store:
-        update.update(store, scan.find(os.fsencode(photos)), FakeEncoder)
+        reconcile(store, scan.find(os.fsencode(photos)), FakeEncoder)
     return photos
 
 
@@ -87,7 +88,7 @@ def test_a_wrong_embedding_is_found_forgotten_and_made_again(root: Path, nonsens
     assert any("forgotten" in line for line in mend(root))
     with Store.open_for_writing(root / FOLDER) as store:
         assert path not in store.known()
-        summary = update.update(store, scan.find(os.fsencode(root)), FakeEncoder)
+        summary = reconcile(store, scan.find(os.fsencode(root)), FakeEncoder)
     assert (summary.added, summary.unchanged) == (1, 5)
     assert problems(root) == []
 

@@ -14,7 +14,8 @@ from clipsearch.domain import taxonomy
 from clipsearch.errors import OutOfDomain, RefusedByPolicy, UsageError
 from clipsearch.images import scan
 from clipsearch.images.decode import decode
-from clipsearch.indexing import update
+from clipsearch.indexing import embed
+from clipsearch.indexing.reconcile import reconcile
 from clipsearch.records import Encoder, Filter, Hit, Vectors
 from clipsearch.search import answer
 from clipsearch.search.answer import Asked, class_vector, image_vector
@@ -47,7 +48,7 @@ def no_encoder() -> Encoder:
 def indexed(root: Path) -> Store:
     """A folder of real pictures, indexed and open for reading."""
     with Store.create(root / FOLDER, root, fake_spec()) as store:
-        update.update(store, scan.find(os.fsencode(root)), FakeEncoder)
+        reconcile(store, scan.find(os.fsencode(root)), FakeEncoder)
     return Store.open(root / FOLDER)
 
 
@@ -63,7 +64,7 @@ def paths(hits: list[Hit]) -> list[Path]:
 @pytest.fixture
 def store(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """Six pictures, `sub/same.png` being the very content of `a.png`, indexed."""
-    monkeypatch.setattr(update, "DecodePool", DecodeHere)
+    monkeypatch.setattr(embed, "DecodePool", DecodeHere)
     shutil.copy(photos / "a.png", photos / "sub" / "same.png")
     with indexed(photos) as opened:
         yield opened

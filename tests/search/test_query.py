@@ -18,7 +18,8 @@ from clipsearch.errors import (
     UsageError,
 )
 from clipsearch.images import scan
-from clipsearch.indexing import update
+from clipsearch.indexing import embed
+from clipsearch.indexing.reconcile import reconcile
 from clipsearch.records import EVERYTHING, Encoder, Filter, Hit
 from clipsearch.search import query as queries
 from clipsearch.search.query import Part, Query, Searcher, weighted
@@ -36,13 +37,13 @@ def no_encoder() -> Encoder:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Pictures, indexed and calibrated."""
-    monkeypatch.setattr(update, "DecodePool", DecodeHere)
+    monkeypatch.setattr(embed, "DecodePool", DecodeHere)
     folder = tmp_path / "photos"
     folder.mkdir()
     for seed in range(COUNT):
         make_picture(folder / f"{seed:02}.png", seed)
     with Store.create(folder / FOLDER, folder, fake_spec()) as store:
-        update.update(store, scan.find(os.fsencode(folder)), FakeEncoder)
+        reconcile(store, scan.find(os.fsencode(folder)), FakeEncoder)
         assurance.calibrate(store, FakeEncoder)
     return folder
 

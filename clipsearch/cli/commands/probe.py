@@ -73,7 +73,7 @@ def train_command(
     """
     from clipsearch.evaluation import labelled as labels
     from clipsearch.evaluation import probes
-    from clipsearch.indexing.embed import embed
+    from clipsearch.indexing.embed import embeddings_of
     from clipsearch.models import registry
     from clipsearch.storage.catalog import Store
     from clipsearch.storage.collection import Collection
@@ -86,7 +86,7 @@ def train_command(
         assert isinstance(training, labels.LabelledImages)
         files = registry.locate(store.spec)
         with progress() as bar:
-            found = embed(
+            found = embeddings_of(
                 training.root,
                 training.paths,
                 store.spec,

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from clipsearch.images.pool import DecodePool
-from clipsearch.indexing.update import Progress
+from clipsearch.indexing.embed import Progress
 from clipsearch.paths import absolute, is_as_indexed
 from clipsearch.records import DecodedImage, Filter, ImageFile, IndexedImage, Pixels
 from clipsearch.search.duplicates import structure

@@ -21,7 +21,7 @@ drawings, of which there are many (see ``structure``).
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
@@ -31,9 +31,9 @@ from PIL import Image
 from clipsearch import typed
 from clipsearch.errors import CollectionGone, ImageError
 from clipsearch.images import decode
-from clipsearch.indexing.update import LoadEncoder, Progress
+from clipsearch.indexing.embed import LoadEncoder, Progress, encode
 from clipsearch.paths import absolute, is_as_indexed
-from clipsearch.records import Encoder, IndexedImage, Pixels, Preprocessing, Vectors
+from clipsearch.records import IndexedImage, Pixels, Preprocessing, Vectors
 from clipsearch.search.duplicates import structure
 from clipsearch.storage.catalog import Store
 
@@ -145,7 +145,7 @@ def measure(store: Store, load_encoder: LoadEncoder, progress: Progress) -> Like
             hint="Is its disk mounted? Near-duplicates are looked at, not only looked up.",
         )
     vectors = np.stack(originals)
-    made = _embedded(load_encoder(), copies, progress).reshape(len(vectors), -1, store.spec.dim)
+    made = encode(load_encoder(), copies, progress).reshape(len(vectors), -1, store.spec.dim)
     similarity = float(np.quantile(np.einsum("ncd,nd->nc", made, vectors), 1 - KEPT))
     copies_agree, others_agree = _agreements(vectors, np.stack(small), similarity)
     return Likeness(
@@ -159,16 +159,6 @@ def measure(store: Store, load_encoder: LoadEncoder, progress: Progress) -> Like
         others_agree=round(others_agree, 6),
         neighbours=round(_share_with_neighbour(store, vectors, similarity), 6),
     )
-
-
-def _embedded(encoder: Encoder, pictures: Sequence[Pixels], progress: Progress) -> Vectors:
-    """Embeddings ``(n, dim)``, a batch at a time."""
-    made = []
-    for start in range(0, len(pictures), encoder.batch_size):
-        progress("embedding changed copies", start, len(pictures))
-        batch = np.stack(pictures[start : start + encoder.batch_size])
-        made.append(encoder.encode_images(batch))
-    return np.concatenate(made)
 
 
 def _agreements(vectors: Vectors, small: Pixels, similarity: float) -> tuple[float, float]:

@@ -16,7 +16,8 @@ from PIL import Image, ImageEnhance
 
 from clipsearch.errors import CollectionGone
 from clipsearch.images import scan
-from clipsearch.indexing import update
+from clipsearch.indexing import embed
+from clipsearch.indexing.reconcile import reconcile
 from clipsearch.records import EVERYTHING, Filter, Pixels, Vectors
 from clipsearch.search.duplicates import find, likeness
 from clipsearch.search.duplicates.find import Duplicates
@@ -73,14 +74,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.MonkeyPatch.context() as patch,
         Store.create(folder / FOLDER, folder, fake_spec()) as store,
     ):
-        patch.setattr(update, "DecodePool", DecodeHere)
-        update.update(store, scan.find(os.fsencode(folder)), ColourEncoder)
+        patch.setattr(embed, "DecodePool", DecodeHere)
+        reconcile(store, scan.find(os.fsencode(folder)), ColourEncoder)
     return folder
 
 
 @pytest.fixture
 def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(update, "DecodePool", DecodeHere)
+    monkeypatch.setattr(embed, "DecodePool", DecodeHere)
     monkeypatch.setattr(find, "DecodePool", DecodeHere)
     return Path(shutil.copytree(made, tmp_path / "photos"))
 
@@ -207,7 +208,7 @@ def test_other_content_of_the_same_size_and_time_is_seen_by_the_look(
 def test_a_file_in_two_collections_is_no_copy_of_itself(store: Store, root: Path) -> None:
     inner = root / "sub"
     with Store.create(inner / FOLDER, inner, fake_spec()) as other:
-        update.update(other, scan.find(os.fsencode(inner)), ColourEncoder)
+        reconcile(other, scan.find(os.fsencode(inner)), ColourEncoder)
         stores = [store, other]
         found = find.near(stores, EVERYTHING, 0.99, 0.8, lambda doing, done, total: None)
         paths = [member.path for group in found.groups for member in group.members]

@@ -30,8 +30,9 @@ from clipsearch.images import decode as decoding
 from clipsearch.images import scan
 from clipsearch.images.decode import decode, read_origin
 from clipsearch.images.pool import DecodePool
-from clipsearch.indexing import update
-from clipsearch.indexing import update as indexing
+from clipsearch.indexing import embed
+from clipsearch.indexing import reconcile as room
+from clipsearch.indexing.reconcile import reconcile
 from clipsearch.records import Encoder, Found, ImageFile, IndexSummary, Origin, Vectors
 from clipsearch.storage.catalog import CATALOG, FOLDER, VECTORS, Store
 
@@ -39,7 +40,7 @@ from clipsearch.storage.catalog import CATALOG, FOLDER, VECTORS, Store
 @pytest.fixture(autouse=True)
 def decode_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starting processes takes longer than all else here; one test below does it."""
-    monkeypatch.setattr(indexing, "DecodePool", DecodeHere)
+    monkeypatch.setattr(embed, "DecodePool", DecodeHere)
 
 
 def no_encoder() -> Encoder:
@@ -71,7 +72,7 @@ class Collection:
         found = found or self.find(under)
         load = load_encoder or (lambda: self.encoder)
         with unsynchronised(Store.open_for_writing(self.directory)) as store:
-            return update(store, found, load, under=under, prune=prune)
+            return reconcile(store, found, load, under=under, prune=prune)
 
     def index_without_model(self, **options: bytes) -> IndexSummary:
         """One run that must not need the model."""
@@ -273,7 +274,7 @@ def test_names_that_all_move_on_by_one_keep_their_pictures(tmp_path: Path) -> No
 def test_a_renamed_folder_is_embedded_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexing, "_FILES_PER_COMMIT", 25)
+    monkeypatch.setattr(room, "_FILES_PER_COMMIT", 25)
     many = Collection(tmp_path)
     for n in range(60):
         many.add(f"old/{n}.png", n)
@@ -302,7 +303,7 @@ def test_many_changes_at_once(indexed: Collection) -> None:
 def test_the_decoders_own_processes_do_the_same(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexing, "DecodePool", DecodePool)
+    monkeypatch.setattr(embed, "DecodePool", DecodePool)
     (collection.root / "bad.png").write_bytes(b"not a picture")
     summary = collection.index()
     assert counts(summary) == {"added": 6, "embedded": 6, "failed": 1}
@@ -370,8 +371,8 @@ def test_cameras_and_places_are_read_once_and_nothing_is_embedded(
 def test_what_was_read_before_a_kill_is_kept(
     older: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexing, "_FILES_PER_COMMIT", 2)
-    monkeypatch.setattr(indexing, "_READERS", 1)
+    monkeypatch.setattr(room, "_FILES_PER_COMMIT", 2)
+    monkeypatch.setattr(room, "_READERS", 1)
     with monkeypatch.context() as patched:
         reads(patched, last=4)
         with pytest.raises(KeyboardInterrupt):
@@ -700,7 +701,7 @@ def test_progress_ends_where_it_should(thirty: Collection) -> None:
     (thirty.root / "00.png").write_bytes(b"no picture")
     calls: list[tuple[str, int, int]] = []
     with Store.open_for_writing(thirty.directory) as store:
-        update(
+        reconcile(
             store,
             thirty.find(),
             lambda: thirty.encoder,
@@ -715,7 +716,7 @@ def test_progress_ends_where_it_should(thirty: Collection) -> None:
 
 def test_pictures_above_the_pixel_limit_fail_with_the_reason(collection: Collection) -> None:
     with Store.open_for_writing(collection.directory) as store:
-        summary = update(
+        summary = reconcile(
             store, collection.find(), lambda: collection.encoder, max_pixels=48 * 40 - 1
         )
     assert counts(summary) == {"failed": 6}
@@ -756,7 +757,7 @@ def test_a_large_collection_is_measured_with_the_domains_class_prompts(
 
     with Store.open_for_writing(collection.directory) as store:
         with_clusters(store, monkeypatch)
-        update(store, collection.find(), load)
+        reconcile(store, collection.find(), load)
         domain = taxonomy.load(taxonomy.DEFAULT)
         assert len(loaded) == 1
         assert collection.encoder.texts == [
@@ -765,7 +766,7 @@ def test_a_large_collection_is_measured_with_the_domains_class_prompts(
         clusters = store.status().clusters
         assert clusters is not None
         assert clusters.queries == len(domain.classes) // 2
-        update(store, collection.find(), no_encoder)  # nothing new, and nothing to measure
+        reconcile(store, collection.find(), no_encoder)  # nothing new, and nothing to measure
 
 
 def test_a_model_is_loaded_for_clusters_alone_if_they_are_missing(
@@ -776,7 +777,7 @@ def test_a_model_is_loaded_for_clusters_alone_if_they_are_missing(
     assert collection.encoder.texts == []
     with Store.open_for_writing(collection.directory) as store:
         with_clusters(store, monkeypatch)
-        summary = update(store, collection.find(), lambda: collection.encoder)
+        summary = reconcile(store, collection.find(), lambda: collection.encoder)
         assert summary.embedded == 0
         assert collection.encoder.texts
         assert store.status().clusters is not None

@@ -2,19 +2,16 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-import numpy as np
-
 from clipsearch.errors import CollectionGone, ImageError
-from clipsearch.images.pool import DecodePool
 from clipsearch.images.scan import content_hash
 from clipsearch.indexing.changes import diff
+from clipsearch.indexing.embed import LoadEncoder, Outcome, Progress, embed_files, reason
 from clipsearch.paths import absolute
 from clipsearch.records import (
-    DecodedImage,
     EmbeddedImage,
     Encoder,
     Found,
@@ -26,19 +23,8 @@ from clipsearch.records import (
 )
 from clipsearch.storage.catalog import Store
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done ("embedding"), how many are done, and how many there are."""
-
-LoadEncoder = Callable[[], Encoder]
-
 _LOSS_SHARE, _LOSS_COUNT = 0.2, 20
 """More than both of these missing at once looks like an unmounted disk, not like tidying up."""
-
-_FIRST_BATCH = 4
-"""Batches grow from here, so that the first pictures are committed as soon as the model is up."""
-
-_DECODED_AHEAD = 64
-"""Decoded pictures that wait for the model: enough to feed any batch, 10 MB at 224 x 224."""
 
 _FILES_PER_COMMIT = 500
 """How many moved, copied or looked at files share a commit, which costs an fsync."""
@@ -47,7 +33,7 @@ _READERS = 8
 """How many headers are read at once: a network share answers each after milliseconds."""
 
 
-def update(
+def reconcile(
     store: Store,
     found: Found,
     load_encoder: LoadEncoder,
@@ -86,13 +72,15 @@ def update(
         summary.removed = len(missing)
     if any(entry.unseen for entry in known.values()):
         _look_at(store, found, under, summary, progress)
-    if to_embed:
-        for batch in _embedded(store, to_embed, load_encoder, max_pixels, summary, progress):
-            with store.batch():
-                store.add(batch)
-            new = sum(image.file.path not in known for image in batch)
-            summary.added += new
-            summary.changed += len(batch) - new
+    for batch in embed_files(
+        os.fsencode(store.root),
+        to_embed,
+        store.spec.preprocessing,
+        load_encoder,
+        max_pixels=max_pixels,
+        progress=progress,
+    ):
+        _commit(store, batch, known, summary)
     store.update_vector_index(lambda: _class_prompts(load_encoder(), progress), progress=progress)
     summary.seconds = time.monotonic() - started
     return summary
@@ -216,54 +204,27 @@ def _look_at(
             summary.looked_at += len(origins)
 
 
-def _embedded(
+def _commit(
     store: Store,
-    files: list[ImageFile],
-    load_encoder: LoadEncoder,
-    max_pixels: int | None,
+    batch: Sequence[tuple[ImageFile, Outcome]],
+    known: Mapping[bytes, KnownImage],
     summary: IndexSummary,
-    progress: Progress,
-) -> Iterator[list[EmbeddedImage]]:
-    """Decode and embed; yield batches to be committed. Failures are committed on the way."""
-    root = os.fsencode(store.root)
-    progress("loading the model", 0, len(files))
-    with DecodePool(
-        root, files, store.spec.preprocessing, max_pixels=max_pixels, ahead=_DECODED_AHEAD
-    ) as pool:
-        encoder = load_encoder()
-        progress("embedding", 0, len(files))
-        size = min(_FIRST_BATCH, encoder.batch_size)
-        waiting: list[tuple[ImageFile, DecodedImage]] = []
-        for done, (file, outcome) in enumerate(pool, start=1):
+) -> None:
+    """Keep what became of some files."""
+    with store.batch():
+        for file, outcome in batch:
             match outcome:
-                case DecodedImage():
-                    waiting.append((file, outcome))
+                case EmbeddedImage():
+                    store.add([outcome])
+                    summary.embedded += 1
+                    if file.path in known:
+                        summary.changed += 1
+                    else:
+                        summary.added += 1
                 case ImageError():
-                    with store.batch():
-                        store.add_failed(file, str(outcome))
+                    store.add_failed(file, str(outcome))
                     summary.failed.append((file.path, str(outcome)))
                 case FileNotFoundError():
                     pass  # deleted since the walk; the next run will see that
                 case OSError():
-                    reason = outcome.strerror or str(outcome)
-                    summary.unreadable.append((file.path, reason))
-            if len(waiting) >= size or done == len(files):
-                if waiting:
-                    yield _embed(encoder, waiting)
-                    summary.embedded += len(waiting)
-                waiting = []
-                size = min(2 * size, encoder.batch_size)
-                progress("embedding", done, len(files))
-
-
-def _embed(encoder: Encoder, images: list[tuple[ImageFile, DecodedImage]]) -> list[EmbeddedImage]:
-    vectors = encoder.encode_images(np.stack([image.pixels for _, image in images]))
-    return [
-        EmbeddedImage(
-            *(file, image.content_hash, image.width, image.height, image.taken_at, vector),
-            camera=image.camera,
-            latitude=image.latitude,
-            longitude=image.longitude,
-        )
-        for (file, image), vector in zip(images, vectors, strict=True)
-    ]
+                    summary.unreadable.append((file.path, reason(outcome)))

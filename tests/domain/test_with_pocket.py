@@ -292,7 +292,6 @@ def test_what_people_type_is_let_in(gate: Gate, pocket: Encoder) -> None:
     assert len(refused) <= 0.02 * len(queries), refused
 
 
-
 def test_zero_shot_on_the_samples(
     samples: tuple[labelled.LabelledImages, Vectors], domain: Domain, classes: Vectors
 ) -> None:

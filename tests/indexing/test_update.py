@@ -33,7 +33,8 @@ from clipsearch.images.pool import DecodePool
 from clipsearch.indexing import update
 from clipsearch.indexing import update as indexing
 from clipsearch.records import Encoder, Found, ImageFile, IndexSummary, Origin, Vectors
-from clipsearch.storage.catalog import CATALOG, FOLDER, VECTORS, Store
+from clipsearch.storage.catalog import CATALOG, FOLDER, Store
+from clipsearch.storage.embeddings import VECTORS
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,8 @@ from clipsearch.images import scan
 from clipsearch.indexing import update, verify
 from clipsearch.indexing.verify import Problem
 from clipsearch.records import Encoder
-from clipsearch.storage.catalog import CATALOG, FOLDER, VECTORS, Store
+from clipsearch.storage.catalog import CATALOG, FOLDER, Store
+from clipsearch.storage.embeddings import VECTORS
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ ONE_FILE = {
     "torch": "models/open_clip.py",
     "open_clip": "models/open_clip.py",
     "faiss": "storage/flat_index.py",
-    "sqlite3": "storage/catalog.py",
+    "sqlite3": "storage/sqlite.py",
     "pyarrow": "indexing/transfer.py",
     "watchfiles": "indexing/watch.py",
 }

@@ -5,119 +5,38 @@ Kept with the index as attachments, and read one by one, as a command needs them
     domain        the pinned Domain
     texts         embeddings of the domain's classes, its examples and the background prompts
     calibration   false-alarm rates of scores, for text and for image queries
-    scale         how parts of a query are put on one scale (see ``mixing``)
+    scale         how parts of a query are put on one scale (see ``domain.scale``)
     evaluation    what the last ``evaluate`` found; of captions, under a name of its own
-    likeness      what near-duplicates are like (see ``likeness``)
-    probe:NAME    a linear probe (see ``probes``)
+    likeness      what near-duplicates are like (see ``search.duplicates.likeness``)
+    probe:NAME    a linear probe (see ``evaluation.probes``)
 
 Each says which model, domain or state of the collection it was made for, and counts for no other.
 """
 
-import hashlib
-import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
-from clipsearch import typed
-from clipsearch.domain import background, taxonomy
-from clipsearch.domain.calibration import (
-    FalseAlarms,
-    best_scores,
-    best_scores_of_others,
-)
-from clipsearch.domain.gate import Gate
+from clipsearch.domain import taxonomy
+from clipsearch.domain.calibration import FalseAlarms
 from clipsearch.domain.scale import Scale
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.words import Vocabulary
-from clipsearch.domain.zero_shot import LOGIT_SCALE, encode_all
+from clipsearch.domain.zero_shot import LOGIT_SCALE
 from clipsearch.errors import IndexUnreadable, NotTested
-from clipsearch.paths import cache_dir, write_whole
-from clipsearch.records import Filter, Hit, ModelSpec, QueryKind, Tested, TextEncoder, Vectors
+from clipsearch.records import Filter, Hit, QueryKind, Tested, TextEncoder, Vectors
 from clipsearch.storage import evaluations
+from clipsearch.storage.calibration import Calibration, measure
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.evaluations import Evaluation
-from clipsearch.storage.vector_file import Ids
+from clipsearch.storage.texts import Texts, embedded_texts
 from clipsearch.text import printable
-
-_SAMPLE = 500
-"""Pictures whose best scores make up the background of image queries."""
-
-_ALWAYS_ANEW = 20_000
-"""So many pictures are calibrated in a fraction of a second, however few have changed."""
 
 _MADE_AGAIN = ("texts", "calibration", "scale")
 """The attachments that ``calibrate`` makes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """Embeddings of all texts that a domain comes with, for one model."""
-
-    gate: Gate
-    background: Vectors
-    """``(n, dim)``: of the prompts that have nothing to do with the domain."""
-
-    @property
-    def dim(self) -> int:
-        """Length of an embedding."""
-        return int(self.background.shape[1])
-
-    @staticmethod
-    def fingerprint(domain: Domain) -> str:
-        """SHA-256, in hex, of the texts: the domain's and the bank's."""
-        bank = "\n".join(background.prompts())
-        return hashlib.sha256(f"{domain.fingerprint}\n{bank}".encode()).hexdigest()
-
-    @classmethod
-    def embed(cls, domain: Domain, encoder: TextEncoder) -> "Texts":
-        """Embed them: some two thousand short texts."""
-        return cls(Gate.build(domain, encoder), encode_all(encoder, background.unrelated(domain)))
-
-    def to_bytes(self, domain: Domain) -> bytes:
-        """To be kept; ``from_bytes`` is the inverse."""
-        file = io.BytesIO()
-        np.savez(
-            file,
-            fingerprint=np.array(self.fingerprint(domain)),
-            gate=np.frombuffer(self.gate.to_bytes(), np.uint8),
-            background=self.background.astype(np.float16),
-        )
-        return file.getvalue()
-
-    @classmethod
-    def from_bytes(cls, domain: Domain, data: bytes) -> "Texts | None":
-        """What ``to_bytes`` kept; None if it is of other texts, or damaged."""
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                if str(arrays["fingerprint"]) != cls.fingerprint(domain):
-                    return None
-                gate = Gate.from_bytes(domain, arrays["gate"].tobytes())
-                texts = cls(gate, arrays["background"].astype(np.float32))
-            same = texts.background.ndim == 2 and texts.dim == gate.classes.shape[1]
-            return texts if same else None
-        except Exception:  # zipfile and numpy raise whatever they stumble over
-            return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Calibration:
-    """What scores meant when they were last measured."""
-
-    domain: str
-    """The domain's fingerprint."""
-    images: int = 0
-    """How many pictures the collection had."""
-    newest: int = 0
-    """The greatest id among them."""
-    text: tuple[float, ...] = ()
-    """Best scores of the background prompts, in any order."""
-    image: tuple[float, ...] = ()
-    """Best scores of a sample of the pictures."""
 
 
 class Collection:
@@ -156,6 +75,15 @@ class Collection:
         except Exception:  # zipfile and numpy raise whatever they stumble over
             return None
         return scale if scale is not None and scale.dim == self.store.spec.dim else None
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What scores mean with this domain; None before the first ``calibrate``."""
+        text = self.store.attachment("calibration")
+        with suppress(ValueError):  # it is made again by the next run of index
+            found = Calibration.from_json(text) if text else None
+            return found if found and found.domain == self.domain.fingerprint else None
+        return None
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
@@ -271,19 +199,8 @@ class Collection:
         return Vocabulary(self.domain)
 
     @cached_property
-    def _false_alarms(self) -> Mapping[str, FalseAlarms]:
-        if self._calibration is None:
-            return {}
-        kept = {"text": self._calibration.text, "image": self._calibration.image}
-        return {kind: FalseAlarms.of(scores) for kind, scores in kept.items() if scores}
-
-    @cached_property
-    def _calibration(self) -> _Calibration | None:
-        text = self.store.attachment("calibration")
-        with suppress(ValueError):  # it is made again by the next run of index
-            found: _Calibration | None = typed.from_json(_Calibration, text) if text else None
-            return found if found and found.domain == self.domain.fingerprint else None
-        return None
+    def _false_alarms(self) -> Mapping[QueryKind, FalseAlarms]:
+        return self.calibration.false_alarms() if self.calibration else {}
 
 
 def pin(store: Store, domain: Domain) -> None:
@@ -311,61 +228,21 @@ def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
     collection of which less than one picture in twenty has changed since is not measured again.
     The texts are embedded once for a model and a domain.
     """
-    collection = Collection(store)
-    domain, texts = collection.domain, collection.texts
-    ids = store.ids()
-    before = collection._calibration
-    scaled = collection.scale is not None or not len(ids)
-    if texts and before and scaled and not _has_changed(ids, before):
+    known, ids = Collection(store), store.ids()
+    domain, texts, before = known.domain, known.texts, known.calibration
+    scaled = known.scale is not None or not len(ids)
+    if texts and before and scaled and not before.is_outdated(ids):
         return False
     if texts is None:
         texts = embedded_texts(domain, store.spec, load_encoder)
-    found = _Calibration(domain.fingerprint)
-    scale: Scale | None = None
-    if len(ids):
-        sample = np.random.default_rng(0).permutation(ids)[:_SAMPLE]
-        images = store.vectors(sample.tolist())
-        of_texts = best_scores(texts.background, store.all_vectors())
-        of_images = best_scores_of_others(images, store.all_vectors(), texts.gate.classes)
-        found = _Calibration(
-            domain.fingerprint,
-            images=len(ids),
-            newest=int(ids[-1]),
-            text=tuple(np.round(of_texts, 6).tolist()),
-            image=tuple(np.round(np.maximum(of_images, -1.0), 6).tolist()),
-        )
-        scale = Scale.measure(store.all_vectors(), texts.background, images)
+    found, scale = measure(store, domain, texts)
     with store.batch():
         store.attach("domain", domain.to_json())
         store.attach("texts", texts.to_bytes(domain))
-        store.attach("calibration", json.dumps(asdict(found)))
+        store.attach("calibration", found.to_json())
         if scale is not None:
             store.attach("scale", scale.to_bytes())
     return True
-
-
-def embedded_texts(
-    domain: Domain, spec: ModelSpec, load_encoder: Callable[[], TextEncoder]
-) -> Texts:
-    """The domain's texts, embedded once on this machine for each model."""
-    kept = cache_dir() / "texts" / f"{spec.fingerprint[:20]}-{Texts.fingerprint(domain)[:20]}.npz"
-    with suppress(OSError):
-        texts = Texts.from_bytes(domain, kept.read_bytes())
-        if texts is not None:
-            return texts
-    data = Texts.embed(domain, load_encoder()).to_bytes(domain)
-    with suppress(OSError):  # a cache that cannot be written costs only time
-        write_whole(kept, data)
-    texts = Texts.from_bytes(domain, data)  # rounded, as every later reader finds them
-    assert texts is not None
-    return texts
-
-
-def _has_changed(ids: Ids, before: _Calibration) -> bool:
-    added = int((ids > before.newest).sum())
-    removed = before.images - (len(ids) - added)
-    changed = added + removed
-    return changed > 0 and (len(ids) <= _ALWAYS_ANEW or changed * 20 > len(ids))
 
 
 def tested_line(collection: Collection) -> str:

@@ -232,7 +232,9 @@ def kept(store: Store, folder: Path, domain: Domain) -> probes.KeptProbe:
     assert isinstance(training, labelled.LabelledImages)
     encoder = ColourEncoder()
     root = os.fsencode(folder)
-    found = embed.embeddings_of(root, training.paths, store.spec, None, lambda: encoder, lambda *_: None)
+    found = embed.embeddings_of(
+        root, training.paths, store.spec, None, lambda: encoder, lambda *_: None
+    )
     made = probes.make("defects", store, training, found.vectors, own, encoder)
     probes.keep(store, made)
     return made

@@ -21,10 +21,11 @@ from clipsearch.evaluation.metrics import (
     to_data,
 )
 from clipsearch.records import TextEncoder, Vectors
-from clipsearch.storage import collection, evaluations
+from clipsearch.storage import calibration, collection, evaluations
 from clipsearch.storage.catalog import FOLDER, Store
-from clipsearch.storage.collection import Collection, Texts
+from clipsearch.storage.collection import Collection
 from clipsearch.storage.evaluations import Evaluation
+from clipsearch.storage.texts import Texts
 
 TOYS = Domain(
     "toys",
@@ -144,7 +145,7 @@ def test_a_changed_collection_is_measured_anew_without_the_model(store: Store) -
 def test_a_large_collection_is_measured_anew_when_a_twentieth_has_changed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collection, "_ALWAYS_ANEW", 10)
+    monkeypatch.setattr(calibration, "_ALWAYS_ANEW", 10)
     collection.calibrate(store, FakeEncoder)
     with store.batch():
         store.add([picture(b"new.png", 99)])

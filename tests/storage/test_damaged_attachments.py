@@ -33,6 +33,7 @@ from clipsearch.storage import collection, evaluations
 from clipsearch.storage.catalog import FOLDER, Store
 from clipsearch.storage.collection import Collection
 from clipsearch.storage.evaluations import Evaluation
+from clipsearch.storage.texts import Texts
 
 TOYS = Domain(
     "toys",
@@ -195,9 +196,9 @@ def test_texts_of_another_shape_are_embedded_again(store: Store) -> None:
     whole = Collection(store).texts
     assert whole is not None
     smaller = replace(TOYS, classes=(*TOYS.classes, DomainClass("doll")))
-    of_another = collection.Texts.embed(smaller, FakeEncoder())
-    short = collection.Texts(whole.gate, whole.background[:, :5])
-    longer = collection.Texts.embed(TOYS, FakeEncoder(dim=20))
+    of_another = Texts.embed(smaller, FakeEncoder())
+    short = Texts(whole.gate, whole.background[:, :5])
+    longer = Texts.embed(TOYS, FakeEncoder(dim=20))
     for texts in (of_another, short, longer):
         with store.batch():
             store.attach("texts", texts.to_bytes(TOYS))

@@ -198,7 +198,8 @@ def _classes(
 ) -> _Classes:
     from clipsearch.domain import taxonomy, zero_shot
     from clipsearch.evaluation import probes
-    from clipsearch.storage.collection import Collection, embedded_texts
+    from clipsearch.storage.collection import Collection
+    from clipsearch.storage.texts import embedded_texts
 
     known = Collection(store) if store else None
     scale = known.logit_scale if known else zero_shot.LOGIT_SCALE

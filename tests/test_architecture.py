@@ -31,7 +31,7 @@ ONE_FILE = {
     "open_clip": "models/open_clip.py",
     "faiss": "storage/flat_index.py",
     "sqlite3": "storage/sqlite.py",
-    "pyarrow": "indexing/transfer.py",
+    "pyarrow": "indexing/transfer/layout.py",
     "watchfiles": "indexing/watch.py",
 }
 

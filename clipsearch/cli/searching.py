@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from clipsearch.cli.app import say
 from clipsearch.cli.options.filters import FilterOptions
 from clipsearch.cli.options.model import (
-    ModelChoice,
     load_encoder,
     load_text_encoder,
     shared_model,
 )
 from clipsearch.errors import IndexLocked, StoreError, UsageError
+from clipsearch.models.choice import ModelChoice
 from clipsearch.storage.collection import tested_line
 from clipsearch.text import printable
 

@@ -8,18 +8,55 @@ from pathlib import Path
 
 import numpy as np
 
+from clipsearch.domain import policy, taxonomy, zero_shot
+from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.zero_shot import Ranked
 from clipsearch.errors import UsageError
+from clipsearch.evaluation import probes
 from clipsearch.images.scan import find
 from clipsearch.indexing.embed import LoadEncoder, Progress, embeddings_of, unchanged
+from clipsearch.models import registry
+from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.paths import absolute, relative
-from clipsearch.records import Found, ImageFile, ModelSpec, Vectors
+from clipsearch.records import Found, ImageFile, ModelSpec, TextEncoder, Vectors
 from clipsearch.storage.catalog import Store
+from clipsearch.storage.collection import Collection
+from clipsearch.storage.texts import embedded_texts
 
 Rank = Callable[[Vectors, int], list[list[Ranked]]]
 """Pictures ``(n, dim)`` and a number k to the k best classes of each."""
 
 _ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Whose classes pictures are given to; nothing set means the domain of the index."""
+
+    texts: Sequence[str] | None = None
+    """Captions or labels."""
+    probe: str | None = None
+    """The name of a trained probe of the index."""
+    domain: str | None = None
+    """A shipped domain or a domain file."""
+
+    def __post_init__(self) -> None:
+        if sum(given is not None for given in (self.texts, self.probe, self.domain)) > 1:
+            raise UsageError(
+                "texts, a probe and a domain each name the classes", hint="Choose one of them."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """What pictures may be given to."""
+
+    by: str
+    """Whose classes they are: the domain's name, ``@`` and a probe's name, or ``texts``."""
+    count: int
+    rank: Rank
+    class_of: Callable[[str], str | None]
+    """The class that a folder of this name would be of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +77,112 @@ class Classified:
 
     picture: Picture
     ranking: list[Ranked]
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """Pictures with their classes, and what is to be known of them."""
+
+    found: Iterator[Classified]
+    """Ranked while it is iterated over."""
+    pictures: int
+    """How many there are in ``found``."""
+    classes: Classes
+    model: ModelSpec
+    skipped: tuple[tuple[bytes, str], ...]
+    """Absolute paths of what cannot be decoded or listed, with the reason."""
+
+
+def classify(
+    store: Store | None,
+    paths: Sequence[Path],
+    labels: Labels,
+    model: ModelChoice,
+    *,
+    start: Path = Path(),
+    k: int | None = None,
+    progress: Progress = lambda doing, done, total: None,
+    notify: Notify = lambda message: None,
+) -> Classification:
+    """Give pictures to classes: ``paths``, or without any what ``store`` has below ``start``.
+
+    model: which model where there is no index, and where either runs. k: how many classes of each
+    picture, best first; None: one, or all of ``labels.texts``. Pictures that the index has are not
+    read again. Raises UsageError, RefusedByPolicy for a text, CollectionGone, ModelError.
+    """
+    for text in labels.texts or ():
+        policy.check(text)
+    files = registry.locate(store.spec) if store else model.files(notify)
+    encoders = model.encoders(files, notify)
+    unreadable: list[tuple[bytes, str]] = []
+    if paths or store is None:
+        pictures, unreadable = gathered(paths, store)
+    else:
+        pictures = indexed(store, start.resolve())
+    if not pictures:
+        return Classification(iter(()), 0, _NO_CLASSES, files.spec, tuple(unreadable))
+    classes = classes_of(labels, store, files.spec, lambda: encoders.text)
+    pictures, images, skipped = embeddings(
+        pictures, files.spec, store, lambda: encoders.both, progress
+    )
+    found = classified(pictures, images, classes.rank, k or _usual_count(labels))
+    return Classification(found, len(pictures), classes, files.spec, (*unreadable, *skipped))
+
+
+_NO_CLASSES = Classes("", 0, lambda images, k: [], lambda folder: None)
+
+
+def _usual_count(labels: Labels) -> int:
+    return len(labels.texts) if labels.texts is not None else 1
+
+
+def classes_of(
+    labels: Labels,
+    store: Store | None,
+    spec: ModelSpec,
+    load_encoder: Callable[[], TextEncoder],
+) -> Classes:
+    """The classes that are meant. Raises UsageError for a probe or a domain that there is not."""
+    known = Collection(store) if store else None
+    scale = known.logit_scale if known else zero_shot.LOGIT_SCALE
+    if labels.texts is not None:
+        texts = list(labels.texts)
+        vectors = zero_shot.encode_all(load_encoder(), texts)
+        return Classes(
+            "texts",
+            len(texts),
+            lambda images, k: zero_shot.classify(images, vectors, texts, k, scale),
+            lambda folder: None,
+        )
+    if labels.probe is not None:
+        if store is None:
+            raise UsageError(
+                "a probe is kept with an index, and nothing is indexed here",
+                hint="Name the index with --index DIR.",
+            )
+        trained = probes.ready(store, labels.probe)
+        by_name = {taxonomy.folded(name): name for name in trained.classes}
+        return Classes(
+            f"@{labels.probe}",
+            len(trained.classes),
+            trained.classify,
+            lambda folder: by_name.get(taxonomy.folded(folder)),
+        )
+    own = known if labels.domain is None else None
+    domain = own.domain if own else taxonomy.load(labels.domain or taxonomy.DEFAULT)
+    kept = own.texts if own else None
+    classes = (kept or embedded_texts(domain, spec, load_encoder)).gate.classes
+    return Classes(
+        domain.name,
+        len(domain.classes),
+        lambda images, k: zero_shot.classify(images, classes, domain.class_names, k, scale),
+        lambda folder: _class_name(domain, folder),
+    )
+
+
+def _class_name(domain: Domain, folder: str) -> str | None:
+    at = domain.find_class(folder)
+    return None if at is None else domain.classes[at].name
 
 
 def indexed(store: Store, start: Path) -> list[Picture]:

@@ -1,6 +1,5 @@
 """Test an index's model on labelled pictures, and keep with the index what was found."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -23,8 +22,9 @@ from clipsearch.evaluation.metrics import (
     evaluate_retrieval,
     to_data,
 )
-from clipsearch.indexing.embed import LoadEncoder, Progress, embeddings_of
-from clipsearch.records import ModelSpec, TextEncoder, Vectors
+from clipsearch.indexing.embed import Progress, embeddings_of
+from clipsearch.models.load import Encoders
+from clipsearch.records import ModelSpec, Vectors
 from clipsearch.storage import collection, evaluations
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.collection import Collection
@@ -61,8 +61,7 @@ class Findings:
 def evaluate(
     store: Store,
     test_set: LabelledImages | CaptionedImages,
-    load_encoder: LoadEncoder,
-    load_text_encoder: Callable[[], TextEncoder],
+    encoders: Encoders,
     progress: Progress = lambda doing, done, total: None,
 ) -> Findings:
     """Evaluate the model and the domain of ``store``, which is open for writing.
@@ -72,12 +71,15 @@ def evaluate(
     """
     for caption in test_set.captions if isinstance(test_set, CaptionedImages) else ():
         policy.check(caption)
-    encoder = load_text_encoder()
-    collection.calibrate(store, lambda: encoder)
+    collection.calibrate(store, lambda: encoders.text)
     known = Collection(store)
     domain, texts = known.domain, known.texts
     assert texts is not None
-    found = embeddings_of(test_set.root, test_set.paths, store.spec, store, load_encoder, progress)
+    found = embeddings_of(
+        *(test_set.root, test_set.paths, store.spec, store),
+        lambda: encoders.both,
+        progress,
+    )
     if not found.rows:
         raise TooFewExamples(
             f"none of the {len(test_set.paths)} pictures of {test_set.source} can be decoded",
@@ -89,12 +91,14 @@ def evaluate(
     if isinstance(test_set, LabelledImages):
         report = evaluate_classification(found.vectors, texts.gate.classes, test_set.classes, names)
         asked = sorted(set(test_set.classes))
-        queries = encode_all(encoder, [form.format(names[c]) for c in asked for form in _FORMS])
+        queries = encode_all(
+            encoders.text, [form.format(names[c]) for c in asked for form in _FORMS]
+        )
         wanted = np.repeat(asked, len(_FORMS))
         precision = _precision(queries, wanted, found.vectors, test_set.classes)
         scale = fit_logit_scale(found.vectors, texts.gate.classes, test_set.classes)
     else:
-        captions = encode_all(encoder, test_set.captions)
+        captions = encode_all(encoders.text, test_set.captions)
         report = evaluate_retrieval(found.vectors, captions, test_set.images)
         pictures = range(len(found.vectors))
         precision = _precision(captions, test_set.images, found.vectors, pictures)

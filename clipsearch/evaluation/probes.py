@@ -1,28 +1,97 @@
-"""Linear probes that are kept with an index: trained on it, found by name, used for its model."""
+"""Linear probes: classes learned from labelled pictures, kept with an index, found by name.
+
+``train`` makes them. A probe is used with embeddings of the model that it was trained on.
+"""
 
 import io
 import json
 import re
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
 
 from clipsearch import typed
 from clipsearch.domain import policy
-from clipsearch.domain.intervals import Estimate, proportion
-from clipsearch.domain.taxonomy import Domain, folded
+from clipsearch.domain.intervals import Estimate
+from clipsearch.domain.taxonomy import folded
 from clipsearch.domain.words import tokens
-from clipsearch.domain.zero_shot import class_embeddings
+from clipsearch.domain.zero_shot import Ranked
 from clipsearch.errors import IndexUnreadable, ModelMismatch, UsageError
-from clipsearch.evaluation.labelled import LabelledImages
-from clipsearch.evaluation.probe import Probe, held_out, train
-from clipsearch.records import TextEncoder, Vectors
+from clipsearch.records import Vectors
 from clipsearch.storage.catalog import Store
 from clipsearch.text import did_you_mean
+from clipsearch.vectors import l2_normalise
+
+Floats = npt.NDArray[np.float64]
 
 _PREFIX = "probe:"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear classifier over embeddings."""
+
+    classes: tuple[str, ...]
+    weights: Floats
+    """``(classes, dim)``."""
+    intercepts: Floats
+    """``(classes,)``."""
+    l2: float
+    """The strength of the penalty that was chosen."""
+
+    def probabilities(self, images: Vectors) -> Floats:
+        """``(n, dim)`` unit vectors to ``(n, classes)``; each row sums to 1."""
+        return softmax(images @ self.weights.T + self.intercepts)
+
+    def classify(self, images: Vectors, k: int) -> list[list[Ranked]]:
+        """The ``k`` most probable classes of each picture, best first."""
+        shares = self.probabilities(images)
+        similarities = images @ self.directions.T
+        order = np.argsort(-shares, axis=1, kind="stable")[:, :k]
+        return [
+            [
+                Ranked(int(c), self.classes[c], float(shares[n, c]), float(similarities[n, c]))
+                for c in order[n]
+            ]
+            for n in range(len(images))
+        ]
+
+    @property
+    def directions(self) -> Vectors:
+        """A unit vector for each class, ``(classes, dim)``: what to search with for its pictures.
+
+        It is the class's weights less the mean of all, along which its log odds against the
+        others rise fastest. With two classes the ranking is that of the probabilities.
+        """
+        return l2_normalise(self.weights - self.weights.mean(axis=0))
+
+    def to_bytes(self) -> bytes:
+        """To be kept; ``from_bytes`` is the inverse."""
+        file = io.BytesIO()
+        np.savez(
+            file,
+            classes=np.array(self.classes),
+            weights=self.weights.astype(np.float32),
+            intercepts=self.intercepts,
+            l2=self.l2,
+        )
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Probe":
+        """What ``to_bytes`` kept. Raises ValueError, among others, for anything else."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            probe = cls(
+                classes=tuple(str(name) for name in arrays["classes"]),
+                weights=arrays["weights"].astype(np.float64),
+                intercepts=arrays["intercepts"].astype(np.float64),
+                l2=float(arrays["l2"]),
+            )
+        count = len(probe.classes)
+        if probe.weights.shape[:-1] != (count,) or probe.intercepts.shape != (count,):
+            raise ValueError(f"the weights are not those of {count} classes")
+        return probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,40 +134,6 @@ class KeptProbe:
                 f"{len(kept.images)} counts of pictures of {len(probe.classes)} classes"
             )
         return kept
-
-
-def make(
-    name: str,
-    store: Store,
-    labels: LabelledImages,
-    images: Vectors,
-    taxonomy: Domain,
-    encoder: TextEncoder,
-) -> KeptProbe:
-    """Train a probe on all pictures, after measuring on them what such a probe is worth.
-
-    labels: classes are those of ``taxonomy``, the labelled set's own. images: ``(n, dim)``.
-    Raises TooFewExamples.
-    """
-    names, actual = taxonomy.class_names, np.asarray(labels.classes)
-    given = held_out(images, labels.classes, names)
-    classes = class_embeddings(taxonomy, encoder)
-    counts = np.bincount(actual, minlength=len(names))
-    return KeptProbe(
-        name=name,
-        probe=train(images, labels.classes, names),
-        model=store.spec.fingerprint,
-        source=labels.source,
-        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        images=tuple(int(count) for count in counts),
-        held_out=_accuracy(given, actual),
-        zero_shot=_accuracy((images @ classes.T).argmax(axis=1), actual),
-        most_frequent=float(counts.max() / counts.sum()),
-    )
-
-
-def _accuracy(given: npt.NDArray[np.int64], actual: npt.NDArray[np.int64]) -> Estimate:
-    return proportion(int((given == actual).sum()), len(actual))
 
 
 def check_name(name: str) -> None:
@@ -200,3 +235,16 @@ def query(store: Store, asked: str) -> Vectors:
         raise UsageError(f"the probe '{name}' {what}", hint=f"Say which: {choices}.")
     direction: Vectors = probe.directions[at.index(True)]
     return direction
+
+
+def log_softmax(scores: Floats) -> Floats:
+    """Scores ``(n, classes)`` to the logarithms of each row's shares."""
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    logs: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return logs
+
+
+def softmax(scores: Floats) -> Floats:
+    """Scores ``(n, classes)`` to shares; each row sums to 1."""
+    shares: Floats = np.exp(log_softmax(scores))
+    return shares

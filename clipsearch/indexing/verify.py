@@ -6,17 +6,20 @@ alone knew is ever lost, and it is named.
 """
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from clipsearch.errors import IndexUnreadable
 from clipsearch.indexing.changes import diff
 from clipsearch.indexing.embed import LoadEncoder, embed_files
 from clipsearch.records import EmbeddedImage, Found, ImageFile
-from clipsearch.storage.catalog import Store
+from clipsearch.storage.catalog import CATALOG, REBUILD, Store
 
 SAME = 0.99
 """An embedding made again differs by rounding, and by the device: measured 0.9999 at worst."""
@@ -116,3 +119,22 @@ def repair(store: Store, problems: list[Problem]) -> list[str]:
         store.update_vector_index(anew=True)
         done.append("the vector file was written anew")
     return done
+
+
+def salvage(directory: Path) -> int:
+    """Put a catalogue of all that can still be read in the place of a damaged one.
+
+    Says how many pictures were saved. Raises IndexUnreadable if none can be, and StoreError.
+    """
+    with Store.open_for_writing(directory) as old:
+        shutil.rmtree(directory / REBUILD, ignore_errors=True)
+        with Store.create(directory / REBUILD, old.root, old.spec) as new:
+            kept = old.salvage(new)
+            if kept == 0:
+                raise IndexUnreadable(
+                    f"no picture can be read from {directory / CATALOG}",
+                    hint=f"Delete {directory} and index again; nothing in it can be saved.",
+                )
+            new.update_vector_index(anew=True)
+            old.replace_with(new)
+    return kept

@@ -1,18 +1,31 @@
-"""Notice that something has happened in folders of pictures, and leave alone what still grows.
+"""Keep indexes up to date while their folders change, and leave alone what still grows.
 
-``happenings`` only says where to look again: what has changed is for the next walk to find out, so
-a message that the system sends twice, or not at all, costs nothing but time. This is the one room
-that imports watchfiles.
+``watch`` is the loop. ``happenings`` only says where to look again: what has changed is for the
+next walk to find out, so a message that the system sends twice, or not at all, costs nothing but
+time. This is the one room that imports watchfiles.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clipsearch.errors import StoreError, UsageError
+from clipsearch.errors import CollectionGone, IndexLocked, StoreError, UsageError
+from clipsearch.images import scan
 from clipsearch.images.scan import SUFFIXES
-from clipsearch.records import Found, ImageFile, KnownImage
+from clipsearch.indexing.embed import Progress
+from clipsearch.indexing.update import UpdateOptions, place_of, root_of, update
+from clipsearch.models.choice import ModelChoice, Notify
+from clipsearch.models.load import Encoders, load_text_encoder
+from clipsearch.records import Encoder, Found, ImageFile, IndexSummary, KnownImage, ModelFiles
+from clipsearch.storage.catalog import Store
+from clipsearch.text import printable
+
+Bars = Callable[[], AbstractContextManager[Progress]]
+"""Gives what shows the progress of one update, and is taken away after it."""
 
 QUIET_SECONDS = 1.0
 """A file that is the same in two looks so far apart is taken to be written to its end."""
@@ -20,6 +33,120 @@ QUIET_SECONDS = 1.0
 _TICK_MS = 1000
 _PAUSE_MS, _GROUPED_MS = 200, 5000
 """Messages are put together until there is a pause, for so long at most."""
+
+
+class Watched:
+    """A folder whose index is kept up to date."""
+
+    def __init__(self, folder: Path, options: UpdateOptions) -> None:
+        """Raises UsageError if ``folder`` is not a folder."""
+        self.folder = folder
+        """As the user calls it."""
+        self.root = root_of(folder)
+        self.place = place_of(self.root, options.index)
+        self._options = options
+        self._is_indexed = False
+        self._complaint = ""
+
+    def look_again(
+        self, encoders: Callable[[ModelFiles], Encoders], notify: Notify, progress: Bars
+    ) -> tuple[IndexSummary | None, bool]:
+        """Update the index by what has settled in the folder; and whether more is to come.
+
+        No summary if the collection is gone or locked, which ``notify`` is told once.
+        """
+        try:
+            with progress() as bar:
+                summary, moving = self._round(encoders, notify, bar)
+        except (CollectionGone, IndexLocked) as error:
+            if self._complaint != str(error):  # which may be so for hours
+                self._complaint = str(error)
+                notify(printable(f"{self.folder}: {error}"))
+                notify(printable(f"{self.folder}: {error.hint}"))
+            return None, isinstance(error, IndexLocked)
+        self._is_indexed, self._complaint = True, ""
+        return summary, bool(moving)
+
+    def _round(
+        self, encoders: Callable[[ModelFiles], Encoders], notify: Notify, progress: Progress
+    ) -> tuple[IndexSummary, set[bytes]]:
+        exclude = self._options.exclude
+        before = scan.find(os.fsencode(self.root), exclude=exclude)
+        time.sleep(QUIET_SECONDS)
+        if self._is_indexed and not Store.exists(self.place):
+            # To make another one would hide that a disk is not mounted.
+            raise CollectionGone(
+                f"the index at {self.place} is not there any more",
+                hint="Is the disk mounted? If it was deleted, start clipsearch watch again.",
+            )
+        moving: set[bytes] = set()
+
+        def look(store: Store, under: bytes) -> Found:
+            now = scan.find(os.fsencode(store.root), exclude=exclude, under=under)
+            found, still = settled(before.below(under), now, store.known(under))
+            moving.update(still)
+            return found
+
+        summary = update(
+            *(self.root, self._options),
+            look=look,
+            encoders=encoders,
+            progress=progress,
+            notify=notify,
+        )
+        return summary, moving
+
+
+def _no_bar() -> AbstractContextManager[Progress]:
+    return nullcontext(lambda doing, done, total: None)
+
+
+def watch(
+    folders: Sequence[Path],
+    options: UpdateOptions,
+    poll: float | None,
+    *,
+    progress: Bars = _no_bar,
+    notify: Notify = lambda message: None,
+) -> Iterator[tuple[Path, IndexSummary]]:
+    """Keep the index of each folder up to date; yield what each update did, for ever.
+
+    poll: as for ``happenings``. progress: gives what shows one update's progress. A model is
+    loaded with the first new picture and kept. A collection that is gone or locked is waited for;
+    ``notify`` is told of that. Raises UsageError, ModelError, StoreError, and what ``happenings``
+    raises; all but the last before the first update.
+    """
+    watched = {one.root: one for one in (Watched(folder, options) for folder in folders)}
+    encoders = _kept_encoders(options.model, notify)
+    seen = happenings(list(watched), [one.place for one in watched.values()], poll)
+    names = ", ".join(str(one.folder) for one in watched.values())
+    notify(f"watching {printable(names)}; Ctrl-C ends it")
+    due: set[Path] = set()
+    for happened in seen:
+        again: set[Path] = set()
+        for root in sorted(due | happened):
+            summary, more = watched[root].look_again(encoders, notify, progress)
+            if summary is not None:
+                yield watched[root].folder, summary
+            if more:
+                again.add(root)
+        due = again
+
+
+def _kept_encoders(choice: ModelChoice, notify: Notify) -> Callable[[ModelFiles], Encoders]:
+    """The encoders of each model, loaded when they are first needed and kept."""
+    kept: dict[str, Encoders] = {}
+
+    def encoders(files: ModelFiles) -> Encoders:
+        def load() -> Encoder:
+            notify(f"loading the model {files.spec.label}")
+            return choice.encoders(files, notify).both
+
+        both = cache(load)
+        made = Encoders(lambda: load_text_encoder(files, both), both)
+        return kept.setdefault(files.spec.fingerprint, made)
+
+    return encoders
 
 
 def happenings(

@@ -12,10 +12,11 @@ from fakes import DIM, DecodeHere, FakeEncoder, fake_spec, unit
 from clipsearch.domain import taxonomy
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.errors import ModelMismatch, RefusedByPolicy, TooFewExamples, UsageError
-from clipsearch.evaluation import evaluate, labelled, probes
+from clipsearch.evaluation import evaluate, labelled, probes, train
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.metrics import ClassificationReport, RetrievalReport
 from clipsearch.indexing import embed
+from clipsearch.models.load import Encoders
 from clipsearch.records import Pixels, Vectors
 from clipsearch.storage import collection, evaluations
 from clipsearch.storage.catalog import Store
@@ -92,7 +93,7 @@ def folder(tmp_path: Path) -> Path:
 def run(store: Store, source: Path) -> Findings:
     test_set = labelled.read(source, Collection(store).domain)
     encoder = ColourEncoder()
-    return evaluate.evaluate(store, test_set, lambda: encoder, lambda: encoder)
+    return evaluate.evaluate(store, test_set, Encoders(lambda: encoder, lambda: encoder))
 
 
 def test_a_folder_is_measured_and_the_result_is_kept(store: Store, folder: Path) -> None:
@@ -235,7 +236,7 @@ def kept(store: Store, folder: Path, domain: Domain) -> probes.KeptProbe:
     found = embed.embeddings_of(
         root, training.paths, store.spec, None, lambda: encoder, lambda *_: None
     )
-    made = probes.make("defects", store, training, found.vectors, own, encoder)
+    made = train.make("defects", store, training, found.vectors, own, encoder)
     probes.keep(store, made)
     return made
 

@@ -13,8 +13,7 @@ from fakes import DIM, fake_spec
 from clipsearch.domain.intervals import Estimate
 from clipsearch.errors import IndexUnreadable, UsageError
 from clipsearch.evaluation import probes
-from clipsearch.evaluation.probe import Probe
-from clipsearch.evaluation.probes import KeptProbe
+from clipsearch.evaluation.probes import KeptProbe, Probe
 from clipsearch.storage.catalog import FOLDER, Store
 
 

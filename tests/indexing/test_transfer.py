@@ -19,9 +19,13 @@ from PIL import Image
 from clipsearch.errors import ExchangeError
 from clipsearch.images import scan
 from clipsearch.images.decode import decode
-from clipsearch.indexing import embed, transfer
+from clipsearch.indexing import embed
 from clipsearch.indexing.reconcile import reconcile
-from clipsearch.indexing.transfer import Export, Imported, Kind, Matched, export, read
+from clipsearch.indexing.transfer import export as exporting
+from clipsearch.indexing.transfer import import_
+from clipsearch.indexing.transfer.export import export
+from clipsearch.indexing.transfer.import_ import Imported, Matched
+from clipsearch.indexing.transfer.layout import Export, Kind, read
 from clipsearch.records import EVERYTHING, EmbeddedImage, Filter, ImageFile
 from clipsearch.storage.catalog import FOLDER, Store
 
@@ -33,7 +37,7 @@ def quiet(doing: str, done: int, total: int) -> None: ...
 
 @pytest.fixture(autouse=True)
 def decode_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in (transfer, embed):
+    for room in (import_, embed):
         monkeypatch.setattr(room, "DecodePool", DecodeHere)
 
 
@@ -114,7 +118,7 @@ def test_many_embeddings_are_in_many_files_that_sort(
         for n in range(60):
             file = ImageFile(b"%d.png" % n, 1, 1)
             store.add([EmbeddedImage(file, b"h", 1, 1, None, unit(n))])
-    monkeypatch.setattr(transfer, "_ROWS_PER_SHARD", 6)
+    monkeypatch.setattr(exporting, "_ROWS_PER_SHARD", 6)
     assert export(store, tmp_path / "out", "jsonl", EVERYTHING, quiet) == 67
     found = read(tmp_path / "out")
     names = [shard.embeddings.name for shard in found.shards]
@@ -156,7 +160,7 @@ def test_an_export_that_fails_leaves_nothing(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(transfer, "_manifest", fail)
+    monkeypatch.setattr(exporting, "write_manifest", fail)
     with pytest.raises((ExchangeError, KeyboardInterrupt)):
         export(store, tmp_path / "out", "parquet", EVERYTHING, quiet)
     assert os.listdir(tmp_path) == ["photos"]
@@ -343,12 +347,12 @@ def test_an_export_of_another_model_is_refused_by_what_it_tells(
 ) -> None:
     export(store, tmp_path / "out", "jsonl", EVERYTHING, quiet)
     ours = read(tmp_path / "out")
-    transfer.require_model(ours, fake_spec())
+    import_.require_model(ours, fake_spec())
     with pytest.raises(ExchangeError, match="are of fake, and not of other"):
-        transfer.require_model(ours, fake_spec(name="other", fingerprint="e" * 64))
+        import_.require_model(ours, fake_spec(name="other", fingerprint="e" * 64))
     theirs = read(foreign(tmp_path / "in", (some(), ["a", "b"])))
     with pytest.raises(ExchangeError, match="16 dimensions, and fake makes 32"):
-        transfer.require_model(theirs, fake_spec(dim=32))
+        import_.require_model(theirs, fake_spec(dim=32))
 
 
 # -- whose is it? --------------------------------------------------------------------------------
@@ -357,7 +361,7 @@ def test_an_export_of_another_model_is_refused_by_what_it_tells(
 def matched(exported: Export, root: Path, known: Store | None = None) -> Matched:
     found = scan.find(os.fsencode(root))
     where = os.fsencode(root)
-    return transfer.match(exported, where, where, found, known.known() if known else {})
+    return import_.match(exported, where, where, found, known.known() if known else {})
 
 
 def test_a_path_may_be_absolute_or_relative_to_the_folder_or_to_here(
@@ -421,15 +425,7 @@ def theirs(folder: Path, photos: Path, paths: list[str], scale: float = 1.0) -> 
 
 
 def checked(exported: Export, photos: Path, sample: int = 20) -> int:
-    return transfer.check(
-        exported,
-        matched(exported, photos),
-        os.fsencode(photos),
-        fake_spec(),
-        FakeEncoder,
-        sample,
-        quiet,
-    )
+    return import_.check(matched(exported, photos), fake_spec(), FakeEncoder, sample, quiet)
 
 
 def test_embeddings_that_are_their_pictures_own_pass(photos: Path, tmp_path: Path) -> None:
@@ -465,7 +461,7 @@ def test_pictures_that_others_show_otherwise_are_not_compared_nor_imported(
     exported = read(foreign(tmp_path / "in", (vectors, PATHS)))
     assert checked(exported, photos) == 4
     with Store.create(tmp_path / "index", photos, fake_spec()) as new:
-        done = transfer.add(new, exported, matched(exported, photos), quiet)
+        done = import_.add(new, matched(exported, photos), quiet)
         assert (done.added, sorted(done.left), done.failed) == (4, [b"b.jpg", b"c.png"], [])
         assert set(stored(new)) == {os.fsencode(path) for path in PATHS} - set(done.left)
 
@@ -488,7 +484,7 @@ def test_what_was_exported_is_imported_as_it_was(store: Store, tmp_path: Path, k
     shutil.copytree(store.root, moved, ignore=shutil.ignore_patterns(FOLDER))
     exported = read(tmp_path / "out")
     with Store.create(moved / FOLDER, moved, fake_spec()) as new:
-        done = transfer.add(new, exported, matched(exported, moved), quiet)
+        done = import_.add(new, matched(exported, moved), quiet)
         assert done == Imported(added=7)
         new.update_vector_index()
         before, after = stored(store), stored(new)
@@ -515,7 +511,7 @@ def test_a_picture_that_changed_since_it_was_exported_is_left_to_index(
     exported = read(tmp_path / "out")
     assert checked(exported, moved) == 4
     with Store.create(moved / FOLDER, moved, fake_spec()) as new:
-        done = transfer.add(new, exported, matched(exported, moved), quiet)
+        done = import_.add(new, matched(exported, moved), quiet)
         assert (done.added, sorted(done.left), done.failed) == (4, [b"a.png", b"c.png"], [])
         summary = reconcile(new, scan.find(os.fsencode(moved)), FakeEncoder)
         assert (summary.unchanged, summary.embedded) == (4, 2)
@@ -527,7 +523,7 @@ def test_a_picture_that_changed_since_it_was_exported_is_left_to_index(
 def test_embeddings_of_any_length_become_unit_vectors(photos: Path, tmp_path: Path) -> None:
     exported = theirs(tmp_path / "in", photos, PATHS, scale=7.5)
     with Store.create(tmp_path / "index", photos, fake_spec()) as new:
-        transfer.add(new, exported, matched(exported, photos), quiet)
+        import_.add(new, matched(exported, photos), quiet)
         for path, image in stored(new).items():
             own = truth(photos, os.fsdecode(path), FakeEncoder())
             np.testing.assert_allclose(image.vector, own, atol=1e-3)
@@ -540,7 +536,7 @@ def test_a_file_that_cannot_be_read_is_named_and_left_out(photos: Path, tmp_path
     rows = matched(exported, photos)
     (photos / "b.jpg").unlink()
     with Store.create(tmp_path / "index", photos, fake_spec()) as new:
-        done = transfer.add(new, exported, rows, quiet)
+        done = import_.add(new, rows, quiet)
         assert done.added == len(stored(new)) == 4
     assert dict(done.failed) == {
         b"a.png": "not a picture in any format that clipsearch reads",
@@ -551,7 +547,7 @@ def test_a_file_that_cannot_be_read_is_named_and_left_out(photos: Path, tmp_path
 def test_what_was_imported_before_a_kill_is_kept(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_FILES_PER_COMMIT", 2)
+    monkeypatch.setattr(import_, "_FILES_PER_COMMIT", 2)
     exported = theirs(tmp_path / "in", photos, PATHS)
 
     def interrupted(doing: str, done: int, total: int) -> None:
@@ -560,9 +556,9 @@ def test_what_was_imported_before_a_kill_is_kept(
 
     with Store.create(tmp_path / "index", photos, fake_spec()) as new:
         with pytest.raises(KeyboardInterrupt):
-            transfer.add(new, exported, matched(exported, photos), interrupted)
+            import_.add(new, matched(exported, photos), interrupted)
         assert len(stored(new)) == 4
         rest = matched(exported, photos, new)
         assert (len(rest.wanted), rest.known) == (2, 4)
-        assert transfer.add(new, exported, rest, quiet).added == 2
+        assert import_.add(new, rest, quiet).added == 2
         assert set(stored(new)) == {os.fsencode(path) for path in PATHS}

@@ -10,10 +10,11 @@ import typer
 from clipsearch.cli.app import DeviceOption, IndexOption, commands, say
 from clipsearch.cli.options.answer import AnswerOptions, MaxFalseAlarmOption
 from clipsearch.cli.options.filters import FilterOptions
-from clipsearch.cli.options.model import ModelChoice, load_text_encoder, shared_model
+from clipsearch.cli.options.model import load_text_encoder, shared_model
 from clipsearch.cli.options.query import text_parts
 from clipsearch.cli.searching import opened
 from clipsearch.errors import ClipsearchError, ExitCode, UsageError
+from clipsearch.models.choice import ModelChoice
 
 if TYPE_CHECKING:
     from clipsearch.records import Filter, TextEncoder

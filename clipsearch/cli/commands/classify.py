@@ -1,50 +1,25 @@
 """``clipsearch classify``."""
 
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, progress, say
-from clipsearch.cli.options.collection import (
-    UnderOption,
-    directory_of_one,
-    say_skipped,
-)
-from clipsearch.cli.options.model import (
-    ModelChoice,
-    load_encoder,
-    load_text_encoder,
-    new_model,
-)
+from clipsearch.cli.options.collection import UnderOption, directory_of_one, say_skipped
+from clipsearch.cli.render import reports
 from clipsearch.cli.render.json_lines import json_line
+from clipsearch.cli.render.reports import FolderResult
+from clipsearch.domain import policy
 from clipsearch.errors import ExitCode, IndexNotFound, UsageError
-
-if TYPE_CHECKING:
-    from clipsearch.cli.render.reports import FolderResult
-    from clipsearch.domain.taxonomy import Domain
-    from clipsearch.evaluation.classify import Rank
-    from clipsearch.records import ModelSpec, TextEncoder
-    from clipsearch.storage.catalog import Store
+from clipsearch.evaluation.classify import Labels, classify
+from clipsearch.models.choice import ModelChoice
+from clipsearch.storage.catalog import Store
 
 app = commands()
-
-
-@dataclass(frozen=True, slots=True)
-class _Classes:
-    """What pictures may be given to."""
-
-    by: str
-    """Whose classes they are: the domain's name, ``@`` and a probe's name, or ``texts``."""
-    count: int
-    rank: "Rank"
-    class_of: Callable[[str], str | None]
-    """The class that a folder of this name would be of."""
 
 
 @app.command("classify")
@@ -125,11 +100,6 @@ def classify_command(
       clipsearch classify beach.jpg --texts captions.txt
       clipsearch classify --probe defects --csv > labels.csv
     """
-    from clipsearch.cli.render import reports
-    from clipsearch.evaluation import classify
-    from clipsearch.models import registry
-    from clipsearch.storage.catalog import Store
-
     if sum(chosen is not None for chosen in (texts, probe, domain)) > 1:
         raise UsageError(
             "--texts, --probe and --domain each name the classes", hint="Choose one of them."
@@ -139,43 +109,37 @@ def classify_command(
             "--confusion compares classes with folders; it goes with neither --texts nor --csv",
             hint="For example: clipsearch classify sample_data --confusion",
         )
-    given = None if texts is None else _texts(texts)
-    choice = ModelChoice(device=device, offline=offline)
+    labels = Labels(None if texts is None else _texts(texts), probe, domain)
     with ExitStack() as stack:
         directory = _directory(paths or [], under, index)
         store = stack.enter_context(Store.open(directory)) if directory else None
-        files = registry.locate(store.spec) if store else new_model(choice)
-        unreadable: list[tuple[bytes, str]] = []
-        if paths or store is None:
-            pictures, unreadable = classify.gathered(paths or [], store)
-        else:
-            pictures = classify.indexed(store, (under or Path()).resolve())
-        say_skipped(unreadable)
-        if not pictures:
-            say("no pictures here")
-            return ExitCode.ERROR if unreadable else ExitCode.NO_MATCH
-        classes = _classes(
-            given, probe, domain, store, files.spec, lambda: load_text_encoder(files, choice)
-        )
         with progress() as bar:
-            pictures, images, skipped = classify.embeddings(
-                pictures, files.spec, store, lambda: load_encoder(files, choice), bar
+            done = classify(
+                store,
+                paths or [],
+                labels,
+                ModelChoice(device=device, offline=offline),
+                start=under or Path(),
+                k=count,
+                progress=bar,
+                notify=say,
             )
-    say_skipped(skipped)
-    k = count or (classes.count if given else 1)
-    found = classify.classified(pictures, images, classes.rank, k)
+    say_skipped(done.skipped)
+    if not done.pictures and not done.classes.count:
+        say("no pictures here")
+        return ExitCode.ERROR if done.skipped else ExitCode.NO_MATCH
     out = sys.stdout.buffer
     if confusion:
-        _write_confusion(reports.by_folder(found, classes.class_of), json)
+        _write_confusion(reports.by_folder(done.found, done.classes.class_of), json)
     elif json:
-        reports.classified_json(found, files.spec.label, classes.by, out)
+        reports.classified_json(done.found, done.model.label, done.classes.by, out)
     elif csv:
-        reports.classified_csv(found, out)
+        reports.classified_csv(done.found, out)
     elif sys.stdout.isatty():
-        reports.show(reports.classified_table(found))
+        reports.show(reports.classified_table(done.found))
     else:
-        reports.classified_lines(found, out)
-    return ExitCode.ERROR if skipped or unreadable else ExitCode.OK
+        reports.classified_lines(done.found, out)
+    return ExitCode.ERROR if done.skipped else ExitCode.OK
 
 
 def _directory(paths: list[Path], under: Path | None, index: Path | None) -> Path | None:
@@ -188,64 +152,8 @@ def _directory(paths: list[Path], under: Path | None, index: Path | None) -> Pat
         return None
 
 
-def _classes(
-    texts: list[str] | None,
-    probe: str | None,
-    domain: str | None,
-    store: "Store | None",
-    spec: "ModelSpec",
-    load: "Callable[[], TextEncoder]",
-) -> _Classes:
-    from clipsearch.domain import taxonomy, zero_shot
-    from clipsearch.evaluation import probes
-    from clipsearch.storage.collection import Collection
-    from clipsearch.storage.texts import embedded_texts
-
-    known = Collection(store) if store else None
-    scale = known.logit_scale if known else zero_shot.LOGIT_SCALE
-    if texts is not None:
-        vectors = zero_shot.encode_all(load(), texts)
-        return _Classes(
-            "texts",
-            len(texts),
-            lambda images, k: zero_shot.classify(images, vectors, texts, k, scale),
-            lambda folder: None,
-        )
-    if probe is not None:
-        if store is None:
-            raise UsageError(
-                "a probe is kept with an index, and nothing is indexed here",
-                hint="Name the index with --index DIR.",
-            )
-        trained = probes.ready(store, probe)
-        by_name = {taxonomy.folded(name): name for name in trained.classes}
-        return _Classes(
-            f"@{probe}",
-            len(trained.classes),
-            trained.classify,
-            lambda folder: by_name.get(taxonomy.folded(folder)),
-        )
-    own = known if domain is None else None
-    chosen = own.domain if own else taxonomy.load(domain or taxonomy.DEFAULT)
-    kept = own.texts if own else None
-    classes = (kept or embedded_texts(chosen, spec, load)).gate.classes
-    return _Classes(
-        chosen.name,
-        len(chosen.classes),
-        lambda images, k: zero_shot.classify(images, classes, chosen.class_names, k, scale),
-        lambda folder: _class_name(chosen, folder),
-    )
-
-
-def _class_name(domain: "Domain", folder: str) -> str | None:
-    at = domain.find_class(folder)
-    return None if at is None else domain.classes[at].name
-
-
 def _texts(source: str) -> list[str]:
-    """The lines of a file or of standard input that are not blank, checked by the policy."""
-    from clipsearch.domain import policy
-
+    """The lines of a file or of standard input that are not blank."""
     try:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
         lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
@@ -259,8 +167,6 @@ def _texts(source: str) -> list[str]:
     texts = list(dict.fromkeys(line for line in lines if line))
     if not texts:
         raise UsageError(f"there is no text in {source}", hint="Give one caption or label a line.")
-    for text in texts:
-        policy.check(text)
     foreign = [(text, note) for text in texts if (note := policy.language_note(text))]
     if foreign:
         text, note = foreign[0]
@@ -268,9 +174,7 @@ def _texts(source: str) -> list[str]:
     return texts
 
 
-def _write_confusion(results: "list[FolderResult]", json: bool) -> None:
-    from clipsearch.cli.render import reports
-
+def _write_confusion(results: list[FolderResult], json: bool) -> None:
     if json:
         for result in results:
             sys.stdout.buffer.write(json_line(reports.folder_record(result)))

@@ -4,16 +4,16 @@ import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clipsearch.cli.app import DeviceOption, commands, say
+from clipsearch.cli.render import reports
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.errors import ExitCode
-
-if TYPE_CHECKING:
-    from clipsearch.indexing.diagnosis import Check
+from clipsearch.indexing import diagnosis
+from clipsearch.indexing.diagnosis import Check
 
 app = commands()
 
@@ -34,10 +34,8 @@ def doctor_command(
       clipsearch doctor
       clipsearch doctor --json | jq 'select(.state != "ok")'
     """
-    from clipsearch.cli.render import reports
-    from clipsearch.indexing import diagnosis
 
-    def device_checks() -> "Iterator[Check]":
+    def device_checks() -> Iterator[Check]:
         say("loading torch, to ask it about the device")
         yield from diagnosis.device(device)
 

@@ -9,9 +9,15 @@ import typer
 from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, say
 from clipsearch.cli.options.collection import UnderOption, directory_of_one
-from clipsearch.cli.options.model import ModelChoice, load_text_encoder, new_model
+from clipsearch.cli.render import output
 from clipsearch.cli.render.json_lines import json_line
+from clipsearch.domain import taxonomy
+from clipsearch.domain.gate import MOST_REFUSED, Gate
+from clipsearch.domain.pass_marks import REFUSED
 from clipsearch.errors import ExitCode, IndexNotFound, UsageError
+from clipsearch.models.choice import ModelChoice
+from clipsearch.storage.catalog import Store
+from clipsearch.storage.collection import Collection
 from clipsearch.text import did_you_mean
 
 _HELP = """What the pictures are about: the classes that they are searched and tested with.
@@ -47,8 +53,6 @@ def init_command(
       clipsearch domain init parts.toml
       clipsearch domain init mine.toml --copy everyday
     """
-    from clipsearch.domain import taxonomy
-
     if copy is not None and copy not in taxonomy.shipped():
         raise UsageError(
             f"no domain '{copy}' is shipped{did_you_mean(copy, taxonomy.shipped())}",
@@ -90,11 +94,6 @@ def show_command(
       clipsearch domain show
       clipsearch domain show parts.toml --json
     """
-    from clipsearch.cli.render import output
-    from clipsearch.domain import taxonomy
-    from clipsearch.storage.catalog import Store
-    from clipsearch.storage.collection import Collection
-
     if domain is not None:
         shown = taxonomy.load(domain)
     else:
@@ -152,15 +151,10 @@ def check_command(
       clipsearch domain check parts.toml
       clipsearch domain check everyday --model pocket --json
     """
-    from clipsearch.cli.render import output
-    from clipsearch.domain import taxonomy
-    from clipsearch.domain.gate import MOST_REFUSED, Gate
-    from clipsearch.domain.pass_marks import REFUSED
-
     checked = taxonomy.load(domain)
     choice = ModelChoice(model, pretrained, device, offline=offline)
-    files = new_model(choice)
-    errors = Gate.build(checked, load_text_encoder(files, choice)).errors()
+    files = choice.files(say)
+    errors = Gate.build(checked, choice.encoders(files, say).text).errors()
     if json:
         record = output.gate_record(checked, files.spec.label, errors)
         sys.stdout.buffer.write(json_line(record))

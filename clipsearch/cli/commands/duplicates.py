@@ -4,7 +4,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,15 +13,17 @@ from clipsearch.cli.options import files as html_file
 from clipsearch.cli.options.filters import FilterOptions
 from clipsearch.cli.options.groups import grouped
 from clipsearch.cli.options.hits import AbsoluteOption
-from clipsearch.cli.options.model import ModelChoice, load_encoder, shared_model
+from clipsearch.cli.options.model import shared_model
+from clipsearch.cli.render import duplicates as reports
+from clipsearch.cli.render.duplicates import ShowPath
+from clipsearch.cli.render.reports import show as show_table
 from clipsearch.cli.searching import opened, tell_left_out
-from clipsearch.errors import ExitCode, StoreError, UsageError
-
-if TYPE_CHECKING:
-    from clipsearch.cli.render.duplicates import ShowPath
-    from clipsearch.cli.render.output import ProgressBar
-    from clipsearch.search.duplicates.likeness import Likeness
-    from clipsearch.storage.catalog import Store
+from clipsearch.errors import ExitCode, UsageError
+from clipsearch.models.choice import Notify
+from clipsearch.models.load import Encoders
+from clipsearch.paths import shown
+from clipsearch.search.duplicates import find, likeness
+from clipsearch.search.duplicates.likeness import Likeness
 
 app = commands()
 
@@ -97,10 +99,6 @@ def duplicates_command(
       clipsearch duplicates --json | jq -r '.members[] | select(.keep) | .path'
       clipsearch duplicates --all-but-best -0 | xargs -0 trash-put
     """
-    from clipsearch.cli.render import duplicates as reports
-    from clipsearch.cli.render.reports import show as show_table
-    from clipsearch.search.duplicates import find
-
     _check(copies, bursts, threshold, all_but_best, json, null)
     html_file.check(html)
     if folder is not None:
@@ -108,6 +106,7 @@ def duplicates_command(
             raise UsageError("the folder is given twice", hint="Leave out --under.")
         where = replace(where, under=folder)
     measured: list[Likeness] = []
+    notify: Notify = (lambda message: None) if quiet else say
     with opened(where, index) as (stores, only), progress() as bar:
         html_file.keep_pictures(html, stores)
         model = shared_model(stores).label
@@ -117,8 +116,12 @@ def duplicates_command(
             found = find.copies(stores, only)
         else:
             if threshold is None or not bursts:
-                filled = [store for store in stores if store.count()]
-                measured = [_likeness(store, device, bar, quiet) for store in filled]
+                encoders = Encoders.of(stores[0].spec, device, say)
+                measured = [
+                    likeness.known(store, lambda: encoders.both, progress=bar, notify=notify)
+                    for store in stores
+                    if store.count()
+                ]
             found = find.near(
                 stores,
                 only,
@@ -179,33 +182,8 @@ def _check(
         )
 
 
-def _likeness(store: "Store", device: str, bar: "ProgressBar", quiet: bool) -> "Likeness":
-    """What was measured for the collection, or what is measured now and kept for the next time."""
-    from clipsearch.models import registry
-    from clipsearch.search.duplicates import likeness
-    from clipsearch.storage.catalog import Store
-    from clipsearch.text import printable
-
-    kept = likeness.kept(store)
-    if kept is not None and not likeness.is_outdated(kept, store):
-        return kept
-    if not quiet:
-        say(f"measuring once what near-duplicates are like in {printable(os.fspath(store.root))}")
-    choice = ModelChoice(device=device, offline=True)
-    found = likeness.measure(store, lambda: load_encoder(registry.locate(store.spec), choice), bar)
-    try:
-        with Store.open_for_writing(store.directory) as writer:
-            likeness.keep(writer, found)
-    except StoreError as error:
-        if not quiet:
-            why = printable(str(error))
-            say(f"it will be measured again the next time, since it cannot be kept: {why}")
-    return found
-
-
-def _shown(absolute: bool | None) -> "ShowPath":
+def _shown(absolute: bool | None) -> ShowPath:
     """How an absolute path is printed."""
-    from clipsearch.paths import shown
 
     def as_it_is(path: bytes) -> bytes:
         return path

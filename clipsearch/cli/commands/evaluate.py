@@ -2,24 +2,22 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from clipsearch.cli.app import DeviceOption, IndexOption, commands, progress
-from clipsearch.cli.options.collection import (
-    UnderOption,
-    directory_of_one,
-    say_skipped,
-)
+from clipsearch.cli.app import DeviceOption, IndexOption, commands, progress, say
+from clipsearch.cli.options.collection import UnderOption, directory_of_one, say_skipped
 from clipsearch.cli.options.files import check, keep_pictures, write
-from clipsearch.cli.options.model import ModelChoice, load_encoder, load_text_encoder
+from clipsearch.cli.render import reports
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.errors import ExitCode
+from clipsearch.evaluation.evaluate import Findings, evaluate
+from clipsearch.evaluation.labelled import read
+from clipsearch.models.load import Encoders
+from clipsearch.storage.catalog import Store
+from clipsearch.storage.collection import Collection
 from clipsearch.text import printable
-
-if TYPE_CHECKING:
-    from clipsearch.evaluation.evaluate import Findings
 
 app = commands()
 
@@ -61,27 +59,12 @@ def evaluate_command(
       clipsearch evaluate test.csv --under ~/Pictures --html report.html
       clipsearch evaluate captions.tsv --json
     """
-    from clipsearch.cli.render import reports
-    from clipsearch.evaluation.evaluate import evaluate
-    from clipsearch.evaluation.labelled import read
-    from clipsearch.models import registry
-    from clipsearch.storage.catalog import Store
-    from clipsearch.storage.collection import Collection
-
     check(html)
-    choice = ModelChoice(device=device, offline=True)
     with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
         keep_pictures(html, [store])
         test_set = read(labelled, Collection(store).domain)
-        files = registry.locate(store.spec)
         with progress() as bar:
-            findings = evaluate(
-                store,
-                test_set,
-                lambda: load_encoder(files, choice),
-                lambda: load_text_encoder(files, choice),
-                bar,
-            )
+            findings = evaluate(store, test_set, Encoders.of(store.spec, device, say), bar)
         root = store.root
     say_skipped(findings.skipped)
     if html is not None:
@@ -100,7 +83,7 @@ def evaluate_command(
     return ExitCode.NO_MATCH if findings.evaluation.shortfalls else ExitCode.OK
 
 
-def _title(findings: "Findings", root: Path) -> str:
+def _title(findings: Findings, root: Path) -> str:
     return (
         f"{findings.evaluation.source}: {findings.evaluation.images} pictures, for the "
         f"index of {root} ({findings.model.label}, domain {findings.domain.name})"

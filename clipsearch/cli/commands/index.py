@@ -5,10 +5,14 @@ from typing import Annotated
 
 import typer
 
-from clipsearch.cli import completion, updating
-from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, say
-from clipsearch.cli.options.model import ModelChoice
+from clipsearch.cli import completion
+from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, progress, say
+from clipsearch.cli.options.walk import ExcludeOption, MaxPixelsOption
+from clipsearch.cli.render import output
+from clipsearch.domain import taxonomy
 from clipsearch.errors import ExitCode, UsageError
+from clipsearch.indexing.update import UpdateOptions, update
+from clipsearch.models.choice import ModelChoice
 
 app = commands()
 
@@ -51,7 +55,7 @@ def index_command(
         ),
     ] = None,
     index: IndexOption = None,
-    exclude: updating.ExcludeOption = None,
+    exclude: ExcludeOption = None,
     domain: Annotated[
         str | None,
         typer.Option(
@@ -77,7 +81,7 @@ def index_command(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 2 if any image is damaged.")
     ] = False,
-    max_pixels: updating.MaxPixelsOption = None,
+    max_pixels: MaxPixelsOption = None,
     offline: OfflineOption = False,
 ) -> int:
     """Bring the index of each folder up to date.
@@ -92,24 +96,25 @@ def index_command(
       clipsearch index /mnt/readonly/photos --index ~/photo-index
       clipsearch index ./parts --domain parts.toml
     """
-    from clipsearch.cli.render import output
-    from clipsearch.domain import taxonomy
-
     if index is not None and len(folders) > 1:
         raise UsageError(
             "--index names the place of one index, but there are several folders",
             hint="Index them one by one.",
         )
-    choice = ModelChoice(model, pretrained, device, batch_size, offline)
-    pinned = taxonomy.load(domain) if domain else None
+    options = UpdateOptions(
+        model=ModelChoice(model, pretrained, device, batch_size, offline),
+        index=index,
+        exclude=exclude or [],
+        max_pixels=max_pixels,
+        domain=taxonomy.load(domain) if domain else None,
+        rebuild=rebuild,
+        prune=prune,
+        wait=wait,
+    )
     code = ExitCode.OK
     for folder in folders:
-        root = updating.root_of(folder)
-        summary = updating.run(
-            updating.Update(
-                root, choice, index, exclude or [], max_pixels, pinned, rebuild, prune, wait
-            )
-        )
+        with progress() as bar:
+            summary = update(folder, options, progress=bar, notify=say)
         for line in output.summary_lines(str(folder), summary):
             say(line)
         if summary.unreadable or (strict and (summary.failed or summary.still_failed)):

@@ -2,24 +2,22 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, IndexOption, commands, progress, say
-from clipsearch.cli.options.collection import (
-    UnderOption,
-    directory_of_one,
-    say_skipped,
-)
-from clipsearch.cli.options.model import ModelChoice, load_encoder, load_text_encoder
+from clipsearch.cli.options.collection import UnderOption, directory_of_one, say_skipped
+from clipsearch.cli.render import reports
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.errors import ExitCode, IndexUnreadable
-
-if TYPE_CHECKING:
-    from clipsearch.evaluation.probes import KeptProbe
-    from clipsearch.storage.catalog import Store
+from clipsearch.evaluation import probes
+from clipsearch.evaluation.probes import KeptProbe
+from clipsearch.evaluation.train import train_on
+from clipsearch.models.load import Encoders
+from clipsearch.storage.catalog import Store
+from clipsearch.text import printable
 
 _HELP = """Train classes of your own on labelled pictures, and look after them.
 
@@ -71,39 +69,12 @@ def train_command(
       clipsearch classify --probe defects
       clipsearch search @defects/scratch
     """
-    from clipsearch.evaluation import labelled as labels
-    from clipsearch.evaluation import probes
-    from clipsearch.indexing.embed import embeddings_of
-    from clipsearch.models import registry
-    from clipsearch.storage.catalog import Store
-    from clipsearch.storage.collection import Collection
-
     probes.check_name(name)
-    choice = ModelChoice(device=device, offline=True)
     with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
-        taxonomy = labels.own_taxonomy(labelled, Collection(store).domain)
-        training = labels.read(labelled, taxonomy)
-        assert isinstance(training, labels.LabelledImages)
-        files = registry.locate(store.spec)
+        encoders = Encoders.of(store.spec, device, say)
         with progress() as bar:
-            found = embeddings_of(
-                training.root,
-                training.paths,
-                store.spec,
-                store,
-                lambda: load_encoder(files, choice),
-                bar,
-            )
-        say_skipped(found.failed)
-        kept = probes.make(
-            name,
-            store,
-            training.only(found.rows),
-            found.vectors,
-            taxonomy,
-            load_text_encoder(files, choice),
-        )
-        probes.keep(store, kept)
+            kept, skipped = train_on(labelled, name, store, encoders, bar)
+        say_skipped(skipped)
         _write(kept, store, json)
     return ExitCode.OK
 
@@ -121,10 +92,6 @@ def list_command(
       clipsearch probe list
       clipsearch probe list --under ~/Pictures --json
     """
-    from clipsearch.evaluation import probes
-    from clipsearch.storage.catalog import Store
-    from clipsearch.text import printable
-
     code = ExitCode.OK
     with Store.open(directory_of_one([], under, index)) as store:
         names = probes.names(store)
@@ -155,9 +122,6 @@ def show_command(
     Examples:
       clipsearch probe show defects
     """
-    from clipsearch.evaluation import probes
-    from clipsearch.storage.catalog import Store
-
     with Store.open(directory_of_one([], under, index)) as store:
         _write(probes.load(store, name), store, json)
     return ExitCode.OK
@@ -171,18 +135,13 @@ def remove_command(name: NameArgument, under: UnderOption = None, index: IndexOp
     Examples:
       clipsearch probe remove defects
     """
-    from clipsearch.evaluation import probes
-    from clipsearch.storage.catalog import Store
-
     with Store.open_for_writing(directory_of_one([], under, index)) as store:
         probes.remove(store, name)
     say(f"the probe '{name}' is removed")
     return ExitCode.OK
 
 
-def _write(kept: "KeptProbe", store: "Store", json: bool) -> None:
-    from clipsearch.cli.render import reports
-
+def _write(kept: KeptProbe, store: Store, json: bool) -> None:
     if kept.model != store.spec.fingerprint:
         say(f"the probe '{kept.name}' is of no use here: it was trained for another model")
     if json:

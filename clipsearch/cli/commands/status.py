@@ -7,8 +7,13 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli.app import IndexOption, commands
+from clipsearch.cli.render import output
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.errors import ClipsearchError, ExitCode
+from clipsearch.models import registry
+from clipsearch.storage import known
+from clipsearch.storage.catalog import Store
+from clipsearch.storage.collection import Collection
 
 app = commands()
 
@@ -28,12 +33,6 @@ def status_command(
       clipsearch status
       clipsearch status ~/Pictures --json
     """
-    from clipsearch.cli.render import output
-    from clipsearch.models import registry
-    from clipsearch.storage import known
-    from clipsearch.storage.catalog import Store
-    from clipsearch.storage.collection import Collection
-
     start = (folder or Path()).resolve()
     for directory in known.find(start, index):
         with Store.open(directory) as store:
@@ -66,12 +65,9 @@ def models_command(
       clipsearch models
       clipsearch models --all | grep ViT-L
     """
-    from clipsearch.cli.render import output
-    from clipsearch.models import registry
-
     print(output.models_text(registry.on_this_machine()))
     if all:
-        from clipsearch.models.open_clip import published_weights
+        from clipsearch.models.open_clip import published_weights  # seconds of torch
 
         print("\nArchitectures and the published weights of each (--model NAME --pretrained TAG):")
         for name in registry.architectures():

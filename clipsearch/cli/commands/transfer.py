@@ -2,30 +2,20 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, progress, say
 from clipsearch.cli.options.filters import FilterOptions
 from clipsearch.cli.options.groups import grouped
-from clipsearch.cli.options.model import (
-    ModelChoice,
-    load_encoder,
-    load_text_encoder,
-    model_for,
-    named_model,
-)
 from clipsearch.cli.searching import opened, tell_left_out
-from clipsearch.errors import ExchangeError, ExitCode, IndexNotFound, UsageError
-from clipsearch.paths import relative
-
-if TYPE_CHECKING:
-    from clipsearch.indexing.transfer import Export
-    from clipsearch.records import ModelFiles
+from clipsearch.errors import ExitCode, UsageError
+from clipsearch.indexing.transfer.export import export
+from clipsearch.indexing.transfer.import_ import ImportOptions, import_embeddings
+from clipsearch.models.choice import ModelChoice
+from clipsearch.text import printable
 
 app = commands()
 
@@ -63,8 +53,6 @@ def export_command(
       clipsearch export embeddings
       clipsearch export embeddings --npy --under 2024 --type jpeg
     """
-    from clipsearch.indexing import transfer
-
     with opened(where, index) as (stores, only), progress() as bar:
         if len(stores) > 1:
             raise UsageError(
@@ -72,8 +60,7 @@ def export_command(
                 hint="Say which one you mean with --under FOLDER.",
             )
         tell_left_out(stores, only)
-        kind: transfer.Kind = "parquet" if parquet else "jsonl"
-        rows = transfer.export(stores[0], folder, kind, only, bar)
+        rows = export(stores[0], folder, "parquet" if parquet else "jsonl", only, bar)
     if not rows:
         say("no indexed picture passes the filters; nothing was written")
         return ExitCode.NO_MATCH
@@ -138,94 +125,23 @@ def import_command(
       clipsearch import embeddings --root ~/Pictures
       clipsearch import laion --root ./photos --model ViT-B-32 --pretrained openai
     """
-    from clipsearch.images import scan
-    from clipsearch.indexing import transfer
-    from clipsearch.storage import collection, known
-    from clipsearch.storage.catalog import Store
-
-    if not root.is_dir():
-        raise UsageError(f"{root} is no folder", hint="--root takes the folder of pictures.")
-    choice = ModelChoice(model, pretrained, device, None, offline)
-    exported = transfer.read(source)
-    folder = root.resolve()
-    holder = None if index else known.holding(folder)
-    directory = holder or known.directory_for(folder, index)
-    with ExitStack() as stack, progress() as bar:
-        store: Store | None = None
-        try:
-            store = stack.enter_context(Store.open_for_writing(directory))
-        except IndexNotFound:
-            files = _model_of(exported, choice)
-        else:
-            if not folder.is_relative_to(store.root):
-                raise UsageError(
-                    f"the index at {directory} is that of {store.root}, not of {folder}",
-                    hint="Name another place with --index.",
-                )
-            files = model_for(store, choice, may_change=False)
-        transfer.require_model(exported, files.spec)
-        base = store.root if store else folder
-        under = relative(folder, base)
-        found = scan.find(os.fsencode(base), under=under)
-        matched = transfer.match(
-            exported,
-            os.fsencode(folder),
-            os.fsencode(base),
-            found,
-            store.known(under) if store else {},
-        )
-        _name("no picture in the folder for", matched.missing)
-        _name("a second row for", matched.duplicates)
-        if not matched.wanted and not matched.known:
-            raise ExchangeError(
-                f"none of the {exported.rows} rows of {source} names a picture in {root}",
-                hint="--root takes the folder that their image_path is in, or is relative to.",
-            )
-        done, compared = transfer.Imported(), 0
-        if matched.wanted:
-            compared = transfer.check(
-                exported,
-                matched,
-                os.fsencode(base),
-                files.spec,
-                lambda: load_encoder(files, choice),
-                sample,
-                bar,
-            )
-            store = store or stack.enter_context(Store.create(directory, folder, files.spec))
-            known.remember(directory, store.root)
-            done = transfer.add(store, exported, matched, bar)
-            store.update_vector_index()
-            bar("measuring what scores mean", 0, 1)
-            collection.calibrate(store, lambda: load_text_encoder(files, choice))
+    options = ImportOptions(ModelChoice(model, pretrained, device, None, offline), index, sample)
+    with progress() as bar:
+        done = import_embeddings(source, root, options, progress=bar, notify=say)
+    _name("no picture in the folder for", done.missing)
+    _name("a second row for", done.duplicates)
     _name("left to clipsearch index:", done.left)
     _name("skipping", [path for path, _ in done.failed], [reason for _, reason in done.failed])
     say(
-        f"{_shown(os.fsencode(root))}: {done.added} imported, {matched.known} indexed before, "
-        f"{len(matched.missing)} missing, {len(matched.duplicates)} duplicates, "
+        f"{_shown(os.fsencode(root))}: {done.added} imported, {done.known} indexed before, "
+        f"{len(done.missing)} missing, {len(done.duplicates)} duplicates, "
         f"{len(done.left)} left to index, {len(done.failed)} failed; "
-        f"{compared} compared with embeddings made anew"
+        f"{done.compared} compared with embeddings made anew"
     )
     return ExitCode.OK
 
 
-def _model_of(exported: "Export", choice: ModelChoice) -> "ModelFiles":
-    """The model of a new index: the one that was named, or that the export tells."""
-    if choice.name is None and choice.pretrained is None:
-        if not exported.told:
-            raise UsageError(
-                f"{exported.folder} does not tell which model made it",
-                hint="Name it, for example with --model ViT-B-32 --pretrained openai.",
-            )
-        # A file that came from elsewhere may name a model, and not have one fetched.
-        named = exported.told["name"], exported.told.get("pretrained")
-        choice = replace(choice, name=named[0], pretrained=named[1], offline=True)
-    return named_model(choice)
-
-
 def _name(what: str, paths: Sequence[bytes], reasons: Sequence[str] = ()) -> None:
-    from clipsearch.text import printable
-
     for n, path in enumerate(paths[:_NAMED]):
         say(f"{what} {_shown(path)}" + (f": {printable(reasons[n])}" if reasons else ""))
     if len(paths) > _NAMED:
@@ -233,6 +149,4 @@ def _name(what: str, paths: Sequence[bytes], reasons: Sequence[str] = ()) -> Non
 
 
 def _shown(path: bytes) -> str:
-    from clipsearch.text import printable
-
     return printable(os.fsdecode(path))

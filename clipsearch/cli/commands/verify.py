@@ -1,21 +1,23 @@
 """``clipsearch verify``."""
 
 import os
-import shutil
 import sys
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clipsearch.cli.app import DeviceOption, IndexOption, commands, say
-from clipsearch.cli.options.model import ModelChoice, load_encoder
+from clipsearch.cli.render import output
 from clipsearch.cli.render.json_lines import json_line
-from clipsearch.errors import ExitCode, IndexUnreadable
-
-if TYPE_CHECKING:
-    from clipsearch.records import Encoder, ModelSpec
+from clipsearch.errors import ExitCode
+from clipsearch.images import scan
+from clipsearch.indexing import verify
+from clipsearch.indexing.embed import LoadEncoder
+from clipsearch.models.load import Encoders
+from clipsearch.records import ModelSpec
+from clipsearch.storage import known
+from clipsearch.storage.catalog import Store
 
 app = commands()
 
@@ -53,12 +55,6 @@ def verify_command(
       clipsearch verify ~/Pictures --sample 200
       clipsearch verify --repair && clipsearch index .
     """
-    from clipsearch.cli.render import output
-    from clipsearch.images import scan
-    from clipsearch.indexing import verify
-    from clipsearch.storage import known
-    from clipsearch.storage.catalog import Store
-
     start = (folder or Path()).resolve()
     code = ExitCode.OK
     for directory in known.find(start, index):
@@ -67,9 +63,8 @@ def verify_command(
             found = scan.find(os.fsencode(root)) if root.is_dir() else None
             if found is None:
                 say(f"{root} is not there; the index is checked without its pictures")
-            encoder = partial(_encoder, store.spec, device)
             problems = []
-            for problem in verify.verify(store, found, encoder, sample):
+            for problem in verify.verify(store, found, _loads(store.spec, device), sample):
                 problems.append(problem)
                 if json:
                     sys.stdout.buffer.write(json_line(output.problem_record(problem)))
@@ -87,32 +82,12 @@ def verify_command(
                 say(f"embed what was forgotten with: clipsearch index {root}")
                 continue
         if repair and damaged and damaged[0].kind == "catalogue":
-            _salvage(directory)
+            kept = verify.salvage(directory)
+            say(f"{root}: {kept} pictures were saved from the damaged catalogue")
+            say(f"embed what was lost with: clipsearch index {root}")
     return code
 
 
-def _encoder(spec: "ModelSpec", device: str) -> "Encoder":
-    from clipsearch.models import registry
-
-    choice = ModelChoice(device=device, offline=True)
-    return load_encoder(registry.locate(spec), choice)
-
-
-def _salvage(directory: Path) -> None:
-    """Put a catalogue of all that can still be read in the place of a damaged one."""
-    from clipsearch.storage.catalog import CATALOG, REBUILD, Store
-
-    with Store.open_for_writing(directory) as old:
-        root, spec = old.root, old.spec
-        shutil.rmtree(directory / REBUILD, ignore_errors=True)
-        with Store.create(directory / REBUILD, root, spec) as new:
-            kept = old.salvage(new)
-            if kept == 0:
-                raise IndexUnreadable(
-                    f"no picture can be read from {directory / CATALOG}",
-                    hint=f"Delete {directory} and index again; nothing in it can be saved.",
-                )
-            new.update_vector_index(anew=True)
-            old.replace_with(new)
-    say(f"{root}: {kept} pictures were saved from the damaged catalogue")
-    say(f"embed what was lost with: clipsearch index {root}")
+def _loads(spec: ModelSpec, device: str) -> LoadEncoder:
+    encoders = Encoders.of(spec, device, say)
+    return lambda: encoders.both

@@ -29,13 +29,15 @@ import numpy as np
 from PIL import Image
 
 from clipsearch import typed
-from clipsearch.errors import CollectionGone, ImageError
+from clipsearch.errors import CollectionGone, ImageError, StoreError
 from clipsearch.images import decode
 from clipsearch.indexing.embed import LoadEncoder, Progress, encode
+from clipsearch.models.choice import Notify
 from clipsearch.paths import absolute, is_as_indexed
 from clipsearch.records import IndexedImage, Pixels, Preprocessing, Vectors
 from clipsearch.search.duplicates import structure
 from clipsearch.storage.catalog import Store
+from clipsearch.text import printable
 
 KEPT = 0.95
 """The share of the changed copies that are similar enough to their originals."""
@@ -121,13 +123,39 @@ def keep(store: Store, found: Likeness) -> None:
         store.attach(_ATTACHMENT, found.to_json())
 
 
+def known(
+    store: Store,
+    load_encoder: LoadEncoder,
+    *,
+    progress: Progress = lambda doing, done, total: None,
+    notify: Notify = lambda message: None,
+) -> Likeness:
+    """What was measured for the collection; else it is measured now, and kept for the next time.
+
+    Raises CollectionGone if none of its pictures can be read, and ModelError.
+    """
+    before = kept(store)
+    if before is not None and not is_outdated(before, store):
+        return before
+    root = printable(os.fspath(store.root))
+    notify(f"measuring once what near-duplicates are like in {root}")
+    found = measure(store, load_encoder, progress)
+    try:
+        with Store.open_for_writing(store.directory) as writer:
+            keep(writer, found)
+    except StoreError as error:
+        why = printable(str(error))
+        notify(f"it will be measured again the next time, since it cannot be kept: {why}")
+    return found
+
+
 def measure(store: Store, load_encoder: LoadEncoder, progress: Progress) -> Likeness:
     """Measure it on a sample of the collection, which is the same for the same pictures.
 
     Raises CollectionGone if none of them can be read, and ModelError.
     """
-    ids, known = store.ids(), store.images()
-    chosen = [known[n] for n in np.random.default_rng(0).permutation(len(known))[:_SAMPLE]]
+    ids, images = store.ids(), store.images()
+    chosen = [images[n] for n in np.random.default_rng(0).permutation(len(images))[:_SAMPLE]]
     originals, small, copies = [], [], []
     for done, image in enumerate(chosen):
         progress("changing pictures a little", done, len(chosen))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from clipsearch.errors import TooFewExamples
-from clipsearch.evaluation import probe
-from clipsearch.evaluation.probe import Probe, fit, held_out, train
+from clipsearch.evaluation import train as training
+from clipsearch.evaluation.probes import Probe
+from clipsearch.evaluation.train import fit, held_out, train
 from clipsearch.records import Vectors
 from clipsearch.vectors import l2_normalise
 
@@ -75,7 +76,7 @@ def test_what_cannot_be_learned_is_not_claimed() -> None:
 
 def test_every_fold_has_its_share_of_every_class() -> None:
     labels = np.array([0] * 50 + [1] * 10 + [2] * 5)
-    folds = probe._folds(labels)
+    folds = training._folds(labels)
     for c, share in enumerate((10, 2, 1)):
         assert np.bincount(folds[labels == c]).tolist() == [share] * 5
 

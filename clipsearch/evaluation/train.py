@@ -1,4 +1,4 @@
-"""Linear probes: classes learned from labelled pictures, on the embeddings as they are.
+"""Train linear probes: learn classes from labelled pictures, on the embeddings as they are.
 
 A linear probe is a multinomial logistic regression with an L2 penalty, as the CLIP paper fits it
 (Radford et al. 2021, appendix A.3)::
@@ -17,19 +17,33 @@ takes the accuracy: with few pictures many strengths share one accuracy, and the
 to be of use too.
 """
 
-import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from clipsearch.domain.zero_shot import Ranked
+from clipsearch.domain.intervals import Estimate, proportion
+from clipsearch.domain.taxonomy import Domain
+from clipsearch.domain.zero_shot import class_embeddings
 from clipsearch.errors import TooFewExamples
-from clipsearch.records import Vectors
-from clipsearch.vectors import l2_normalise
+from clipsearch.evaluation.labelled import LabelledImages, own_taxonomy, read
+from clipsearch.evaluation.probes import (
+    Floats,
+    KeptProbe,
+    Probe,
+    check_name,
+    keep,
+    log_softmax,
+    softmax,
+)
+from clipsearch.indexing.embed import Progress, embeddings_of
+from clipsearch.models.load import Encoders
+from clipsearch.records import TextEncoder, Vectors
+from clipsearch.storage.catalog import Store
+from clipsearch.storage.collection import Collection
 
-Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 LEAST_PER_CLASS = 3
@@ -46,70 +60,65 @@ _TOLERANCE = 1e-6
 """Of the gradient, for each picture."""
 
 
-@dataclass(frozen=True)
-class Probe:
-    """A linear classifier over embeddings."""
+def train_on(
+    source: Path,
+    name: str,
+    store: Store,
+    encoders: Encoders,
+    progress: Progress = lambda doing, done, total: None,
+) -> tuple[KeptProbe, tuple[tuple[bytes, str], ...]]:
+    """Train a probe on a labelled set and keep it with the index, which is open for writing.
 
-    classes: tuple[str, ...]
-    weights: Floats
-    """``(classes, dim)``."""
-    intercepts: Floats
-    """``(classes,)``."""
-    l2: float
-    """The strength of the penalty that was chosen."""
+    It replaces a probe of the same name. Also says which pictures cannot be decoded, and why.
+    Raises UsageError or RefusedByPolicy for the name, BadLabels, TooFewExamples, ModelError.
+    """
+    check_name(name)
+    taxonomy = own_taxonomy(source, Collection(store).domain)
+    training = read(source, taxonomy)
+    assert isinstance(training, LabelledImages)
+    found = embeddings_of(
+        *(training.root, training.paths, store.spec, store),
+        lambda: encoders.both,
+        progress,
+    )
+    labels = training.only(found.rows)
+    kept = make(name, store, labels, found.vectors, taxonomy, encoders.text)
+    keep(store, kept)
+    return kept, found.failed
 
-    def probabilities(self, images: Vectors) -> Floats:
-        """``(n, dim)`` unit vectors to ``(n, classes)``; each row sums to 1."""
-        return _softmax(images @ self.weights.T + self.intercepts)
 
-    def classify(self, images: Vectors, k: int) -> list[list[Ranked]]:
-        """The ``k`` most probable classes of each picture, best first."""
-        shares = self.probabilities(images)
-        similarities = images @ self.directions.T
-        order = np.argsort(-shares, axis=1, kind="stable")[:, :k]
-        return [
-            [
-                Ranked(int(c), self.classes[c], float(shares[n, c]), float(similarities[n, c]))
-                for c in order[n]
-            ]
-            for n in range(len(images))
-        ]
+def make(
+    name: str,
+    store: Store,
+    labels: LabelledImages,
+    images: Vectors,
+    taxonomy: Domain,
+    encoder: TextEncoder,
+) -> KeptProbe:
+    """Train a probe on all pictures, after measuring on them what such a probe is worth.
 
-    @property
-    def directions(self) -> Vectors:
-        """A unit vector for each class, ``(classes, dim)``: what to search with for its pictures.
+    labels: classes are those of ``taxonomy``, the labelled set's own. images: ``(n, dim)``.
+    Raises TooFewExamples.
+    """
+    names, actual = taxonomy.class_names, np.asarray(labels.classes)
+    given = held_out(images, labels.classes, names)
+    classes = class_embeddings(taxonomy, encoder)
+    counts = np.bincount(actual, minlength=len(names))
+    return KeptProbe(
+        name=name,
+        probe=train(images, labels.classes, names),
+        model=store.spec.fingerprint,
+        source=labels.source,
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        images=tuple(int(count) for count in counts),
+        held_out=_accuracy(given, actual),
+        zero_shot=_accuracy((images @ classes.T).argmax(axis=1), actual),
+        most_frequent=float(counts.max() / counts.sum()),
+    )
 
-        It is the class's weights less the mean of all, along which its log odds against the
-        others rise fastest. With two classes the ranking is that of the probabilities.
-        """
-        return l2_normalise(self.weights - self.weights.mean(axis=0))
 
-    def to_bytes(self) -> bytes:
-        """To be kept; ``from_bytes`` is the inverse."""
-        file = io.BytesIO()
-        np.savez(
-            file,
-            classes=np.array(self.classes),
-            weights=self.weights.astype(np.float32),
-            intercepts=self.intercepts,
-            l2=self.l2,
-        )
-        return file.getvalue()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "Probe":
-        """What ``to_bytes`` kept. Raises ValueError, among others, for anything else."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            probe = cls(
-                classes=tuple(str(name) for name in arrays["classes"]),
-                weights=arrays["weights"].astype(np.float64),
-                intercepts=arrays["intercepts"].astype(np.float64),
-                l2=float(arrays["l2"]),
-            )
-        count = len(probe.classes)
-        if probe.weights.shape[:-1] != (count,) or probe.intercepts.shape != (count,):
-            raise ValueError(f"the weights are not those of {count} classes")
-        return probe
+def _accuracy(given: npt.NDArray[np.int64], actual: npt.NDArray[np.int64]) -> Estimate:
+    return proportion(int((given == actual).sum()), len(actual))
 
 
 def train(images: Vectors, labels: Sequence[int], classes: Sequence[str]) -> Probe:
@@ -164,12 +173,12 @@ def fit(x: Floats, labels: Ints, classes: int, l2: float, start: Floats | None =
     penalty = np.r_[np.full(x.shape[1], l2), 0.0]
 
     def loss(weights: Floats) -> float:
-        log_shares = _log_softmax(design @ weights.T)
+        log_shares = log_softmax(design @ weights.T)
         return float(0.5 * (penalty * weights**2).sum() - (target * log_shares).sum())
 
     weights = np.zeros((classes, design.shape[1])) if start is None else start
     for _ in range(_MOST_STEPS):
-        shares = _softmax(design @ weights.T)  # (n, classes)
+        shares = softmax(design @ weights.T)  # (n, classes)
         gradient = (shares - target).T @ design + penalty * weights
         if np.abs(gradient).max() <= _TOLERANCE * len(x):
             break
@@ -236,7 +245,7 @@ def _choose(x: Floats, labels: Ints, classes: int) -> float:
                 now, rest = folds == fold, folds != fold
                 weights = fit(x[rest], labels[rest], classes, 10.0**exponent, latest[fold])
                 latest[fold] = weights
-                log_shares = _log_softmax(_scores(x[now], weights))
+                log_shares = log_softmax(_scores(x[now], weights))
                 total -= float(log_shares[np.arange(now.sum()), labels[now]].sum())
             losses[exponent] = total
         return losses[exponent]
@@ -279,20 +288,6 @@ def _require_enough(labels: Ints, classes: Sequence[str]) -> None:
         )
 
 
-# -- softmax -----------------------------------------------------------------------------------
-
-
 def _scores(x: Floats, weights: Floats) -> Floats:
     scores: Floats = x @ weights[:, :-1].T + weights[:, -1]
     return scores
-
-
-def _log_softmax(scores: Floats) -> Floats:
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    logs: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return logs
-
-
-def _softmax(scores: Floats) -> Floats:
-    shares: Floats = np.exp(_log_softmax(scores))
-    return shares

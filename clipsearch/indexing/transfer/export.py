@@ -1,0 +1,116 @@
+"""Write the embeddings of a collection for other programs."""
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipsearch.errors import ExchangeError
+from clipsearch.indexing.embed import Progress
+from clipsearch.indexing.transfer.layout import (
+    EMBEDDINGS,
+    MANIFEST,
+    METADATA,
+    Kind,
+    pyarrow,
+    write_embeddings,
+    write_manifest,
+    write_metadata,
+)
+from clipsearch.paths import absolute
+from clipsearch.records import EmbeddedImage, Filter
+from clipsearch.storage.catalog import Store
+from clipsearch.storage.vector_file import Ids
+
+_ROWS_PER_SHARD = 100_000
+"""A hundred megabytes with 512 dimensions."""
+
+
+def export(store: Store, folder: Path, kind: Kind, only: Filter, progress: Progress) -> int:
+    """Write the pictures that a filter lets through to ``folder``; how many they are.
+
+    All of it is there in the end, or nothing is. Raises ExchangeError if ``folder`` is not empty,
+    if it cannot be written to, or if parquet is wanted and pyarrow is not installed; nothing is
+    written where no picture passes.
+    """
+    _require_new(folder)
+    folder = Path(os.path.abspath(folder))
+    if kind == "parquet":
+        pyarrow()
+    ids = store.ids(only)
+    if not len(ids):
+        return 0
+    unfinished = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        for part in (unfinished, unfinished / EMBEDDINGS, unfinished / METADATA):
+            part.mkdir()
+        rows = []
+        starts = range(0, len(ids), _ROWS_PER_SHARD)
+        for number, start in enumerate(starts):
+            progress("exporting", start, len(ids))
+            name = str(number).zfill(len(str(len(starts) - 1)))
+            rows.append(
+                _write_shard(
+                    unfinished / EMBEDDINGS / f"img_emb_{name}.npy",
+                    unfinished / METADATA / f"metadata_{name}.{kind}",
+                    store,
+                    ids[start : start + _ROWS_PER_SHARD],
+                )
+            )
+        write_manifest(unfinished / MANIFEST, store.root, store.spec, rows)
+        if folder.exists():
+            folder.rmdir()
+        unfinished.rename(folder)
+    except OSError as error:
+        raise ExchangeError(
+            f"cannot write {folder}: {error.strerror or error}",
+            hint="Nothing was written. Name a new folder on a disk with room.",
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return sum(rows)
+
+
+def _require_new(folder: Path) -> None:
+    if not folder.parent.is_dir():
+        raise ExchangeError(
+            f"there is no folder {folder.parent} to write {folder.name} to", hint="Make it first."
+        )
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise ExchangeError(f"{folder} is no folder", hint="Name a new one.")
+    if folder.exists() and any(folder.iterdir()):
+        raise ExchangeError(
+            f"{folder} is not empty", hint="Name a new folder; nothing is ever overwritten."
+        )
+
+
+def _write_shard(embeddings: Path, metadata: Path, store: Store, ids: Ids) -> int:
+    """How many pictures it has: one may have been removed meanwhile."""
+    root = os.fsencode(store.root)
+    vectors = np.empty((len(ids), store.spec.dim), np.float16)
+    rows: list[dict[str, Any]] = []
+    for image in store.whole(ids):
+        vectors[len(rows)] = image.vector
+        rows.append(_row(image, root))
+    write_embeddings(embeddings, vectors[: len(rows)])
+    write_metadata(metadata, rows)
+    return len(rows)
+
+
+def _row(image: EmbeddedImage, root: bytes) -> dict[str, Any]:
+    path = absolute(root, image.file.path)
+    text = path.decode("utf-8", "replace")
+    return {
+        "image_path": text,
+        "path_bytes": None if text.encode() == path else path,
+        "width": image.width,
+        "height": image.height,
+        "taken_at": image.taken_at,
+        "camera": image.camera,
+        "latitude": image.latitude,
+        "longitude": image.longitude,
+        "content_hash": image.content_hash.hex(),
+    }

@@ -1,0 +1,374 @@
+"""Index pictures with embeddings that were made before, by clipsearch or by other programs."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from clipsearch.errors import ExchangeError, ImageError, IndexNotFound, UsageError
+from clipsearch.images import scan
+from clipsearch.images.pool import DecodePool
+from clipsearch.indexing.embed import LoadEncoder, Progress, embed_files, reason
+from clipsearch.indexing.transfer.layout import Export, array, read, rows_of
+from clipsearch.indexing.update import model_for, place_of
+from clipsearch.indexing.verify import SAME
+from clipsearch.models.choice import ModelChoice, Notify
+from clipsearch.paths import absolute, relative
+from clipsearch.records import (
+    EmbeddedImage,
+    Found,
+    ImageFile,
+    KnownImage,
+    ModelFiles,
+    ModelSpec,
+    SeenImage,
+    Vectors,
+)
+from clipsearch.storage import collection, known
+from clipsearch.storage.catalog import Store
+from clipsearch.text import printable
+from clipsearch.vectors import l2_normalise
+
+_FILES_PER_COMMIT = 500
+"""How many imported pictures share a commit, which costs an fsync."""
+
+_SEEN_AHEAD = 64
+
+_UNIT = 0.001
+"""How far rounding to fp16 takes a unit vector's length from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """How embeddings are to be imported."""
+
+    model: ModelChoice = field(default_factory=ModelChoice)
+    """Which made them; if it is not named, that of the index, or the one that the export tells."""
+    index: Path | None = None
+    """Where the index lies; None: in the folder, or where it is remembered to be."""
+    sample: int = 20
+    """How many embeddings are made again from their pictures and compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportSummary:
+    """What one import did."""
+
+    added: int
+    known: int
+    """Rows of pictures that the index had."""
+    missing: tuple[bytes, ...]
+    """Paths, as the export has them, that name no picture in the folder."""
+    duplicates: tuple[bytes, ...]
+    """Paths that an earlier row had already."""
+    left: list[bytes]
+    """Pictures that are left to ``index``: see ``Row.is_of``."""
+    failed: list[tuple[bytes, str]]
+    """Pictures that cannot be read, with the reason."""
+    compared: int
+    """How many embeddings were compared with ones made again."""
+
+
+def import_embeddings(
+    source: Path,
+    root: Path,
+    options: ImportOptions,
+    *,
+    progress: Progress = lambda doing, done, total: None,
+    notify: Notify = lambda message: None,
+) -> ImportSummary:
+    """Index the pictures of the folder ``root`` with the embeddings of an export.
+
+    Every batch is committed at once. Raises ExchangeError, before anything is imported, for what
+    does not hold together and for embeddings that are not their pictures' own; UsageError,
+    ModelError, StoreError.
+    """
+    if not root.is_dir():
+        raise UsageError(f"{root} is no folder", hint="--root takes the folder of pictures.")
+    exported, choice = read(source), options.model
+    folder = root.resolve()
+    directory = place_of(folder, options.index)
+    with ExitStack() as stack:
+        store: Store | None = None
+        try:
+            store = stack.enter_context(Store.open_for_writing(directory))
+        except IndexNotFound:
+            files = _model_of(exported, choice, notify)
+        else:
+            if not folder.is_relative_to(store.root):
+                raise UsageError(
+                    f"the index at {directory} is that of {store.root}, not of {folder}",
+                    hint="Name another place with --index.",
+                )
+            files = model_for(store, choice, may_change=False, notify=notify)
+        require_model(exported, files.spec)
+        base = store.root if store else folder
+        under = relative(folder, base)
+        found = scan.find(os.fsencode(base), under=under)
+        before = store.known(under) if store else {}
+        matched = match(exported, os.fsencode(folder), os.fsencode(base), found, before)
+        if not matched.wanted and not matched.known:
+            raise ExchangeError(
+                f"none of the {exported.rows} rows of {source} names a picture in {root}"
+                + "".join(
+                    f"; the first names {printable(os.fsdecode(path))}"
+                    for path in matched.missing[:1]
+                ),
+                hint="--root takes the folder that their image_path is in, or is relative to.",
+            )
+        done, compared = Imported(), 0
+        if matched.wanted:
+            encoders = choice.encoders(files, notify)
+            compared = check(matched, files.spec, lambda: encoders.both, options.sample, progress)
+            store = store or stack.enter_context(Store.create(directory, folder, files.spec))
+            known.remember(directory, store.root)
+            done = add(store, matched, progress)
+            store.update_vector_index()
+            progress("measuring what scores mean", 0, 1)
+            collection.calibrate(store, lambda: encoders.text)
+    return ImportSummary(
+        done.added,
+        matched.known,
+        matched.missing,
+        matched.duplicates,
+        done.left,
+        done.failed,
+        compared,
+    )
+
+
+def _model_of(exported: Export, choice: ModelChoice, notify: Notify) -> ModelFiles:
+    """The model of a new index: the one that was named, or that the export tells."""
+    if not choice.is_named:
+        if not exported.told:
+            raise UsageError(
+                f"{exported.folder} does not tell which model made it",
+                hint="Name it, for example with --model ViT-B-32 --pretrained openai.",
+            )
+        # A file that came from elsewhere may name a model, and not have one fetched.
+        named = exported.told["name"], exported.told.get("pretrained")
+        choice = replace(choice, name=named[0], pretrained=named[1], offline=True)
+    return choice.files(notify)
+
+
+class Row(NamedTuple):
+    """An embedding and the file that it is of."""
+
+    file: ImageFile
+    shard: int
+    row: int
+    content_hash: bytes | None
+    """What the picture was when it was embedded, where the export tells."""
+
+    def is_of(self, seen: SeenImage) -> bool:
+        """Whether the embedding is of what there is to be seen now.
+
+        Where the export does not tell, another program may have made it: a picture that not all
+        programs show alike may then have another embedding.
+        """
+        return seen.alike if self.content_hash is None else self.content_hash == seen.content_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """Which rows of an export belong to which files."""
+
+    exported: Export
+    root: bytes
+    """The collection's, absolute: the files are relative to it."""
+    wanted: tuple[Row, ...]
+    """Those that are to be imported."""
+    known: int
+    """Rows of pictures that the index has."""
+    missing: tuple[bytes, ...]
+    """Paths, as the export has them, that name no picture in the folder."""
+    duplicates: tuple[bytes, ...]
+    """Paths that an earlier row had already."""
+
+
+@dataclass(slots=True)
+class Imported:
+    """What became of the rows that were to be imported."""
+
+    added: int = 0
+    failed: list[tuple[bytes, str]] = field(default_factory=list)
+    """Pictures that cannot be read, with the reason."""
+    left: list[bytes] = field(default_factory=list)
+    """Pictures that have changed since, or that not all programs show alike: see ``Row.is_of``."""
+
+
+def require_model(exported: Export, spec: ModelSpec) -> None:
+    """Raise ExchangeError if an export cannot be this model's."""
+    if exported.told.get("fingerprint", spec.fingerprint) != spec.fingerprint:
+        raise ExchangeError(
+            f"the embeddings in {exported.folder} are of {exported.told['model']}, "
+            f"and not of {spec.label}",
+            hint="Import them with their own model: leave --model out, or give another --index.",
+        )
+    if exported.dim != spec.dim:
+        raise ExchangeError(
+            f"the embeddings in {exported.folder} have {exported.dim} dimensions, "
+            f"and {spec.label} makes {spec.dim}",
+            hint="Name the model that made them with --model and --pretrained.",
+        )
+
+
+def match(
+    exported: Export, folder: bytes, root: bytes, found: Found, known: dict[bytes, KnownImage]
+) -> Matched:
+    """Find the file that each row of an export is about.
+
+    folder: where the pictures are, absolute. root: the collection's, which holds it. found: the
+    pictures below ``folder``. A row's path is absolute, or relative to ``folder`` or to the
+    current folder; or it lies below the folder that was exported as its file does below this one.
+    """
+    files = {file.path: file for file in found.files}
+    place = _Places(folder, root, exported.told.get("root"))
+    wanted, missing, duplicates = [], [], []
+    seen: set[bytes] = set()
+    old = 0
+    for number, shard in enumerate(exported.shards):
+        for row, (path, content_hash) in enumerate(rows_of(shard.metadata)):
+            file = next((files[here] for here in place(path) if here in files), None)
+            if file is None:
+                missing.append(path)
+            elif file.path in seen:
+                duplicates.append(path)
+            else:
+                seen.add(file.path)
+                entry = known.get(file.path)
+                if entry is None or entry.failed or (entry.size, entry.mtime_ns) != file[1:]:
+                    wanted.append(Row(file, number, row, content_hash))
+                else:
+                    old += 1
+    return Matched(exported, root, tuple(wanted), old, tuple(missing), tuple(duplicates))
+
+
+def check(
+    matched: Matched, spec: ModelSpec, load_encoder: LoadEncoder, sample: int, progress: Progress
+) -> int:
+    """Make a sample of the embeddings anew from the pictures; how many were compared.
+
+    The same model agrees with itself up to rounding, the device and the reduced decoding of large
+    JPEGs: cosines of 0.99 and more. Another model's embeddings, or those of other pictures, are
+    far below. Raises ExchangeError if one does not agree, or if none can be compared.
+    """
+    load_encoder = cache(load_encoder)
+    exported, root = matched.exported, matched.root
+    order = np.random.default_rng().permutation(len(matched.wanted))
+    candidates = _comparable((matched.wanted[n] for n in order), root)
+    compared = 0
+    while rows := {row.file: row for row in islice(candidates, sample - compared)}:
+        for batch in embed_files(
+            root, list(rows), spec.preprocessing, load_encoder, progress=progress
+        ):
+            for file, outcome in batch:
+                if isinstance(outcome, EmbeddedImage):
+                    _require_same(exported, rows[file], outcome, spec)
+                    compared += 1
+    if not compared:
+        raise ExchangeError(
+            f"none of the pictures that {exported.folder} is about can be compared with it",
+            hint="Nothing was imported. Embed them with: clipsearch index FOLDER",
+        )
+    return compared
+
+
+def _comparable(rows: Iterable[Row], root: bytes) -> Iterator[Row]:
+    """Those rows whose files are still what was embedded."""
+    from clipsearch.images.decode import see  # here, since it is slow to load
+
+    for row in rows:
+        with suppress(ImageError, OSError):
+            if row.is_of(see(absolute(root, row.file.path))):
+                yield row
+
+
+def _require_same(exported: Export, row: Row, made: EmbeddedImage, spec: ModelSpec) -> None:
+    """Raise ExchangeError if a row is not the embedding that was made of its picture now."""
+    stored = _unit(array(exported.shards[row.shard].embeddings)[row.row])
+    similarity = float(made.vector @ stored)
+    if similarity < SAME:
+        raise ExchangeError(
+            f"the embeddings in {exported.folder} are of another model than {spec.label}, or "
+            f"of other pictures: that of {os.fsdecode(row.file.path)} has a cosine of "
+            f"{similarity:.3f} to one made anew",
+            hint="Nothing was imported. Name the model that made them with --model and "
+            "--pretrained.",
+        )
+
+
+def add(store: Store, matched: Matched, progress: Progress) -> Imported:
+    """Add embeddings to a store, which is of their model; every batch is committed at once.
+
+    Their files are read, and their headers looked at, but nothing is decoded.
+    """
+    done = Imported()
+    rows = {row.file.path: row for row in matched.wanted}
+    files = [row.file for row in matched.wanted]
+    with DecodePool(
+        os.fsencode(store.root), files, None, max_pixels=None, ahead=_SEEN_AHEAD
+    ) as pool:
+        waiting: list[tuple[Row, SeenImage]] = []
+        for count, (file, outcome) in enumerate(pool, start=1):
+            match outcome:
+                case SeenImage() if rows[file.path].is_of(outcome):
+                    waiting.append((rows[file.path], outcome))
+                case SeenImage():
+                    done.left.append(file.path)
+                case ImageError() | OSError():
+                    done.failed.append((file.path, reason(outcome)))
+            if len(waiting) == _FILES_PER_COMMIT or count == len(files):
+                images = list(_embedded(matched.exported, waiting))
+                with store.batch():
+                    store.add(images)
+                done.added += len(images)
+                waiting = []
+                progress("importing", count, len(files))
+    return done
+
+
+def _embedded(exported: Export, seen: Iterable[tuple[Row, SeenImage]]) -> Iterator[EmbeddedImage]:
+    arrays: dict[int, npt.NDArray[Any]] = {}
+    for row, image in seen:
+        if row.shard not in arrays:
+            arrays[row.shard] = array(exported.shards[row.shard].embeddings)
+        facts = (image.content_hash, image.width, image.height, image.taken_at)
+        yield EmbeddedImage(row.file, *facts, _unit(arrays[row.shard][row.row]), *image.origin)
+
+
+class _Places:
+    """Where the file of a path may lie, relative to a collection's root."""
+
+    def __init__(self, folder: bytes, root: bytes, exported: str | None) -> None:
+        self._folder, self._here = folder, os.fsencode(os.path.realpath("."))
+        self._root = os.path.join(root, b"")
+        self._exported = os.path.join(os.fsencode(exported), b"") if exported else None
+        self._real: dict[bytes, bytes] = {}
+
+    def __call__(self, path: bytes) -> Iterator[bytes]:
+        if b"\0" in path:
+            return
+        tried = [os.path.join(self._folder, path), os.path.join(self._here, path)]
+        if self._exported and path.startswith(self._exported):
+            tried.append(os.path.join(self._folder, path.removeprefix(self._exported)))
+        for whole in tried:
+            above, name = os.path.split(whole)
+            if above not in self._real:
+                self._real[above] = os.path.realpath(above)
+            whole = os.path.join(self._real[above], name)
+            if whole.startswith(self._root):
+                yield whole.removeprefix(self._root).replace(os.fsencode(os.sep), b"/")
+
+
+def _unit(vector: npt.NDArray[Any]) -> Vectors:
+    """A row as a unit vector, ``(dim,)``: as it is where rounding alone makes it longer."""
+    exact = np.asarray(vector, np.float32)
+    return exact if abs(float(np.linalg.norm(exact)) - 1) < _UNIT else l2_normalise(exact)

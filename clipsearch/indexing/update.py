@@ -1,0 +1,179 @@
+"""Bring the index of a folder up to date: what ``index``, ``watch`` and a library user call.
+
+The order of things: the store is opened or created under the writer's lock, the model resolved,
+the folder walked, the store reconciled with it (new files are embedded, batch by batch), its
+vector file written, and what scores mean in it measured.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipsearch.domain.taxonomy import Domain
+from clipsearch.errors import IndexLocked, IndexNotFound, ModelMismatch, UsageError
+from clipsearch.images import scan
+from clipsearch.indexing.embed import Progress
+from clipsearch.indexing.reconcile import reconcile
+from clipsearch.models import registry
+from clipsearch.models.choice import ModelChoice, Notify
+from clipsearch.models.load import Encoders
+from clipsearch.paths import relative
+from clipsearch.records import Found, IndexSummary, ModelFiles
+from clipsearch.storage import collection, known
+from clipsearch.storage.catalog import REBUILD, Store
+from clipsearch.text import printable
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateOptions:
+    """How a folder is to be indexed."""
+
+    model: ModelChoice = field(default_factory=ModelChoice)
+    index: Path | None = None
+    """Where the index lies; None: in the folder, or where it is remembered to be."""
+    exclude: Sequence[str] = ()
+    """Globs of files and folders to leave out."""
+    max_pixels: int | None = None
+    """Images of more pixels fail; None takes the machine's limit."""
+    domain: Domain | None = None
+    """To be the index's own from now on."""
+    rebuild: bool = False
+    """Embed all images again, in an index that replaces the old one at the end."""
+    prune: bool = False
+    """Remove what is missing even if that is much of the collection."""
+    wait: bool = False
+    """Wait while another run writes to the same index."""
+
+
+Look = Callable[[Store, bytes], Found]
+"""Finds the pictures of a collection below one of its folders."""
+
+
+def update(
+    folder: Path,
+    options: UpdateOptions,
+    *,
+    look: Look | None = None,
+    encoders: Callable[[ModelFiles], Encoders] | None = None,
+    progress: Progress = lambda doing, done, total: None,
+    notify: Notify = lambda message: None,
+) -> IndexSummary:
+    """Bring the index of ``folder`` up to date, creating it if there is none.
+
+    look: by default all pictures that the options do not exclude. encoders: of a model; by default
+    they are loaded for this update, if they are needed.
+
+    Every batch is committed as soon as it is embedded. Raises UsageError if ``folder`` is not a
+    folder, IndexLocked, ModelError, StoreError, and CollectionGone if too much is missing at once.
+    """
+    root = root_of(folder)
+    directory = place_of(root, options.index)
+    encoders = encoders or (lambda files: options.model.encoders(files, notify))
+    rebuild = options.rebuild
+    with ExitStack() as stack:
+        try:
+            store = stack.enter_context(_writer(directory, options.wait, notify))
+        except IndexNotFound:
+            files = options.model.files(notify)
+            store = stack.enter_context(Store.create(directory, root, files.spec))
+        else:
+            if options.index and store.root != root and store.root.exists():
+                raise UsageError(
+                    f"the index at {directory} is that of {store.root}, not of {root}",
+                    hint="Name another place with --index.",
+                )
+            # An index without pictures is not bound to its model, which perhaps never worked.
+            may_change = rebuild or store.is_empty()
+            files = model_for(store, options.model, may_change=may_change, notify=notify)
+            rebuild = rebuild or files.spec.fingerprint != store.spec.fingerprint
+        known.remember(directory, store.root)
+        target = store
+        if rebuild:
+            target = stack.enter_context(_rebuilding(store, directory / REBUILD, files))
+        under = b"" if rebuild else relative(root, store.root)
+        progress("looking for pictures", 0, 0)
+        if look is None:
+            found = scan.find(os.fsencode(store.root), exclude=options.exclude, under=under)
+        else:
+            found = look(store, under)
+        loaded = encoders(files)
+        summary = reconcile(
+            target,
+            found,
+            lambda: loaded.both,
+            under=under,
+            prune=options.prune,
+            max_pixels=options.max_pixels,
+            progress=progress,
+        )
+        if rebuild:
+            collection.carry_over(store, target)
+        if options.domain:
+            collection.pin(target, options.domain)
+        progress("measuring what scores mean", 0, 1)
+        collection.calibrate(target, lambda: loaded.text)
+        if rebuild:
+            store.replace_with(target)
+    return summary
+
+
+def root_of(folder: Path) -> Path:
+    """The folder as an absolute path. Raises UsageError if it is not a folder."""
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise UsageError(f"{folder} {what}", hint="Name a folder that holds pictures.")
+    return folder.resolve()
+
+
+def place_of(root: Path, index: Path | None) -> Path:
+    """Where the index lies that ``root`` is in, or where its own is to be made."""
+    holder = None if index else known.holding(root)
+    return holder or known.directory_for(root, index)
+
+
+def model_for(store: Store, choice: ModelChoice, *, may_change: bool, notify: Notify) -> ModelFiles:
+    """The model for an existing index: its own, unless the user names it or may change it.
+
+    Raises ModelError, and ModelMismatch if another one was named and it may not change.
+    """
+    if not choice.is_named:
+        try:
+            return registry.locate(store.spec)
+        except ModelMismatch:  # other weights under the same name
+            if not may_change:
+                raise
+        spec = store.spec
+        return registry.resolve(spec.name, spec.pretrained, offline=choice.offline, notify=notify)
+    files = choice.files(notify)
+    same = files.spec.fingerprint == store.spec.fingerprint
+    if files.spec != store.spec and (same or not may_change):
+        with store.batch():
+            store.set_spec(files.spec)
+    return files
+
+
+def _writer(directory: Path, wait: bool, notify: Notify) -> Store:
+    """The index, as soon as it can be written to if we are to ``wait``."""
+    try:
+        return Store.open_for_writing(directory)
+    except IndexLocked as error:
+        if not wait:
+            raise
+        held = str(error)
+    # Not before the error and the lock in it are gone: a finalizer swallows an interrupt.
+    notify(f"{printable(held)}; waiting for it")
+    return Store.open_for_writing(directory, wait=True)
+
+
+def _rebuilding(old: Store, directory: Path, files: ModelFiles) -> Store:
+    """The index that is to replace ``old``: an interrupted one is taken up again."""
+    if Store.exists(directory):
+        unfinished = Store.open_for_writing(directory)
+        if unfinished.spec.fingerprint == files.spec.fingerprint:
+            return unfinished
+        unfinished.close()
+        shutil.rmtree(directory)
+    return Store.create(directory, old.root, files.spec)

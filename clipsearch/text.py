@@ -1,5 +1,6 @@
-"""Names that were mistyped, and what may have been meant."""
+"""Text for people: what a mistyped name may have meant, shares, sizes, and what may be printed."""
 
+import os
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -37,10 +38,10 @@ def rounded(value: float | None) -> float | None:
 
 
 def percent(share: float | None) -> str:
-    """A share as people say it: 3.2 %."""
+    """A share as people say it: ``3.2 %``; one that is not known as a dash."""
     if share is None:
-        return ""
-    return f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"
+        return "-"
+    return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
 
 
 def printable(text: str) -> str:
@@ -55,6 +56,11 @@ def printable(text: str) -> str:
         else character
         for character in text
     )
+
+
+def text_path(path: bytes) -> str:
+    """A path as text to be read and not to be opened."""
+    return printable(os.fsdecode(path))
 
 
 def size_text(count: int) -> str:

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from fakes import FakeEncoder, fake_spec, picture, unit, unsynchronised
 
-from clipsearch.cli.render import output
 from clipsearch.cli.render.json_lines import json_line
+from clipsearch.cli.render.status import status_record, status_text
 from clipsearch.domain.calibration import fit_precision
 from clipsearch.domain.taxonomy import Domain, DomainClass
 from clipsearch.errors import ClipsearchError, IndexUnreadable
@@ -30,7 +30,8 @@ from clipsearch.search.duplicates import likeness
 from clipsearch.search.duplicates.likeness import Likeness
 from clipsearch.storage import collection
 from clipsearch.storage.catalog import FOLDER, Store
-from clipsearch.storage.collection import Collection, Evaluation, tested_line
+from clipsearch.storage.collection import Collection, Evaluation
+from clipsearch.storage.collection import tested_line as line_on_tests
 
 TOYS = Domain(
     *("toys", "Things to play with", "en", ("a photo of a {}.",)),
@@ -99,8 +100,8 @@ def damaged(text: str) -> Iterator[str]:
 def read_everything(store: Store) -> str:
     """All that commands tell of an index and its answers."""
     found, query = Collection(store), unit(3)
-    said = [tested_line(found), output.status_text(store.status(), found, "here")]
-    json_line(output.status_record(store.status(), found))
+    said = [line_on_tests(found), status_text(store.status(), found, "here")]
+    json_line(status_record(store.status(), found))
     hits = store.search(query, 5)
     for kind in ("text", "image", "probe"):
         found.least_score(kind, 0.05)

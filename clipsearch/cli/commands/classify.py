@@ -26,7 +26,7 @@ from clipsearch.cli.render.json_lines import json_line
 from clipsearch.errors import ExitCode, IndexNotFound, UsageError
 
 if TYPE_CHECKING:
-    from clipsearch.cli.render.reports import FolderResult
+    from clipsearch.cli.render.classification import FolderResult
     from clipsearch.domain.taxonomy import Domain
     from clipsearch.evaluation.classify import Rank
     from clipsearch.records import ModelSpec, TextEncoder
@@ -125,7 +125,14 @@ def classify_command(
       clipsearch classify beach.jpg --texts captions.txt
       clipsearch classify --probe defects --csv > labels.csv
     """
-    from clipsearch.cli.render import reports
+    from clipsearch.cli.render.classification import (
+        by_folder,
+        classified_csv,
+        classified_json,
+        classified_lines,
+        classified_table,
+    )
+    from clipsearch.cli.render.table import show
     from clipsearch.evaluation import classify
     from clipsearch.models import registry
     from clipsearch.storage.catalog import Store
@@ -166,15 +173,15 @@ def classify_command(
     found = classify.classified(pictures, images, classes.rank, k)
     out = sys.stdout.buffer
     if confusion:
-        _write_confusion(reports.by_folder(found, classes.class_of), json)
+        _write_confusion(by_folder(found, classes.class_of), json)
     elif json:
-        reports.classified_json(found, files.spec.label, classes.by, out)
+        classified_json(found, files.spec.label, classes.by, out)
     elif csv:
-        reports.classified_csv(found, out)
+        classified_csv(found, out)
     elif sys.stdout.isatty():
-        reports.show(reports.classified_table(found))
+        show(classified_table(found))
     else:
-        reports.classified_lines(found, out)
+        classified_lines(found, out)
     return ExitCode.ERROR if skipped or unreadable else ExitCode.OK
 
 
@@ -268,11 +275,12 @@ def _texts(source: str) -> list[str]:
 
 
 def _write_confusion(results: "list[FolderResult]", json: bool) -> None:
-    from clipsearch.cli.render import reports
+    from clipsearch.cli.render.classification import folder_line, folder_record, folder_table
+    from clipsearch.cli.render.table import show
 
     if json:
         for result in results:
-            sys.stdout.buffer.write(json_line(reports.folder_record(result)))
+            sys.stdout.buffer.write(json_line(folder_record(result)))
         return
-    reports.show(reports.folder_table(results))
-    print(reports.folder_line(results))
+    show(folder_table(results))
+    print(folder_line(results))

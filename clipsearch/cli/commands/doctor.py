@@ -34,7 +34,7 @@ def doctor_command(
       clipsearch doctor
       clipsearch doctor --json | jq 'select(.state != "ok")'
     """
-    from clipsearch.cli.render import reports
+    from clipsearch.cli.render.health import check_lines, check_record
     from clipsearch.indexing import diagnosis
 
     def device_checks() -> "Iterator[Check]":
@@ -53,8 +53,8 @@ def doctor_command(
         if check.state == diagnosis.State.PROBLEM:
             code = ExitCode.ERROR
         if json:
-            sys.stdout.buffer.write(json_line(reports.check_record(check)))
+            sys.stdout.buffer.write(json_line(check_record(check)))
             sys.stdout.buffer.flush()
         else:
-            print("\n".join(reports.check_lines(check)), flush=True)
+            print("\n".join(check_lines(check)), flush=True)
     return code

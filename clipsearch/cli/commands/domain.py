@@ -90,7 +90,7 @@ def show_command(
       clipsearch domain show
       clipsearch domain show parts.toml --json
     """
-    from clipsearch.cli.render import output
+    from clipsearch.cli.render.domain import domain_text
     from clipsearch.domain import taxonomy
     from clipsearch.storage.catalog import Store
     from clipsearch.storage.collection import Collection
@@ -110,7 +110,7 @@ def show_command(
     if json:
         sys.stdout.buffer.write(shown.to_json().encode() + b"\n")
     else:
-        print(output.domain_text(shown))
+        print(domain_text(shown))
     return ExitCode.OK
 
 
@@ -152,7 +152,7 @@ def check_command(
       clipsearch domain check parts.toml
       clipsearch domain check everyday --model pocket --json
     """
-    from clipsearch.cli.render import output
+    from clipsearch.cli.render.domain import gate_record, gate_text
     from clipsearch.domain import taxonomy
     from clipsearch.domain.gate import MOST_REFUSED, Gate
 
@@ -161,10 +161,10 @@ def check_command(
     files = new_model(choice)
     errors = Gate.build(checked, load_text_encoder(files, choice)).errors()
     if json:
-        record = output.gate_record(checked, files.spec.label, errors)
+        record = gate_record(checked, files.spec.label, errors)
         sys.stdout.buffer.write(json_line(record))
     else:
-        print(output.gate_text(checked, files.spec.label, errors))
+        print(gate_text(checked, files.spec.label, errors))
     most = checked.pass_marks.get(taxonomy.REFUSED, MOST_REFUSED)
     refused = errors.refused.value if errors.refused else 0.0
     return ExitCode.OK if refused <= most else ExitCode.NO_MATCH

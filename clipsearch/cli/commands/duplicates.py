@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +20,6 @@ from clipsearch.errors import ExitCode, StoreError, UsageError
 
 if TYPE_CHECKING:
     from clipsearch.cli.render.duplicates import ShowPath
-    from clipsearch.cli.render.output import ProgressBar
     from clipsearch.search.duplicates.likeness import Likeness
     from clipsearch.storage.catalog import Store
 
@@ -98,7 +98,7 @@ def duplicates_command(
       clipsearch duplicates --all-but-best -0 | xargs -0 trash-put
     """
     from clipsearch.cli.render import duplicates as reports
-    from clipsearch.cli.render.reports import show as show_table
+    from clipsearch.cli.render.table import show as show_table
     from clipsearch.search.duplicates import find
 
     _check(copies, bursts, threshold, all_but_best, json, null)
@@ -179,7 +179,9 @@ def _check(
         )
 
 
-def _likeness(store: "Store", device: str, bar: "ProgressBar", quiet: bool) -> "Likeness":
+def _likeness(
+    store: "Store", device: str, bar: Callable[[str, int, int], None], quiet: bool
+) -> "Likeness":
     """What was measured for the collection, or what is measured now and kept for the next time."""
     from clipsearch.models import registry
     from clipsearch.search.duplicates import likeness

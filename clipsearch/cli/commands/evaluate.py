@@ -61,7 +61,12 @@ def evaluate_command(
       clipsearch evaluate test.csv --under ~/Pictures --html report.html
       clipsearch evaluate captions.tsv --json
     """
-    from clipsearch.cli.render import reports
+    from clipsearch.cli.render.evaluation import (
+        evaluation_lines,
+        evaluation_record,
+        evaluation_tables,
+    )
+    from clipsearch.cli.render.table import show
     from clipsearch.evaluation.evaluate import evaluate
     from clipsearch.evaluation.labelled import read
     from clipsearch.models import registry
@@ -90,12 +95,12 @@ def evaluate_command(
         hint = "The index has the result; name another file and run the same command again."
         write(html, evaluation.page(findings), hint)
     if json:
-        sys.stdout.buffer.write(json_line(reports.evaluation_record(findings)))
+        sys.stdout.buffer.write(json_line(evaluation_record(findings)))
     else:
         print(printable(_title(findings, root)), end="\n\n")
-        for table in reports.evaluation_tables(findings):
-            reports.show(table)
-        for line in reports.evaluation_lines(findings):
+        for table in evaluation_tables(findings):
+            show(table)
+        for line in evaluation_lines(findings):
             print(printable(line))
     return ExitCode.NO_MATCH if findings.evaluation.shortfalls else ExitCode.OK
 

@@ -92,7 +92,7 @@ def index_command(
       clipsearch index /mnt/readonly/photos --index ~/photo-index
       clipsearch index ./parts --domain parts.toml
     """
-    from clipsearch.cli.render import output
+    from clipsearch.cli.render.status import summary_lines
     from clipsearch.domain import taxonomy
 
     if index is not None and len(folders) > 1:
@@ -110,7 +110,7 @@ def index_command(
                 root, choice, index, exclude or [], max_pixels, pinned, rebuild, prune, wait
             )
         )
-        for line in output.summary_lines(str(folder), summary):
+        for line in summary_lines(str(folder), summary):
             say(line)
         if summary.unreadable or (strict and (summary.failed or summary.still_failed)):
             code = ExitCode.ERROR

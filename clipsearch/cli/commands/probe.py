@@ -181,11 +181,11 @@ def remove_command(name: NameArgument, under: UnderOption = None, index: IndexOp
 
 
 def _write(kept: "KeptProbe", store: "Store", json: bool) -> None:
-    from clipsearch.cli.render import reports
+    from clipsearch.cli.render.probes import probe_lines, probe_record
 
     if kept.model != store.spec.fingerprint:
         say(f"the probe '{kept.name}' is of no use here: it was trained for another model")
     if json:
-        sys.stdout.buffer.write(json_line(reports.probe_record(kept)))
+        sys.stdout.buffer.write(json_line(probe_record(kept)))
     else:
-        print("\n".join(reports.probe_lines(kept)))
+        print("\n".join(probe_lines(kept)))

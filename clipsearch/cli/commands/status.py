@@ -28,7 +28,7 @@ def status_command(
       clipsearch status
       clipsearch status ~/Pictures --json
     """
-    from clipsearch.cli.render import output
+    from clipsearch.cli.render.status import status_record, status_text
     from clipsearch.models import registry
     from clipsearch.storage import known
     from clipsearch.storage.catalog import Store
@@ -39,7 +39,7 @@ def status_command(
         with Store.open(directory) as store:
             status, assured = store.status(), Collection(store)
             if json:
-                record = output.status_record(status, assured)
+                record = status_record(status, assured)
                 sys.stdout.buffer.write(json_line(record))
                 continue
             try:
@@ -47,7 +47,7 @@ def status_command(
                 here = "on this machine"
             except ClipsearchError as error:
                 here = f"cannot be used here: {error}"
-            print(output.status_text(status, assured, here))
+            print(status_text(status, assured, here))
     return ExitCode.OK
 
 
@@ -66,10 +66,10 @@ def models_command(
       clipsearch models
       clipsearch models --all | grep ViT-L
     """
-    from clipsearch.cli.render import output
+    from clipsearch.cli.render.status import models_text
     from clipsearch.models import registry
 
-    print(output.models_text(registry.on_this_machine()))
+    print(models_text(registry.on_this_machine()))
     if all:
         from clipsearch.models.open_clip import published_weights
 

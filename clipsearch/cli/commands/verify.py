@@ -53,7 +53,7 @@ def verify_command(
       clipsearch verify ~/Pictures --sample 200
       clipsearch verify --repair && clipsearch index .
     """
-    from clipsearch.cli.render import output
+    from clipsearch.cli.render.health import problem_record, problem_text
     from clipsearch.images import scan
     from clipsearch.indexing import verify
     from clipsearch.storage import known
@@ -72,9 +72,9 @@ def verify_command(
             for problem in verify.verify(store, found, encoder, sample):
                 problems.append(problem)
                 if json:
-                    sys.stdout.buffer.write(json_line(output.problem_record(problem)))
+                    sys.stdout.buffer.write(json_line(problem_record(problem)))
                 else:
-                    print(output.problem_text(problem))
+                    print(problem_text(problem))
             damaged = [problem for problem in problems if problem.kind != "behind"]
             if not damaged:
                 say(f"{root}: nothing is damaged")

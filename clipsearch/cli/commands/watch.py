@@ -117,7 +117,7 @@ class _Watched:
 
     def look_again(self) -> bool:
         """Update the index by what has settled in the folder; say whether more is to come."""
-        from clipsearch.cli.render import output
+        from clipsearch.cli.render.status import summary_lines
 
         try:
             summary, moving = self._round()
@@ -129,7 +129,7 @@ class _Watched:
             return isinstance(error, IndexLocked)
         self._is_indexed, self._complaint = True, ""
         if summary.added or summary.changed or summary.moved or summary.removed or summary.failed:
-            for line in output.summary_lines(str(self.name), summary):
+            for line in summary_lines(str(self.name), summary):
                 say(line)
         return bool(moving)
 

@@ -34,7 +34,10 @@ HERE = Path(__file__).parent
 PICTURES = 26
 BATCH = 4
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does"),
+]
 
 
 @pytest.fixture

@@ -64,8 +64,8 @@ def imported(stderr: str) -> set[str]:
     ],
     ids=" ".join,
 )
-def test_this_is_done_without_torch(run: Run, made: Path, arguments: list[str]) -> None:
-    done = run(*arguments, cwd=made, command=IMPORT_TIMES)
+def test_this_is_done_without_torch(run_process: Run, made: Path, arguments: list[str]) -> None:
+    done = run_process(*arguments, cwd=made, command=IMPORT_TIMES)
     assert done.code in (0, 1, 2)
     packages = imported(done.err)
     assert {"clipsearch", "typer"} <= packages
@@ -73,13 +73,13 @@ def test_this_is_done_without_torch(run: Run, made: Path, arguments: list[str]) 
 
 
 def test_what_changed_without_a_new_picture_is_indexed_without_torch(
-    run: Run, made: Path, tmp_path: Path
+    run_process: Run, made: Path, tmp_path: Path
 ) -> None:
     collection = Path(shutil.copytree(made, tmp_path / "photos"))
     (collection / "a.png").rename(collection / "renamed.png")
     (collection / "b.png").unlink()
     shutil.copy(collection / "c.jpg", collection / "copy.jpg")
-    done = run("index", collection, command=IMPORT_TIMES)
+    done = run_process("index", collection, command=IMPORT_TIMES)
     assert done.code == 0
     assert "1 added, 0 changed, 1 moved, 1 removed" in done.err
     assert not imported(done.err) & HEAVY
@@ -90,14 +90,14 @@ def test_what_changed_without_a_new_picture_is_indexed_without_torch(
     [["--version"], ["--help"], *([name, "--help"] for name in COMMANDS), ["probe", "train", "-h"]],
     ids=" ".join,
 )
-def test_help_loads_next_to_nothing(run: Run, arguments: list[str]) -> None:
-    done = run(*arguments, command=IMPORT_TIMES)
+def test_help_loads_next_to_nothing(run_process: Run, arguments: list[str]) -> None:
+    done = run_process(*arguments, command=IMPORT_TIMES)
     assert done.code == 0
     assert not imported(done.err) & {"numpy", "faiss", "PIL", "sqlite3", "rich"}
 
 
-def test_a_small_collection_is_searched_without_faiss(run: Run, made: Path) -> None:
+def test_a_small_collection_is_searched_without_faiss(run_process: Run, made: Path) -> None:
     for arguments in ([*ASK, "a red bicycle"], ["status"], ["index", "."]):
-        done = run(*arguments, cwd=made, command=IMPORT_TIMES)
+        done = run_process(*arguments, cwd=made, command=IMPORT_TIMES)
         assert done.code == 0
         assert "faiss" not in imported(done.err)

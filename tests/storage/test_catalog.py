@@ -908,6 +908,7 @@ def test_the_lock_is_free_after_a_failure_to_open(writer: Store, directory: Path
     assert caught.tb is not None  # which keeps all its frames, and a lock in them, from ending
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("mode", ["", "spilling"])
 def test_a_writer_that_is_killed_leaves_what_it_committed_and_no_lock(
     writer: Store, directory: Path, tmp_path: Path, mode: str
@@ -1322,6 +1323,7 @@ def test_a_rebuild_that_cannot_be_put_in_place_leaves_a_whole_index(
             assert not after.damage
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 def test_a_rebuild_replaces_even_an_index_whose_last_writer_was_killed(
     writer: Store, directory: Path

@@ -55,8 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def collection(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("CLIPSEARCH_CACHE_DIR", str(made.parent / "cache"))
+def collection(made: Path, tmp_path: Path, shared_cache: None) -> Path:
     return Path(shutil.copytree(made, tmp_path / "photos"))
 
 

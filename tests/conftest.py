@@ -251,7 +251,10 @@ def run(tmp_path: Path, shared_cache: None) -> Run:
             patch.chdir(cwd or tmp_path)
             for name, value in (env or {}).items():
                 patch.setenv(name, value)
-            code = run_here(*(os.fsdecode(argument) for argument in arguments))
+            try:
+                code = run_here(*(os.fsdecode(argument) for argument in arguments))
+            except SystemExit as left:  # completion leaves in typer's own way
+                code = int(left.code or 0)
             return Ran(code, *written())
 
     return run_program

@@ -304,7 +304,9 @@ def test_status_for_programs_is_one_object_a_line(
     assert record["not_in_vector_file"] == 0
 
 
-def test_status_says_when_the_model_is_not_here(run: Run, collection: Path) -> None:
+def test_status_says_when_the_model_is_not_here(
+    run: Run, own_cache: Path, collection: Path
+) -> None:
     import sqlite3
 
     with sqlite3.connect(collection / ".clipsearch" / "catalog.sqlite3") as catalog:
@@ -319,9 +321,9 @@ def test_status_says_when_the_model_is_not_here(run: Run, collection: Path) -> N
 
 
 def test_the_models_are_listed_with_where_they_are_and_how_to_bring_one(
-    run: Run, tmp_path: Path
+    run_process: Run, tmp_path: Path
 ) -> None:
-    done = run("models")
+    done = run_process("models")
     assert (done.code, done.err) == (0, "")
     text = done.out.decode()
     assert "--model ViT-B-16 --pretrained laion2b_s34b_b88k\n  the default\n  not on this" in text
@@ -335,7 +337,7 @@ def test_the_models_are_listed_with_where_they_are_and_how_to_bring_one(
         (snapshot / "open_clip_model.safetensors").write_bytes(b"weights")
         if repo != "someone/no-clip":
             (snapshot / "open_clip_config.json").write_text("{}")
-    text = run("models").out.decode()
+    text = run_process("models").out.decode()
     assert "not on this machine" not in text
     assert str(tmp_path / "hub" / "models--laion--CLIP-ViT-B-16-laion2B-s34B-b88K") in text
     assert "--model hf-hub:someone/tiny\n" in text

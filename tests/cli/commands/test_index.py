@@ -297,7 +297,7 @@ def test_a_rebuild_that_fails_leaves_an_index_that_can_be_searched(
 
 
 def test_a_rebuild_takes_up_the_weights_that_are_now_under_the_models_name(
-    run: Run, made: Path, tmp_path: Path, tiny_model: Path, other_model: Path
+    run: Run, own_cache: Path, made: Path, tmp_path: Path, tiny_model: Path, other_model: Path
 ) -> None:
     collection = Path(shutil.copytree(made, tmp_path / "photos"))
     model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
@@ -331,7 +331,7 @@ def test_a_first_run_with_a_model_that_does_not_work_binds_to_nothing(
 
 
 def test_weights_that_vanish_cost_nothing_but_saying_where_they_are_now(
-    run: Run, collection: Path, tmp_path: Path, tiny_model: Path
+    run: Run, own_cache: Path, collection: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
     model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     assert run("index", collection, "--model", model).code == 0
@@ -359,6 +359,7 @@ def test_weights_that_vanish_cost_nothing_but_saying_where_they_are_now(
 # -- the default model -------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_without_the_defaults_weights_a_new_index_is_made_with_the_built_in_model(
     run: Run, photos: Path
 ) -> None:

@@ -9,6 +9,7 @@ from clipsearch.domain.pass_marks import IMAGES, REFUSED
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.labelled import CaptionedImages
 from clipsearch.evaluation.metrics import ClassificationReport, ClassResult
+from clipsearch.text import percent
 
 
 def _recalls(of: str, at_1: float, at_5: float, at_10: float) -> dict[str, float]:
@@ -35,11 +36,6 @@ MEASURES = {
     IMAGES: "pictures",
 }
 """Measures as people call them."""
-
-
-def percent(share: float | None) -> str:
-    """0.714 as ``71.4 %``; nothing as a dash."""
-    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def value(estimate: Estimate | None) -> float | None:

@@ -336,6 +336,7 @@ def test_a_rebuild_that_cannot_be_put_in_place_leaves_a_whole_index(
             assert not after.damage
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 def test_a_rebuild_replaces_even_an_index_whose_last_writer_was_killed(
     writer: Store, directory: Path

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from fakes import FakeEncoder, fake_spec, picture, unit, unsynchronised
 
-from clipsearch.cli.render import output
 from clipsearch.cli.render.json_lines import json_line
+from clipsearch.cli.render.status import status_record, status_text
 from clipsearch.domain.calibration import fit_precision
 from clipsearch.domain.pass_marks import Shortfall
 from clipsearch.domain.taxonomy import Domain, DomainClass
@@ -112,8 +112,8 @@ def damaged(text: str) -> Iterator[str]:
 def read_everything(store: Store) -> str:
     """All that commands tell of an index and its answers."""
     found, query = Collection(store), unit(3)
-    said = [collection.tested_line(found), output.status_text(store.status(), found, "here")]
-    json_line(output.status_record(store.status(), found))
+    said = [collection.tested_line(found), status_text(store.status(), found, "here")]
+    json_line(status_record(store.status(), found))
     hits = store.search(query, 5)
     for kind in ("text", "image", "probe"):
         found.least_score(kind, 0.05)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fakes import fake_spec
 
-from clipsearch.cli.render.reports import evaluation_record
+from clipsearch.cli.render.evaluation import evaluation_record
 from clipsearch.domain.gate import GateErrors
 from clipsearch.domain.intervals import proportion
 from clipsearch.domain.pass_marks import Shortfall

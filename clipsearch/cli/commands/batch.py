@@ -11,7 +11,7 @@ from clipsearch.cli.render.json_lines import json_line
 from clipsearch.errors import ClipsearchError, ExitCode, Refused
 
 if TYPE_CHECKING:
-    from clipsearch.cli.render.output import Show
+    from clipsearch.cli.render.hits import Show
     from clipsearch.records import Filter
     from clipsearch.search.query import Query, Searcher
 
@@ -26,7 +26,7 @@ def answer_each(
 
     A line that cannot be answered has its reason in the object. 0 if any query has hits.
     """
-    from clipsearch.cli.render import output
+    from clipsearch.cli.render.hits import hit_record
 
     found = False
     for lines in _lines():
@@ -45,8 +45,7 @@ def answer_each(
             record = {
                 "query": line.decode("utf-8", "replace"),
                 "hits": [
-                    output.hit_record(rank, hit, model, show)
-                    for rank, hit in enumerate(hits, start=1)
+                    hit_record(rank, hit, model, show) for rank, hit in enumerate(hits, start=1)
                 ],
                 "error": str(one) if failed else None,
                 "refused": isinstance(one, Refused),

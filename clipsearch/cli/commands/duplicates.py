@@ -16,7 +16,7 @@ from clipsearch.cli.options.hits import AbsoluteOption
 from clipsearch.cli.options.model import shared_model
 from clipsearch.cli.render import duplicates as reports
 from clipsearch.cli.render.duplicates import ShowPath
-from clipsearch.cli.render.reports import show as show_table
+from clipsearch.cli.render.table import show as show_table
 from clipsearch.cli.searching import opened, tell_left_out
 from clipsearch.errors import ExitCode, UsageError
 from clipsearch.models.choice import Notify

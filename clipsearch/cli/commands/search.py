@@ -82,7 +82,7 @@ def _answer(
     index: Path | None,
 ) -> ExitCode:
     """Answer one query."""
-    from clipsearch.cli.render import output
+    from clipsearch.cli.render.hits import no_match_line
     from clipsearch.domain import policy
     from clipsearch.records import EVERYTHING
     from clipsearch.search.answer import class_index, nearest_classes
@@ -112,7 +112,7 @@ def _answer(
         if not show.quiet:
             # What is left out as the query itself may be all that passes.
             filtered = only != EVERYTHING and not asked.left_out
-            say(output.no_match_line(rejected, filtered=filtered))
+            say(no_match_line(rejected, filtered=filtered))
         return ExitCode.NO_MATCH
     show.write(hits, classes, query.said, stores[0].spec.label, tested)
     return ExitCode.OK

@@ -14,9 +14,9 @@ from clipsearch.evaluation import summary
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.labelled import LabelledImages
 from clipsearch.evaluation.metrics import ClassificationReport, ClassResult
-from clipsearch.evaluation.summary import interval, percent, value
+from clipsearch.evaluation.summary import interval, value
 from clipsearch.images.thumbnails import thumbnails
-from clipsearch.text import text_path
+from clipsearch.text import percent, text_path
 from clipsearch.web.pages.document import data_url, document, inert
 
 _PICTURES = 200

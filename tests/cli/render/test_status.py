@@ -17,10 +17,9 @@ from clipsearch.cli.render.status import models_text, status_record, status_text
 from clipsearch.domain.calibration import FalseAlarms
 from clipsearch.domain.pass_marks import Shortfall
 from clipsearch.domain.taxonomy import Domain, DomainClass
-from clipsearch.evaluation.metrics import RetrievalReport
 from clipsearch.records import ClusterSearch, CollectionStatus, Hit, IndexSummary, Tested
-from clipsearch.storage.collection import Evaluation
 from clipsearch.storage.collection import tested_line as line_on_tests
+from clipsearch.storage.evaluations import Evaluation
 from clipsearch.text import printable
 
 
@@ -46,10 +45,16 @@ def known(name: str = "toys", *shortfalls: Shortfall, evaluated: bool = True) ->
     domain = Domain(name, "", "en", ("{}",), (ball,), (), (), {"top1": 0.6})
     if not evaluated:
         return Known(domain)
-    report = RetrievalReport(80, 90, {}, {})
     found = Evaluation(
-        *("f" * 64, domain.fingerprint, "t" * 64, "labelled", "2024-05-03T12:30:00+00:00"),
-        *(report, {"top1": 0.5}, shortfalls, None),
+        model="f" * 64,
+        domain=domain.fingerprint,
+        test_set="t" * 64,
+        source="labelled",
+        made_at="2024-05-03T12:30:00+00:00",
+        report={"kind": "retrieval", "images": 80},
+        measures={"top1": 0.5},
+        shortfalls=shortfalls,
+        precision=None,
     )
     return Known(domain, found, "failed" if shortfalls else "tested")
 

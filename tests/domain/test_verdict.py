@@ -70,74 +70,81 @@ class TestBestScores:
 
 class TestBackground:
     def test_rate_is_the_share_of_unrelated_queries_that_reach_the_strength(self) -> None:
-        background = Background.of([[0.3], [0.1], [0.2], [0.2]])
-        assert background.rate([0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4]).tolist() == pytest.approx(
-            [1.0, 1.0, 4 / 5, 4 / 5, 2 / 5, 2 / 5, 1 / 5]
-        )
+        background = Background.of([3] * 4, [[0.3], [0.1], [0.2], [0.2]])
+        rates = [background.rate(x, 3) for x in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)]
+        assert rates == pytest.approx([1.0, 1.0, 4 / 5, 4 / 5, 2 / 5, 2 / 5, 1 / 5])
+
+    def test_compares_at_equal_length(self) -> None:
+        words, strengths = [2, 2, 8, 8], [0.1, 0.2, 0.5, 0.6]  # 0.4 from 2 words to 8
+        background = Background.of(words, [[x] for x in strengths])
+        assert background.rate(0.25, 2) == background.rate(0.65, 8) == pytest.approx(1 / 5)
+        assert background.rate(0.15, 2) == background.rate(0.55, 8) == pytest.approx(3 / 5)
+        assert background.rate(0.35, 4) == pytest.approx(3 / 5)  # half-way, as logarithms go
 
     def test_hits_are_compared_with_best_scores(self) -> None:
-        background = Background.of([[0.0, 0.0, 0.6], [0.5, 0.5, 0.5]])
-        assert background.false_alarms([0.6, 0.55, 0.5]).tolist() == pytest.approx(
-            [2 / 3, 2 / 3, 1.0]
-        )
-        assert background.rate([0.5]).tolist() == pytest.approx([2 / 3])
+        background = Background.of([1, 1], [[0.0, 0.0, 0.6], [0.5, 0.5, 0.5]])
+        expected = [2 / 3, 2 / 3, 1.0]
+        assert background.false_alarms([0.6, 0.55, 0.5]).tolist() == pytest.approx(expected)
+        assert background.rate(0.5, 1) == pytest.approx(2 / 3)
 
     @settings(max_examples=100, deadline=None)
-    @given(rows, st.lists(scores, min_size=2, max_size=9))
+    @given(rows, st.lists(scores, min_size=2, max_size=9), st.integers(0, 9), st.integers(1, 9))
     def test_rate_never_rises_and_is_never_0(
-        self, unrelated: list[list[float]], strengths: list[float]
+        self, unrelated: list[list[float]], strengths: list[float], words: int, period: int
     ) -> None:
-        rates = Background.of(unrelated).rate(sorted(strengths))
-        assert np.all(np.diff(rates) <= 0)
-        assert np.all((rates >= 1 / (1 + len(unrelated))) & (rates <= 1))
+        background = Background.of([1 + n % period for n in range(len(unrelated))], unrelated)
+        rates = [background.rate(x, words) for x in sorted(strengths)]
+        assert rates == sorted(rates, reverse=True)
+        assert all(1 / (1 + len(unrelated)) <= rate <= 1 for rate in rates)
 
     @settings(max_examples=100, deadline=None)
-    @given(rows, st.sampled_from([STRONG, 0.1, 0.3, WEAK, 0.9]))
+    @given(rows, st.sampled_from([STRONG, 0.1, 0.3, WEAK, 0.9]), st.integers(1, 9))
     def test_what_is_reached_is_where_the_rate_ends(
-        self, unrelated: list[list[float]], rate: float
+        self, unrelated: list[list[float]], rate: float, words: int
     ) -> None:
-        background = Background.of(unrelated)
-        reached = background.reached(rate)
+        background = Background.of([1 + n % 3 for n in range(len(unrelated))], unrelated)
+        reached = background.reached(rate, words)
         if reached == np.inf:
             assert 1 / (1 + len(unrelated)) > rate
         else:
-            assert background.rate([reached])[0] > rate
-            assert background.rate([np.nextafter(reached, 2)])[0] <= rate
-
-    def test_every_query_has_a_rate_of_1_or_less(self) -> None:
-        assert Background.of([[0.1], [0.2]]).reached(1.0) == -np.inf
+            assert background.rate(reached - 1e-9, words) > rate
+            assert background.rate(reached + 1e-9, words) <= rate
 
     def test_unrelated_queries_of_the_same_kind_are_seldom_strong(self) -> None:
         rng = np.random.default_rng(0)
         pictures = rng.normal(size=(300, 16))
         known, new = rng.normal(size=(2, 400, 16))
-        background = Background.of(known @ pictures.T)
-        rates = background.rate(strength(best_scores(new, [pictures])))
+        background = Background.of(rng.integers(1, 9, 400).tolist(), known @ pictures.T)
+        strengths = strength(best_scores(new, [pictures]))
+        rates = np.array([background.rate(float(x), 3) for x in strengths])
         assert np.mean(rates <= STRONG) == pytest.approx(STRONG, abs=0.03)
         assert np.mean(rates <= WEAK) == pytest.approx(WEAK, abs=0.08)
 
     def test_several_collections_are_as_one(self) -> None:
         rng = np.random.default_rng(0)
         queries, pictures = rng.normal(size=(9, 4)), rng.normal(size=(11, 4))
-        parts = [Background.of(queries @ part.T) for part in (pictures[:1], pictures[1:])]
-        pooled, whole = Background.pooled(parts), Background.of(queries @ pictures.T)
+        parts = [Background.of([2] * 9, queries @ p.T) for p in (pictures[:1], pictures[1:])]
+        pooled, whole = Background.pooled(parts), Background.of([2] * 9, queries @ pictures.T)
         assert np.array(pooled.best) == pytest.approx(np.array(whole.best))
 
     def test_several_need_the_same_queries(self) -> None:
+        parts = [Background.of([1], [[0.1]]), Background.of([1, 1], [[0.1], [0.2]])]
         with pytest.raises(ValueError, match=r"longer|shorter"):
-            Background.pooled([Background.of([[0.1]]), Background.of([[0.1], [0.2]])])
+            Background.pooled(parts)
 
     def test_round_trips(self) -> None:
-        background = Background.of([[0.25, 0.5, 0.125, 0.0], [0.0, -0.5, 0.75, 1.0]])
+        background = Background.of([2, 5], [[0.25, 0.5, 0.125, 0.0], [0.0, -0.5, 0.75, 1.0]])
         assert background.best == ((0.5, 0.25, 0.125), (1.0, 0.75, 0.0))
         assert Background.from_json(background.to_json()) == background
 
-    @pytest.mark.parametrize("text", ["", "{}", "[]", "[[]]", "[1]", "[[1], [1, 2]]", "[[NaN]]"])
-    def test_other_text_is_a_value_error(self, text: str) -> None:
-        with pytest.raises(ValueError, match=r"."):
-            Background.from_json(text)
+    @pytest.mark.parametrize("words", ["[]", "[1]", "[0, 1]", "null"])
+    @pytest.mark.parametrize("best", ["[]", "[[]]", "[1]", "[[1], [1, 2]]", "[[1], [NaN]]", "{}"])
+    def test_other_text_is_a_value_error(self, words: str, best: str) -> None:
+        for text in ("", "[]", f'{{"words": {words}, "best": {best}}}'):
+            with pytest.raises(ValueError, match=r"."):
+                Background.from_json(text)
 
     @pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
     def test_nothing_calibrates_nothing(self, shape: tuple[int, int]) -> None:
         with pytest.raises(TooFewExamples):
-            Background.of(np.empty(shape))
+            Background.of([1] * shape[0], np.empty(shape))

@@ -26,7 +26,7 @@ class TestLeastScore:
 
 class TestLength:
     def test_ends_at_the_least_score(self) -> None:
-        assert length([1.0, 0.8, 0.75, 0.69, 0.0], 0.0) == 3
+        assert length([1.0, 0.8, 0.7, 0.66, 0.0], 0.0) == 3
 
     def test_in_a_folder_of_one_kind_most_belong(self) -> None:
         assert length([0.60, 0.58, 0.55, 0.50], 0.5575) == 1

@@ -41,7 +41,13 @@ class TestStrength:
 class TestVerdict:
     @pytest.mark.parametrize(
         ("rate", "expected"),
-        [(0.002, "strong"), (STRONG, "strong"), (STRONG + 0.001, "weak"), (WEAK, "weak"), (WEAK + 0.001, "none")],
+        [
+            (0.002, "strong"),
+            (STRONG, "strong"),
+            (STRONG + 0.001, "weak"),
+            (WEAK, "weak"),
+            (WEAK + 0.001, "none"),
+        ],
     )
     def test_goes_by_the_rate(self, rate: float, expected: str) -> None:
         assert verdict(rate) == expected

@@ -1,19 +1,21 @@
 """What scores mean in one collection: measured with queries that have nothing to do with it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from clipsearch import typed
+from clipsearch.domain.background import unrelated
 from clipsearch.domain.calibration import FalseAlarms, best_scores, best_scores_of_others
 from clipsearch.domain.scale import Scale
 from clipsearch.domain.taxonomy import Domain
+from clipsearch.domain.verdict import Background, top_scores
 from clipsearch.records import QueryKind
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.texts import Texts
-from clipsearch.storage.vector_file import Ids
+from clipsearch.storage.vector_file import Half, Ids
 
 _SAMPLE = 500
 """Pictures whose best scores make up the background of image queries."""
@@ -40,6 +42,8 @@ class Calibration:
     """Best scores of the background prompts, in any order; none in an empty collection."""
     image: tuple[float, ...]
     """Best scores of a sample of the pictures."""
+    background: Background | None
+    """What the background prompts reach, for the verdict; None in an empty collection."""
 
     def false_alarms(self) -> Mapping[QueryKind, FalseAlarms]:
         """How often background queries of each kind reach a score."""
@@ -71,7 +75,7 @@ def measure(store: Store, domain: Domain, texts: Texts) -> tuple[Calibration, Sc
     """
     ids = store.ids()
     if not len(ids):
-        return Calibration(domain.fingerprint, images=0, newest=0, text=(), image=()), None
+        return Calibration(domain.fingerprint, 0, 0, text=(), image=(), background=None), None
     sample = np.random.default_rng(0).permutation(ids)[:_SAMPLE]
     images = store.vectors(sample.tolist())
     of_texts = best_scores(texts.background, store.all_vectors())
@@ -82,5 +86,16 @@ def measure(store: Store, domain: Domain, texts: Texts) -> tuple[Calibration, Sc
         newest=int(ids[-1]),
         text=tuple(np.round(of_texts, 6).tolist()),
         image=tuple(np.round(np.maximum(of_images, -1.0), 6).tolist()),
+        background=background_of(domain, texts, store.all_vectors()),
     )
     return found, Scale.measure(store.all_vectors(), texts.background, images)
+
+
+def background_of(domain: Domain, texts: Texts, chunks: Iterable[Half]) -> Background:
+    """What the background prompts reach over pictures that come in chunks ``(n, dim)``.
+
+    There must be at least one picture.
+    """
+    words = [len(text.split()) for text in unrelated(domain)]
+    centered = texts.background - texts.background.mean(axis=0)
+    return Background.of(words, np.round(top_scores(centered, chunks), 6))

@@ -4,7 +4,7 @@ Kept with the index as attachments, and read one by one, as a command needs them
 
     domain        the pinned Domain
     texts         embeddings of the domain's classes, its examples and the background prompts
-    calibration   false-alarm rates of scores, for text and for image queries
+    calibration   what background queries reach: for verdicts, and for false-alarm rates of hits
     scale         how parts of a query are put on one scale (see ``domain.scale``)
     evaluation    what the last ``evaluate`` found; of captions, under a name of its own
     likeness      what near-duplicates are like (see ``search.duplicates.likeness``)
@@ -15,7 +15,7 @@ Each says which model, domain or state of the collection it was made for, and co
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,12 +24,13 @@ from clipsearch.domain import taxonomy
 from clipsearch.domain.calibration import FalseAlarms
 from clipsearch.domain.scale import Scale
 from clipsearch.domain.taxonomy import Domain
+from clipsearch.domain.verdict import Background
 from clipsearch.domain.words import Vocabulary
 from clipsearch.domain.zero_shot import LOGIT_SCALE
 from clipsearch.errors import IndexUnreadable, NotTested
-from clipsearch.records import Filter, Hit, QueryKind, Tested, TextEncoder, Vectors
+from clipsearch.records import EVERYTHING, Filter, Hit, QueryKind, Tested, TextEncoder, Vectors
 from clipsearch.storage import evaluations
-from clipsearch.storage.calibration import Calibration, measure
+from clipsearch.storage.calibration import Calibration, background_of, measure
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.evaluations import Evaluation
 from clipsearch.storage.texts import Texts, embedded_texts
@@ -37,6 +38,22 @@ from clipsearch.text import printable
 
 _MADE_AGAIN = ("texts", "calibration", "scale")
 """The attachments that ``calibrate`` makes."""
+
+_SUBSET = 5_000
+"""Up to this many pictures that a filter lets through are measured apart, in 0.1 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What scores of queries with a text are compared with, over the pictures that are searched."""
+
+    images: int
+    """How many pictures there are, at least one."""
+    mean: Vectors
+    """``(dim,)``: of their embeddings, so that a query's mean score is its product with this."""
+    centre: Vectors
+    """``(dim,)``: the mean embedding of the background prompts."""
+    background: Background
 
 
 class Collection:
@@ -154,6 +171,29 @@ class Collection:
             for ids, vectors in self.store.embeddings()
         ]
         return replace(only, of_class=None, ids=frozenset(np.concatenate([*ids, []]).tolist()))
+
+    def level(self, only: Filter = EVERYTHING) -> Level | None:
+        """What scores are compared with; None before the first ``calibrate``, or without pictures.
+
+        only: a filter as ``restricted`` gives it. What few pictures it lets through are measured
+        by themselves, since fewer pictures reach lower scores; many are taken for the whole.
+        """
+        scale, calibration = self.scale, self.calibration
+        if scale is None or calibration is None or calibration.background is None:
+            return None
+        whole = Level(
+            scale.images, scale.means["image"], scale.means["text"], calibration.background
+        )
+        if only == EVERYTHING or self.texts is None:
+            return whole
+        ids = self.store.ids(only)
+        if len(ids) > _SUBSET:
+            return whole
+        if not len(ids):
+            return None
+        vectors = self.store.vectors(ids.tolist())
+        background = background_of(self.domain, self.texts, [vectors.astype(np.float16)])
+        return Level(len(ids), vectors.mean(axis=0), whole.centre, background)
 
     def false_alarms(self, kind: QueryKind) -> FalseAlarms | None:
         """How often background queries reach a score; None before the first ``calibrate``."""

@@ -13,9 +13,10 @@ from clipsearch.cli.options import files as html_file
 from clipsearch.cli.options.filters import FilterOptions
 from clipsearch.cli.options.groups import grouped
 from clipsearch.cli.options.hits import AbsoluteOption
-from clipsearch.cli.options.model import ModelChoice, load_encoder, shared_model
+from clipsearch.cli.options.model import ModelChoice, load_encoder
 from clipsearch.cli.searching import opened, tell_left_out
 from clipsearch.errors import ExitCode, StoreError, UsageError
+from clipsearch.storage.known import shared_model
 
 if TYPE_CHECKING:
     from clipsearch.cli.render.duplicates import ShowPath

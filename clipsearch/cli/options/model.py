@@ -1,27 +1,13 @@
 """Which model and which encoder a command uses, without loading torch where that can be done."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from clipsearch.cli.app import say
-from clipsearch.errors import UsageError
 from clipsearch.models.choice import ModelChoice
 
 if TYPE_CHECKING:
-    from clipsearch.records import Encoder, ModelFiles, ModelSpec, TextEncoder
-    from clipsearch.storage.catalog import Store
-
-
-def shared_model(stores: "Sequence[Store]") -> "ModelSpec":
-    """The one model of all these indexes: scores of different models cannot be compared."""
-    specs = {store.spec.fingerprint: store.spec for store in stores}
-    if len(specs) > 1:
-        made = "; ".join(f"{store.root} ({store.spec.label})" for store in stores)
-        raise UsageError(
-            f"several folders here are indexed with different models: {made}",
-            hint="Say which one you mean with --under FOLDER.",
-        )
-    return stores[0].spec
+    from clipsearch.records import Encoder, ModelFiles, TextEncoder
 
 
 def load_encoder(files: "ModelFiles", choice: ModelChoice) -> "Encoder":

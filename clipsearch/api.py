@@ -37,7 +37,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from clipsearch.domain import policy, taxonomy
+from clipsearch.domain import taxonomy
 from clipsearch.domain.calibration import DEFAULT_MAX_FALSE_ALARM
 from clipsearch.errors import IndexNotFound, UsageError
 from clipsearch.evaluation.classify import Classified, Labels, classify
@@ -47,8 +47,8 @@ from clipsearch.models.choice import ModelChoice
 from clipsearch.models.load import Encoders
 from clipsearch.paths import absolute, relative
 from clipsearch.records import Filter, Hit, IndexSummary, Tested
-from clipsearch.search.answer import search
-from clipsearch.search.query import Part, Query, Searcher
+from clipsearch.search.answer import answer
+from clipsearch.search.query import Query, SearchOptions, Text
 from clipsearch.storage import collection as storage
 from clipsearch.storage import known
 from clipsearch.storage.catalog import Store
@@ -214,15 +214,16 @@ class Collection:
         if k < 1:
             raise UsageError(f"{k} hits cannot be asked for", hint="Ask for one or more.")
         current = self._known
-        if require_tested:
-            current.require_tested()
-        searcher = Searcher([current], lambda: self._encoders.text, lambda: self._encoders.both)
-        asked = searcher.ask(Query((Part("text", query),)), allow_out_of_domain=allow_out_of_domain)
-        hits = search([current], asked, k, self._only, max_false_alarm=max_false_alarm)
-        notes = [storage.tested_line(current)]
-        if (note := policy.language_note(query)) is not None:
-            notes.append(note)
-        return Hits(query, hits, notes)
+        options = SearchOptions(
+            k=k,
+            only=self._only,
+            max_false_alarm=max_false_alarm,
+            all=max_false_alarm >= 1,
+            allow_out_of_domain=allow_out_of_domain,
+            require_tested=require_tested,
+        )
+        found = answer([current], Query((Text(query),)), options, self._encoders)
+        return Hits(query, found.hits, [storage.tested_line(current), *found.notes])
 
     def classify(
         self,

@@ -1,5 +1,6 @@
-"""Names that were mistyped, and what may have been meant."""
+"""Text for people: what a mistyped name may have meant, shares, sizes, and what may be printed."""
 
+import os
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -55,6 +56,11 @@ def printable(text: str) -> str:
         else character
         for character in text
     )
+
+
+def text_path(path: bytes) -> str:
+    """A path as text to be read and not to be opened."""
+    return printable(os.fsdecode(path))
 
 
 def size_text(count: int) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fakes import fake_spec
 
-from clipsearch.cli.render.reports import PUBLISHED, evaluation_record
+from clipsearch.cli.render.reports import evaluation_record
 from clipsearch.domain.gate import GateErrors
 from clipsearch.domain.intervals import proportion
 from clipsearch.domain.taxonomy import Domain, DomainClass
@@ -24,6 +24,7 @@ from clipsearch.evaluation.metrics import (
     evaluate_classification,
     evaluate_retrieval,
 )
+from clipsearch.evaluation.summary import PUBLISHED
 from clipsearch.paths import absolute_path
 from clipsearch.records import Hit
 from clipsearch.storage.collection import Evaluation

@@ -48,8 +48,7 @@ def directory_of_one(about: Sequence[Path], under: Path | None, index: Path | No
 
 def say_skipped(skipped: Sequence[tuple[bytes, str]]) -> None:
     """Name pictures that could not be decoded."""
-    from clipsearch.cli.render.reports import text_path
-    from clipsearch.text import printable
+    from clipsearch.text import printable, text_path
 
     for path, reason in skipped:
         say(f"skipping {text_path(path)}: {printable(reason)}")

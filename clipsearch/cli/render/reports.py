@@ -9,49 +9,34 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
 from clipsearch.cli.render.json_lines import json_line, json_path
 from clipsearch.cli.render.output import console
-from clipsearch.domain.calibration import Precision
-from clipsearch.domain.intervals import Estimate, proportion
+from clipsearch.domain.intervals import proportion
 from clipsearch.domain.taxonomy import IMAGES, REFUSED
 from clipsearch.evaluation.classify import Classified
 from clipsearch.evaluation.evaluate import Findings
-from clipsearch.evaluation.labelled import CaptionedImages
-from clipsearch.evaluation.metrics import ClassificationReport, ClassResult
+from clipsearch.evaluation.metrics import ClassificationReport
 from clipsearch.evaluation.probes import KeptProbe
+from clipsearch.evaluation.summary import (
+    MEASURES,
+    PUBLISHED,
+    estimates,
+    interval,
+    mark,
+    mistakes,
+    percent,
+    precision_text,
+    published,
+    value,
+    worst_classes,
+)
 from clipsearch.indexing.diagnosis import Check
 from clipsearch.paths import absolute, shown
-from clipsearch.text import printable
-
-
-def _recalls(of: str, at_1: float, at_5: float, at_10: float) -> dict[str, float]:
-    return {f"{of}_recall_at_{k}": share for k, share in ((1, at_1), (5, at_5), (10, at_10))}
-
-
-PUBLISHED: Mapping[str, Mapping[str, Mapping[str, float]]] = {
-    "ViT-B-16/laion2b_s34b_b88k": {
-        "ImageNet-1k": {"top1": 0.702},
-        "Flickr30k": _recalls("image", 0.698, 0.904, 0.946) | _recalls("text", 0.863, 0.979, 0.994),
-        "COCO": _recalls("image", 0.423, 0.677, 0.771) | _recalls("text", 0.594, 0.818, 0.888),
-    }
-}
-"""Model -> test set -> measure: what its makers found (the model card; CLIP_benchmark's tables)."""
-
-MEASURES = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "mean_per_class_recall": "mean per-class recall",
-    "mean_average_precision": "mean average precision",
-    **{f"image_recall_at_{k}": f"image recall@{k}" for k in (1, 5, 10)},
-    **{f"text_recall_at_{k}": f"text recall@{k}" for k in (1, 5, 10)},
-    REFUSED: "in-domain queries refused",
-    IMAGES: "pictures",
-}
-"""Measures as people call them."""
+from clipsearch.text import printable, text_path
 
 MOST_ROWS = 10
 """Of the worst classes and of the confusions, in a table; the record and the page have all."""
@@ -104,94 +89,7 @@ def plain(table: Table) -> str:
     return "\n".join([*([printable(table.title)] if table.title else []), *lines, "", ""])
 
 
-def percent(share: float | None) -> str:
-    """0.714 as ``71.4 %``; nothing as a dash."""
-    return "-" if share is None else f"{100 * share:.1f} %"
-
-
-def value(estimate: Estimate | None) -> float | None:
-    """The estimate itself, if there is one."""
-    return estimate.value if estimate else None
-
-
-def interval(estimate: Estimate | None) -> str:
-    """A 95 % interval: ``61.8 to 79.4``."""
-    return "-" if estimate is None else f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
-
-
 # -- evaluations -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """A picture that was got wrong."""
-
-    path: bytes
-    actual: str
-    """Its class, or the caption that did not find it."""
-    given: str
-    """The class it was given to, or the place that it had."""
-
-
-def estimates(findings: Findings) -> dict[str, Estimate]:
-    """The measured shares by name, in the order of a report."""
-    report = findings.evaluation.report
-    if isinstance(report, ClassificationReport):
-        found = {
-            "top1": report.top1,
-            "top5": report.top5,
-            "mean_per_class_recall": report.mean_per_class_recall,
-            "mean_average_precision": report.mean_average_precision,
-        }
-        return {name: estimate for name, estimate in found.items() if estimate is not None}
-    of_images = {f"image_recall_at_{k}": e for k, e in report.image_recall.items()}
-    return of_images | {f"text_recall_at_{k}": e for k, e in report.text_recall.items()}
-
-
-def published(findings: Findings) -> dict[str, str]:
-    """Measure -> ``ImageNet-1k 70.2 %``, for a model of which anything was published."""
-    found: dict[str, list[str]] = {}
-    for test_set, figures in PUBLISHED.get(findings.model.label, {}).items():
-        for measure, share in figures.items():
-            found.setdefault(measure, []).append(f"{test_set} {percent(share)}")
-    return {measure: ", ".join(texts) for measure, texts in found.items()}
-
-
-def mark(findings: Findings, measure: str) -> str:
-    """A pass mark as people read it: ``at least 60.0 %``."""
-    value = findings.domain.pass_marks.get(measure)
-    if value is None:
-        return ""
-    if measure == IMAGES:
-        return f"at least {value:g}"
-    return f"at {'most' if measure == REFUSED else 'least'} {percent(value)}"
-
-
-def worst_classes(report: ClassificationReport) -> list[ClassResult]:
-    """The classes that lost pictures, those that lost the greatest share first."""
-    lost = [r for r in report.per_class if r.recall is not None and r.recall.value < 1]
-    return sorted(lost, key=lambda r: (r.recall.value if r.recall else 1, -r.images))
-
-
-def mistakes(findings: Findings) -> list[Mistake]:
-    """Pictures given to a wrong class, or captions with their picture not among the first ten."""
-    report, test_set = findings.evaluation.report, findings.test_set
-    if isinstance(test_set, CaptionedImages):
-        assert not isinstance(report, ClassificationReport)
-        last = max(report.image_recall)
-        return [
-            Mistake(
-                test_set.paths[test_set.images[n]],
-                test_set.captions[n],
-                f"place {rank + 1} of {report.images}",
-            )
-            for n, rank in enumerate(report.image_ranks)
-            if rank >= last
-        ]
-    assert isinstance(report, ClassificationReport)
-    names = findings.domain.class_names
-    rows = zip(test_set.paths, test_set.classes, report.predicted, strict=True)
-    return [Mistake(p, names[actual], names[got]) for p, actual, got in rows if actual != got]
 
 
 def evaluation_tables(findings: Findings) -> list[Table]:
@@ -270,17 +168,6 @@ def evaluation_lines(findings: Findings) -> list[str]:
         f"{findings.domain.name} are not met",
         *(f"  {shortfall}" for shortfall in missed),
     ]
-
-
-def precision_text(precision: Precision | None) -> str:
-    """What can be said of a hit's being right."""
-    if precision is None:
-        return "precision: too few pictures, or too much alike, to say how often a score is right"
-    return (
-        f"precision: {precision.method} on {precision.hits} hits, {precision.right} of them right; "
-        f"Brier score {precision.brier:.4f} in cross-validation, where always saying the share of "
-        f"right hits has {precision.brier_of_base_rate:.4f}"
-    )
 
 
 def evaluation_record(findings: Findings) -> dict[str, Any]:
@@ -480,11 +367,6 @@ def folder_record(result: FolderResult) -> dict[str, object]:
         "right": result.right,
         "given": dict(result.given.most_common()),
     }
-
-
-def text_path(path: bytes) -> str:
-    """A path as text to be read and not to be opened."""
-    return printable(os.fsdecode(path))
 
 
 def check_lines(check: Check) -> list[str]:

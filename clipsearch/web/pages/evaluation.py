@@ -8,14 +8,15 @@ anything. Every text that comes from a file name, a label, a caption or a domain
 
 from collections.abc import Iterable, Sequence
 
-from clipsearch.cli.render import reports
-from clipsearch.cli.render.reports import interval, percent, value
 from clipsearch.domain.intervals import Estimate
 from clipsearch.domain.taxonomy import REFUSED
+from clipsearch.evaluation import summary
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.labelled import LabelledImages
 from clipsearch.evaluation.metrics import ClassificationReport, ClassResult
+from clipsearch.evaluation.summary import interval, percent, value
 from clipsearch.images.thumbnails import thumbnails
+from clipsearch.text import text_path
 from clipsearch.web.pages.document import data_url, document, inert
 
 _PICTURES = 200
@@ -67,10 +68,10 @@ def _head(findings: Findings) -> str:
 
 
 def _measures(findings: Findings) -> str:
-    published = reports.published(findings)
+    published = summary.published(findings)
     rows = [
-        _measure(findings, name, reports.MEASURES[name], estimate, published.get(name, ""))
-        for name, estimate in reports.estimates(findings).items()
+        _measure(findings, name, summary.MEASURES[name], estimate, published.get(name, ""))
+        for name, estimate in summary.estimates(findings).items()
     ]
     beside = (
         "<p>The figures beside were published for this model on other pictures, and are there for "
@@ -87,7 +88,7 @@ mark.</p>{beside}
 def _measure(findings: Findings, name: str, label: str, estimate: Estimate, beside: str) -> str:
     mark = findings.domain.pass_marks.get(name)
     missed = name in {shortfall.measure for shortfall in findings.evaluation.shortfalls}
-    said = reports.mark(findings, name)
+    said = summary.mark(findings, name)
     return (
         f'<div class="measure{" missed" if missed else ""}"><span>{inert(label)}</span>'
         f"<b>{percent(estimate.value)}</b>{_bar(estimate, mark)}"
@@ -114,7 +115,7 @@ def _meaning(findings: Findings) -> str:
     rows = [
         _measure(findings, name, label, estimate, "")
         for name, label, estimate in (
-            (REFUSED, reports.MEASURES[REFUSED], gate.refused),
+            (REFUSED, summary.MEASURES[REFUSED], gate.refused),
             ("", "of these, queries that name no class", gate.refused_without_words),
             ("", "out-of-domain queries let in", gate.admitted),
         )
@@ -122,11 +123,11 @@ def _meaning(findings: Findings) -> str:
     ]
     notes = "".join(f"<li>{inert(note)}</li>" for note in findings.evaluation.report.notes)
     skipped = "".join(
-        f"<li>{inert(reports.text_path(path))} could not be decoded and does not count: "
+        f"<li>{inert(text_path(path))} could not be decoded and does not count: "
         f"{inert(reason)}</li>"
         for path, reason in findings.skipped
     )
-    precision = reports.precision_text(findings.evaluation.precision)
+    precision = summary.precision_text(findings.evaluation.precision)
     return f"""<section><h2>Queries and scores</h2>
 <p>The gate turns away text queries that have nothing to do with the domain. On the domain&rsquo;s
 own examples, each tenth judged without itself:</p>
@@ -150,7 +151,7 @@ nothing else:</p><ul>{rows}</ul></footer>"""
 
 
 def _classes(report: ClassificationReport) -> str:
-    worst = reports.worst_classes(report)
+    worst = summary.worst_classes(report)
     seen = [result for result in report.per_class if result.images or result.predicted]
     first = (
         f"<p>{len(worst)} of {sum(r.images > 0 for r in seen)} classes lost pictures"
@@ -258,7 +259,7 @@ def _gap(columns: int) -> str:
 
 
 def _wrong(findings: Findings) -> str:
-    mistakes = reports.mistakes(findings)
+    mistakes = summary.mistakes(findings)
     labels = isinstance(findings.test_set, LabelledImages)
     if not mistakes:
         title = "pictures got wrong" if labels else "captions whose picture was missed"
@@ -279,8 +280,8 @@ def _wrong(findings: Findings) -> str:
 </p><div class="pictures">{figures}</div></section>"""
 
 
-def _figure(mistake: reports.Mistake, thumbnail: bytes | None, about: str, became: str) -> str:
-    path = inert(reports.text_path(mistake.path))
+def _figure(mistake: summary.Mistake, thumbnail: bytes | None, about: str, became: str) -> str:
+    path = inert(text_path(mistake.path))
     image = '<span class="none">cannot be shown</span>'
     if thumbnail is not None:
         image = f'<img alt="{path}" src="{data_url(thumbnail)}">'

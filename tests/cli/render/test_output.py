@@ -436,7 +436,7 @@ def test_no_text_from_an_index_or_a_file_reaches_a_terminal_as_it_is() -> None:
         ),
         *output.domain_text(known(evil).domain).split("\n"),
         tested_line(known(evil, evaluated=False)),
-        output.no_match_line([hit(path, Path("/"), false_alarm=0.5)]),
+        output.no_match_line(hit(path, Path("/"), false_alarm=0.5)),
         output.models_text([("fake", "what it is", Path(evil))]),
     ]
     for text in texts:
@@ -456,9 +456,9 @@ def test_what_was_tested_is_told_in_a_line() -> None:
 
 
 def test_no_match_tells_how_near_the_best_picture_came(here: Path) -> None:
-    assert output.no_match_line([]) == "no match"
-    assert output.no_match_line([hit(b"a.png", here)]) == "no match"
-    assert output.no_match_line([hit(b"a.png", here, false_alarm=0.234)]) == (
+    assert output.no_match_line(None) == "no match"
+    assert output.no_match_line(hit(b"a.png", here)) == "no match"
+    assert output.no_match_line(hit(b"a.png", here, false_alarm=0.234)) == (
         "no match: 23.4 % of unrelated queries reach the score of the best picture, a.png "
         "(--all prints it)"
     )

@@ -1,0 +1,135 @@
+"""What an evaluation found, in words: what tables, lines and pages are made of alike."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from clipsearch.domain.calibration import Precision
+from clipsearch.domain.intervals import Estimate
+from clipsearch.domain.taxonomy import IMAGES, REFUSED
+from clipsearch.evaluation.evaluate import Findings
+from clipsearch.evaluation.labelled import CaptionedImages
+from clipsearch.evaluation.metrics import ClassificationReport, ClassResult
+
+
+def _recalls(of: str, at_1: float, at_5: float, at_10: float) -> dict[str, float]:
+    return {f"{of}_recall_at_{k}": share for k, share in ((1, at_1), (5, at_5), (10, at_10))}
+
+
+PUBLISHED: Mapping[str, Mapping[str, Mapping[str, float]]] = {
+    "ViT-B-16/laion2b_s34b_b88k": {
+        "ImageNet-1k": {"top1": 0.702},
+        "Flickr30k": _recalls("image", 0.698, 0.904, 0.946) | _recalls("text", 0.863, 0.979, 0.994),
+        "COCO": _recalls("image", 0.423, 0.677, 0.771) | _recalls("text", 0.594, 0.818, 0.888),
+    }
+}
+"""Model -> test set -> measure: what its makers found (the model card; CLIP_benchmark's tables)."""
+
+MEASURES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "mean_per_class_recall": "mean per-class recall",
+    "mean_average_precision": "mean average precision",
+    **{f"image_recall_at_{k}": f"image recall@{k}" for k in (1, 5, 10)},
+    **{f"text_recall_at_{k}": f"text recall@{k}" for k in (1, 5, 10)},
+    REFUSED: "in-domain queries refused",
+    IMAGES: "pictures",
+}
+"""Measures as people call them."""
+
+
+def percent(share: float | None) -> str:
+    """0.714 as ``71.4 %``; nothing as a dash."""
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def value(estimate: Estimate | None) -> float | None:
+    """The estimate itself, if there is one."""
+    return estimate.value if estimate else None
+
+
+def interval(estimate: Estimate | None) -> str:
+    """A 95 % interval: ``61.8 to 79.4``."""
+    return "-" if estimate is None else f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A picture that was got wrong."""
+
+    path: bytes
+    actual: str
+    """Its class, or the caption that did not find it."""
+    given: str
+    """The class it was given to, or the place that it had."""
+
+
+def estimates(findings: Findings) -> dict[str, Estimate]:
+    """The measured shares by name, in the order of a report."""
+    report = findings.evaluation.report
+    if isinstance(report, ClassificationReport):
+        found = {
+            "top1": report.top1,
+            "top5": report.top5,
+            "mean_per_class_recall": report.mean_per_class_recall,
+            "mean_average_precision": report.mean_average_precision,
+        }
+        return {name: estimate for name, estimate in found.items() if estimate is not None}
+    of_images = {f"image_recall_at_{k}": e for k, e in report.image_recall.items()}
+    return of_images | {f"text_recall_at_{k}": e for k, e in report.text_recall.items()}
+
+
+def published(findings: Findings) -> dict[str, str]:
+    """Measure -> ``ImageNet-1k 70.2 %``, for a model of which anything was published."""
+    found: dict[str, list[str]] = {}
+    for test_set, figures in PUBLISHED.get(findings.model.label, {}).items():
+        for measure, share in figures.items():
+            found.setdefault(measure, []).append(f"{test_set} {percent(share)}")
+    return {measure: ", ".join(texts) for measure, texts in found.items()}
+
+
+def mark(findings: Findings, measure: str) -> str:
+    """A pass mark as people read it: ``at least 60.0 %``."""
+    value = findings.domain.pass_marks.get(measure)
+    if value is None:
+        return ""
+    if measure == IMAGES:
+        return f"at least {value:g}"
+    return f"at {'most' if measure == REFUSED else 'least'} {percent(value)}"
+
+
+def worst_classes(report: ClassificationReport) -> list[ClassResult]:
+    """The classes that lost pictures, those that lost the greatest share first."""
+    lost = [r for r in report.per_class if r.recall is not None and r.recall.value < 1]
+    return sorted(lost, key=lambda r: (r.recall.value if r.recall else 1, -r.images))
+
+
+def mistakes(findings: Findings) -> list[Mistake]:
+    """Pictures given to a wrong class, or captions with their picture not among the first ten."""
+    report, test_set = findings.evaluation.report, findings.test_set
+    if isinstance(test_set, CaptionedImages):
+        assert not isinstance(report, ClassificationReport)
+        last = max(report.image_recall)
+        return [
+            Mistake(
+                test_set.paths[test_set.images[n]],
+                test_set.captions[n],
+                f"place {rank + 1} of {report.images}",
+            )
+            for n, rank in enumerate(report.image_ranks)
+            if rank >= last
+        ]
+    assert isinstance(report, ClassificationReport)
+    names = findings.domain.class_names
+    rows = zip(test_set.paths, test_set.classes, report.predicted, strict=True)
+    return [Mistake(p, names[actual], names[got]) for p, actual, got in rows if actual != got]
+
+
+def precision_text(precision: Precision | None) -> str:
+    """What can be said of a hit's being right."""
+    if precision is None:
+        return "precision: too few pictures, or too much alike, to say how often a score is right"
+    return (
+        f"precision: {precision.method} on {precision.hits} hits, {precision.right} of them right; "
+        f"Brier score {precision.brier:.4f} in cross-validation, where always saying the share of "
+        f"right hits has {precision.brier_of_base_rate:.4f}"
+    )

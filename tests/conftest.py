@@ -9,10 +9,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,14 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"CLIPSEARCH_{name}", raising=False)
 
 
+@pytest.fixture
+def shared_cache(
+    tmp_path_factory: pytest.TempPathFactory, own_places: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One cache for all tests of the whole program: embedding a domain's texts takes seconds."""
+    monkeypatch.setenv("CLIPSEARCH_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 def run_here(*arguments: str | Path) -> int:
     """Run the program in this process, where torch is loaded already."""
     from clipsearch import cli
@@ -136,10 +145,13 @@ def run_here(*arguments: str | Path) -> int:
 
 @contextmanager
 def places_beside(root: Path) -> Iterator[None]:
-    """What belongs to a person lies beside ``root``: for fixtures that outlive a test."""
+    """What belongs to a person lies beside ``root``: for fixtures that outlive a test.
+
+    ``root`` lies in a folder made by ``tmp_path_factory``, beside the shared cache.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPSEARCH_DATA_DIR", str(root.parent / "data"))
-        patch.setenv("CLIPSEARCH_CACHE_DIR", str(root.parent / "cache"))
+        patch.setenv("CLIPSEARCH_CACHE_DIR", str(root.parent.parent / "cache"))
         yield
 
 
@@ -189,9 +201,72 @@ class Ran:
 Run = Callable[..., Ran]
 
 
+@contextmanager
+def _streams(stdin: bytes) -> Iterator[Callable[[], tuple[bytes, str]]]:
+    """Files in place of the standard streams, down to their descriptors; gives what was written."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
+        files[0].write(stdin)
+        files[0].seek(0)
+        for number, file in enumerate(files):
+            stack.callback(os.close, before := os.dup(number))
+            stack.callback(os.dup2, before, number)
+            os.dup2(file.fileno(), number)
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            stream = open(  # noqa: SIM115 (the stack closes it)
+                number,
+                "w" if number else "r",
+                encoding="utf-8",
+                errors="backslashreplace" if number else "surrogateescape",
+                closefd=False,
+            )
+            stack.enter_context(stream)
+            patch.setattr(sys, name, stream)
+
+        def written() -> tuple[bytes, str]:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for file in files:
+                file.seek(0)
+            return files[1].read(), files[2].read().decode("utf-8", "backslashreplace")
+
+        yield written
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Run the program in a process of its own: `run("search", "a cat", cwd=photos)`."""
+def run(tmp_path: Path, shared_cache: None) -> Run:
+    """Run the program in this process: `run("search", "a cat", cwd=photos)`.
+
+    What it prints is caught at the descriptors, so that no test can tell it from a process.
+    """
+
+    def run_program(
+        *arguments: str | bytes | Path,
+        cwd: Path | None = None,
+        stdin: bytes = b"",
+        env: dict[str, str] | None = None,
+    ) -> Ran:
+        with pytest.MonkeyPatch.context() as patch, _streams(stdin) as written:
+            patch.chdir(cwd or tmp_path)
+            for name, value in (env or {}).items():
+                patch.setenv(name, value)
+            try:
+                code = run_here(*(os.fsdecode(argument) for argument in arguments))
+            except SystemExit as left:  # completion leaves in typer's own way
+                code = int(left.code or 0)
+            return Ran(code, *written())
+
+    return run_program
+
+
+@pytest.fixture
+def run_process(tmp_path: Path, shared_cache: None) -> Run:
+    """Run the program, or another ``command``, in a process of its own.
+
+    For what only a process shows: what is imported, what a signal or a closed pipe does. A test
+    that asks for this is marked ``process``.
+    """
 
     def run_program(
         *arguments: str | bytes | Path,
@@ -213,6 +288,26 @@ def run(tmp_path: Path) -> Run:
         return Ran(done.returncode, done.stdout, done.stderr.decode("utf-8", "backslashreplace"))
 
     return run_program
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "run_process" in getattr(item, "fixturenames", ()):
+            item.add_marker("process")
+
+
+@pytest.fixture(autouse=True)
+def quick_tests_start_no_process(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hold what the markers say: a test that is to be quick starts no other program."""
+    if any(request.node.get_closest_marker(name) for name in ("process", "slow")):
+        return
+
+    def refuse(*arguments: object, **_: object) -> None:
+        pytest.fail("a test that starts a process is to be marked: pytest.mark.process")
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
 
 
 def wait_and_watch(process: "subprocess.Popen[bytes]") -> int:

@@ -29,6 +29,9 @@ from clipsearch.vectors import l2_normalise, top_k
 
 DIM = 16
 
+ESCAPES = "\x1b[2Jred\x07\x9b1m\r\n\u202etxt.exe\u2066\u200f\u2028\ufeff\udce9\x7f\0"
+"""What a terminal would obey, and what turns writing around."""
+
 
 def fake_spec(dim: int = DIM, fingerprint: str = "f" * 64, name: str = "fake") -> ModelSpec:
     """A model that exists only here; its pictures are 8 x 8."""

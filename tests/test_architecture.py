@@ -30,7 +30,7 @@ ONE_FILE = {
     "torch": "models/open_clip.py",
     "open_clip": "models/open_clip.py",
     "faiss": "storage/flat_index.py",
-    "sqlite3": "storage/catalog.py",
+    "sqlite3": "storage/sqlite.py",
     "pyarrow": "indexing/transfer/layout.py",
     "watchfiles": "indexing/watch.py",
 }
@@ -126,6 +126,7 @@ def test_a_folder_says_what_it_is_for(name: str) -> None:
     assert len(said.splitlines()) <= 10
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "module",
     [
@@ -134,7 +135,7 @@ def test_a_folder_says_what_it_is_for(name: str) -> None:
         "storage.collection",
         "domain.gate",
         "evaluation.metrics",
-        "cli.render.output",
+        "cli.render.hits",
         "models.registry",
         "storage.catalog",
         "cli",

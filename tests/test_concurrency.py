@@ -19,7 +19,10 @@ from clipsearch.storage.catalog import FOLDER, Store
 HERE = Path(__file__).parent
 SECONDS = 8.0
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="renames files that are being read")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(os.name == "nt", reason="renames files that are being read"),
+]
 
 
 def churn(root: Path, stop: threading.Event) -> None:

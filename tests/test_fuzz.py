@@ -91,6 +91,7 @@ def corpus(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
         yield suffix, mutated(chance, data, chance.choice(whole)[1])
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "count", [300, pytest.param(10_000, marks=pytest.mark.slow)], ids=["some", "many"]
 )

@@ -18,7 +18,10 @@ from pathlib import Path
 import pytest
 from conftest import ASK, UNTESTED, Run, make_picture, run_here
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(os.name == "nt", reason="Windows has no such names"),
+]
 
 NOT_UTF_8 = b"not utf-8 \xff\xfe.png"
 
@@ -308,16 +311,16 @@ def lock(collection: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_read_is_named_and_its_pictures_stay(
-    run: Run, locked: Locked
+    run_process: Run, locked: Locked
 ) -> None:
     (locked.root / "1").chmod(0)
     (locked.root / "plain.png").unlink()
-    done = run("index", locked.root, command=locked.command)
+    done = run_process("index", locked.root, command=locked.command)
     assert (done.code, done.out) == (2, b"")
     first, summary = done.err.splitlines()
     assert first == "clipsearch: cannot read 1: Permission denied"
     assert "0 added, 0 changed, 0 moved, 1 removed" in summary
-    found = run(*ASK, "snow", "-0", "-k", "100", cwd=locked.root, command=locked.command)
+    found = run_process(*ASK, "snow", "-0", "-k", "100", cwd=locked.root, command=locked.command)
     assert (found.code, found.err) == (0, UNTESTED)
     assert b"1/2/3/4/5/6/7/8/deep.png" in found.out.split(b"\0")
     assert b"plain.png" not in found.out.split(b"\0")
@@ -325,14 +328,14 @@ def test_a_folder_that_cannot_be_read_is_named_and_its_pictures_stay(
 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_folder_in_which_nothing_can_be_written_can_be_searched(
-    run: Run, locked: Locked, damaged: bool
+    run: Run, run_process: Run, locked: Locked, damaged: bool
 ) -> None:
     search = [*ASK, "snow", "--json", "-k", "100"]
     expected = run(*search, cwd=locked.root)
     if damaged:
         os.truncate(locked.root / ".clipsearch" / "vectors.faiss", 100)
     lock(locked.root)
-    done = run(*search, cwd=locked.root, command=locked.command)
+    done = run_process(*search, cwd=locked.root, command=locked.command)
     assert (done.code, done.out) == (0, expected.out)
     first, *lines = done.err.splitlines()
     assert first in UNTESTED
@@ -372,11 +375,11 @@ def test_a_read_only_medium_is_searched_and_told_of(run: Run, hostile: Hostile, 
 
 
 def test_an_index_that_cannot_be_written_is_refused_with_the_way_out(
-    run: Run, locked: Locked, tiny_model: Path
+    run_process: Run, locked: Locked, tiny_model: Path
 ) -> None:
     kept = locked.root / ".clipsearch"
     lock(locked.root)
-    done = run("index", locked.root, command=locked.command)
+    done = run_process("index", locked.root, command=locked.command)
     assert (done.code, done.out) == (2, b"")
     assert "cannot write" in done.err
     assert "--index DIR" in done.err
@@ -384,7 +387,7 @@ def test_an_index_that_cannot_be_written_is_refused_with_the_way_out(
     kept.chmod(0o755)
     shutil.rmtree(kept)
     locked.root.chmod(0o555)
-    done = run("index", locked.root, "--model", tiny_model, command=locked.command)
+    done = run_process("index", locked.root, "--model", tiny_model, command=locked.command)
     assert (done.code, done.out) == (2, b"")
     assert "cannot make the index folder" in done.err
     assert "--index DIR" in done.err

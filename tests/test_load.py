@@ -31,6 +31,7 @@ pytestmark = [
 DIM = 512
 
 
+@pytest.mark.process
 def test_a_hundred_thousand_pictures_are_indexed_within_bounded_memory(
     tmp_path: Path, tiny_model: Path
 ) -> None:

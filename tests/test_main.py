@@ -10,7 +10,10 @@ import pytest
 
 from clipsearch.models import load
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there"),
+]
 
 INTERRUPTED_IMPORT = "raise KeyboardInterrupt"
 INTERRUPT = "import os, signal, sys\nos.kill(os.getpid(), signal.SIGINT)\nsys.exit(7)"

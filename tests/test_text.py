@@ -1,8 +1,13 @@
 """What may have been meant by a mistyped name."""
 
-import pytest
+import unicodedata
 
-from clipsearch.text import close, did_you_mean
+import pytest
+from fakes import ESCAPES
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipsearch.text import close, did_you_mean, printable, size_text
 
 NAMES = ["lighthouse", "house", "ViT-B-16", "jpeg"]
 
@@ -30,3 +35,43 @@ def test_the_question_is_asked_only_where_there_is_something_to_ask() -> None:
     assert did_you_mean("cats", ["cat", "cart"]) == " (did you mean cat or cart?)"
     assert did_you_mean("cats", ["cat", "cart"], 1) == " (did you mean cat?)"
     assert did_you_mean("zebra", NAMES) == ""
+
+
+def test_printable_leaves_text_of_all_languages_as_it_is() -> None:
+    text = "Ærø 写真 שלום مرحبا 🏔 e\u0301 [bold] \\ :smile: a b"
+    assert printable(text) == text
+
+
+def test_printable_takes_out_what_a_terminal_would_obey() -> None:
+    shown = printable(ESCAPES)
+    assert len(shown) == len(ESCAPES)
+    assert shown == "�[2Jred��1m���txt.exe������" + "�"
+
+
+@given(st.text(st.characters()))
+def test_printable_text_is_one_line_and_obeys_nobody(text: str) -> None:
+    shown = printable(text)
+    categories = {unicodedata.category(character) for character in shown}
+    assert not categories & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    assert len(shown.splitlines()) <= 1
+    assert printable(shown) == shown
+    shown.encode()
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (1449, "1.4 kB"),
+        (999_900, "999.9 kB"),
+        (999_960, "1.0 MB"),
+        (1_400_000, "1.4 MB"),
+        (350_000_000_000, "350.0 GB"),
+        (2_500_000_000_000, "2.5 TB"),
+        (2_500_000_000_000_000, "2500.0 TB"),
+    ],
+)
+def test_sizes_are_said_as_people_say_them(count: int, text: str) -> None:
+    assert size_text(count) == text

@@ -3,11 +3,11 @@
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer._click.shell_completion import CompletionItem
@@ -17,9 +17,6 @@ from typer.main import get_command
 from clipsearch import __version__
 from clipsearch.cli import completion
 from clipsearch.cli.commands import COMMANDS
-
-if TYPE_CHECKING:
-    from clipsearch.cli.render.output import ProgressBar
 
 # The matrices of one query are small: threads win nothing on them, and on a busy machine they wait
 # for each other (0.5 s against 1.6 s). It must be said before numpy is loaded; torch has its own.
@@ -205,11 +202,14 @@ def silence(stream: TextIO) -> None:
 
 
 @contextmanager
-def progress() -> "Iterator[ProgressBar]":
-    """A progress bar that is taken away again."""
-    from clipsearch.cli.render import output
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """What shows progress on stderr while that is a terminal; taken away again at the end."""
+    if not sys.stderr.isatty():
+        yield lambda doing, done, total: None
+        return
+    from clipsearch.cli.render.progress import ProgressBar  # rich costs a query 50 ms
 
-    bar = output.ProgressBar()
+    bar = ProgressBar()
     try:
         yield bar
     finally:

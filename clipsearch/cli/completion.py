@@ -56,6 +56,13 @@ def classes(incomplete: str) -> list[str]:
     return _those(taxonomy.load(taxonomy.DEFAULT).class_names, incomplete)
 
 
+def topics(incomplete: str) -> list[str]:
+    """The pages of ``clipsearch help``."""
+    from clipsearch.cli.help import pages
+
+    return _those(pages(), incomplete)
+
+
 def probes(incomplete: str) -> list[str]:
     """Names of the probes of the index here."""
     return _those(_probes(), incomplete)

@@ -28,6 +28,7 @@ _OTHER_WORDS = {
     "search": {"find", "query", "look", "grep", "show", "get"},
     "index": {"add", "build", "create", "scan", "update", "import", "embed", "reindex"},
     "status": {"info", "list", "ls", "stats"},
+    "help": {"recipes", "man", "manual", "docs"},
     "doctor": {"check", "diagnose", "test", "version"},
 }
 """What people call these commands who have used other programs."""

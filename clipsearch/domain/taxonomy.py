@@ -18,6 +18,7 @@ from typing import Any
 
 from clipsearch import typed
 from clipsearch.domain import policy, toml_lines
+from clipsearch.domain.pass_marks import IMAGES, REFUSED, SHARES
 from clipsearch.errors import BadDomain, RefusedByPolicy
 from clipsearch.text import did_you_mean
 
@@ -26,19 +27,6 @@ DEFAULT = "everyday"
 
 PLACE = "{}"
 """Where in a template the class name goes."""
-
-SHARES = (
-    *("top1", "top5", "mean_per_class_recall", "mean_average_precision"),
-    *("image_recall_at_1", "image_recall_at_5", "image_recall_at_10"),
-    *("text_recall_at_1", "text_recall_at_5", "text_recall_at_10"),
-)
-"""Pass marks between 0 and 1, under the names that an evaluation gives its measures."""
-
-IMAGES = "images"
-"""The pass mark that is a number of pictures: an evaluation on fewer proves nothing."""
-
-REFUSED = "refused_in_domain"
-"""The pass mark that is a most and not a least: the share of in-domain queries refused."""
 
 
 @dataclass(frozen=True, slots=True)

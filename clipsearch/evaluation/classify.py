@@ -20,7 +20,8 @@ from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.paths import absolute, relative
 from clipsearch.records import Found, ImageFile, ModelSpec, TextEncoder, Vectors
 from clipsearch.storage.catalog import Store
-from clipsearch.storage.collection import Collection, embedded_texts
+from clipsearch.storage.collection import Collection
+from clipsearch.storage.texts import embedded_texts
 
 Rank = Callable[[Vectors, int], list[list[Ranked]]]
 """Pictures ``(n, dim)`` and a number k to the k best classes of each."""

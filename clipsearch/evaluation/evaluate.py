@@ -9,7 +9,8 @@ import numpy.typing as npt
 from clipsearch.domain import policy
 from clipsearch.domain.calibration import Precision, fit_precision
 from clipsearch.domain.gate import GateErrors
-from clipsearch.domain.taxonomy import REFUSED, Domain
+from clipsearch.domain.pass_marks import REFUSED, shortfalls
+from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.zero_shot import encode_all, fit_logit_scale
 from clipsearch.errors import TooFewExamples
 from clipsearch.evaluation import labelled
@@ -19,14 +20,15 @@ from clipsearch.evaluation.metrics import (
     RetrievalReport,
     evaluate_classification,
     evaluate_retrieval,
-    shortfalls,
+    to_data,
 )
 from clipsearch.indexing.embed import Progress, embeddings_of
 from clipsearch.models.load import Encoders
 from clipsearch.records import ModelSpec, Vectors
-from clipsearch.storage import collection
+from clipsearch.storage import collection, evaluations
 from clipsearch.storage.catalog import Store
-from clipsearch.storage.collection import Collection, Evaluation
+from clipsearch.storage.collection import Collection
+from clipsearch.storage.evaluations import Evaluation
 
 _HITS = 10
 """Hits of a query that a score's precision is fitted to: as many as a search shows."""
@@ -44,6 +46,7 @@ class Findings:
     """An evaluation with what it is about, for a report."""
 
     evaluation: Evaluation
+    report: ClassificationReport | RetrievalReport
     model: ModelSpec
     domain: Domain
     gate: GateErrors
@@ -108,14 +111,16 @@ def evaluate(
         test_set=labelled.fingerprint(test_set, domain, found.hashes),
         source=test_set.source,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        report=report,
+        report=to_data(report),
         measures=measures,
         shortfalls=shortfalls(measures, domain.pass_marks),
         precision=precision,
         logit_scale=scale,
     )
-    collection.keep_evaluation(store, evaluation)
-    return Findings(evaluation, store.spec, domain, gate, test_set, found.reused, found.failed)
+    evaluations.keep(store, evaluation)
+    return Findings(
+        evaluation, report, store.spec, domain, gate, test_set, found.reused, found.failed
+    )
 
 
 def _precision(

@@ -19,13 +19,13 @@ run. Every measure carries its 95 % interval (see ``intervals``).
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from clipsearch import typed
 from clipsearch.domain.intervals import Estimate, clustered_mean, proportion, stratified_mean
-from clipsearch.domain.taxonomy import IMAGES, REFUSED
+from clipsearch.domain.pass_marks import IMAGES
 from clipsearch.errors import TooFewExamples
 from clipsearch.records import Vectors
 
@@ -117,57 +117,6 @@ class RetrievalReport:
         values = {f"image_recall_at_{k}": e.value for k, e in self.image_recall.items()}
         values |= {f"text_recall_at_{k}": e.value for k, e in self.text_recall.items()}
         return values | {IMAGES: float(self.images)}
-
-
-@dataclass(frozen=True, slots=True)
-class Shortfall:
-    """A pass mark that was not met."""
-
-    measure: str
-    reached: float | None
-    """None where the evaluation did not measure it."""
-    mark: float
-
-    def __str__(self) -> str:
-        if self.reached is None:
-            return f"{self.measure} was not measured (the mark is {self.mark:g})"
-        worse = "above" if self.measure == REFUSED else "below"
-        return f"{self.measure} {self.reached:.4g} is {worse} the mark {self.mark:g}"
-
-
-def shortfalls(measures: Mapping[str, float], marks: Mapping[str, float]) -> tuple[Shortfall, ...]:
-    """The pass marks that these measures do not meet; a domain is passed if there are none.
-
-    A mark of a kind that the test set cannot measure is left out: retrieval for labels,
-    classification for captions. At least one share must remain, since a number of pictures
-    alone shows nothing.
-    """
-    kinds = [{"top", "mean"}, {"image", "text"}]
-    measured = next((kind for kind in kinds if any(_kind(m) in kind for m in measures)), set())
-    relevant = {
-        name: mark
-        for name, mark in marks.items()
-        if name in (IMAGES, REFUSED) or _kind(name) in measured
-    }
-    missed = [
-        Shortfall(name, measures.get(name), mark)
-        for name, mark in relevant.items()
-        if not _met(name, measures.get(name), mark)
-    ]
-    if not any(_kind(name) in measured for name in relevant):
-        missed += [Shortfall(n, measures.get(n), m) for n, m in marks.items() if n not in relevant]
-    return tuple(missed)
-
-
-def _kind(name: str) -> str:
-    """The measure's family: top, mean, image, text; a count or a refusal has none."""
-    return "" if name in (IMAGES, REFUSED) else name.rstrip("0123456789").split("_")[0]
-
-
-def _met(name: str, reached: float | None, mark: float) -> bool:
-    if reached is None:
-        return False
-    return reached <= mark if name == REFUSED else reached >= mark
 
 
 # -- classification ----------------------------------------------------------------------------
@@ -332,18 +281,8 @@ def _best_caption_ranks(images: Vectors, captions: Vectors, owner: Ints) -> Ints
 # -- JSON --------------------------------------------------------------------------------------
 
 
-_KINDS = {"classification": ClassificationReport, "retrieval": RetrievalReport}
-
-
-def to_json(report: ClassificationReport | RetrievalReport) -> str:
-    """A report as JSON text; ``from_json`` is its inverse."""
-    kind = next(name for name, record in _KINDS.items() if isinstance(report, record))
-    return json.dumps({"kind": kind, **asdict(report)}, ensure_ascii=False)
-
-
-def from_json(text: str) -> ClassificationReport | RetrievalReport:
-    """Rebuild a report from ``to_json``'s text. Raises ValueError and such for any other."""
-    values = json.loads(text)
-    kind = _KINDS[values.pop("kind")]
-    report: ClassificationReport | RetrievalReport = typed.record(kind, values)
-    return report
+def to_data(report: ClassificationReport | RetrievalReport) -> dict[str, Any]:
+    """A report as JSON data, to be kept with an index and given to programs."""
+    kind = "classification" if isinstance(report, ClassificationReport) else "retrieval"
+    data: dict[str, Any] = json.loads(json.dumps({"kind": kind, **asdict(report)}))
+    return data

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from clipsearch.domain.calibration import Precision
 from clipsearch.domain.intervals import Estimate
-from clipsearch.domain.taxonomy import IMAGES, REFUSED
+from clipsearch.domain.pass_marks import IMAGES, REFUSED
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.labelled import CaptionedImages
 from clipsearch.evaluation.metrics import ClassificationReport, ClassResult
+from clipsearch.text import percent
 
 
 def _recalls(of: str, at_1: float, at_5: float, at_10: float) -> dict[str, float]:
@@ -37,11 +38,6 @@ MEASURES = {
 """Measures as people call them."""
 
 
-def percent(share: float | None) -> str:
-    """0.714 as ``71.4 %``; nothing as a dash."""
-    return "-" if share is None else f"{100 * share:.1f} %"
-
-
 def value(estimate: Estimate | None) -> float | None:
     """The estimate itself, if there is one."""
     return estimate.value if estimate else None
@@ -65,7 +61,7 @@ class Mistake:
 
 def estimates(findings: Findings) -> dict[str, Estimate]:
     """The measured shares by name, in the order of a report."""
-    report = findings.evaluation.report
+    report = findings.report
     if isinstance(report, ClassificationReport):
         found = {
             "top1": report.top1,
@@ -105,7 +101,7 @@ def worst_classes(report: ClassificationReport) -> list[ClassResult]:
 
 def mistakes(findings: Findings) -> list[Mistake]:
     """Pictures given to a wrong class, or captions with their picture not among the first ten."""
-    report, test_set = findings.evaluation.report, findings.test_set
+    report, test_set = findings.report, findings.test_set
     if isinstance(test_set, CaptionedImages):
         assert not isinstance(report, ClassificationReport)
         last = max(report.image_recall)

@@ -19,7 +19,8 @@ from clipsearch.errors import ClipsearchError
 from clipsearch.images import scan
 from clipsearch.indexing.changes import diff
 from clipsearch.storage import known as collections
-from clipsearch.storage.catalog import CATALOG, Store, writer_of
+from clipsearch.storage.catalog import CATALOG, Store
+from clipsearch.storage.lock import writer_of
 
 
 class State(StrEnum):

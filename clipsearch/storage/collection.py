@@ -5,199 +5,38 @@ Kept with the index as attachments, and read one by one, as a command needs them
     domain        the pinned Domain
     texts         embeddings of the domain's classes, its examples and the background prompts
     calibration   false-alarm rates of scores, for text and for image queries
-    scale         how parts of a query are put on one scale (see ``mixing``)
+    scale         how parts of a query are put on one scale (see ``domain.scale``)
     evaluation    what the last ``evaluate`` found; of captions, under a name of its own
-    likeness      what near-duplicates are like (see ``likeness``)
-    probe:NAME    a linear probe (see ``probes``)
+    likeness      what near-duplicates are like (see ``search.duplicates.likeness``)
+    probe:NAME    a linear probe (see ``evaluation.probes``)
 
 Each says which model, domain or state of the collection it was made for, and counts for no other.
 """
 
-import hashlib
-import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipsearch import typed
-from clipsearch.domain import background, taxonomy
-from clipsearch.domain.calibration import (
-    FalseAlarms,
-    Precision,
-    best_scores,
-    best_scores_of_others,
-)
-from clipsearch.domain.gate import Gate
+from clipsearch.domain import taxonomy
+from clipsearch.domain.calibration import FalseAlarms
 from clipsearch.domain.scale import Scale
-from clipsearch.domain.taxonomy import IMAGES, REFUSED, Domain
+from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.words import Vocabulary
-from clipsearch.domain.zero_shot import LOGIT_SCALE, encode_all
+from clipsearch.domain.zero_shot import LOGIT_SCALE
 from clipsearch.errors import IndexUnreadable, NotTested
-from clipsearch.paths import cache_dir, write_whole
-from clipsearch.records import Filter, Hit, ModelSpec, QueryKind, Tested, TextEncoder, Vectors
+from clipsearch.records import Filter, Hit, QueryKind, Tested, TextEncoder, Vectors
+from clipsearch.storage import evaluations
+from clipsearch.storage.calibration import Calibration, measure
 from clipsearch.storage.catalog import Store
-from clipsearch.storage.vector_file import Ids
+from clipsearch.storage.evaluations import Evaluation
+from clipsearch.storage.texts import Texts, embedded_texts
 from clipsearch.text import printable
-
-if TYPE_CHECKING:
-    from clipsearch.evaluation.metrics import (
-        ClassificationReport,
-        RetrievalReport,
-        Shortfall,
-    )
-
-_EVALUATIONS = {"labels": "evaluation", "captions": "evaluation of captions"}
-"""Kind of test set -> the attachment; each kind has its own measures and its own pass marks."""
-
-_SAMPLE = 500
-"""Pictures whose best scores make up the background of image queries."""
-
-_ALWAYS_ANEW = 20_000
-"""So many pictures are calibrated in a fraction of a second, however few have changed."""
 
 _MADE_AGAIN = ("texts", "calibration", "scale")
 """The attachments that ``calibrate`` makes."""
-
-_DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
-"""What comes of reading JSON that is not what was kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """One evaluation, as it is kept with an index."""
-
-    model: str
-    """The model's fingerprint."""
-    domain: str
-    """The domain's fingerprint."""
-    test_set: str
-    """The test set's fingerprint."""
-    source: str
-    """The test set as the user named it."""
-    made_at: str
-    """ISO 8601, UTC."""
-    report: "ClassificationReport | RetrievalReport"
-    measures: Mapping[str, float]
-    """What the pass marks are about: the report's and the gate's."""
-    shortfalls: tuple["Shortfall", ...]
-    """The pass marks that were not met."""
-    precision: Precision | None
-    """What a score says about a hit's being right, where the test set could tell."""
-    logit_scale: float | None = None
-    """What makes the probabilities of classes right, where the test set had labels."""
-
-    @property
-    def kind(self) -> str:
-        """``labels`` or ``captions``: what the test set said of its pictures."""
-        return "labels" if hasattr(self.report, "top1") else "captions"
-
-    def is_about(self, marks: Mapping[str, float]) -> bool:
-        """Whether any of the pass marks is one that its test set could measure."""
-        shares = {name for name in marks if name not in (IMAGES, REFUSED)}
-        return bool(shares & set(self.report.measures()))
-
-    def to_json(self) -> str:
-        """The record as JSON text; ``from_json`` is its inverse."""
-        from clipsearch.evaluation import metrics  # here, since few queries have one to read
-
-        values: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in ("model", "domain", "test_set", "source", "made_at")
-        }
-        values["report"] = json.loads(metrics.to_json(self.report))
-        values["measures"] = dict(self.measures)
-        values["shortfalls"] = [
-            [missed.measure, missed.reached, missed.mark] for missed in self.shortfalls
-        ]
-        values["precision"] = self.precision and json.loads(self.precision.to_json())
-        values["logit_scale"] = self.logit_scale
-        return json.dumps(values)  # in ASCII: the source may be a path that is no text
-
-    @classmethod
-    def from_json(cls, text: str) -> "Evaluation":
-        """Rebuild a record from ``to_json``'s text. Raises ValueError and such for another."""
-        from clipsearch.evaluation import metrics  # as above
-
-        values = json.loads(text)
-        report = metrics.from_json(json.dumps(values.pop("report")))
-        names = ("measure", "reached", "mark")
-        shortfalls = tuple(
-            typed.record(metrics.Shortfall, dict(zip(names, missed, strict=True)))
-            for missed in values.pop("shortfalls")
-        )
-        found: Evaluation = typed.record(cls, values, report=report, shortfalls=shortfalls)
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """Embeddings of all texts that a domain comes with, for one model."""
-
-    gate: Gate
-    background: Vectors
-    """``(n, dim)``: of the prompts that have nothing to do with the domain."""
-
-    @property
-    def dim(self) -> int:
-        """Length of an embedding."""
-        return int(self.background.shape[1])
-
-    @staticmethod
-    def fingerprint(domain: Domain) -> str:
-        """SHA-256, in hex, of the texts: the domain's and the bank's."""
-        bank = "\n".join(background.prompts())
-        return hashlib.sha256(f"{domain.fingerprint}\n{bank}".encode()).hexdigest()
-
-    @classmethod
-    def embed(cls, domain: Domain, encoder: TextEncoder) -> "Texts":
-        """Embed them: some two thousand short texts."""
-        return cls(Gate.build(domain, encoder), encode_all(encoder, background.unrelated(domain)))
-
-    def to_bytes(self, domain: Domain) -> bytes:
-        """To be kept; ``from_bytes`` is the inverse."""
-        file = io.BytesIO()
-        np.savez(
-            file,
-            fingerprint=np.array(self.fingerprint(domain)),
-            gate=np.frombuffer(self.gate.to_bytes(), np.uint8),
-            background=self.background.astype(np.float16),
-        )
-        return file.getvalue()
-
-    @classmethod
-    def from_bytes(cls, domain: Domain, data: bytes) -> "Texts | None":
-        """What ``to_bytes`` kept; None if it is of other texts, or damaged."""
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                if str(arrays["fingerprint"]) != cls.fingerprint(domain):
-                    return None
-                gate = Gate.from_bytes(domain, arrays["gate"].tobytes())
-                texts = cls(gate, arrays["background"].astype(np.float32))
-            same = texts.background.ndim == 2 and texts.dim == gate.classes.shape[1]
-            return texts if same else None
-        except Exception:  # zipfile and numpy raise whatever they stumble over
-            return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Calibration:
-    """What scores meant when they were last measured."""
-
-    domain: str
-    """The domain's fingerprint."""
-    images: int = 0
-    """How many pictures the collection had."""
-    newest: int = 0
-    """The greatest id among them."""
-    text: tuple[float, ...] = ()
-    """Best scores of the background prompts, in any order."""
-    image: tuple[float, ...] = ()
-    """Best scores of a sample of the pictures."""
 
 
 class Collection:
@@ -214,7 +53,7 @@ class Collection:
             return taxonomy.load(taxonomy.DEFAULT)
         try:
             return Domain.from_json(text)
-        except _DAMAGED as error:  # another in its place would be a lie
+        except evaluations.DAMAGED as error:  # another in its place would be a lie
             raise IndexUnreadable(
                 f"the domain in the index at {self.store.directory} is damaged",
                 hint="Give it again: clipsearch index FOLDER --domain FILE|NAME",
@@ -238,15 +77,21 @@ class Collection:
         return scale if scale is not None and scale.dim == self.store.spec.dim else None
 
     @cached_property
+    def calibration(self) -> Calibration | None:
+        """What scores mean with this domain; None before the first ``calibrate``."""
+        text = self.store.attachment("calibration")
+        with suppress(ValueError):  # it is made again by the next run of index
+            found = Calibration.from_json(text) if text else None
+            return found if found and found.domain == self.domain.fingerprint else None
+        return None
+
+    @cached_property
     def evaluations(self) -> list[Evaluation]:
         """The last ones with labels and with captions, of this model and this domain, if whole."""
-        found = []
-        for name in _EVALUATIONS.values():
-            text = self.store.attachment(name)
-            with suppress(*_DAMAGED):
-                found += [Evaluation.from_json(text)] if text else []
         own = (self.store.spec.fingerprint, self.domain.fingerprint)
-        return [kept for kept in found if (kept.model, kept.domain) == own]
+        return [
+            found for found in evaluations.kept(self.store) if (found.model, found.domain) == own
+        ]
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -354,19 +199,8 @@ class Collection:
         return Vocabulary(self.domain)
 
     @cached_property
-    def _false_alarms(self) -> Mapping[str, FalseAlarms]:
-        if self._calibration is None:
-            return {}
-        kept = {"text": self._calibration.text, "image": self._calibration.image}
-        return {kind: FalseAlarms.of(scores) for kind, scores in kept.items() if scores}
-
-    @cached_property
-    def _calibration(self) -> _Calibration | None:
-        text = self.store.attachment("calibration")
-        with suppress(ValueError):  # it is made again by the next run of index
-            found: _Calibration | None = typed.from_json(_Calibration, text) if text else None
-            return found if found and found.domain == self.domain.fingerprint else None
-        return None
+    def _false_alarms(self) -> Mapping[QueryKind, FalseAlarms]:
+        return self.calibration.false_alarms() if self.calibration else {}
 
 
 def pin(store: Store, domain: Domain) -> None:
@@ -386,12 +220,6 @@ def carry_over(old: Store, new: Store) -> None:
                 new.attach(name, old.attachment(name))
 
 
-def keep_evaluation(store: Store, found: Evaluation) -> None:
-    """Make this the index's evaluation, in place of an earlier one of its kind."""
-    with store.batch():
-        store.attach(_EVALUATIONS[found.kind], found.to_json())
-
-
 def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
     """Measure what scores mean in the collection as it is now; say whether there was need to.
 
@@ -400,61 +228,21 @@ def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
     collection of which less than one picture in twenty has changed since is not measured again.
     The texts are embedded once for a model and a domain.
     """
-    collection = Collection(store)
-    domain, texts = collection.domain, collection.texts
-    ids = store.ids()
-    before = collection._calibration
-    scaled = collection.scale is not None or not len(ids)
-    if texts and before and scaled and not _has_changed(ids, before):
+    known, ids = Collection(store), store.ids()
+    domain, texts, before = known.domain, known.texts, known.calibration
+    scaled = known.scale is not None or not len(ids)
+    if texts and before and scaled and not before.is_outdated(ids):
         return False
     if texts is None:
         texts = embedded_texts(domain, store.spec, load_encoder)
-    found = _Calibration(domain.fingerprint)
-    scale: Scale | None = None
-    if len(ids):
-        sample = np.random.default_rng(0).permutation(ids)[:_SAMPLE]
-        images = store.vectors(sample.tolist())
-        of_texts = best_scores(texts.background, store.all_vectors())
-        of_images = best_scores_of_others(images, store.all_vectors(), texts.gate.classes)
-        found = _Calibration(
-            domain.fingerprint,
-            images=len(ids),
-            newest=int(ids[-1]),
-            text=tuple(np.round(of_texts, 6).tolist()),
-            image=tuple(np.round(np.maximum(of_images, -1.0), 6).tolist()),
-        )
-        scale = Scale.measure(store.all_vectors(), texts.background, images)
+    found, scale = measure(store, domain, texts)
     with store.batch():
         store.attach("domain", domain.to_json())
         store.attach("texts", texts.to_bytes(domain))
-        store.attach("calibration", json.dumps(asdict(found)))
+        store.attach("calibration", found.to_json())
         if scale is not None:
             store.attach("scale", scale.to_bytes())
     return True
-
-
-def embedded_texts(
-    domain: Domain, spec: ModelSpec, load_encoder: Callable[[], TextEncoder]
-) -> Texts:
-    """The domain's texts, embedded once on this machine for each model."""
-    kept = cache_dir() / "texts" / f"{spec.fingerprint[:20]}-{Texts.fingerprint(domain)[:20]}.npz"
-    with suppress(OSError):
-        texts = Texts.from_bytes(domain, kept.read_bytes())
-        if texts is not None:
-            return texts
-    data = Texts.embed(domain, load_encoder()).to_bytes(domain)
-    with suppress(OSError):  # a cache that cannot be written costs only time
-        write_whole(kept, data)
-    texts = Texts.from_bytes(domain, data)  # rounded, as every later reader finds them
-    assert texts is not None
-    return texts
-
-
-def _has_changed(ids: Ids, before: _Calibration) -> bool:
-    added = int((ids > before.newest).sum())
-    removed = before.images - (len(ids) - added)
-    changed = added + removed
-    return changed > 0 and (len(ids) <= _ALWAYS_ANEW or changed * 20 > len(ids))
 
 
 def tested_line(collection: Collection) -> str:
@@ -462,7 +250,7 @@ def tested_line(collection: Collection) -> str:
     domain, found = printable(collection.domain.name), collection.evaluation
     if found is None:
         return f"untested on the domain {domain}; test it with: clipsearch evaluate LABELLED"
-    how = f"with {found.report.images} pictures on {printable(found.made_at[:10])}"
+    how = f"with {found.images} pictures on {printable(found.made_at[:10])}"
     if found.shortfalls:
         missed = printable("; ".join(map(str, found.shortfalls)))
         return f"failed the tests of the domain {domain} {how}: {missed}"

@@ -237,14 +237,14 @@ def bench_texts(bench: Bench) -> None:
     from clipsearch.domain import background, taxonomy
     from clipsearch.models import registry
     from clipsearch.models.text_encoder import TextEncoder
-    from clipsearch.storage import collection
+    from clipsearch.storage import texts
 
     files = registry.resolve(str(bench.model), None, offline=True, notify=print)
     domain = taxonomy.load(taxonomy.DEFAULT)
     count = sum(len(domain.prompts(n)) for n in range(len(domain.classes)))
     count += len(domain.in_domain) + len(domain.out_of_domain) + len(background.unrelated(domain))
     start = time.perf_counter()
-    collection.Texts.embed(domain, TextEncoder(files))
+    texts.Texts.embed(domain, TextEncoder(files))
     ours = time.perf_counter() - start
     tokens = open_clip.tokenize(list(domain.in_domain[:64]))
     model = open_clip.CLIP(**MODEL_CFG).eval()
@@ -257,7 +257,7 @@ def bench_texts(bench: Bench) -> None:
         "",
     )
     # For the benchmarks that follow, as for every index but a model's first.
-    collection.embedded_texts(domain, files.spec, lambda: TextEncoder(files))
+    texts.embedded_texts(domain, files.spec, lambda: TextEncoder(files))
 
 
 def best(action: Callable[[], object], runs: int) -> float:

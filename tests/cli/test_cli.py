@@ -75,11 +75,11 @@ def test_without_a_command_the_help_is_an_error_message_that_can_be_read(run: Ru
     assert "\N{REPLACEMENT CHARACTER}" not in done.err
 
 
-def test_the_program_is_installed_under_its_own_name(run: Run) -> None:
+def test_the_program_is_installed_under_its_own_name(run_process: Run) -> None:
     program = shutil.which("clipsearch", path=os.path.dirname(sys.executable))
     if program is None:
         pytest.skip("not installed")
-    assert run("--version", command=[program]).out.startswith(b"clipsearch ")
+    assert run_process("--version", command=[program]).out.startswith(b"clipsearch ")
 
 
 # -- what is refused ---------------------------------------------------------------------------
@@ -235,6 +235,7 @@ def test_an_interrupted_search_is_130(
     assert capsys.readouterr().err == "clipsearch: interrupted\n"  # there is nothing to go on with
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("options", [[], ["-0"], ["--json"]])
 def test_a_reader_that_has_seen_enough_ends_the_program_quietly(
     collection: Path, options: list[str]
@@ -250,6 +251,7 @@ def test_a_reader_that_has_seen_enough_ends_the_program_quietly(
     assert process.returncode == 0
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("options", [["--help"], ["--version"], ["search", "--help"]])
 def test_help_that_nobody_reads_to_its_end_is_no_error(options: list[str]) -> None:
     command = [sys.executable, "-u", "-m", "clipsearch", *options]
@@ -262,9 +264,9 @@ def test_help_that_nobody_reads_to_its_end_is_no_error(options: list[str]) -> No
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
-def test_a_pipe_to_head_succeeds(run: Run, collection: Path) -> None:
+def test_a_pipe_to_head_succeeds(run_process: Run, collection: Path) -> None:
     program = f"{sys.executable} -m clipsearch {' '.join(ASK)} 'a cat' | head -n 1"
-    done = run(command=["bash", "-o", "pipefail", "-c", program], cwd=collection)
+    done = run_process(command=["bash", "-o", "pipefail", "-c", program], cwd=collection)
     assert (done.code, done.err) == (0, UNTESTED)
     assert len(done.lines) == 1
 
@@ -302,7 +304,9 @@ def test_status_for_programs_is_one_object_a_line(
     assert record["not_in_vector_file"] == 0
 
 
-def test_status_says_when_the_model_is_not_here(run: Run, collection: Path) -> None:
+def test_status_says_when_the_model_is_not_here(
+    run: Run, own_cache: Path, collection: Path
+) -> None:
     import sqlite3
 
     with sqlite3.connect(collection / ".clipsearch" / "catalog.sqlite3") as catalog:
@@ -317,9 +321,9 @@ def test_status_says_when_the_model_is_not_here(run: Run, collection: Path) -> N
 
 
 def test_the_models_are_listed_with_where_they_are_and_how_to_bring_one(
-    run: Run, tmp_path: Path
+    run_process: Run, tmp_path: Path
 ) -> None:
-    done = run("models")
+    done = run_process("models")
     assert (done.code, done.err) == (0, "")
     text = done.out.decode()
     assert "--model ViT-B-16 --pretrained laion2b_s34b_b88k\n  the default\n  not on this" in text
@@ -333,7 +337,7 @@ def test_the_models_are_listed_with_where_they_are_and_how_to_bring_one(
         (snapshot / "open_clip_model.safetensors").write_bytes(b"weights")
         if repo != "someone/no-clip":
             (snapshot / "open_clip_config.json").write_text("{}")
-    text = run("models").out.decode()
+    text = run_process("models").out.decode()
     assert "not on this machine" not in text
     assert str(tmp_path / "hub" / "models--laion--CLIP-ViT-B-16-laion2B-s34B-b88K") in text
     assert "--model hf-hub:someone/tiny\n" in text
@@ -434,6 +438,7 @@ def test_status_does_not_depend_on_what_the_terminal_can_show(
     assert json.loads(done.out)["root"] == str(folder)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.name == "nt", reason="there are no pseudo-terminals")
 def test_a_terminal_gets_a_table_in_which_no_name_can_move_the_cursor(
     run: Run, collection: Path

@@ -116,8 +116,8 @@ def test_nothing_is_offered_and_nothing_said_where_things_are_wrong(
     "line",
     ["clipsearch ", "clipsearch search --", "clipsearch index --model ", "clipsearch search @"],
 )
-def test_completion_loads_no_heavy_library(run: Run, beside: Path, line: str) -> None:
-    done = run(
+def test_completion_loads_no_heavy_library(run_process: Run, beside: Path, line: str) -> None:
+    done = run_process(
         cwd=beside,
         env={
             "_CLIPSEARCH_COMPLETE": "complete_bash",
@@ -143,6 +143,7 @@ def installed(shell: str) -> str:
     return found
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("shell", "place"),
     [
@@ -165,6 +166,7 @@ def test_completion_installs_itself_for_the_shell_that_asks(
     assert (tmp_path / "home" / place).is_file()
 
 
+@pytest.mark.process
 def test_fish_completes(program: Path, beside: Path) -> None:
     fish = installed("fish")
     script = "env _CLIPSEARCH_COMPLETE=source_fish clipsearch | source; "
@@ -215,6 +217,7 @@ def typed(command: Sequence[str], setup: str, line: str, until: str, cwd: Path) 
     return shown
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("line", "until"),
     [
@@ -230,6 +233,7 @@ def test_bash_completes_what_is_typed(program: Path, beside: Path, line: str, un
     assert until in typed(command, setup, line, until, beside)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("line", "until"),
     [

@@ -46,6 +46,7 @@ def test_no_line_is_taken_for_a_request_that_is_none() -> None:
             assert line.split()[0] in known
 
 
+@pytest.mark.process
 def test_mandoc_finds_nothing_wrong_with_it(file: Path) -> None:
     if shutil.which("mandoc") is None:
         pytest.skip("mandoc is not installed")
@@ -57,6 +58,7 @@ def test_mandoc_finds_nothing_wrong_with_it(file: Path) -> None:
     assert found == []
 
 
+@pytest.mark.process
 def test_man_finds_nothing_wrong_with_it_and_shows_it(file: Path) -> None:
     if shutil.which("man") is None:
         pytest.skip("man is not installed")

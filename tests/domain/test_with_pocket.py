@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from conftest import SAMPLES
+from conftest import ROOT, SAMPLES
 
 from clipsearch.domain import background, taxonomy
 from clipsearch.domain.calibration import FalseAlarms, best_scores
@@ -278,6 +278,18 @@ def test_held_out_queries(gate: Gate, pocket: Encoder) -> None:
     ]
     assert np.mean(inside) >= 0.98
     assert np.mean(outside) <= 0.3
+
+
+def test_what_people_type_is_let_in(gate: Gate, pocket: Encoder) -> None:
+    lines = (ROOT / "tests/data/queries_people_type.txt").read_text(encoding="utf-8").splitlines()
+    queries = [line for line in lines if line and not line.startswith("#")]
+    assert len(queries) >= 140
+    refused = [
+        query
+        for query, vector in zip(queries, pocket.encode_texts(queries), strict=True)
+        if not gate.judge(query, vector).inside
+    ]
+    assert len(refused) <= 0.02 * len(queries), refused
 
 
 def test_zero_shot_on_the_samples(

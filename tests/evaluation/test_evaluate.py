@@ -12,13 +12,13 @@ from fakes import DIM, DecodeHere, FakeEncoder, fake_spec, unit
 from clipsearch.domain import taxonomy
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.errors import ModelMismatch, RefusedByPolicy, TooFewExamples, UsageError
-from clipsearch.evaluation import evaluate, labelled, metrics, probes, train
+from clipsearch.evaluation import evaluate, labelled, probes, train
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.metrics import ClassificationReport, RetrievalReport
 from clipsearch.indexing import embed
 from clipsearch.models.load import Encoders
 from clipsearch.records import Pixels, Vectors
-from clipsearch.storage import collection
+from clipsearch.storage import collection, evaluations
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.collection import Collection
 from clipsearch.vectors import l2_normalise
@@ -99,7 +99,7 @@ def run(store: Store, source: Path) -> Findings:
 def test_a_folder_is_measured_and_the_result_is_kept(store: Store, folder: Path) -> None:
     assert Collection(store).tested == "untested"
     findings = run(store, folder)
-    report = findings.evaluation.report
+    report = findings.report
     assert isinstance(report, ClassificationReport)
     assert (report.images, report.classes) == (12, 4)
     assert report.top1.value == pytest.approx(11 / 12)
@@ -137,9 +137,9 @@ def test_an_evaluation_of_another_domain_does_not_count(store: Store, folder: Pa
 
 def test_an_evaluation_of_another_model_does_not_count(store: Store, folder: Path) -> None:
     found = run(store, folder).evaluation
-    collection.keep_evaluation(store, dataclasses.replace(found, model="0" * 64))
+    evaluations.keep(store, dataclasses.replace(found, model="0" * 64))
     assert Collection(store).tested == "untested"
-    collection.keep_evaluation(store, found)
+    evaluations.keep(store, found)
     assert Collection(store).tested == "tested"
 
 
@@ -166,7 +166,7 @@ def test_a_table_of_labels_is_the_same_test_set(store: Store, folder: Path) -> N
     (folder / "labels.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
     of_folder, of_table = run(store, folder), run(store, folder / "labels.csv")
     assert of_table.evaluation.test_set == of_folder.evaluation.test_set
-    assert of_table.evaluation.report == of_folder.evaluation.report
+    assert of_table.report == of_folder.report
 
 
 def test_captions_are_measured_as_retrieval(store: Store, folder: Path) -> None:
@@ -174,7 +174,7 @@ def test_captions_are_measured_as_retrieval(store: Store, folder: Path) -> None:
     rows += ["dent/dent0.png,what a dent", "dent/dent2.png,a big stain"]
     (folder / "captions.csv").write_text("path,caption\n" + "\n".join(rows) + "\n")
     findings = run(store, folder / "captions.csv")
-    report = findings.evaluation.report
+    report = findings.report
     assert isinstance(report, RetrievalReport)
     assert (report.images, report.captions) == (5, 6)
     assert report.image_ranks[5] > 0
@@ -182,7 +182,6 @@ def test_captions_are_measured_as_retrieval(store: Store, folder: Path) -> None:
     assert findings.evaluation.logit_scale is None
     # The domain asks for top1, which captions cannot show.
     assert [missed.measure for missed in findings.evaluation.shortfalls] == ["images", "top1"]
-    assert metrics.from_json(metrics.to_json(report)) == report
     assert Collection(store).evaluation == findings.evaluation
 
 
@@ -197,7 +196,7 @@ def test_a_caption_that_the_policy_refuses(store: Store, folder: Path) -> None:
 def test_pictures_that_cannot_be_decoded_do_not_count(store: Store, folder: Path) -> None:
     (folder / "crack/broken.png").write_bytes(b"no picture")
     findings = run(store, folder)
-    assert findings.evaluation.report.images == 12
+    assert findings.report.images == 12
     ((path, reason),) = findings.skipped
     assert path == b"crack/broken.png"
     assert "not a picture" in reason
@@ -215,10 +214,10 @@ def test_no_picture_that_can_be_decoded(store: Store, tmp_path: Path) -> None:
 def test_one_picture_a_class_is_measured_and_says_so(store: Store, tmp_path: Path) -> None:
     for name in NAMES:
         make(tmp_path / "few", name, name, 0)
-    found = run(store, tmp_path / "few").evaluation
-    assert found.report.images == 4
-    assert any("single picture" in note for note in found.report.notes)
-    assert [missed.measure for missed in found.shortfalls] == ["images"]
+    findings = run(store, tmp_path / "few")
+    assert findings.report.images == findings.evaluation.images == 4
+    assert any("single picture" in note for note in findings.report.notes)
+    assert [missed.measure for missed in findings.evaluation.shortfalls] == ["images"]
 
 
 # -- probes --------------------------------------------------------------------------------------

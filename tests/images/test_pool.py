@@ -250,6 +250,7 @@ def test_a_worker_that_cannot_be_started_is_an_error_and_no_hang(
         list(pool)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks /proc")
 def test_the_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     make_picture(tmp_path / "a.png")

@@ -34,7 +34,8 @@ from clipsearch.indexing import embed
 from clipsearch.indexing import reconcile as room
 from clipsearch.indexing.reconcile import reconcile
 from clipsearch.records import Encoder, Found, ImageFile, IndexSummary, Origin, Vectors
-from clipsearch.storage.catalog import CATALOG, FOLDER, VECTORS, Store
+from clipsearch.storage.catalog import CATALOG, FOLDER, Store
+from clipsearch.storage.embeddings import VECTORS
 
 
 @pytest.fixture(autouse=True)

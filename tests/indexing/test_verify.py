@@ -15,7 +15,8 @@ from clipsearch.indexing import embed, verify
 from clipsearch.indexing.reconcile import reconcile
 from clipsearch.indexing.verify import Problem
 from clipsearch.records import Encoder
-from clipsearch.storage.catalog import CATALOG, FOLDER, VECTORS, Store
+from clipsearch.storage.catalog import CATALOG, FOLDER, Store
+from clipsearch.storage.embeddings import VECTORS
 
 
 @pytest.fixture

@@ -129,6 +129,7 @@ def test_weights_are_mapped_and_not_copied(tiny_files: ModelFiles) -> None:
     assert not table.flags.writeable
 
 
+@pytest.mark.process
 def test_encoding_a_text_leaves_torch_out(tiny_model: Path) -> None:
     program = textwrap.dedent(
         """

@@ -115,6 +115,7 @@ def test_a_text_ends_where_it_says_so_itself() -> None:
     assert tokenize("a cat <end_of_text> on a mat", 77) == tokenize("a cat", 77)
 
 
+@pytest.mark.process
 def test_a_plain_query_needs_neither_torch_nor_the_repairs_that_odd_text_needs() -> None:
     program = textwrap.dedent(
         """

@@ -12,17 +12,20 @@ from fakes import FakeEncoder, fake_spec, picture, unit
 from clipsearch import paths
 from clipsearch.domain import background
 from clipsearch.domain.calibration import DEFAULT_MAX_FALSE_ALARM, NEAR_DUPLICATE, fit_precision
+from clipsearch.domain.pass_marks import Shortfall
 from clipsearch.domain.taxonomy import Domain, DomainClass
 from clipsearch.errors import IndexUnreadable, NotTested, OutOfDomain
 from clipsearch.evaluation.metrics import (
-    Shortfall,
     evaluate_classification,
     evaluate_retrieval,
+    to_data,
 )
 from clipsearch.records import TextEncoder, Vectors
-from clipsearch.storage import collection
+from clipsearch.storage import calibration, collection, evaluations
 from clipsearch.storage.catalog import FOLDER, Store
-from clipsearch.storage.collection import Collection, Evaluation, Texts
+from clipsearch.storage.collection import Collection
+from clipsearch.storage.evaluations import Evaluation
+from clipsearch.storage.texts import Texts
 
 TOYS = Domain(
     "toys",
@@ -142,7 +145,7 @@ def test_a_changed_collection_is_measured_anew_without_the_model(store: Store) -
 def test_a_large_collection_is_measured_anew_when_a_twentieth_has_changed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collection, "_ALWAYS_ANEW", 10)
+    monkeypatch.setattr(calibration, "_ALWAYS_ANEW", 10)
     collection.calibrate(store, FakeEncoder)
     with store.batch():
         store.add([picture(b"new.png", 99)])
@@ -226,9 +229,15 @@ def evaluation(store: Store, *shortfalls: Shortfall, domain: Domain = TOYS) -> E
     scores = np.linspace(0, 1, 30)
     precision = fit_precision(scores, scores > 0.4, np.arange(30))
     return Evaluation(
-        *(store.spec.fingerprint, domain.fingerprint, "t" * 64),
-        *("labelled", "2024-05-03T12:30:00+00:00", report, report.measures()),
-        *(shortfalls, precision),
+        model=store.spec.fingerprint,
+        domain=domain.fingerprint,
+        test_set="t" * 64,
+        source="labelled",
+        made_at="2024-05-03T12:30:00+00:00",
+        report=to_data(report),
+        measures=report.measures(),
+        shortfalls=shortfalls,
+        precision=precision,
     )
 
 
@@ -242,7 +251,7 @@ def test_an_evaluation_survives_being_kept(store: Store) -> None:
     assert Evaluation.from_json(found.to_json()) == found
     pictures = vectors(store)
     captions = evaluate_retrieval(pictures, pictures, np.arange(30))
-    found = replace(found, report=captions, precision=None)
+    found = replace(found, report=to_data(captions), precision=None)
     assert Evaluation.from_json(found.to_json()) == found
     json.loads(found.to_json())
     attach(store, replace(evaluation(store), source="caf\udcff"))  # a path that is no text
@@ -278,14 +287,14 @@ def captions(store: Store, domain: Domain, *shortfalls: Shortfall) -> Evaluation
     pictures = vectors(store)
     report = evaluate_retrieval(pictures, pictures, np.arange(30))
     found = evaluation(store, *shortfalls, domain=domain)
-    return replace(found, report=report, measures=report.measures(), logit_scale=None)
+    return replace(found, report=to_data(report), measures=report.measures(), logit_scale=None)
 
 
 def test_captions_do_not_take_the_place_of_labels(store: Store) -> None:
     """The domain has marks for labels alone: captions can neither meet nor miss them."""
     labels = replace(evaluation(store), logit_scale=12.5)
-    collection.keep_evaluation(store, labels)
-    collection.keep_evaluation(store, captions(store, TOYS, Shortfall("top1", None, 0.6)))
+    evaluations.keep(store, labels)
+    evaluations.keep(store, captions(store, TOYS, Shortfall("top1", None, 0.6)))
     assert Collection(store).tested == "tested"
     assert Collection(store).evaluation == labels
     assert Collection(store).logit_scale == 12.5
@@ -295,13 +304,13 @@ def test_captions_do_not_take_the_place_of_labels(store: Store) -> None:
 def test_a_domain_with_marks_for_both_is_failed_by_either(store: Store) -> None:
     both = replace(TOYS, pass_marks={"top1": 0.6, "image_recall_at_1": 0.5})
     collection.pin(store, both)
-    collection.keep_evaluation(store, evaluation(store, domain=both))
+    evaluations.keep(store, evaluation(store, domain=both))
     assert Collection(store).tested == "tested"
     missed = captions(store, both, Shortfall("image_recall_at_1", 0.1, 0.5))
-    collection.keep_evaluation(store, missed)
+    evaluations.keep(store, missed)
     assert Collection(store).tested == "failed"
     assert Collection(store).evaluation == missed
-    collection.keep_evaluation(store, captions(store, both))
+    evaluations.keep(store, captions(store, both))
     assert Collection(store).tested == "tested"
 
 

@@ -16,24 +16,30 @@ import numpy as np
 import pytest
 from fakes import FakeEncoder, fake_spec, picture, unit, unsynchronised
 
-from clipsearch.cli.render import output
 from clipsearch.cli.render.json_lines import json_line
+from clipsearch.cli.render.status import status_record, status_text
 from clipsearch.domain.calibration import fit_precision
+from clipsearch.domain.pass_marks import Shortfall
 from clipsearch.domain.taxonomy import Domain, DomainClass
 from clipsearch.errors import ClipsearchError, IndexUnreadable
 from clipsearch.evaluation.metrics import (
-    Shortfall,
     evaluate_classification,
     evaluate_retrieval,
+    to_data,
 )
 from clipsearch.search.duplicates import likeness
 from clipsearch.search.duplicates.likeness import Likeness
-from clipsearch.storage import collection
+from clipsearch.storage import collection, evaluations
 from clipsearch.storage.catalog import FOLDER, Store
-from clipsearch.storage.collection import Collection, Evaluation, tested_line
+from clipsearch.storage.collection import Collection
+from clipsearch.storage.evaluations import Evaluation
+from clipsearch.storage.texts import Texts
 
 TOYS = Domain(
-    *("toys", "Things to play with", "en", ("a photo of a {}.",)),
+    "toys",
+    "Things to play with",
+    "en",
+    ("a photo of a {}.",),
     (DomainClass("ball", ("sphere",), ("a round ball.",)), DomainClass("kite")),
     tuple(f"something to play with {n}" for n in range(60)),
     ("a tax return",),
@@ -55,14 +61,21 @@ def store(tmp_path: Path) -> Iterator[Store]:
         labels = evaluate_classification(images, images[:2], np.arange(30) % 2, ("ball", "kite"))
         precision = fit_precision(np.linspace(0, 1, 30), np.arange(30) > 12, np.arange(30))
         found = Evaluation(
-            *(opened.spec.fingerprint, TOYS.fingerprint, "t" * 64),
-            *("labelled", "2024-05-03T12:30:00+00:00", labels, labels.measures()),
-            *((Shortfall("top1", 0.5, 0.6),), precision, 12.5),
+            model=opened.spec.fingerprint,
+            domain=TOYS.fingerprint,
+            test_set="t" * 64,
+            source="labelled",
+            made_at="2024-05-03T12:30:00+00:00",
+            report=to_data(labels),
+            measures=labels.measures(),
+            shortfalls=(Shortfall("top1", 0.5, 0.6),),
+            precision=precision,
+            logit_scale=12.5,
         )
-        collection.keep_evaluation(opened, found)
+        evaluations.keep(opened, found)
         captions = evaluate_retrieval(images, images, np.arange(30))
-        of_captions = replace(found, report=captions, measures=captions.measures())
-        collection.keep_evaluation(opened, of_captions)
+        of_captions = replace(found, report=to_data(captions), measures=captions.measures())
+        evaluations.keep(opened, of_captions)
         yield opened
 
 
@@ -99,8 +112,8 @@ def damaged(text: str) -> Iterator[str]:
 def read_everything(store: Store) -> str:
     """All that commands tell of an index and its answers."""
     found, query = Collection(store), unit(3)
-    said = [tested_line(found), output.status_text(store.status(), found, "here")]
-    json_line(output.status_record(store.status(), found))
+    said = [collection.tested_line(found), status_text(store.status(), found, "here")]
+    json_line(status_record(store.status(), found))
     hits = store.search(query, 5)
     for kind in ("text", "image", "probe"):
         found.least_score(kind, 0.05)
@@ -183,9 +196,9 @@ def test_texts_of_another_shape_are_embedded_again(store: Store) -> None:
     whole = Collection(store).texts
     assert whole is not None
     smaller = replace(TOYS, classes=(*TOYS.classes, DomainClass("doll")))
-    of_another = collection.Texts.embed(smaller, FakeEncoder())
-    short = collection.Texts(whole.gate, whole.background[:, :5])
-    longer = collection.Texts.embed(TOYS, FakeEncoder(dim=20))
+    of_another = Texts.embed(smaller, FakeEncoder())
+    short = Texts(whole.gate, whole.background[:, :5])
+    longer = Texts.embed(TOYS, FakeEncoder(dim=20))
     for texts in (of_another, short, longer):
         with store.batch():
             store.attach("texts", texts.to_bytes(TOYS))

@@ -1,18 +1,23 @@
 """An index of an older clipsearch is read as it is, and brought up to date by the next writer."""
 
+import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import run_here
 from fakes import DIM, assert_exact, fake_spec, half, picture, unit, vectors_of
+from small_index import QUERY, add, forest, pictures, snapshot
 
-from clipsearch.errors import IndexUnreadable
+from clipsearch.errors import IndexNotFound, IndexUnreadable
 from clipsearch.records import Filter, Near, Origin
-from clipsearch.storage import catalog as store_module
-from clipsearch.storage.catalog import CATALOG, FOLDER, LOCK, SCHEMA_VERSION, Store
+from clipsearch.storage import schema as schema_module
+from clipsearch.storage.catalog import CATALOG, FOLDER, Store
+from clipsearch.storage.lock import LOCK
+from clipsearch.storage.schema import VERSION
 
 PICTURES = [picture(b"%d.png" % n, n) for n in range(40)]
 
@@ -126,7 +131,7 @@ def test_a_writer_brings_it_up_to_date_and_loses_nothing(old: Path, tmp_path: Pa
             store.attach("domain", "text")
             store.attach("texts", b"bytes")
         assert store.attachment("domain") == "text"
-    assert version(old) == SCHEMA_VERSION
+    assert version(old) == VERSION
     with Store.create(tmp_path / "new", tmp_path, fake_spec()):
         pass
     assert schema(old) == schema(tmp_path / "new")
@@ -146,7 +151,7 @@ def test_an_interrupted_migration_is_gone_on_with(
     }
     before = version(old), schema(old)
     with monkeypatch.context() as patched:
-        patched.setitem(store_module._MIGRATIONS, before[0] + 1, wrong[at])
+        patched.setitem(schema_module._MIGRATIONS, before[0] + 1, wrong[at])
         with pytest.raises(IndexUnreadable):
             Store.open_for_writing(old)
     assert (version(old), schema(old)) == before
@@ -154,16 +159,16 @@ def test_an_interrupted_migration_is_gone_on_with(
         check(store)
     with Store.open_for_writing(old) as store:
         check(store)
-    assert version(old) == SCHEMA_VERSION
+    assert version(old) == VERSION
 
 
 def test_every_step_is_taken_in_its_turn(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "SCHEMA_VERSION", SCHEMA_VERSION + 2)
-    later = {SCHEMA_VERSION + 1: "CREATE TABLE one (x)", SCHEMA_VERSION + 2: "DROP TABLE one"}
-    monkeypatch.setattr(store_module, "_MIGRATIONS", store_module._MIGRATIONS | later)
+    monkeypatch.setattr(schema_module, "VERSION", VERSION + 2)
+    later = {VERSION + 1: "CREATE TABLE one (x)", VERSION + 2: "DROP TABLE one"}
+    monkeypatch.setattr(schema_module, "_MIGRATIONS", schema_module._MIGRATIONS | later)
     with Store.open_for_writing(old) as store:
         check(store)
-    assert version(old) == SCHEMA_VERSION + 2
+    assert version(old) == VERSION + 2
 
 
 def test_a_reader_stays_right_while_a_writer_brings_it_up_to_date(old: Path) -> None:
@@ -179,7 +184,7 @@ def test_a_reader_stays_right_while_a_writer_brings_it_up_to_date(old: Path) -> 
 
 def test_an_index_of_a_newer_version_is_refused_untouched(old: Path, tmp_path: Path) -> None:
     catalog = sqlite3.connect(old / CATALOG)
-    catalog.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    catalog.execute(f"PRAGMA user_version = {VERSION + 1}")
     catalog.close()
     copy = shutil.copytree(old, tmp_path / "copy")
     for open_it in (Store.open, Store.open_for_writing):
@@ -195,7 +200,7 @@ def test_no_command_touches_an_index_of_a_newer_version(
     old: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     catalog = sqlite3.connect(old / CATALOG)
-    catalog.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    catalog.execute(f"PRAGMA user_version = {VERSION + 1}")
     catalog.close()
     before = (old / CATALOG).read_bytes()
     monkeypatch.chdir(old.parent)
@@ -212,3 +217,103 @@ def test_a_vector_of_an_old_index_is_the_same_after_it(old: Path) -> None:
     with Store.open_for_writing(old) as store:
         for id, vector in before.items():
             np.testing.assert_array_equal(store.vector(id), vector)
+
+
+# -- indexes that cannot be used -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opener", [Store.open, Store.open_for_writing])
+def test_an_index_of_a_newer_clipsearch_is_left_as_it_is(
+    writer: Store, directory: Path, opener: Callable[[Path], Store]
+) -> None:
+    add(writer, pictures(3))
+    writer.close()
+    connection = sqlite3.connect(directory / CATALOG)
+    connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    connection.close()
+    before = snapshot(directory)
+    with pytest.raises(IndexUnreadable, match="newer clipsearch") as caught:
+        opener(directory)
+    assert "Upgrade" in caught.value.hint
+    assert snapshot(directory) == before
+
+
+@pytest.mark.parametrize("opener", [Store.open, Store.open_for_writing])
+@pytest.mark.parametrize("content", [b"\0" * 5000, b"not a database " * 500])
+def test_what_is_no_catalogue_is_unreadable(
+    tmp_path: Path, opener: Callable[[Path], Store], content: bytes
+) -> None:
+    (tmp_path / CATALOG).write_bytes(content)
+    with pytest.raises(IndexUnreadable) as caught:
+        opener(tmp_path)
+    assert caught.value.hint
+    assert (tmp_path / CATALOG).read_bytes() == content
+
+
+@pytest.mark.parametrize("begun", [b"", b"SQLite"])
+def test_an_index_whose_writer_was_killed_before_its_first_commit_is_made_anew(
+    tmp_path: Path, begun: bytes
+) -> None:
+    if begun:  # an empty database of one page, as a rolled-back journal leaves it
+        connection = sqlite3.connect(tmp_path / CATALOG)
+        connection.execute("VACUUM")
+        connection.close()
+    else:
+        (tmp_path / CATALOG).touch()
+    with pytest.raises(IndexNotFound):
+        Store.open_for_writing(tmp_path)
+    with Store.create(tmp_path, tmp_path, fake_spec()) as store:
+        assert store.known() == {}
+
+
+@pytest.mark.parametrize("version", [0, VERSION])
+def test_another_programs_database_is_unreadable(tmp_path: Path, version: int) -> None:
+    connection = sqlite3.connect(tmp_path / CATALOG)
+    connection.execute("CREATE TABLE notes (text)")
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.commit()
+    connection.close()
+    with pytest.raises(IndexUnreadable):
+        Store.open(tmp_path)
+
+
+MODELS = [
+    *(None, "", "{", "[]", "{}", 5, b"\xff", '"text"', "null"),
+    fake_spec().to_json().replace('"name": "fake"', '"name": 5'),
+    fake_spec().to_json().replace("[8, 8]", '["8", 8]'),
+    fake_spec().to_json().replace('"embed_dim": 16', '"embed_dim": "16"'),
+    fake_spec().to_json().replace('"embed_dim": 16', '"embed_dim": 0'),
+    fake_spec().to_json().replace('{"embed_dim": 16}', "16"),
+]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_catalogue_that_does_not_tell_its_model_is_unreadable(
+    writer: Store, directory: Path, model: object
+) -> None:
+    with writer.batch():
+        writer._db.execute("UPDATE meta SET value = ? WHERE key = 'model'", (model,))
+    with pytest.raises(IndexUnreadable, match="which model"):
+        Store.open(directory)
+
+
+@pytest.mark.parametrize("key", ["root", "vector_file", "created_at", "updated_at"])
+def test_a_catalogue_that_lacks_something_else_is_unreadable(
+    writer: Store, directory: Path, key: str
+) -> None:
+    for change in ("UPDATE meta SET value = 5 WHERE key = ?", "DELETE FROM meta WHERE key = ?"):
+        writer._db.execute(change, (key,))
+        with pytest.raises(IndexUnreadable, match=f"does not tell its {key}") as caught:
+            Store.open(directory)
+        assert os.fspath(directory) in caught.value.hint
+
+
+def test_a_catalogue_that_is_cut_short_is_unreadable(writer: Store, directory: Path) -> None:
+    add(writer, forest(400))
+    writer.close()
+    whole = (directory / CATALOG).read_bytes()
+    for share in (0.1, 0.3, 0.5, 0.7, 0.9):
+        (directory / CATALOG).write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(IndexUnreadable) as caught, Store.open(directory) as reader:
+            reader.search(QUERY, 3)
+        assert os.fspath(directory) in caught.value.hint

@@ -619,6 +619,7 @@ print(peak - before)
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory is taken")
 @pytest.mark.parametrize("order", ["flat", pytest.param("ordered", marks=pytest.mark.slow)])
 def test_writing_takes_a_small_part_of_the_vectors_own_memory(tmp_path: Path, order: str) -> None:

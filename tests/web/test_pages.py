@@ -13,21 +13,22 @@ import numpy as np
 import pytest
 from fakes import fake_spec
 
-from clipsearch.cli.render.reports import evaluation_record
+from clipsearch.cli.render.evaluation import evaluation_record
 from clipsearch.domain.gate import GateErrors
 from clipsearch.domain.intervals import proportion
+from clipsearch.domain.pass_marks import Shortfall
 from clipsearch.domain.taxonomy import Domain, DomainClass
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.labelled import CaptionedImages, LabelledImages
 from clipsearch.evaluation.metrics import (
-    Shortfall,
     evaluate_classification,
     evaluate_retrieval,
+    to_data,
 )
 from clipsearch.evaluation.summary import PUBLISHED
 from clipsearch.paths import absolute_path
 from clipsearch.records import Hit
-from clipsearch.storage.collection import Evaluation
+from clipsearch.storage.evaluations import Evaluation
 from clipsearch.vectors import l2_normalise
 from clipsearch.web.pages import contact_sheet, evaluation
 from clipsearch.web.pages.document import source
@@ -97,11 +98,12 @@ def findings(monkeypatch: pytest.MonkeyPatch) -> Findings:
             test_set="t" * 64,
             source="<script>set</script>",
             made_at="2026-11-23T13:00:00+00:00",
-            report=report,
+            report=to_data(report),
             measures=report.measures(),
             shortfalls=missed,
             precision=None,
         ),
+        report=report,
         model=fake_spec(),
         domain=domain,
         gate=GateErrors(10, 10, 4, proportion(1, 10), None, proportion(3, 10)),
@@ -196,8 +198,8 @@ def test_captions_have_a_page_too(findings: Findings) -> None:
     test_set = CaptionedImages(
         "captions.csv", b"/set", tuple(b"%d.png" % n for n in range(20)), captions, tuple(range(20))
     )
-    found = dataclasses.replace(findings.evaluation, report=report, shortfalls=())
-    theirs = dataclasses.replace(findings, evaluation=found, test_set=test_set)
+    met = dataclasses.replace(findings.evaluation, report=to_data(report), shortfalls=())
+    theirs = dataclasses.replace(findings, evaluation=met, report=report, test_set=test_set)
     page = Page(evaluation.page(theirs))
     missed = sum(rank >= 10 for rank in report.image_ranks)
     assert missed > 0

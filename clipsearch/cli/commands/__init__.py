@@ -20,6 +20,6 @@ COMMANDS = {
     "verify": ("verify", "Check that an index is whole and fits its images."),
     "models": ("status", "List models, and where their weights are."),
     "doctor": ("doctor", "Check this installation and every index it knows of."),
-    "recipes": ("recipes", "Print things to do with jq, fzf, feh, rsync and cron."),
+    "help": ("help", "Explain a topic: scores, queries, domains, models, recipes and more."),
 }
 """Command -> its module, and what it does in one line, for the help of the whole program."""

@@ -10,9 +10,19 @@ import typer
 from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, progress, say
 from clipsearch.cli.options.collection import UnderOption, directory_of_one, say_skipped
-from clipsearch.cli.render import reports
+from clipsearch.cli.render.classification import (
+    FolderResult,
+    by_folder,
+    classified_csv,
+    classified_json,
+    classified_lines,
+    classified_table,
+    folder_line,
+    folder_record,
+    folder_table,
+)
 from clipsearch.cli.render.json_lines import json_line
-from clipsearch.cli.render.reports import FolderResult
+from clipsearch.cli.render.table import show
 from clipsearch.domain import policy
 from clipsearch.errors import ExitCode, IndexNotFound, UsageError
 from clipsearch.evaluation.classify import Labels, classify
@@ -130,15 +140,15 @@ def classify_command(
         return ExitCode.ERROR if done.skipped else ExitCode.NO_MATCH
     out = sys.stdout.buffer
     if confusion:
-        _write_confusion(reports.by_folder(done.found, done.classes.class_of), json)
+        _write_confusion(by_folder(done.found, done.classes.class_of), json)
     elif json:
-        reports.classified_json(done.found, done.model.label, done.classes.by, out)
+        classified_json(done.found, done.model.label, done.classes.by, out)
     elif csv:
-        reports.classified_csv(done.found, out)
+        classified_csv(done.found, out)
     elif sys.stdout.isatty():
-        reports.show(reports.classified_table(done.found))
+        show(classified_table(done.found))
     else:
-        reports.classified_lines(done.found, out)
+        classified_lines(done.found, out)
     return ExitCode.ERROR if done.skipped else ExitCode.OK
 
 
@@ -177,7 +187,7 @@ def _texts(source: str) -> list[str]:
 def _write_confusion(results: list[FolderResult], json: bool) -> None:
     if json:
         for result in results:
-            sys.stdout.buffer.write(json_line(reports.folder_record(result)))
+            sys.stdout.buffer.write(json_line(folder_record(result)))
         return
-    reports.show(reports.folder_table(results))
-    print(reports.folder_line(results))
+    show(folder_table(results))
+    print(folder_line(results))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli.app import DeviceOption, commands, say
-from clipsearch.cli.render import reports
+from clipsearch.cli.render.health import check_lines, check_record
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.errors import ExitCode
 from clipsearch.indexing import diagnosis
@@ -51,8 +51,8 @@ def doctor_command(
         if check.state == diagnosis.State.PROBLEM:
             code = ExitCode.ERROR
         if json:
-            sys.stdout.buffer.write(json_line(reports.check_record(check)))
+            sys.stdout.buffer.write(json_line(check_record(check)))
             sys.stdout.buffer.flush()
         else:
-            print("\n".join(reports.check_lines(check)), flush=True)
+            print("\n".join(check_lines(check)), flush=True)
     return code

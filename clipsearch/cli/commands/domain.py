@@ -9,10 +9,11 @@ import typer
 from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, say
 from clipsearch.cli.options.collection import UnderOption, directory_of_one
-from clipsearch.cli.render import output
+from clipsearch.cli.render.domain import domain_text, gate_record, gate_text
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.domain import taxonomy
 from clipsearch.domain.gate import MOST_REFUSED, Gate
+from clipsearch.domain.pass_marks import REFUSED
 from clipsearch.errors import ExitCode, IndexNotFound, UsageError
 from clipsearch.models.choice import ModelChoice
 from clipsearch.storage.catalog import Store
@@ -108,7 +109,7 @@ def show_command(
     if json:
         sys.stdout.buffer.write(shown.to_json().encode() + b"\n")
     else:
-        print(output.domain_text(shown))
+        print(domain_text(shown))
     return ExitCode.OK
 
 
@@ -155,10 +156,10 @@ def check_command(
     files = choice.files(say)
     errors = Gate.build(checked, choice.encoders(files, say).text).errors()
     if json:
-        record = output.gate_record(checked, files.spec.label, errors)
+        record = gate_record(checked, files.spec.label, errors)
         sys.stdout.buffer.write(json_line(record))
     else:
-        print(output.gate_text(checked, files.spec.label, errors))
-    most = checked.pass_marks.get(taxonomy.REFUSED, MOST_REFUSED)
+        print(gate_text(checked, files.spec.label, errors))
+    most = checked.pass_marks.get(REFUSED, MOST_REFUSED)
     refused = errors.refused.value if errors.refused else 0.0
     return ExitCode.OK if refused <= most else ExitCode.NO_MATCH

@@ -15,7 +15,7 @@ from clipsearch.cli.options.groups import grouped
 from clipsearch.cli.options.hits import AbsoluteOption
 from clipsearch.cli.render import duplicates as reports
 from clipsearch.cli.render.duplicates import ShowPath
-from clipsearch.cli.render.reports import show as show_table
+from clipsearch.cli.render.table import show as show_table
 from clipsearch.cli.searching import opened, tell_left_out
 from clipsearch.errors import ExitCode, UsageError
 from clipsearch.models.choice import Notify

@@ -9,8 +9,9 @@ import typer
 from clipsearch.cli.app import DeviceOption, IndexOption, commands, progress, say
 from clipsearch.cli.options.collection import UnderOption, directory_of_one, say_skipped
 from clipsearch.cli.options.files import check, keep_pictures, write
-from clipsearch.cli.render import reports
+from clipsearch.cli.render.evaluation import evaluation_lines, evaluation_record, evaluation_tables
 from clipsearch.cli.render.json_lines import json_line
+from clipsearch.cli.render.table import show
 from clipsearch.errors import ExitCode
 from clipsearch.evaluation.evaluate import Findings, evaluate
 from clipsearch.evaluation.labelled import read
@@ -73,18 +74,18 @@ def evaluate_command(
         hint = "The index has the result; name another file and run the same command again."
         write(html, evaluation.page(findings), hint)
     if json:
-        sys.stdout.buffer.write(json_line(reports.evaluation_record(findings)))
+        sys.stdout.buffer.write(json_line(evaluation_record(findings)))
     else:
         print(printable(_title(findings, root)), end="\n\n")
-        for table in reports.evaluation_tables(findings):
-            reports.show(table)
-        for line in reports.evaluation_lines(findings):
+        for table in evaluation_tables(findings):
+            show(table)
+        for line in evaluation_lines(findings):
             print(printable(line))
     return ExitCode.NO_MATCH if findings.evaluation.shortfalls else ExitCode.OK
 
 
 def _title(findings: Findings, root: Path) -> str:
     return (
-        f"{findings.evaluation.source}: {findings.evaluation.report.images} pictures, for the "
+        f"{findings.evaluation.source}: {findings.evaluation.images} pictures, for the "
         f"index of {root} ({findings.model.label}, domain {findings.domain.name})"
     )

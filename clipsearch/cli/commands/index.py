@@ -8,7 +8,7 @@ import typer
 from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, progress, say
 from clipsearch.cli.options.walk import ExcludeOption, MaxPixelsOption
-from clipsearch.cli.render import output
+from clipsearch.cli.render.status import summary_lines
 from clipsearch.domain import taxonomy
 from clipsearch.errors import ExitCode, UsageError
 from clipsearch.indexing.update import UpdateOptions, update
@@ -115,7 +115,7 @@ def index_command(
     for folder in folders:
         with progress() as bar:
             summary = update(folder, options, progress=bar, notify=say)
-        for line in output.summary_lines(str(folder), summary):
+        for line in summary_lines(str(folder), summary):
             say(line)
         if summary.unreadable or (strict and (summary.failed or summary.still_failed)):
             code = ExitCode.ERROR

@@ -9,8 +9,8 @@ import typer
 from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, IndexOption, commands, progress, say
 from clipsearch.cli.options.collection import UnderOption, directory_of_one, say_skipped
-from clipsearch.cli.render import reports
 from clipsearch.cli.render.json_lines import json_line
+from clipsearch.cli.render.probes import probe_lines, probe_record
 from clipsearch.errors import ExitCode, IndexUnreadable
 from clipsearch.evaluation import probes
 from clipsearch.evaluation.probes import KeptProbe
@@ -145,6 +145,6 @@ def _write(kept: KeptProbe, store: Store, json: bool) -> None:
     if kept.model != store.spec.fingerprint:
         say(f"the probe '{kept.name}' is of no use here: it was trained for another model")
     if json:
-        sys.stdout.buffer.write(json_line(reports.probe_record(kept)))
+        sys.stdout.buffer.write(json_line(probe_record(kept)))
     else:
-        print("\n".join(reports.probe_lines(kept)))
+        print("\n".join(probe_lines(kept)))

@@ -15,7 +15,7 @@ from clipsearch.cli.options.filters import FilterOptions
 from clipsearch.cli.options.groups import grouped
 from clipsearch.cli.options.hits import HitOptions
 from clipsearch.cli.options.query import QueryOptions
-from clipsearch.cli.render import output
+from clipsearch.cli.render.hits import Show, hit_record, no_match_line
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.cli.searching import opened
 from clipsearch.errors import ClipsearchError, ExitCode, Refused, UsageError
@@ -103,7 +103,7 @@ def _answer_one(
         for line in [*left_out(stores, only), *tested]:
             tell(line)
     if not found.hits:
-        tell(output.no_match_line(found.rejected, filtered=found.nothing_passes))
+        tell(no_match_line(found.rejected, filtered=found.nothing_passes))
         return ExitCode.NO_MATCH
     show.write(found.hits, found.classes, query.said, stores[0].spec.label, tested)
     return ExitCode.OK
@@ -137,12 +137,12 @@ def _answer_batch(
 
 
 def _record(
-    line: bytes, found: search.Answer | ClipsearchError, model: str, show: output.Show
+    line: bytes, found: search.Answer | ClipsearchError, model: str, show: Show
 ) -> dict[str, object]:
     hits = found.hits if isinstance(found, search.Answer) else []
     return {
         "query": line.decode("utf-8", "replace"),
-        "hits": [output.hit_record(rank, hit, model, show) for rank, hit in enumerate(hits, 1)],
+        "hits": [hit_record(rank, hit, model, show) for rank, hit in enumerate(hits, 1)],
         "error": str(found) if isinstance(found, ClipsearchError) else None,
         "refused": isinstance(found, Refused),
     }

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli.app import IndexOption, commands
-from clipsearch.cli.render import output
 from clipsearch.cli.render.json_lines import json_line
+from clipsearch.cli.render.status import models_text, status_record, status_text
 from clipsearch.errors import ClipsearchError, ExitCode
 from clipsearch.models import registry
 from clipsearch.storage import known
@@ -38,7 +38,7 @@ def status_command(
         with Store.open(directory) as store:
             status, assured = store.status(), Collection(store)
             if json:
-                record = output.status_record(status, assured)
+                record = status_record(status, assured)
                 sys.stdout.buffer.write(json_line(record))
                 continue
             try:
@@ -46,7 +46,7 @@ def status_command(
                 here = "on this machine"
             except ClipsearchError as error:
                 here = f"cannot be used here: {error}"
-            print(output.status_text(status, assured, here))
+            print(status_text(status, assured, here))
     return ExitCode.OK
 
 
@@ -65,7 +65,7 @@ def models_command(
       clipsearch models
       clipsearch models --all | grep ViT-L
     """
-    print(output.models_text(registry.on_this_machine()))
+    print(models_text(registry.on_this_machine()))
     if all:
         from clipsearch.models.open_clip import published_weights  # seconds of torch
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli.app import DeviceOption, IndexOption, commands, say
-from clipsearch.cli.render import output
+from clipsearch.cli.render.health import problem_record, problem_text
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.errors import ExitCode
 from clipsearch.images import scan
@@ -67,9 +67,9 @@ def verify_command(
             for problem in verify.verify(store, found, _loads(store.spec, device), sample):
                 problems.append(problem)
                 if json:
-                    sys.stdout.buffer.write(json_line(output.problem_record(problem)))
+                    sys.stdout.buffer.write(json_line(problem_record(problem)))
                 else:
-                    print(output.problem_text(problem))
+                    print(problem_text(problem))
             damaged = [problem for problem in problems if problem.kind != "behind"]
             if not damaged:
                 say(f"{root}: nothing is damaged")

@@ -7,7 +7,7 @@ import typer
 
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, progress, say
 from clipsearch.cli.options.walk import ExcludeOption, MaxPixelsOption
-from clipsearch.cli.render import output
+from clipsearch.cli.render.status import summary_lines
 from clipsearch.errors import UsageError
 from clipsearch.indexing.update import UpdateOptions
 from clipsearch.indexing.watch import watch
@@ -74,6 +74,6 @@ def watch_command(
     )
     for folder, summary in watch(folders or [Path()], options, poll, progress=progress, notify=say):
         if summary.added or summary.changed or summary.moved or summary.removed or summary.failed:
-            for line in output.summary_lines(str(folder), summary):
+            for line in summary_lines(str(folder), summary):
                 say(line)
     raise AssertionError("folders are watched until somebody stops it")

@@ -14,7 +14,7 @@ from clipsearch.errors import UsageError
 from clipsearch.paths import absolute_path, relative_path, shown_path
 
 if TYPE_CHECKING:
-    from clipsearch.cli.render.output import Show, Write
+    from clipsearch.cli.render.hits import Show, Write
     from clipsearch.records import Hit
 
 
@@ -100,7 +100,12 @@ class HitOptions:
 
     def writer(self) -> "Write":
         """How hits are printed. Raises UsageError for a template that is none."""
-        from clipsearch.cli.render import output
+        from clipsearch.cli.render.hits import (
+            write_json_lines,
+            write_paths,
+            write_table,
+            write_template,
+        )
 
         if self.json and (self.null or self.template is not None):
             raise UsageError(
@@ -109,12 +114,12 @@ class HitOptions:
             )
         end = b"\0" if self.null else b"\n"
         if self.json:
-            return output.write_json_lines(self.show())
+            return write_json_lines(self.show())
         if self.template is not None:
-            return output.write_template(self.template, self.show(), end)
+            return write_template(self.template, self.show(), end)
         if sys.stdout.isatty() and not self.null:
-            return output.write_table(self.show())
-        return output.write_paths(self.show(), end)
+            return write_table(self.show())
+        return write_paths(self.show(), end)
 
     def write(
         self,

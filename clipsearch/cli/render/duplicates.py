@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO
 
 from clipsearch.cli.render.json_lines import json_line, json_path
-from clipsearch.cli.render.reports import Table
+from clipsearch.cli.render.table import Table
 from clipsearch.search.duplicates.find import Duplicates, Group, Member
 from clipsearch.search.duplicates.likeness import KEPT, Likeness
 from clipsearch.text import printable, size_text, text_path

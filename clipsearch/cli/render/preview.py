@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from clipsearch.cli.render.output import console
+from clipsearch.cli.render.table import console
 from clipsearch.errors import UsageError
 from clipsearch.paths import absolute_path
 from clipsearch.records import Hit

@@ -9,14 +9,14 @@ anything. Every text that comes from a file name, a label, a caption or a domain
 from collections.abc import Iterable, Sequence
 
 from clipsearch.domain.intervals import Estimate
-from clipsearch.domain.taxonomy import REFUSED
+from clipsearch.domain.pass_marks import REFUSED
 from clipsearch.evaluation import summary
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.labelled import LabelledImages
 from clipsearch.evaluation.metrics import ClassificationReport, ClassResult
-from clipsearch.evaluation.summary import interval, percent, value
+from clipsearch.evaluation.summary import interval, value
 from clipsearch.images.thumbnails import thumbnails
-from clipsearch.text import text_path
+from clipsearch.text import percent, text_path
 from clipsearch.web.pages.document import data_url, document, inert
 
 _PICTURES = 200
@@ -29,7 +29,7 @@ _PAIRS = 15
 
 def page(findings: Findings) -> str:
     """The whole page as text. Reads the wrong pictures once more, for their thumbnails."""
-    report = findings.evaluation.report
+    report = findings.report
     sections = [_measures(findings), _meaning(findings)]
     if isinstance(report, ClassificationReport):
         sections += [_classes(report), _confusions(findings, report)]
@@ -55,7 +55,7 @@ def _head(findings: Findings) -> str:
         else "<p>All pass marks of the domain are met.</p>"
     )
     facts = {
-        "Test set": f"{found.source} ({found.report.images} pictures)",
+        "Test set": f"{found.source} ({found.images} pictures)",
         "Model": findings.model.label,
         "Domain": f"{findings.domain.name} ({len(findings.domain.classes)} classes)",
         "Made": found.made_at.replace("T", " ").replace("+00:00", " UTC"),
@@ -121,7 +121,7 @@ def _meaning(findings: Findings) -> str:
         )
         if estimate is not None
     ]
-    notes = "".join(f"<li>{inert(note)}</li>" for note in findings.evaluation.report.notes)
+    notes = "".join(f"<li>{inert(note)}</li>" for note in findings.report.notes)
     skipped = "".join(
         f"<li>{inert(text_path(path))} could not be decoded and does not count: "
         f"{inert(reason)}</li>"

@@ -33,6 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_files: ModelFiles) -> Pa
     return root
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_it_is_interrupted_and_ends_quietly(
     made: Path, number: signal.Signals

@@ -203,6 +203,7 @@ def chelsea(tmp_path: Path) -> Path:
     return Path(shutil.copy(picture, tmp_path / "cat"))
 
 
+@pytest.mark.process
 def test_without_any_index_the_default_model_is_used(run: Run, chelsea: Path) -> None:
     text = DOMAIN.replace('"red block"', '"cat"').replace('"wall"', '"dog"')
     (chelsea.parent.parent / "pets.toml").write_text(text)
@@ -365,6 +366,7 @@ def test_a_probe_that_cannot_be_trained(
     assert run("probe", "list", cwd=collection).code == 1
 
 
+@pytest.mark.process
 def test_the_probe_beats_zero_shot_where_zero_shot_is_bad(run: Run, tmp_path: Path) -> None:
     """Pictures of anything, every other one of them pixelated: what they show is no help."""
     samples = SAMPLES

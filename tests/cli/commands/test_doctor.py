@@ -78,6 +78,7 @@ def test_a_machine_on_which_all_is_well_is_said_to_be_so(run: Run, collection: P
     assert "HF_HUB_OFFLINE" in network["text"]
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.name == "nt", reason="there are no pseudo-terminals")
 def test_a_terminal_is_described(tmp_path: Path) -> None:
     import pty

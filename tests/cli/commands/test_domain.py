@@ -55,8 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def collection(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("CLIPSEARCH_CACHE_DIR", str(made.parent / "cache"))
+def collection(made: Path, tmp_path: Path, shared_cache: None) -> Path:
     return Path(shutil.copytree(made, tmp_path / "photos"))
 
 
@@ -329,6 +328,7 @@ def test_show_asks_which_of_several_collections_is_meant(run: Run, tmp_path: Pat
     assert "does not exist" in done.err
 
 
+@pytest.mark.process
 def test_check_measures_the_gate(run: Run, collection: Path) -> None:
     done = run("domain", "check", "everyday", "--model", "pocket", "--json", cwd=collection)
     assert (done.code, done.err) == (0, "")

@@ -107,6 +107,7 @@ def test_json_says_which_to_keep(run: Run, made: Path) -> None:
     assert records[0]["members"][1]["width"] == 150
 
 
+@pytest.mark.process
 def test_all_but_best_is_for_xargs(
     run: Run, made: Path, photos: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

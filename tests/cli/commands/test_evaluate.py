@@ -242,7 +242,7 @@ def test_the_sample_pictures_with_pocket(run: Run, tmp_path: Path) -> None:
     samples = SAMPLES
     shutil.copytree(samples, tmp_path / "samples", ignore=shutil.ignore_patterns(".*"))
     assert run("index", "samples", "--model", "pocket").code == 0
-    done = run("evaluate", "samples", "--html", "page.html", "--json", timeout=60)
+    done = run("evaluate", "samples", "--html", "page.html", "--json")
     assert done.code == 0
     record = json.loads(done.out)
     assert record["tested"] == "tested"

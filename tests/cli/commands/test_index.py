@@ -89,7 +89,7 @@ def counts(done: Ran) -> str:
 def test_a_first_run_embeds_all_and_a_second_one_nothing(
     run: Run, photos: Path, tiny_model: Path
 ) -> None:
-    done = run("index", "photos", "--model", tiny_model, timeout=300)
+    done = run("index", "photos", "--model", tiny_model)
     assert done.code == 0
     assert counts(done).startswith(
         "photos: 6 added, 0 changed, 0 moved, 0 removed, 0 unchanged, 0 failed; 6 embedded in "
@@ -203,6 +203,7 @@ def wait_for_rows(collection: Path, more_than: int, process: "subprocess.Popen[b
         time.sleep(0.02)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")
 def test_an_interrupted_run_keeps_what_it_has_and_the_next_goes_on(
     tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
@@ -296,7 +297,7 @@ def test_a_rebuild_that_fails_leaves_an_index_that_can_be_searched(
 
 
 def test_a_rebuild_takes_up_the_weights_that_are_now_under_the_models_name(
-    run: Run, made: Path, tmp_path: Path, tiny_model: Path, other_model: Path
+    run: Run, own_cache: Path, made: Path, tmp_path: Path, tiny_model: Path, other_model: Path
 ) -> None:
     collection = Path(shutil.copytree(made, tmp_path / "photos"))
     model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
@@ -330,7 +331,7 @@ def test_a_first_run_with_a_model_that_does_not_work_binds_to_nothing(
 
 
 def test_weights_that_vanish_cost_nothing_but_saying_where_they_are_now(
-    run: Run, collection: Path, tmp_path: Path, tiny_model: Path
+    run: Run, own_cache: Path, collection: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
     model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     assert run("index", collection, "--model", model).code == 0
@@ -358,12 +359,13 @@ def test_weights_that_vanish_cost_nothing_but_saying_where_they_are_now(
 # -- the default model -------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_without_the_defaults_weights_a_new_index_is_made_with_the_built_in_model(
     run: Run, photos: Path
 ) -> None:
     if not (registry.pocket_folder() / "open_clip_model.safetensors").is_file():
         pytest.skip("the built-in model has not been built")
-    done = run("index", photos, timeout=300)
+    done = run("index", photos)
     assert (done.code, done.out) == (0, b"")
     first, *_, last = done.err.splitlines()
     assert "using the small built-in model 'pocket'" in first

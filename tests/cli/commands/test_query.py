@@ -182,6 +182,7 @@ def test_a_batch_says_which_listed_files_are_not_indexed(run: Run, made: Path) -
     assert "1 of 2 listed files are not in the index" in done.err
 
 
+@pytest.mark.process
 def test_a_batch_does_not_wait_for_more_than_a_line(made: Path) -> None:
     """As a coprocess: each answer is there before the next question is asked."""
     process = subprocess.Popen(

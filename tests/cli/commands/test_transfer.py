@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,11 +108,11 @@ def test_a_model_that_only_the_export_names_is_not_fetched(
 
 
 def test_without_pyarrow_parquet_is_an_error_that_names_the_extra(
-    run: Run, made: Path, tmp_path: Path
+    run: Run, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "pyarrow.py").write_text("raise ImportError")
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = run("export", tmp_path / "out", cwd=made / "photos", env={"PYTHONPATH": path})
+    for name in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    done = run("export", tmp_path / "out", cwd=made / "photos")
     assert (done.code, done.out) == (2, b"")
     assert "parquet files need pyarrow, which is not installed" in done.err
     assert "pip install 'clipsearch[parquet]'" in done.err

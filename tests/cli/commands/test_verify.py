@@ -121,6 +121,7 @@ def test_the_holder_of_the_lock_is_named(run: Run, collection: Path) -> None:
     assert not (collection / FOLDER / "writer.txt").exists()
 
 
+@pytest.mark.process
 def test_a_run_may_wait_for_another(collection: Path) -> None:
     command = [sys.executable, "-m", "clipsearch", "index", ".", "--wait"]
     with Store.open_for_writing(collection / FOLDER) as store:
@@ -137,6 +138,7 @@ def test_a_run_may_wait_for_another(collection: Path) -> None:
     assert "5 unchanged" in err
 
 
+@pytest.mark.process
 def test_whoever_waits_can_be_interrupted(collection: Path) -> None:
     command = [sys.executable, "-m", "clipsearch", "index", ".", "--wait"]
     with (

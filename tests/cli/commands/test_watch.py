@@ -15,7 +15,10 @@ from conftest import ASK, Run, make_picture, places_beside, run_here
 
 pytest.importorskip("watchfiles")
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -193,11 +196,11 @@ def test_what_cannot_be_watched_is_an_error(
     assert message in done.err
 
 
-def test_without_watchfiles_the_way_to_get_it_is_shown(run: Run, tmp_path: Path) -> None:
+def test_without_watchfiles_the_way_to_get_it_is_shown(run_process: Run, tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['watchfiles'] = None; from clipsearch.cli import main; main()"
     )
-    done = run("watch", ".", command=[sys.executable, "-c", program])
+    done = run_process("watch", ".", command=[sys.executable, "-c", program])
     assert (done.code, done.out) == (2, b"")
     assert done.err == (
         "clipsearch: error: watch needs the package watchfiles, which is not installed\n"

@@ -22,7 +22,7 @@ from clipsearch.cli.options import filters
 from clipsearch.errors import UsageError
 from clipsearch.records import EmbeddedImage, Filter, ImageFile, Near
 from clipsearch.storage.catalog import CATALOG, FOLDER, Store
-from clipsearch.storage.globe import distance_km
+from clipsearch.storage.filters import distance_km
 
 NOW = datetime(2024, 3, 1, 15, 30)
 

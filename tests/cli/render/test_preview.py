@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from clipsearch.images.decode import jpeg
 from clipsearch.errors import UsageError
-from clipsearch.cli.render.output import absolute_path
+from clipsearch.paths import absolute_path
 from clipsearch.cli.render.preview import preview, require_terminal
 from clipsearch.records import Hit
 
@@ -63,6 +63,7 @@ def in_a_terminal(
     return process.wait(10), data.decode()
 
 
+@pytest.mark.process
 def test_half_blocks_in_the_pictures_colours_with_rank_score_and_name() -> None:
     code, text = in_a_terminal(PROGRAM, COLORTERM="truecolor")
     assert code == 0, text
@@ -77,6 +78,7 @@ def test_half_blocks_in_the_pictures_colours_with_rank_score_and_name() -> None:
     assert "VT340" not in words  # what the library tells its developers
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("answers", "begins", "count"),
     [
@@ -94,12 +96,14 @@ def test_pictures_where_the_terminal_has_them(answers: str, begins: str, count: 
         assert shown in text
 
 
+@pytest.mark.process
 def test_a_terminal_without_colours_is_told_so() -> None:
     code, text = in_a_terminal(PROGRAM, NO_COLOR="1")
     assert code == 1
     assert "--preview needs colours" in text
 
 
+@pytest.mark.process
 def test_a_terminal_that_does_not_tell_its_width_is_no_place_for_pictures() -> None:
     code, text = in_a_terminal(PROGRAM, columns=0, COLORTERM="truecolor")
     assert code == 1
@@ -107,6 +111,7 @@ def test_a_terminal_that_does_not_tell_its_width_is_no_place_for_pictures() -> N
     assert "stty columns 80" in text
 
 
+@pytest.mark.process
 def test_the_extra_is_named_where_it_is_missing() -> None:
     without = "import sys; sys.modules['textual_image'] = None\n"
     code, text = in_a_terminal(without + PROGRAM, COLORTERM="truecolor")

@@ -1,18 +1,28 @@
 """Progress as a terminal gets it, and that nothing but a terminal does."""
 
+import io
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from conftest import Run, make_picture
+from rich.progress import Task
+
+from clipsearch.cli.app import progress
+from clipsearch.cli.render.progress import CountColumn
 
 pty = pytest.importorskip("pty")
 termios = pytest.importorskip("termios")
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no pseudo-terminals")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="there are no pseudo-terminals"),
+]
 
 DOWNLOAD = (
     "import sys; from clipsearch import cli; "
@@ -50,6 +60,7 @@ def plain(shown: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
 
 
+@pytest.mark.process
 def test_index_tells_what_it_is_doing_and_takes_that_away_again(
     tmp_path: Path, tiny_model: Path
 ) -> None:
@@ -71,7 +82,9 @@ def test_index_tells_what_it_is_doing_and_takes_that_away_again(
     assert "\x1b[2K" in shown  # rich's way of clearing the bar's line
 
 
-def test_a_download_shows_a_bar_on_a_terminal_and_on_nothing_else(run: Run, tmp_path: Path) -> None:
+def test_a_download_shows_a_bar_on_a_terminal_and_on_nothing_else(
+    run_process: Run, tmp_path: Path
+) -> None:
     weights = tmp_path / "served" / "tiny.pt"
     weights.parent.mkdir()
     weights.write_bytes(b"w" * 300_000)
@@ -83,10 +96,54 @@ def test_a_download_shows_a_bar_on_a_terminal_and_on_nothing_else(run: Run, tmp_
     assert "300k/300k" in shown
 
     (tmp_path / "two").mkdir()
-    done = run(
+    done = run_process(
         *("-c", DOWNLOAD, weights.as_uri()),
         env={"HOME": str(tmp_path / "two")},
         command=[sys.executable],
     )
     assert (done.code, done.err) == (0, "")
     assert Path(done.out.decode().strip()).is_relative_to(tmp_path / "two")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_nothing_is_shown_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress() as bar:
+        bar("embedding", 3, 10)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_is_told_what_how_many_and_how_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with progress() as bar:
+        bar("loading the model", 0, 1)
+        bar("embedding", 0, 1200)
+        time.sleep(0.01)
+        bar("embedding", 700, 1200)
+        time.sleep(0.01)
+        bar("embedding", 900, 1200)
+    shown = plain(terminal.getvalue())
+    assert "loading the model" in shown
+    assert "0/1 " not in shown
+    assert re.search(r"embedding .* 900/1,200, [\d,.]+/s +0?0?:?\d\d:\d\d", shown)
+    assert "\x1b[2K" in terminal.getvalue()  # and the line is cleared again
+
+
+@pytest.mark.parametrize(
+    ("speed", "text"),
+    [
+        (None, "7/1,200"),
+        (0.044, "7/1,200, 2.6/min"),
+        (0.44, "7/1,200, 0.4/s"),
+        (4321.0, "7/1,200, 4,321.0/s"),
+    ],
+)
+def test_a_rate_is_told_by_the_minute_where_it_is_slow(speed: float | None, text: str) -> None:
+    task = SimpleNamespace(total=1200, completed=7, speed=speed)
+    assert CountColumn().render(cast(Task, task)).plain == text

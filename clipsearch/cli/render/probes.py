@@ -1,0 +1,42 @@
+"""Probes, and what each is worth."""
+
+from dataclasses import asdict
+from typing import Any
+
+from clipsearch.evaluation.probes import KeptProbe
+from clipsearch.evaluation.summary import interval
+from clipsearch.text import percent, printable
+
+
+def probe_lines(kept: KeptProbe) -> list[str]:
+    """A probe for people: what it was trained on, and what it is worth."""
+    classes = ", ".join(
+        f"{name} ({count})" for name, count in zip(kept.probe.classes, kept.images, strict=True)
+    )
+    figures = [
+        (f"  {name:<10}{percent(e.value):>8}   95 % interval {interval(e)}, of {e.n} pictures")
+        for name, e in (("held out", kept.held_out), ("zero-shot", kept.zero_shot))
+    ]
+    return [
+        f"@{kept.name}",
+        f"  classes   {printable(classes)}",
+        *figures,
+        f"  always the most frequent class {percent(kept.most_frequent)}",
+        f"  penalty   {kept.probe.l2:.3g}",
+        f"  trained   {kept.made_at}, on {printable(kept.source)}",
+    ]
+
+
+def probe_record(kept: KeptProbe) -> dict[str, Any]:
+    """A probe for programs. Keys are only ever added."""
+    return {
+        "name": kept.name,
+        "classes": dict(zip(kept.probe.classes, kept.images, strict=True)),
+        "held_out": asdict(kept.held_out),
+        "zero_shot": asdict(kept.zero_shot),
+        "most_frequent": kept.most_frequent,
+        "l2": kept.probe.l2,
+        "model": kept.model,
+        "source": kept.source,
+        "made_at": kept.made_at,
+    }

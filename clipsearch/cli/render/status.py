@@ -1,0 +1,123 @@
+"""What is indexed, what an update did, and which models there are."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipsearch.cli.render.json_lines import json_path
+from clipsearch.records import ClusterSearch, CollectionStatus, IndexSummary
+from clipsearch.storage.collection import Collection, tested_line
+from clipsearch.text import printable, size_text
+
+
+def summary_lines(root: str, summary: IndexSummary) -> list[str]:
+    """What a run of ``index`` did, failures first."""
+    lines = [
+        f"skipping {printable(os.fsdecode(path))}: {printable(reason)}"
+        for path, reason in summary.failed
+    ]
+    lines += [
+        f"cannot read {printable(os.fsdecode(path))}: {printable(reason)}"
+        for path, reason in summary.unreadable
+    ]
+    counts = [
+        f"{summary.added} added",
+        f"{summary.changed} changed",
+        f"{summary.moved} moved",
+        f"{summary.removed} removed",
+        f"{summary.unchanged} unchanged",
+        f"{len(summary.failed)} failed",
+    ]
+    text = f"{printable(root)}: {', '.join(counts)}"
+    if summary.still_failed:
+        text += f" ({summary.still_failed} failed before and have not changed)"
+    if summary.links:
+        text += f", {summary.links} links not followed"
+    if summary.looked_at:
+        text += f"; camera and place read of {summary.looked_at}"
+    if summary.embedded:
+        text += f"; {summary.embedded} embedded in {summary.seconds:.1f} s"
+    return [*lines, text]
+
+
+def status_text(status: CollectionStatus, collection: Collection, model_here: str) -> str:
+    """One collection for people."""
+    spec = status.spec
+    lines = [
+        printable(os.fspath(status.root)),
+        f"  images   {status.images}",
+        f"  failed   {len(status.failed)}",
+        *(
+            f"           {printable(os.fsdecode(path))}: {printable(why)}"
+            for path, why in status.failed
+        ),
+        f"  model    {printable(spec.label)} ({spec.dim} dimensions, {model_here})",
+        f"  domain   {printable(collection.domain.name)} "
+        f"({len(collection.domain.classes)} classes)",
+        f"  answers  {tested_line(collection)}",
+        f"  index    {printable(os.fspath(status.directory))}",
+        f"  sizes    catalogue {size_text(status.catalog_bytes)}, "
+        f"vectors {size_text(status.vector_bytes)}",
+        f"  search   {_search_text(status.clusters)}",
+        f"  created  {status.created_at}",
+        f"  updated  {status.updated_at}",
+    ]
+    return "\n".join(lines)
+
+
+def _search_text(clusters: ClusterSearch | None) -> str:
+    if clusters is None:
+        return "exact"
+    found = f"recall@10 {clusters.recall:.3f} measured with {clusters.queries} text queries"
+    if not clusters.lists:
+        return f"exact; clusters would read {clusters.scanned:.0%} of the vectors, {found}"
+    return f"clusters: {clusters.probed:,} of {clusters.lists:,} read per query, {found}"
+
+
+def status_record(status: CollectionStatus, collection: Collection) -> dict[str, object]:
+    """One collection for programs. Keys are only ever added."""
+    found = collection.evaluation
+    return {
+        "root": json_path(os.fsencode(status.root)),
+        "index": json_path(os.fsencode(status.directory)),
+        "images": status.images,
+        "failed": [{"path": json_path(path), "reason": why} for path, why in status.failed],
+        "model": status.spec.label,
+        "fingerprint": status.spec.fingerprint,
+        "dimensions": status.spec.dim,
+        "catalog_bytes": status.catalog_bytes,
+        "vector_bytes": status.vector_bytes,
+        "not_in_vector_file": status.pending,
+        "search": "clusters" if status.clusters and status.clusters.lists else "exact",
+        "clusters": status.clusters._asdict() if status.clusters else None,
+        "domain": collection.domain.name,
+        "domain_fingerprint": collection.domain.fingerprint,
+        "tested": collection.tested,
+        "evaluated_at": found.made_at if found else None,
+        "measures": dict(found.measures) if found else None,
+        "calibrated": collection.false_alarms("text") is not None,
+        "created_at": status.created_at,
+        "updated_at": status.updated_at,
+    }
+
+
+def models_text(models: Sequence[tuple[str, str, Path | None]]) -> str:
+    """The models that can be used, where they are, and how to bring one along."""
+    lines = []
+    for name, what, path in models:
+        where = printable(os.fspath(path)) if path else "not on this machine"
+        lines += [f"--model {name}", f"  {what}", f"  {where}", ""]
+    return "\n".join(lines) + BRING_A_MODEL
+
+
+BRING_A_MODEL = """\
+Also: any architecture of open_clip with its published weights (--model NAME --pretrained TAG;
+clipsearch models --all lists them), a checkpoint file (--model NAME --pretrained FILE), or a
+folder in the hub's layout (--model FOLDER).
+
+To bring the default to a machine without a network, on one that has it:
+  hf download laion/CLIP-ViT-B-16-laion2B-s34B-b88K open_clip_config.json \\
+    open_clip_model.safetensors --local-dir vit-b-16
+copy the folder vit-b-16 over, and index with it:
+  clipsearch index PHOTOS --model ./vit-b-16
+An index keeps the model it was made with; add --rebuild to change it."""

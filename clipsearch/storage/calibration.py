@@ -1,0 +1,86 @@
+"""What scores mean in one collection: measured with queries that have nothing to do with it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from clipsearch import typed
+from clipsearch.domain.calibration import FalseAlarms, best_scores, best_scores_of_others
+from clipsearch.domain.scale import Scale
+from clipsearch.domain.taxonomy import Domain
+from clipsearch.records import QueryKind
+from clipsearch.storage.catalog import Store
+from clipsearch.storage.texts import Texts
+from clipsearch.storage.vector_file import Ids
+
+_SAMPLE = 500
+"""Pictures whose best scores make up the background of image queries."""
+
+_ALWAYS_ANEW = 20_000
+"""Up to this many pictures are measured in a fraction of a second, however few have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What scores meant when they were last measured.
+
+    A kept record that lacks a field is not read, and so is measured again: to measure more, add a
+    field, and fill it in ``measure``.
+    """
+
+    domain: str
+    """The domain's fingerprint."""
+    images: int
+    """How many pictures the collection had."""
+    newest: int
+    """The greatest id among them."""
+    text: tuple[float, ...]
+    """Best scores of the background prompts, in any order; none in an empty collection."""
+    image: tuple[float, ...]
+    """Best scores of a sample of the pictures."""
+
+    def false_alarms(self) -> Mapping[QueryKind, FalseAlarms]:
+        """How often background queries of each kind reach a score."""
+        kept: dict[QueryKind, tuple[float, ...]] = {"text": self.text, "image": self.image}
+        return {kind: FalseAlarms.of(scores) for kind, scores in kept.items() if scores}
+
+    def is_outdated(self, ids: Ids) -> bool:
+        """Whether the collection, with these ids ``(n,)`` now, has changed too much since."""
+        added = int((ids > self.newest).sum())
+        removed = self.images - (len(ids) - added)
+        changed = added + removed
+        return changed > 0 and (len(ids) <= _ALWAYS_ANEW or changed * 20 > len(ids))
+
+    def to_json(self) -> str:
+        """The record as JSON text; ``from_json`` is its inverse."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Calibration":
+        """Rebuild a record from ``to_json``'s text. Raises ValueError for any other."""
+        found: Calibration = typed.from_json(cls, text)
+        return found
+
+
+def measure(store: Store, domain: Domain, texts: Texts) -> tuple[Calibration, Scale | None]:
+    """Put the background prompts and a sample of the pictures themselves to the collection.
+
+    Without pictures there is no scale.
+    """
+    ids = store.ids()
+    if not len(ids):
+        return Calibration(domain.fingerprint, images=0, newest=0, text=(), image=()), None
+    sample = np.random.default_rng(0).permutation(ids)[:_SAMPLE]
+    images = store.vectors(sample.tolist())
+    of_texts = best_scores(texts.background, store.all_vectors())
+    of_images = best_scores_of_others(images, store.all_vectors(), texts.gate.classes)
+    found = Calibration(
+        domain.fingerprint,
+        images=len(ids),
+        newest=int(ids[-1]),
+        text=tuple(np.round(of_texts, 6).tolist()),
+        image=tuple(np.round(np.maximum(of_images, -1.0), 6).tolist()),
+    )
+    return found, Scale.measure(store.all_vectors(), texts.background, images)

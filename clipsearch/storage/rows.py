@@ -1,0 +1,207 @@
+"""The rows of a catalog: pictures and their vectors, attachments, and the model that made them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clipsearch.errors import IndexUnreadable, ModelMismatch
+from clipsearch.records import EmbeddedImage, ImageFile, KnownImage, ModelSpec, Origin
+from clipsearch.storage import filters, schema
+from clipsearch.storage.embeddings import decoded, encoded
+from clipsearch.storage.sqlite import SQL_VARIABLES, Database
+from clipsearch.storage.vector_file import Ids
+
+
+class Rows:
+    """What ``Store`` reads and writes by row; all changes are made inside ``batch``.
+
+    Whatever reads or writes raises IndexUnreadable for a damaged catalog, IndexLocked for one
+    that stays busy, and StoreError where the disk fails.
+    """
+
+    def __init__(self, directory: Path, db: Database) -> None:
+        """Take the index folder and its open catalog, of any version.
+
+        Raises IndexUnreadable if it does not tell what every catalog tells.
+        """
+        self.directory = directory
+        self._db = db
+        self._meta = dict(db.rows("SELECT key, value FROM meta"))
+        try:
+            self.spec = ModelSpec.from_json(self._meta["model"])
+        except (KeyError, ValueError) as error:
+            raise _incomplete(directory, "which model made it") from error
+        for key, kind in schema.META_KINDS.items():
+            if not isinstance(self._meta.get(key), kind):
+                raise _incomplete(directory, f"its {key}")
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """All changes inside are committed together, or none of them is."""
+        with self._db.transaction():
+            yield
+            self._set("updated_at", schema.now())
+
+    def set_spec(self, spec: ModelSpec) -> None:
+        """Note where the same model is now to be found. Inside ``batch``.
+
+        Raises ModelMismatch if it is not the same model.
+        """
+        if spec.fingerprint != self.spec.fingerprint:
+            raise ModelMismatch(
+                f"the index at {self.directory} was made with {self.spec.label} "
+                f"({self.spec.fingerprint[:12]}), not with {spec.label} ({spec.fingerprint[:12]})",
+                hint="To change the model, all pictures must be read anew: add --rebuild. "
+                "The index you have stays as it is until that has finished.",
+            )
+        self._set("model", spec.to_json())
+        self.spec = spec
+
+    def _set(self, key: str, value: str | bytes) -> None:
+        self._db.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
+
+    # -- pictures --------------------------------------------------------------------------
+
+    def is_empty(self) -> bool:
+        """Whether there is no picture in it, good or failed."""
+        return self._db.row("SELECT 1 FROM images LIMIT 1") is None
+
+    def known(self, under: bytes = b"") -> dict[bytes, KnownImage]:
+        """What the catalog knows of every file, or of those below ``under``."""
+        where, values = filters.below(under)
+        rows = self._db.rows(
+            "SELECT path, id, size, mtime_ns, error IS NOT NULL,"
+            f" camera IS NULL AND error IS NULL FROM {schema.images(self._db)} WHERE {where}",
+            values,
+        )
+        return {
+            path: KnownImage(id, size, mtime_ns, bool(failed), bool(unseen))
+            for path, id, size, mtime_ns, failed, unseen in rows
+        }
+
+    def unseen(self) -> int:
+        """How many good pictures are still to be looked at for their camera and place."""
+        images = schema.images(self._db)
+        return int(
+            self._db.value(f"SELECT count(*) FROM {images} WHERE camera IS NULL AND error IS NULL")
+        )
+
+    def find_content(self, content_hash: bytes) -> list[tuple[int, bytes]]:
+        """Ids and paths of the good pictures with this very content that have an embedding."""
+        rows = self._db.rows(
+            "SELECT id, path FROM images JOIN vectors USING (id)"
+            " WHERE hash = ? AND error IS NULL AND length(vector) = ? ORDER BY id",
+            (content_hash, 2 * self.spec.dim),
+        )
+        return [(id, path) for id, path in rows]
+
+    def whole(self, ids: Ids) -> Iterator[EmbeddedImage]:
+        """All that is stored of these pictures, by id; those removed meanwhile are left out."""
+        columns = (
+            "path, size, mtime_ns, hash, width, height, taken_at, vector, nullif(camera, ''),"
+            " latitude, longitude"
+        )
+        for row in self._of(ids.tolist(), columns, "JOIN vectors USING (id)"):
+            _, *file, digest, width, height, taken_at, vector, camera, north, east = row
+            facts = (digest, width, height, taken_at, decoded(vector), camera, north, east)
+            yield EmbeddedImage(ImageFile(*file), *facts)
+
+    def _of(self, ids: Sequence[int], columns: str, join: str = "") -> Iterator[tuple[Any, ...]]:
+        """``(id, *columns)`` of these pictures, some at a time, each time by ascending id."""
+        images = schema.images(self._db)
+        for start in range(0, len(ids), SQL_VARIABLES):
+            some = ids[start : start + SQL_VARIABLES]
+            marks = ",".join("?" * len(some))
+            yield from list(
+                self._db.rows(
+                    f"SELECT id, {columns} FROM {images} {join} WHERE id IN ({marks}) ORDER BY id",
+                    some,
+                )
+            )
+
+    def add(self, images: Iterable[EmbeddedImage]) -> None:
+        """Add or replace pictures, each under a new id. Inside ``batch``."""
+        for image in images:
+            facts = (image.content_hash, image.width, image.height, image.taken_at, None)
+            origin = (image.camera or "", image.latitude, image.longitude)
+            self._insert(image.file, *facts, *origin, vector=encoded(image.vector))
+
+    def add_copy(self, file: ImageFile, source: int) -> None:
+        """Add a file whose content is that of the picture ``source``. Inside ``batch``."""
+        row = self._db.row(
+            "SELECT hash, width, height, taken_at, NULL, camera, latitude, longitude, vector"
+            " FROM images JOIN vectors USING (id) WHERE id = ?",
+            (source,),
+        )
+        assert row is not None
+        *facts, vector = row
+        self._insert(file, *facts, vector=vector)
+
+    def add_failed(self, file: ImageFile, reason: str) -> None:
+        """Remember that a file cannot be decoded, and why. Inside ``batch``."""
+        self._insert(file, None, None, None, None, reason, None, None, None)
+
+    def set_origins(self, origins: Iterable[tuple[int, Origin]]) -> None:
+        """Note what pictures, by their ids, tell of their camera and place. Inside ``batch``."""
+        self._db.execute_many(
+            "UPDATE images SET camera = ?, latitude = ?, longitude = ? WHERE id = ?",
+            ((found.camera or "", found.latitude, found.longitude, id) for id, found in origins),
+        )
+
+    def move(self, id: int, file: ImageFile) -> None:
+        """Give a picture a new path, size or time; its vector stays. Inside ``batch``."""
+        self._db.execute("DELETE FROM images WHERE path = ? AND id <> ?", (file.path, id))
+        self._db.execute(
+            "UPDATE images SET path = ?, size = ?, mtime_ns = ? WHERE id = ?", (*file, id)
+        )
+
+    def forget(self, ids: Iterable[int]) -> None:
+        """Forget pictures by their ids. Inside ``batch``."""
+        self._db.execute_many("DELETE FROM images WHERE id = ?", ((id,) for id in ids))
+
+    def remove(self, paths: Iterable[bytes]) -> None:
+        """Forget pictures. Inside ``batch``."""
+        self._db.execute_many("DELETE FROM images WHERE path = ?", ((path,) for path in paths))
+
+    def _insert(self, file: ImageFile, *facts: object, vector: bytes | None = None) -> None:
+        self._db.execute("DELETE FROM images WHERE path = ?", (file.path,))
+        id = self._db.execute(
+            "INSERT INTO images (path, size, mtime_ns, hash, width, height, taken_at, error,"
+            " camera, latitude, longitude) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*file, *facts),
+        ).lastrowid
+        if vector is not None:
+            self._db.execute("INSERT INTO vectors VALUES (?, ?)", (id, vector))
+
+    # -- attachments -----------------------------------------------------------------------
+
+    def attachment(self, name: str) -> Any:
+        """What was attached under a name, text or bytes; None if nothing was."""
+        if not schema.has_attachments(self._db):
+            return None
+        return self._db.value("SELECT value FROM attachments WHERE name = ?", (name,))
+
+    def attached(self, prefix: str) -> list[str]:
+        """Names of the attachments that begin so, in order."""
+        if not schema.has_attachments(self._db):
+            return []
+        rows = self._db.rows(
+            "SELECT name FROM attachments WHERE name >= ? ORDER BY name", (prefix,)
+        )
+        return [name for (name,) in rows if name.startswith(prefix)]
+
+    def attach(self, name: str, value: str | bytes) -> None:
+        """Keep with the index what another room means by it. Inside ``batch``."""
+        self._db.execute("INSERT OR REPLACE INTO attachments VALUES (?, ?)", (name, value))
+
+    def detach(self, name: str) -> None:
+        """Forget an attachment. Inside ``batch``."""
+        self._db.execute("DELETE FROM attachments WHERE name = ?", (name,))
+
+
+def _incomplete(directory: Path, what: str) -> IndexUnreadable:
+    return IndexUnreadable(
+        f"the index at {directory} does not tell {what}",
+        hint=f"It is damaged. Delete {directory} and index again.",
+    )

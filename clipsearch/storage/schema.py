@@ -1,0 +1,97 @@
+"""The catalog's tables: how they are made, and brought up to date from older versions.
+
+Readers know every version and change nothing; a writer migrates.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from clipsearch.storage.sqlite import Database
+
+VERSION = 3
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice: the FAISS file carries it
+    path BLOB NOT NULL UNIQUE,             -- relative to the root, the file system's own bytes
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    hash BLOB,                             -- BLAKE2b-160 of the content; NULL where it failed
+    width INTEGER, height INTEGER,
+    taken_at TEXT,
+    error TEXT,                            -- why there is no vector; NULL for a good picture
+    camera TEXT,                           -- '': it does not tell; NULL: not looked at yet
+    latitude REAL, longitude REAL
+);
+CREATE INDEX images_by_hash ON images (hash);
+-- Apart from images, so that comparing 60,000 paths does not read 60,000 vectors.
+CREATE TABLE vectors (
+    id INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
+    vector BLOB NOT NULL                   -- dim x fp16, little-endian
+);
+-- What other rooms keep with the index and can make again: measurements, probes.
+CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL);
+"""
+
+META_KINDS = {"vector_file": bytes, "root": bytes, "created_at": str, "updated_at": str}
+"""What the table ``meta`` holds besides the model."""
+
+_MIGRATIONS = {
+    2: "CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL)",
+    # Another column costs the same for any number of rows, and works on a damaged catalog.
+    3: "ALTER TABLE images ADD COLUMN camera TEXT;\n"
+    "ALTER TABLE images ADD COLUMN latitude REAL;\n"
+    "ALTER TABLE images ADD COLUMN longitude REAL",
+}
+"""What turns a catalog of the version before into one of this version."""
+
+
+def create(db: Database, meta: Mapping[str, str | bytes]) -> None:
+    """Make the tables of an empty catalog, as one transaction."""
+    with db.transaction():
+        for statement in _SCHEMA.split(";\n"):
+            db.execute(statement)
+        db.execute_many("INSERT INTO meta VALUES (?, ?)", meta.items())
+        db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def migrate(db: Database) -> None:
+    """Bring a catalog of an older version up to date, one version at a time.
+
+    Each step and its version number are one transaction: a run that is killed leaves the version
+    before, and the next one continues from there.
+    """
+    for target in range(version(db) + 1, VERSION + 1):
+        with db.transaction():
+            for statement in _MIGRATIONS[target].split(";\n"):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {target}")
+
+
+def version(db: Database) -> int:
+    """The catalog's schema version; 0 for a file that is not a catalog, or not yet."""
+    return int(db.value("PRAGMA user_version"))
+
+
+def is_blank(db: Database) -> bool:
+    """Whether the file has no table at all: its writer was killed before the first commit."""
+    return not db.value("SELECT count(*) FROM sqlite_master")
+
+
+def has_attachments(db: Database) -> bool:
+    """Whether there is a table of attachments."""
+    return version(db) >= 2
+
+
+def images(db: Database) -> str:
+    """The table of images for a FROM, with all its columns whatever the version."""
+    if version(db) >= 3:
+        return "images"
+    columns = "NULL AS camera, NULL AS latitude, NULL AS longitude"
+    return f"(SELECT *, {columns} FROM images) AS images"
+
+
+def now() -> str:
+    """The time as ``meta`` holds it: ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

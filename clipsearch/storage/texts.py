@@ -1,0 +1,83 @@
+"""The embedded texts of a domain: its classes, its examples, and the background prompts."""
+
+import hashlib
+import io
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipsearch.domain import background
+from clipsearch.domain.gate import Gate
+from clipsearch.domain.taxonomy import Domain
+from clipsearch.domain.zero_shot import encode_all
+from clipsearch.paths import cache_dir, write_whole
+from clipsearch.records import ModelSpec, TextEncoder, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Embeddings of all texts that a domain comes with, for one model."""
+
+    gate: Gate
+    background: Vectors
+    """``(n, dim)``: of the prompts that have nothing to do with the domain."""
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return int(self.background.shape[1])
+
+    @staticmethod
+    def fingerprint(domain: Domain) -> str:
+        """SHA-256, in hex, of the texts: the domain's and the bank's."""
+        bank = "\n".join(background.prompts())
+        return hashlib.sha256(f"{domain.fingerprint}\n{bank}".encode()).hexdigest()
+
+    @classmethod
+    def embed(cls, domain: Domain, encoder: TextEncoder) -> "Texts":
+        """Embed them: some two thousand short texts."""
+        return cls(Gate.build(domain, encoder), encode_all(encoder, background.unrelated(domain)))
+
+    def to_bytes(self, domain: Domain) -> bytes:
+        """To be kept; ``from_bytes`` is the inverse."""
+        file = io.BytesIO()
+        np.savez(
+            file,
+            fingerprint=np.array(self.fingerprint(domain)),
+            gate=np.frombuffer(self.gate.to_bytes(), np.uint8),
+            background=self.background.astype(np.float16),
+        )
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, domain: Domain, data: bytes) -> "Texts | None":
+        """What ``to_bytes`` kept; None if it is of other texts, or damaged."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                if str(arrays["fingerprint"]) != cls.fingerprint(domain):
+                    return None
+                gate = Gate.from_bytes(domain, arrays["gate"].tobytes())
+                texts = cls(gate, arrays["background"].astype(np.float32))
+            same = texts.background.ndim == 2 and texts.dim == gate.classes.shape[1]
+            return texts if same else None
+        except Exception:  # zipfile and numpy raise whatever they stumble over
+            return None
+
+
+def embedded_texts(
+    domain: Domain, spec: ModelSpec, load_encoder: Callable[[], TextEncoder]
+) -> Texts:
+    """The domain's texts, embedded once on this machine for each model."""
+    kept = cache_dir() / "texts" / f"{spec.fingerprint[:20]}-{Texts.fingerprint(domain)[:20]}.npz"
+    with suppress(OSError):
+        texts = Texts.from_bytes(domain, kept.read_bytes())
+        if texts is not None:
+            return texts
+    data = Texts.embed(domain, load_encoder()).to_bytes(domain)
+    with suppress(OSError):  # a cache that cannot be written costs only time
+        write_whole(kept, data)
+    texts = Texts.from_bytes(domain, data)  # rounded, as every later reader finds them
+    assert texts is not None
+    return texts

@@ -1,0 +1,26 @@
+"""Help texts are what is kept under tests/golden/help, and a change of them is meant.
+
+Written anew by ``python tests/help_texts.py``.
+"""
+
+import pytest
+from conftest import Run
+from help_texts import GOLDEN, WIDTH, help_texts
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+
+
+def test_every_help_text_is_the_one_that_is_kept() -> None:
+    kept = {path.name: path.read_text(encoding="utf-8") for path in GOLDEN.iterdir()}
+    assert dict(help_texts()) == kept
+
+
+@pytest.mark.parametrize("command", [(), ("search",), ("probe", "train")], ids=" ".join)
+def test_what_is_kept_is_what_the_program_prints(run: Run, command: tuple[str, ...]) -> None:
+    kept = GOLDEN / f"{'-'.join(['clipsearch', *command])}.txt"
+    done = run(*command, "--help")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.decode() == kept.read_text(encoding="utf-8")

@@ -221,11 +221,8 @@ def _stored_vector(stores: Sequence[Store], image: Path) -> Vectors | None:
     require_regular(image)
     with image.open("rb") as file:
         digest = content_hash(file)
-    for store in stores:
-        for id, _ in store.find_content(digest):
-            with suppress(KeyError):  # removed a moment ago
-                return store.vector(id)
-    return None
+    found = (store.vector_of_content(digest) for store in stores)
+    return next((vector for vector in found if vector is not None), None)
 
 
 def check_domain(collections: Sequence[Collection], text: str, vector: Vectors) -> None:

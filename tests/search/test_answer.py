@@ -16,7 +16,7 @@ from clipsearch.domain import taxonomy
 from clipsearch.errors import ClipsearchError, NotTested, OutOfDomain, RefusedByPolicy, UsageError
 from clipsearch.images import scan
 from clipsearch.images.decode import decode
-from clipsearch.indexing import embed
+from clipsearch.indexing import embed as indexing
 from clipsearch.indexing.reconcile import reconcile
 from clipsearch.models.load import Encoders
 from clipsearch.records import Encoder, Filter, Hit, Vectors
@@ -76,7 +76,7 @@ def paths(hits: list[Hit]) -> list[Path]:
 @pytest.fixture
 def store(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """Six pictures, `sub/same.png` being the very content of `a.png`, indexed."""
-    monkeypatch.setattr(embed, "DecodePool", DecodeHere)
+    monkeypatch.setattr(indexing, "DecodePool", DecodeHere)
     shutil.copy(photos / "a.png", photos / "sub" / "same.png")
     with indexed(photos) as opened:
         yield opened

@@ -18,7 +18,8 @@ from clipsearch.errors import (
     UsageError,
 )
 from clipsearch.images import scan
-from clipsearch.indexing import update
+from clipsearch.indexing import embed as indexing
+from clipsearch.indexing.reconcile import reconcile
 from clipsearch.models.load import Encoders
 from clipsearch.records import EVERYTHING, Encoder, Filter, Hit
 from clipsearch.search.answer import Answer, answer_each
@@ -39,13 +40,13 @@ def no_encoder() -> Encoder:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Pictures, indexed and calibrated."""
-    monkeypatch.setattr(update, "DecodePool", DecodeHere)
+    monkeypatch.setattr(indexing, "DecodePool", DecodeHere)
     folder = tmp_path / "photos"
     folder.mkdir()
     for seed in range(COUNT):
         make_picture(folder / f"{seed:02}.png", seed)
     with Store.create(folder / FOLDER, folder, fake_spec()) as store:
-        update.update(store, scan.find(os.fsencode(folder)), FakeEncoder)
+        reconcile(store, scan.find(os.fsencode(folder)), FakeEncoder)
         assurance.calibrate(store, FakeEncoder)
     return folder
 

@@ -134,6 +134,13 @@ def shared_cache(
     monkeypatch.setenv("CLIPSEARCH_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, shared_cache: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache after all, for tests of what is remembered there."""
+    monkeypatch.setenv("CLIPSEARCH_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 def run_here(*arguments: str | Path) -> int:
     """Run the program in this process, where torch is loaded already."""
     from clipsearch import cli

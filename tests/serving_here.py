@@ -10,7 +10,6 @@ from conftest import make_picture, places_beside
 from fakes import FakeEncoder, fake_spec, picture
 
 from clipsearch.cli.commands.browse import filter_options
-from clipsearch.cli.options.query import text_parts
 from clipsearch.images.thumbnails import Thumbnailer
 from clipsearch.storage import collection
 from clipsearch.storage.catalog import FOLDER, Store
@@ -51,11 +50,9 @@ def make_collection(root: Path, count: int) -> Path:
 def served(*roots: Path) -> Iterator[Server]:
     """The page of these collections, until the end of the block."""
     encoder, complaints = FakeEncoder(), list[str]()
-    collections = OpenCollections([root / FOLDER for root in roots], lambda: encoder)
+    collections = OpenCollections([root / FOLDER for root in roots], lambda _: encoder)
     with Thumbnailer() as thumbnailer, closing(collections):
-        site = Site(
-            collections, thumbnailer, text_parts, lambda f: filter_options(f).filter(b""), 0.05
-        )
+        site = Site(collections, thumbnailer, lambda f: filter_options(f).filter(b""), 0.05)
         with Server(site, 0, complaints.append) as server:
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
             thread.start()

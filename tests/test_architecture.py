@@ -20,7 +20,7 @@ FLOORS = [
     {"evaluation"},
     {"search"},
     {"web"},
-    {"cli"},
+    {"cli", "api"},
     {"__main__", "__init__"},
 ]
 """From the bottom up. A room imports from the floors below its own; the pure files at the bottom,

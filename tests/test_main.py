@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clipsearch.cli.options import model
+from clipsearch.models import load
 
 pytestmark = [
     pytest.mark.process,
@@ -86,7 +86,7 @@ def test_standard_input_that_is_closed_is_an_empty_one(tmp_path: Path) -> None:
 
 def test_an_interrupt_while_torch_is_loaded_comes_when_it_is() -> None:
     loaded = False
-    with pytest.raises(KeyboardInterrupt), model._uninterrupted():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), load._uninterrupted():  # noqa: PT012
         signal.raise_signal(signal.SIGINT)
         loaded = True
     assert loaded

@@ -90,3 +90,11 @@ def test_the_readme_is_short_and_links_to_every_page() -> None:
     assert len(README.splitlines()) <= 250
     linked = set(re.findall(r"\(clipsearch/cli/help/([a-z-]+)\.md\)", README))
     assert linked == pages().keys()
+
+
+def test_every_test_that_is_promised_is_there() -> None:
+    security = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[a-z_]+/)*test_[a-z_]+\.py)`", security))
+    assert len(named) > 20
+    tests = [path.as_posix() for path in (ROOT / "tests").rglob("test_*.py")]
+    assert [name for name in named if not any(path.endswith(f"/{name}") for path in tests)] == []

@@ -5,16 +5,14 @@ What is nearly the same to the model is measured on the collection by ``duplicat
 hidden here is not lost, and a search is not to wait for a disk.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 
 from clipsearch.domain.calibration import NEAR_DUPLICATE
-from clipsearch.records import EVERYTHING, Filter, Hit
-from clipsearch.search import answer
-from clipsearch.search.answer import Asked
+from clipsearch.records import Hit
 from clipsearch.search.duplicates import likeness
 from clipsearch.search.duplicates.neighbors import Half, lead
 from clipsearch.storage.collection import Collection
@@ -25,33 +23,26 @@ _MOST = 65_536
 """Hits that are looked at in all, however alike they are."""
 
 
-def search(
-    collections: Sequence[Collection],
-    asked: Asked,
-    k: int,
-    only: Filter = EVERYTHING,
-    *,
-    max_false_alarm: float = 1.0,
-    exact: bool = False,
-) -> list[Hit]:
-    """The ``k`` best hits of which no two are nearly the same; else as ``retrieval.search``.
+def windows(k: int) -> Iterator[int]:
+    """How many hits to look at for ``k`` that differ: ever more, up to 65,536."""
+    window = max(_WINDOW * k, _LEAST)
+    yield window
+    while window < _MOST:
+        window *= _WINDOW
+        yield window
 
-    A hit that is nearly the same as a better one is folded into the most similar of these, which
-    counts it as ``collapsed``. It counts what is among the hits that were looked at: the best
-    four times ``k``, at least 100, and more, up to 65,536, until there are ``k`` that differ.
+
+def fold(collections: Sequence[Collection], hits: Sequence[Hit]) -> list[Hit]:
+    """Hits of which no two are nearly the same, in their order.
+
+    hits: best first. One that is nearly the same as a better one is folded into the most similar
+    of these, which counts it as ``collapsed``.
     """
     threshold = max(_threshold(collection) for collection in collections)
-    window = max(_WINDOW * k, _LEAST)
-    while True:
-        hits = answer.search(
-            collections, asked, window, only, max_false_alarm=max_false_alarm, exact=exact
-        )
-        leaders, _ = lead(_embeddings(collections, hits), threshold)
-        first, counts = np.unique(leaders, return_counts=True)
-        if len(first) >= k or len(hits) < window or window >= _MOST:
-            found = zip(first[:k].tolist(), counts[:k].tolist(), strict=True)
-            return [replace(hits[row], collapsed=count - 1) for row, count in found]
-        window *= _WINDOW
+    leaders, _ = lead(_embeddings(collections, hits), threshold)
+    first, counts = np.unique(leaders, return_counts=True)
+    found = zip(first.tolist(), counts.tolist(), strict=True)
+    return [replace(hits[row], collapsed=count - 1) for row, count in found]
 
 
 def _threshold(collection: Collection) -> float:

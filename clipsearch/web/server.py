@@ -12,7 +12,7 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
@@ -22,9 +22,10 @@ from urllib.parse import parse_qs, quote
 from clipsearch.errors import ClipsearchError, UsageError
 from clipsearch.images.thumbnails import Thumbnailer
 from clipsearch.records import Filter
-from clipsearch.search.query import Part
+from clipsearch.search import saved
+from clipsearch.search.query import Query, SearchOptions, Stored
 from clipsearch.web.pages import browse
-from clipsearch.web.session import OpenCollections, PictureId, Question
+from clipsearch.web.session import OpenCollections, PictureId
 
 ADDRESS = "127.0.0.1"
 
@@ -68,17 +69,12 @@ class Site:
         self,
         collections: OpenCollections,
         thumbnailer: Thumbnailer,
-        read_text: Callable[[str], Sequence[Part]],
         read_filter: Callable[[Fields], Filter],
         max_false_alarm: float,
     ) -> None:
-        """What the fields of the form mean, ``read_text`` and ``read_filter`` tell.
-
-        They raise UsageError for what means nothing.
-        """
+        """``read_filter`` tells what the form's filters mean; it raises UsageError."""
         self._collections = collections
         self._thumbnailer = thumbnailer
-        self._read_text = read_text
         self._read_filter = read_filter
         self._max_false_alarm = max_false_alarm
 
@@ -94,21 +90,27 @@ class Site:
         try:
             like, unlike = (tuple(map(PictureId.read, marked[name])) for name in ("like", "unlike"))
             marks = browse.marks(like, unlike)
-            question = Question(
-                parts=tuple(self._read_text(text)) if (text := fields.get("q", "").strip()) else (),
-                like=like,
-                unlike=unlike,
+            asked = Query(
+                (
+                    *(saved.read(text) if (text := fields.get("q", "").strip()) else ()),
+                    *(Stored(mark.id, mark.place, role="good") for mark in like),
+                    *(Stored(mark.id, mark.place, role="bad") for mark in unlike),
+                )
+            )
+            options = SearchOptions(
+                k=_number(fields.get("k"), HITS, MOST_HITS),
                 only=self._read_filter(fields),
                 class_name=fields.get("class", ""),
-                k=_number(fields.get("k"), HITS, MOST_HITS),
-                max_false_alarm=1.0 if fields.get("all") else self._max_false_alarm,
+                max_false_alarm=self._max_false_alarm,
+                all=bool(fields.get("all")),
                 allow_out_of_domain=bool(fields.get("outside")),
+                classes=True,
             )
             about = self._collections.about()
-            if question.is_empty:
+            if not asked.has_aim:
                 return marks + browse.start(about)
-            answer = self._collections.answer(question)
-            return marks + browse.answered(about, question, answer)
+            shown = self._collections.answer(asked, options)
+            return marks + browse.answered(about, asked, options, shown)
         except ClipsearchError as error:
             return marks + browse.failed(error)
 

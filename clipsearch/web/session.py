@@ -5,20 +5,21 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from clipsearch.domain import policy
 from clipsearch.errors import CollectionGone, Refused, UsageError
-from clipsearch.records import EVERYTHING, Encoder, Filter, Hit, TextEncoder, Vectors
-from clipsearch.search import answer as retrieval
-from clipsearch.search.query import Part, Query, Searcher
+from clipsearch.models.load import Encoders
+from clipsearch.records import Encoder, ModelSpec, TextEncoder, Vectors
+from clipsearch.search.answer import Answer, answer
+from clipsearch.search.query import Query, SearchOptions
 from clipsearch.storage.catalog import CATALOG, Store
 from clipsearch.storage.collection import Collection, tested_line
+from clipsearch.storage.known import shared_model
 
 _IDLE = 8
 """So many sets of open collections wait for the next request; a browser makes six at once."""
@@ -47,43 +48,12 @@ class PictureId(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What somebody looks for."""
+class Shown:
+    """An answer with what a page calls its pictures by."""
 
-    parts: tuple[Part, ...] = ()
-    like: tuple[PictureId, ...] = ()
-    unlike: tuple[PictureId, ...] = ()
-    only: Filter = EVERYTHING
-    class_name: str = ""
-    """The class that pictures must be of, if one is named."""
-    k: int = 10
-    max_false_alarm: float = 1.0
-    allow_out_of_domain: bool = False
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing was asked."""
-        return not self.parts and not self.like
-
-    @property
-    def is_filtered(self) -> bool:
-        """Whether some pictures are not looked at."""
-        return self.only != EVERYTHING or bool(self.class_name)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Hits, and what is to be known of them."""
-
-    hits: list[Hit]
+    answer: Answer
     ids: list[PictureId]
     """Of each hit."""
-    classes: list[str | None]
-    """Of each hit: the class of the domain nearest to its picture, where that is known."""
-    rejected: list[Hit]
-    """The best hit, if there is no other and it is not good enough."""
-    notes: list[str]
-    """What is to be known of the query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +77,16 @@ class OpenCollections:
     """
 
     def __init__(
-        self, directories: Sequence[Path], load_encoder: Callable[[], TextEncoder]
+        self, directories: Sequence[Path], load_encoder: Callable[[ModelSpec], TextEncoder]
     ) -> None:
-        """``load_encoder`` is called once, for the first text."""
+        """``load_encoder`` is called for the first text, and again when the indexes' model changes.
+
+        Raises UsageError, from any method, if the indexes have different models.
+        """
         self._directories = directories
-        self._encoder = _RememberingEncoder(load_encoder)
+        self._load_encoder = load_encoder
+        self._texts: tuple[str, _RememberingEncoder] | None = None
+        """A model's fingerprint, and its encoder."""
         self._idle: list[_Opened] = []
         self._lock = threading.Lock()
 
@@ -171,30 +146,22 @@ class OpenCollections:
             raise KeyError(picture)
         return os.fsencode(path)
 
-    def answer(self, question: Question) -> Answer:
+    def answer(self, query: Query, options: SearchOptions) -> Shown:
         """Search. Raises Refused, and UsageError for a question that cannot be answered."""
-        good = [Part("stored", str(picture), role="good") for picture in question.like]
-        bad = [Part("stored", str(picture), role="bad") for picture in question.unlike]
-        query = Query((*question.parts, *good, *bad))
         with self._lent() as opened:
             collections = opened.collections
-            searcher = Searcher(collections, lambda: self._encoder, _no_encoder)
-            asked = searcher.ask(query, allow_out_of_domain=question.allow_out_of_domain)
-            only = question.only
-            if question.class_name:
-                index = retrieval.class_index(collections, question.class_name)
-                only = replace(only, of_class=index)
-            rate = question.max_false_alarm
-            hits = searcher.hits(asked, question.k, only, max_false_alarm=rate)
-            rejected = [] if hits else searcher.hits(asked, 1, only)
+            found = answer(collections, query, options, self._encoders(opened.spec))
             places = {collection.store.root: n for n, collection in enumerate(collections)}
-            return Answer(
-                hits=hits,
-                ids=[PictureId(places[hit.root], hit.id) for hit in hits],
-                classes=retrieval.nearest_classes(collections, hits),
-                rejected=rejected,
-                notes=list(filter(None, map(policy.language_note, query.texts))),
-            )
+            return Shown(found, [PictureId(places[hit.root], hit.id) for hit in found.hits])
+
+    def _encoders(self, spec: ModelSpec) -> Encoders:
+        """The text tower of the model that the indexes have now, kept while they have it."""
+        with self._lock:
+            if self._texts is None or self._texts[0] != spec.fingerprint:
+                made = _RememberingEncoder(lambda: self._load_encoder(spec))
+                self._texts = (spec.fingerprint, made)
+            texts = self._texts[1]
+        return Encoders(lambda: texts, _no_encoder)
 
 
 class _RememberingEncoder:
@@ -222,6 +189,7 @@ class _Opened:
             self.collections = [
                 Collection(stack.enter_context(Store.open(directory))) for directory in directories
             ]
+            self.spec = shared_model([collection.store for collection in self.collections])
             self.close = stack.pop_all().close
 
     @cached_property
@@ -230,7 +198,7 @@ class _Opened:
         return About(
             roots=[collection.store.root for collection in self.collections],
             images=sum(collection.store.count() for collection in self.collections),
-            model=self.collections[0].store.spec.label,
+            model=self.spec.label,
             classes=list(domain.class_names),
             tested=[tested_line(collection) for collection in self.collections],
         )

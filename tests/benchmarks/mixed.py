@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from clipsearch import cli
-from clipsearch.cli.options.model import ModelChoice, load_text_encoder
 from clipsearch.domain.scale import Scale
-from clipsearch.models.registry import locate
+from clipsearch.models.load import Encoders
 from clipsearch.search.fusion import Ingredient, mix
 from clipsearch.storage.catalog import FOLDER, Store
 from clipsearch.storage.collection import Collection
@@ -79,7 +78,7 @@ def main() -> None:
             pictures = store.vectors(ids)
             stored = Collection(store).texts
             assert stored is not None
-            encoder = load_text_encoder(locate(store.spec), ModelChoice(offline=True))
+            encoder = Encoders.of(store.spec).text
     said = [text for text, _ in QUERIES]
     texts = dict(zip(said, encoder.encode_texts(said), strict=True))
     names = [known[id] for id in ids]

@@ -3,7 +3,9 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,22 +13,31 @@ from conftest import make_picture
 from fakes import DecodeHere, FakeEncoder, assert_exact, fake_spec, picture, unit, vectors_of
 
 from clipsearch.domain import taxonomy
-from clipsearch.errors import OutOfDomain, RefusedByPolicy, UsageError
+from clipsearch.errors import ClipsearchError, NotTested, OutOfDomain, RefusedByPolicy, UsageError
 from clipsearch.images import scan
 from clipsearch.images.decode import decode
-from clipsearch.indexing import embed
+from clipsearch.indexing import embed as indexing
 from clipsearch.indexing.reconcile import reconcile
+from clipsearch.models.load import Encoders
 from clipsearch.records import Encoder, Filter, Hit, Vectors
-from clipsearch.search import answer
-from clipsearch.search.answer import Asked, class_vector, image_vector
-from clipsearch.search.query import Part, Query, Searcher
+from clipsearch.search.answer import answer
+from clipsearch.search.embed import Embedded, class_vector, embed_each
+from clipsearch.search.query import Class, Image, Query, SearchOptions, Text
+from clipsearch.search.rank import rank_each
 from clipsearch.storage import collection
 from clipsearch.storage.catalog import FOLDER, Store
 from clipsearch.storage.collection import Collection
 
 
+def ranked(collections: Sequence[Collection], query: Embedded, k: int, **options: Any) -> list[Hit]:
+    everything = {"all": "max_false_alarm" not in options}
+    (ranking,) = rank_each(collections, [query], SearchOptions(k=k, **everything, **options))
+    return ranking.hits
+
+
 def search(stores: Sequence[Store], query: Vectors, k: int, under: bytes = b"") -> list[Hit]:
-    return answer.search([Collection(store) for store in stores], Asked(query), k, Filter(under))
+    collections = [Collection(store) for store in stores]
+    return ranked(collections, Embedded(query), k, only=Filter(under))
 
 
 def search_like(
@@ -36,9 +47,10 @@ def search_like(
     k: int,
     under: bytes = b"",
 ) -> list[Hit]:
-    assured = [Collection(store) for store in stores]
-    vector = image_vector(stores, image, load_encoder)
-    return answer.search(assured, Asked(vector, "image", (image,)), k, Filter(under))
+    collections = [Collection(store) for store in stores]
+    options = SearchOptions(k=k, only=Filter(under), all=True)
+    query = Query((Image(os.fspath(image)),))
+    return answer(collections, query, options, Encoders(no_encoder, load_encoder)).hits
 
 
 def no_encoder() -> Encoder:
@@ -64,7 +76,7 @@ def paths(hits: list[Hit]) -> list[Path]:
 @pytest.fixture
 def store(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """Six pictures, `sub/same.png` being the very content of `a.png`, indexed."""
-    monkeypatch.setattr(embed, "DecodePool", DecodeHere)
+    monkeypatch.setattr(indexing, "DecodePool", DecodeHere)
     shutil.copy(photos / "a.png", photos / "sub" / "same.png")
     with indexed(photos) as opened:
         yield opened
@@ -298,17 +310,17 @@ def test_hits_below_the_false_alarm_rate_are_left_out(toys: Collection) -> None:
     alarms = toys.false_alarms("text")
     assert alarms is not None
     query = unit(5)
-    everything = answer.search([toys], Asked(query), 99)
+    everything = ranked([toys], Embedded(query), 99)
     assert len(everything) == 7
     rates = alarms.rate([hit.score for hit in everything])
     np.testing.assert_allclose([hit.false_alarm for hit in everything], rates)
     for rate in (0.01, 0.2, 0.5, 1.0):
-        hits = answer.search([toys], Asked(query), 99, max_false_alarm=rate)
+        hits = ranked([toys], Embedded(query), 99, max_false_alarm=rate)
         assert hits == [hit for hit in everything if hit.false_alarm <= rate]
 
 
 def test_a_hit_says_which_domain_it_was_judged_in(toys: Collection) -> None:
-    (hit,) = answer.search([toys], Asked(unit(5)), 1)
+    (hit,) = ranked([toys], Embedded(unit(5)), 1)
     assert (hit.domain, hit.tested, hit.precision) == ("toys", "untested", None)
 
 
@@ -318,25 +330,25 @@ def test_texts_and_pictures_are_judged_by_their_own_kind(toys: Collection) -> No
     assert of_images is not None
     assert of_texts.best_scores != of_images.best_scores
     for kind, alarms in (("text", of_texts), ("image", of_images)):
-        (hit,) = answer.search([toys], Asked(unit(5), kind), 1)
+        (hit,) = ranked([toys], Embedded(unit(5), kind), 1)
         assert hit.false_alarm == pytest.approx(float(alarms.rate([hit.score])[0]))
 
 
 def test_a_class_is_looked_for_by_all_its_prompts(toys: Collection) -> None:
-    vector = class_vector([toys], "Spinning_Top", no_encoder)
+    vector = class_vector([toys], "Spinning_Top", Encoders(no_encoder, no_encoder))
     expected = FakeEncoder().encode_texts(["a photo of a spinning top."])[0]
     np.testing.assert_allclose(vector, expected, atol=1e-3)  # kept as fp16
 
 
 def test_a_class_of_an_index_that_was_never_calibrated_is_embedded(store: Store) -> None:
-    vector = class_vector([Collection(store)], "lighthouse", FakeEncoder)
+    vector = class_vector([Collection(store)], "lighthouse", Encoders(FakeEncoder, no_encoder))
     assert vector.shape == (16,)
     assert float(np.linalg.norm(vector)) == pytest.approx(1)
 
 
 def test_an_unknown_class_is_an_error_with_the_nearest_ones(toys: Collection) -> None:
     with pytest.raises(UsageError, match=r"'spining top' .did you mean spinning top") as caught:
-        class_vector([toys], "spining top", no_encoder)
+        class_vector([toys], "spining top", Encoders(no_encoder, no_encoder))
     assert caught.value.hint == "clipsearch domain show lists its classes."
 
 
@@ -345,7 +357,7 @@ def test_a_class_needs_one_domain(toys: Collection, tmp_path: Path) -> None:
     other.mkdir()
     make_picture(other / "x.png", 71)
     with indexed(other) as second, pytest.raises(UsageError, match="different domains"):
-        class_vector([toys, Collection(second)], "red ball", no_encoder)
+        class_vector([toys, Collection(second)], "red ball", Encoders(no_encoder, no_encoder))
 
 
 def ask(
@@ -355,9 +367,15 @@ def ask(
     *,
     allow_out_of_domain: bool = False,
 ) -> Vectors:
-    searcher = Searcher(collections, load_encoder, no_encoder)
-    query = Query((Part("text", text),))
-    return searcher.ask(query, allow_out_of_domain=allow_out_of_domain).vector
+    (made,) = embed_each(
+        collections,
+        [Query((Text(text),))],
+        Encoders(load_encoder, no_encoder),
+        allow_out_of_domain=allow_out_of_domain,
+    )
+    if isinstance(made, ClipsearchError):
+        raise made
+    return made.vector
 
 
 def test_the_policy_refuses_before_anything_is_computed(toys: Collection) -> None:
@@ -381,3 +399,67 @@ def test_a_query_must_be_in_the_domain_of_one_of_the_collections(toys: Collectio
         assert ask(collections, "a tax return", FakeEncoder).shape == (16,)
     vector = ask([refusing], "a tax return", FakeEncoder, allow_out_of_domain=True)
     np.testing.assert_array_equal(vector, FakeEncoder().encode_texts(["a tax return"])[0])
+
+
+# -- answers -------------------------------------------------------------------------------------
+
+TEXT = Query((Text("something red"),))
+ENCODERS = Encoders(FakeEncoder, no_encoder)
+
+
+def test_an_answer_is_the_ranking_of_the_querys_vector(toys: Collection) -> None:
+    options = SearchOptions(k=3, all=True, allow_out_of_domain=True, classes=True)
+    found = answer([toys], TEXT, options, ENCODERS)
+    truth = {path: toys.store.vector(known.id) for path, known in toys.store.known().items()}
+    assert_exact(found.hits, truth, unit(b"something red"), 3)
+    nearest = toys.nearest_classes([hit.id for hit in found.hits])
+    assert found.classes == tuple(nearest[hit.id] for hit in found.hits)
+    assert (found.rejected, found.nothing_passes, found.notes) == (None, False, ())
+    assert answer([toys], TEXT, replace(options, classes=False), ENCODERS).classes == ()
+
+
+def test_the_best_picture_is_told_where_it_is_not_good_enough(toys: Collection) -> None:
+    options = SearchOptions(max_false_alarm=1e-9, allow_out_of_domain=True)
+    found = answer([toys], TEXT, options, ENCODERS)
+    (best,) = answer([toys], TEXT, replace(options, k=1, all=True), ENCODERS).hits
+    assert (found.hits, found.rejected, found.nothing_passes) == ([], best, False)
+
+
+def test_it_is_told_where_nothing_passes_the_filters(toys: Collection, photos: Path) -> None:
+    options = SearchOptions(only=Filter(b"nowhere"), allow_out_of_domain=True)
+    found = answer([toys], TEXT, options, ENCODERS)
+    assert (found.hits, found.rejected, found.nothing_passes) == ([], None, True)
+    itself = Query((Image(os.fspath(photos / "a.png")),))
+    only = replace(options, only=Filter(name="a.png"))
+    found = answer([toys], itself, only, ENCODERS)
+    assert (found.hits, found.rejected, found.nothing_passes) == ([], None, False)
+
+
+def test_a_class_is_a_query_or_a_filter(toys: Collection) -> None:
+    options = SearchOptions(k=99, all=True, allow_out_of_domain=True, classes=True)
+    everything = answer([toys], TEXT, options, ENCODERS)
+    of_class = answer([toys], TEXT, replace(options, class_name="Red_Ball"), ENCODERS)
+    pairs = zip(everything.hits, everything.classes, strict=True)
+    assert of_class.hits
+    assert [hit.id for hit in of_class.hits] == [
+        hit.id for hit, name in pairs if name == "red ball"
+    ]
+    assert set(of_class.classes) <= {"red ball"}
+    looked_for = answer([toys], Query((Class("red ball"),)), options, ENCODERS)
+    truth = {path: toys.store.vector(known.id) for path, known in toys.store.known().items()}
+    assert toys.texts is not None
+    assert_exact(looked_for.hits, truth, toys.texts.gate.classes[0], 99)
+    with pytest.raises(UsageError, match="no class 'cube'"):
+        answer([toys], TEXT, replace(options, class_name="cube"), ENCODERS)
+
+
+def test_only_tested_collections_will_do_where_that_is_asked(toys: Collection) -> None:
+    with pytest.raises(NotTested):
+        answer([toys], TEXT, SearchOptions(require_tested=True), Encoders(no_encoder, no_encoder))
+
+
+def test_a_note_says_in_which_language_a_text_seems_to_be(toys: Collection) -> None:
+    query = Query((Text("le chat dans la maison"),))
+    options = SearchOptions(allow_out_of_domain=True)
+    (note,) = answer([toys], query, options, ENCODERS).notes
+    assert "French" in note

@@ -11,11 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clipsearch.domain.calibration import NEAR_DUPLICATE
-from clipsearch.records import Filter, Hit, Vectors
-from clipsearch.search import answer, diversify
-from clipsearch.search.answer import Asked
+from clipsearch.records import EVERYTHING, Filter, Hit, Vectors
+from clipsearch.search import diversify
 from clipsearch.search.duplicates import likeness
 from clipsearch.search.duplicates.likeness import Likeness
+from clipsearch.search.embed import Embedded
+from clipsearch.search.query import SearchOptions
+from clipsearch.search.rank import rank_each
 from clipsearch.storage.catalog import FOLDER, Store
 from clipsearch.storage.collection import Collection
 from clipsearch.vectors import l2_normalise
@@ -36,6 +38,19 @@ def made(root: Path, kinds: int = 12, seed: int = 0) -> Store:
     with store.batch():
         store.add(images)
     return store
+
+
+def search(
+    collections: list[Collection],
+    query: Vectors,
+    k: int,
+    only: Filter = EVERYTHING,
+    *,
+    diverse: bool = True,
+) -> list[Hit]:
+    options = SearchOptions(k=k, only=only, all=True, diverse=diverse)
+    (ranking,) = rank_each(collections, [Embedded(query)], options)
+    return ranking.hits
 
 
 @pytest.fixture
@@ -84,9 +99,9 @@ def test_hits_differ_and_what_is_left_out_does_not(
     monkeypatch.setattr(diversify, "_LEAST", least)
     stores = shared if several else shared[:1]
     collections = [Collection(store) for store in stores]
-    asked, only = Asked(unit(seed)), Filter(folder)
-    hits = diversify.search(collections, asked, k, only)
-    ranked = answer.search(collections, asked, 1000, only)
+    query, only = unit(seed), Filter(folder)
+    hits = search(collections, query, k, only)
+    ranked = search(collections, query, 1000, only, diverse=False)
     places = [ranked.index(replace(hit, collapsed=0)) for hit in hits]
     assert places == sorted(places)  # the scores are those of the search, and so is the order
     vectors = vectors_of(stores, ranked)
@@ -99,11 +114,11 @@ def test_hits_differ_and_what_is_left_out_does_not(
 
 
 def test_all_that_is_alike_is_counted(store: Store) -> None:
-    hits = diversify.search([Collection(store)], Asked(unit(1)), 100)
+    hits = search([Collection(store)], unit(1), 100)
     assert sum(hit.collapsed + 1 for hit in hits) == COUNT
     assert 12 <= len(hits) < 40
-    assert diversify.search([Collection(store)], Asked(unit(1)), 100) == hits
-    (best,) = diversify.search([Collection(store)], Asked(unit(1)), 1)
+    assert search([Collection(store)], unit(1), 100) == hits
+    (best,) = search([Collection(store)], unit(1), 1)
     assert best.id == hits[0].id
     assert best.collapsed > 0
 
@@ -113,20 +128,20 @@ def test_more_hits_are_asked_for_until_enough_of_them_differ(
 ) -> None:
     monkeypatch.setattr(diversify, "_LEAST", 1)
     monkeypatch.setattr(diversify, "_WINDOW", 2)
-    hits = diversify.search([Collection(store)], Asked(unit(1)), 12)
+    hits = search([Collection(store)], unit(1), 12)
     assert len(hits) == 12
     monkeypatch.setattr(diversify, "_MOST", 24)
-    assert len(diversify.search([Collection(store)], Asked(unit(1)), 12)) < 12
+    assert len(search([Collection(store)], unit(1), 12)) < 12
 
 
 def test_the_threshold_is_the_one_measured_on_the_collection(store: Store) -> None:
-    flat = diversify.search([Collection(store)], Asked(unit(1)), 100)
+    flat = search([Collection(store)], unit(1), 100)
     likeness.keep(store, MEASURED)
-    finer = diversify.search([Collection(store)], Asked(unit(1)), 100)
+    finer = search([Collection(store)], unit(1), 100)
     assert len(finer) > len(flat)
     likeness.keep(store, replace(MEASURED, model="another"))
-    assert diversify.search([Collection(store)], Asked(unit(1)), 100) == flat
+    assert search([Collection(store)], unit(1), 100) == flat
 
 
 def test_nothing_passes(store: Store) -> None:
-    assert diversify.search([Collection(store)], Asked(unit(1)), 5, Filter(b"none")) == []
+    assert search([Collection(store)], unit(1), 5, Filter(b"none")) == []

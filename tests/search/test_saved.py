@@ -1,5 +1,6 @@
 """Saved queries are kept whole, whoever else saves one, and a damaged file is not written over."""
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -7,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from clipsearch import paths
-from clipsearch.errors import StoreError
+from clipsearch.errors import StoreError, UsageError
 from clipsearch.search import saved
-from clipsearch.search.query import Part, Query
+from clipsearch.search.query import Class, Image, Probe, Query, Stored, Text
 
-DOG = Query((Part("text", "a dog", 2.0), Part("image", "/a/ball.png", role="unwanted")))
+DOG = Query((Text("a dog", weight=2.0), Image("/a/ball.png", role="unwanted")))
 
 
 def test_what_is_saved_is_there_until_it_is_removed() -> None:
     saved.save("dog", DOG)
-    saved.save("class", Query((Part("class", "dog"),)))
-    assert saved.everything() == {"class": Query((Part("class", "dog"),)), "dog": DOG}
+    saved.save("class", Query((Class("dog"),)))
+    assert saved.everything() == {"class": Query((Class("dog"),)), "dog": DOG}
     saved.remove("class")
     assert saved.everything() == {"dog": DOG}
 
@@ -40,6 +41,58 @@ def test_a_damaged_file_is_named_and_not_written_over(content: str) -> None:
             action()
         assert "Mend or delete" in caught.value.hint
     assert file.read_text() == content
+
+
+def test_a_file_of_the_version_before_is_read() -> None:
+    file = paths.data_dir() / "queries.json"
+    file.parent.mkdir()
+    file.write_text(
+        """{"all": [
+ {"kind": "text", "what": "a dog", "weight": 2.0, "role": "wanted"},
+ {"kind": "image", "what": "/a/17.png", "weight": 1.0, "role": "good"},
+ {"kind": "class", "what": "dog", "weight": 1.0, "role": "wanted"},
+ {"kind": "probe", "what": "lab/deep", "weight": 0.5, "role": "unwanted"}
+]}"""
+    )
+    parts = (
+        Text("a dog", weight=2.0),
+        Image("/a/17.png", role="good"),
+        Class("dog"),
+        Probe("lab/deep", weight=0.5, role="unwanted"),
+    )
+    assert saved.everything() == {"all": Query(parts)}
+    before = json.loads(file.read_text())
+    saved.save("all", Query(parts))
+    assert json.loads(file.read_text()) == before  # and the version before reads ours
+
+
+def test_a_text_stands_for_itself_or_for_a_saved_query() -> None:
+    saved.save("dog", DOG)
+    assert saved.read("2:@dog") == (
+        Text("a dog", weight=4.0),
+        Image("/a/ball.png", weight=2.0, role="unwanted"),
+    )
+    assert saved.read("3:a dog") == (Text("a dog", weight=3.0),)
+    assert saved.read("@lab/deep") == (Probe("lab/deep"),)
+
+
+def test_a_lasting_query_names_its_pictures_by_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").touch()
+    monkeypatch.chdir(tmp_path)
+    query = Query((Text("a dog"), Image("a.png", role="good")))
+    lasting = Query((Text("a dog"), Image(str(tmp_path / "a.png"), role="good")))
+    assert saved.lasting(query) == lasting
+    for part in (Image("none.png"), Stored(12)):
+        with pytest.raises(UsageError, match="is no file"):
+            saved.lasting(Query((part,)))
+
+
+def test_a_pictures_number_cannot_be_saved() -> None:
+    with pytest.raises(UsageError, match="number in one collection"):
+        saved.save("this", Query((Stored(12),)))
+    assert saved.everything() == {}
 
 
 def test_two_that_are_saved_at_once_are_both_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import pytest
 from fakes import fake_spec
 
 from clipsearch import paths
-from clipsearch.errors import IndexNotFound
+from clipsearch.errors import IndexNotFound, UsageError
+from clipsearch.records import Filter
 from clipsearch.storage import known
 from clipsearch.storage.catalog import FOLDER, Store
 
@@ -253,3 +254,64 @@ def test_a_list_that_somebody_else_holds_is_waited_for_and_then_left(
     assert known.remembered() == {}
     known.remember(directory, tmp_path / "photos")
     assert known.remembered() == {directory: tmp_path / "photos"}
+
+
+# -- opened --------------------------------------------------------------------------------------
+
+
+def test_what_is_meant_is_opened_with_the_folder_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(tmp_path / "a")
+    made(tmp_path / "b")
+    (tmp_path / "a" / "sub").mkdir()
+    for under, roots, folder in (
+        ("a/sub", ["a"], b"sub"),
+        ("a", ["a"], b""),
+        (".", ["a", "b"], b""),
+    ):
+        monkeypatch.chdir(tmp_path)
+        with known.opened(Path(under), None, print) as (stores, prefix):
+            assert [store.root.name for store in stores] == roots
+            assert prefix == folder
+        monkeypatch.chdir(tmp_path / under)
+        with known.opened(None, None, print) as (stores, prefix):
+            assert [store.root.name for store in stores] == roots
+            assert prefix == folder
+
+
+def test_a_folder_of_no_collection_is_an_error(tmp_path: Path) -> None:
+    made(tmp_path / "a")
+    (tmp_path / "other").mkdir()
+    for under, index, said in (
+        ("none", None, "none does not exist"),
+        ("other", "a", r"other is not in .*a, which is what the index at"),
+    ):
+        at = None if index is None else tmp_path / index
+        with (
+            pytest.raises(UsageError, match=said),
+            known.opened(tmp_path / under, at, print),
+        ):
+            pass
+
+
+def test_collections_of_different_models_have_no_shared_one(tmp_path: Path) -> None:
+    made(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    other = fake_spec(fingerprint="e" * 64, name="other")
+    Store.create(tmp_path / "b" / FOLDER, tmp_path / "b", other).close()
+    with Store.open(tmp_path / "a" / FOLDER) as one, Store.open(tmp_path / "b" / FOLDER) as two:
+        assert known.shared_model([one]) == one.spec
+        with pytest.raises(UsageError, match="different models") as caught:
+            known.shared_model([one, two])
+        assert "fake" in str(caught.value)
+        assert "other" in str(caught.value)
+
+
+def test_listed_files_that_are_not_indexed_are_counted(tmp_path: Path) -> None:
+    made(tmp_path / "a")
+    with known.opened(tmp_path / "a", None, print) as (stores, _):
+        files = frozenset({b"/x.png", b"/y.png"})
+        (line,) = known.left_out(stores, Filter(paths=files))
+        assert line == "2 of 2 listed files are not in the index"
+        assert known.left_out(stores, Filter(b"sub")) == []

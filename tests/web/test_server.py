@@ -17,7 +17,7 @@ from serving_here import HOSTILE, make_collection, served
 
 from clipsearch.errors import UsageError
 from clipsearch.search import saved
-from clipsearch.search.query import Part, Query
+from clipsearch.search.query import Query, Text
 from clipsearch.storage.catalog import FOLDER, Store
 from clipsearch.web.server import Server
 
@@ -305,7 +305,7 @@ def test_a_box_takes_what_the_command_line_takes(server: Server) -> None:
     assert ids(ask(server, "hits?q=2:a+cat&all=on").text) == ids(
         ask(server, "hits?q=a+cat&all=on").text
     )
-    saved.save("cats", Query((Part("text", "a cat"), Part("text", "a dog", 2.0))))
+    saved.save("cats", Query((Text("a cat"), Text("a dog", weight=2.0))))
     assert len(ids(ask(server, "hits?q=@cats&all=on").text)) == 20
     french = ask(server, "hits?q=le+chat+dans+la+maison&all=on&outside=on")
     assert "seems to be in French" in french.text

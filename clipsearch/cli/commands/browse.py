@@ -3,23 +3,22 @@
 from contextlib import closing, suppress
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clipsearch.cli.app import DeviceOption, IndexOption, commands, say
 from clipsearch.cli.options.answer import AnswerOptions, MaxFalseAlarmOption
 from clipsearch.cli.options.filters import FilterOptions
-from clipsearch.cli.options.model import load_text_encoder, shared_model
-from clipsearch.cli.options.query import text_parts
 from clipsearch.cli.searching import opened
 from clipsearch.errors import ClipsearchError, ExitCode, UsageError
-from clipsearch.models.choice import ModelChoice
-
-if TYPE_CHECKING:
-    from clipsearch.records import Filter, TextEncoder
-    from clipsearch.web.server import Fields
-    from clipsearch.web.session import OpenCollections
+from clipsearch.images.thumbnails import Thumbnailer
+from clipsearch.models.load import Encoders
+from clipsearch.records import Filter, ModelSpec, TextEncoder
+from clipsearch.search.query import Query, SearchOptions, Text
+from clipsearch.storage.known import shared_model
+from clipsearch.web.server import Fields, Server, Site
+from clipsearch.web.session import OpenCollections
 
 app = commands()
 
@@ -53,21 +52,15 @@ def browse_command(
       clipsearch browse --open
       clipsearch browse holiday --port 8000
     """
-    from clipsearch.images.thumbnails import Thumbnailer
-    from clipsearch.web.server import Server, Site
-    from clipsearch.web.session import OpenCollections
-
     AnswerOptions(max_false_alarm=max_false_alarm).check()
     with opened(FilterOptions(under=folder), index) as (stores, only):
-        spec = shared_model(stores)
+        shared_model(stores)
         directories = [store.directory for store in stores]
 
-    def text_encoder() -> "TextEncoder":
-        from clipsearch.models import registry
+    def text_encoder(spec: ModelSpec) -> TextEncoder:
+        return Encoders.of(spec, device, say).text
 
-        return load_text_encoder(registry.locate(spec), ModelChoice(device=device, offline=True))
-
-    def read_filter(fields: "Fields") -> "Filter":
+    def read_filter(fields: Fields) -> Filter:
         return filter_options(fields).filter(only.under)
 
     try:
@@ -75,7 +68,7 @@ def browse_command(
             Thumbnailer() as thumbnailer,
             closing(OpenCollections(directories, text_encoder)) as collections,
         ):
-            site = Site(collections, thumbnailer, text_parts, read_filter, max_false_alarm)
+            site = Site(collections, thumbnailer, read_filter, max_false_alarm)
             with Server(site, port, say) as server:
                 say(f"browse at {server.url}")
                 say("Ctrl-C ends it")
@@ -88,17 +81,14 @@ def browse_command(
     return ExitCode.INTERRUPTED
 
 
-def _warm(collections: "OpenCollections") -> None:
+def _warm(collections: OpenCollections) -> None:
     """Have everything in memory that the first answer needs, while the page is being looked at."""
-    from clipsearch.search.query import Part
-    from clipsearch.web.session import Question
-
-    query = (Part("text", "a picture"),)
     with suppress(ClipsearchError):  # whoever asks will be told
-        collections.answer(Question(query, allow_out_of_domain=True, k=1))
+        options = SearchOptions(k=1, allow_out_of_domain=True, classes=True)
+        collections.answer(Query((Text("a picture"),)), options)
 
 
-def filter_options(fields: "Fields") -> FilterOptions:
+def filter_options(fields: Fields) -> FilterOptions:
     """The filters of the page's form. Raises UsageError."""
     name = fields.get("name")
     if name and not any(character in name for character in "*?["):
@@ -113,7 +103,7 @@ def filter_options(fields: "Fields") -> FilterOptions:
     )
 
 
-def _number(name: str, fields: "Fields") -> int:
+def _number(name: str, fields: Fields) -> int:
     text = fields.get(name) or "0"
     if not text.isdecimal() or len(text) > 9:
         raise UsageError(f"'{text}' is no {name} in pixels", hint="For example 1000.")

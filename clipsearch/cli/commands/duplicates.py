@@ -13,7 +13,6 @@ from clipsearch.cli.options import files as html_file
 from clipsearch.cli.options.filters import FilterOptions
 from clipsearch.cli.options.groups import grouped
 from clipsearch.cli.options.hits import AbsoluteOption
-from clipsearch.cli.options.model import shared_model
 from clipsearch.cli.render import duplicates as reports
 from clipsearch.cli.render.duplicates import ShowPath
 from clipsearch.cli.render.table import show as show_table
@@ -24,6 +23,7 @@ from clipsearch.models.load import Encoders
 from clipsearch.paths import shown
 from clipsearch.search.duplicates import find, likeness
 from clipsearch.search.duplicates.likeness import Likeness
+from clipsearch.storage.known import shared_model
 
 app = commands()
 

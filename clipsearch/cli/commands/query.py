@@ -1,9 +1,7 @@
 """``clipsearch query``: queries kept under a name."""
 
 import sys
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,11 +10,10 @@ from clipsearch.cli.app import commands, say
 from clipsearch.cli.options.groups import grouped
 from clipsearch.cli.options.query import QueryOptions
 from clipsearch.cli.render.json_lines import json_line
+from clipsearch.domain import policy
 from clipsearch.errors import ExitCode, UsageError
+from clipsearch.search import saved
 from clipsearch.text import printable
-
-if TYPE_CHECKING:
-    from clipsearch.search.query import Part
 
 _HELP = """Keep queries under a name, and look for them with search @NAME.
 
@@ -43,10 +40,6 @@ def save_command(*, name: _NameArgument, what: QueryOptions) -> int:
       clipsearch search @pool
       clipsearch search 2:@pool "in the evening"
     """
-    from clipsearch.domain import policy
-    from clipsearch.search import saved
-    from clipsearch.search.query import Query
-
     if what.only_class() is not None:
         raise UsageError(
             "--class beside a QUERY is a filter, and no part of it",
@@ -55,7 +48,7 @@ def save_command(*, name: _NameArgument, what: QueryOptions) -> int:
     query = what.query()
     for text in query.texts:
         policy.check(text)
-    saved.save(name, Query(tuple(map(_lasting, query.parts))))
+    saved.save(name, saved.lasting(query))
     say(f"saved; look for it with: clipsearch search @{name}")
     return ExitCode.OK
 
@@ -70,8 +63,6 @@ def list_command(
     Examples:
       clipsearch query list
     """
-    from clipsearch.search import saved
-
     for name, query in saved.everything().items():
         if json:
             sys.stdout.buffer.write(json_line({"name": name, "query": query.said}))
@@ -93,18 +84,5 @@ def remove_command(
     Examples:
       clipsearch query remove pool
     """
-    from clipsearch.search import saved
-
     saved.remove(name)
     return ExitCode.OK
-
-
-def _lasting(part: "Part") -> "Part":
-    """The part as it is to be found from any folder. Raises UsageError for what cannot be."""
-    if part.kind != "image":
-        return part
-    if not Path(part.what).is_file():
-        raise UsageError(
-            f"'{part.what}' is no file", hint="A saved query names pictures by their paths."
-        )
-    return replace(part, what=str(Path(part.what).absolute()))

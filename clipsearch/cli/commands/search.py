@@ -1,23 +1,35 @@
 """``clipsearch search``."""
 
-from dataclasses import replace
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clipsearch.cli.app import DeviceOption, IndexOption, commands, say
-from clipsearch.cli.commands.batch import answer_each
 from clipsearch.cli.options import files
 from clipsearch.cli.options.answer import AnswerOptions
 from clipsearch.cli.options.filters import FilterOptions
 from clipsearch.cli.options.groups import grouped
 from clipsearch.cli.options.hits import HitOptions
 from clipsearch.cli.options.query import QueryOptions
-from clipsearch.cli.searching import opened, searcher_of, tell_left_out, tested_lines
-from clipsearch.errors import ExitCode, UsageError
+from clipsearch.cli.render.hits import Show, hit_record, no_match_line
+from clipsearch.cli.render.json_lines import json_line
+from clipsearch.cli.searching import opened
+from clipsearch.errors import ClipsearchError, ExitCode, Refused, UsageError
+from clipsearch.models.load import Encoders
+from clipsearch.search import answer as search
+from clipsearch.search import saved
+from clipsearch.search.query import Query
+from clipsearch.storage.collection import Collection
+from clipsearch.storage.known import left_out, shared_model, tested_lines
 
 app = commands()
+
+_AT_ONCE = 256
+"""Enough for the text tower to find texts of one length, and few enough to answer soon."""
 
 
 @app.command("search")
@@ -64,16 +76,11 @@ def search_command(
         )
     if batch:
         _check_batch(what, show)
-        with opened(where, index) as (stores, only):
-            searcher = searcher_of(stores, device, require_tested=answer.require_tested)
-            tell_left_out(stores, only)
-            for line in tested_lines(searcher.collections):
-                say(line)
-            return answer_each(searcher, only, answer, show.show(), stores[0].spec.label)
-    return _answer(what, answer, where, show, device, index)
+        return _answer_batch(answer, where, show, device, index)
+    return _answer_one(what, answer, where, show, device, index)
 
 
-def _answer(
+def _answer_one(
     what: QueryOptions,
     answer: AnswerOptions,
     where: FilterOptions,
@@ -81,41 +88,82 @@ def _answer(
     device: str,
     index: Path | None,
 ) -> ExitCode:
-    """Answer one query."""
-    from clipsearch.cli.render.hits import no_match_line
-    from clipsearch.domain import policy
-    from clipsearch.records import EVERYTHING
-    from clipsearch.search.answer import class_index, nearest_classes
-
+    tell = (lambda line: None) if show.quiet else say
     query = what.query()
-    notes = filter(None, map(policy.language_note, query.texts))
     with opened(where, index) as (stores, only):
         files.keep_pictures(show.html, stores)
         files.keep_pictures(show.montage, stores)
-        searcher = searcher_of(stores, device, require_tested=answer.require_tested)
-        class_name = what.only_class()
-        if class_name is not None:
-            only = replace(only, of_class=class_index(searcher.collections, class_name))
-        if not show.quiet:
-            for note in notes:
-                say(note)
-        asked = searcher.ask(query, allow_out_of_domain=answer.allow_out_of_domain)
-        (hits,) = answer.hits(searcher, [asked], only)
-        rejected = [] if hits or answer.all else searcher.hits(asked, 1, only)
-        tested = tested_lines(searcher.collections)
-        if not show.quiet:
-            tell_left_out(stores, only)
-            for line in tested:
-                say(line)
-        classes = nearest_classes(searcher.collections, hits) if show.html is not None else []
-    if not hits:
-        if not show.quiet:
-            # What is left out as the query itself may be all that passes.
-            filtered = only != EVERYTHING and not asked.left_out
-            say(no_match_line(rejected, filtered=filtered))
+        for note in search.notes(query):
+            tell(note)
+        collections = [Collection(store) for store in stores]
+        encoders = Encoders.of(shared_model(stores), device, say)
+        options = answer.options(only, what.only_class(), classes=show.html is not None)
+        found = search.answer(collections, query, options, encoders)
+        tested = tested_lines(collections)
+        for line in [*left_out(stores, only), *tested]:
+            tell(line)
+    if not found.hits:
+        tell(no_match_line(found.rejected, filtered=found.nothing_passes))
         return ExitCode.NO_MATCH
-    show.write(hits, classes, query.said, stores[0].spec.label, tested)
+    show.write(found.hits, found.classes, query.said, stores[0].spec.label, tested)
     return ExitCode.OK
+
+
+def _answer_batch(
+    answer: AnswerOptions, where: FilterOptions, show: HitOptions, device: str, index: Path | None
+) -> ExitCode:
+    """Answer the queries on standard input, each with one JSON object on a line of its own.
+
+    A line that cannot be answered has its reason in the object. 0 if any query has hits.
+    """
+    matched = False
+    with opened(where, index) as (stores, only):
+        model = stores[0].spec.label
+        collections = [Collection(store) for store in stores]
+        encoders = Encoders.of(shared_model(stores), device, say)
+        options = answer.options(only, None, classes=False)
+        for fact in [*left_out(stores, only), *tested_lines(collections)]:
+            say(fact)
+        for lines in _lines():
+            queries = [_query(line) for line in lines]
+            good = [query for query in queries if isinstance(query, Query)]
+            answers = iter(search.answer_each(collections, good, options, encoders))
+            for line, query in zip(lines, queries, strict=True):
+                found = next(answers) if isinstance(query, Query) else query
+                matched |= isinstance(found, search.Answer) and bool(found.hits)
+                sys.stdout.buffer.write(json_line(_record(line, found, model, show.show())))
+            sys.stdout.buffer.flush()
+    return ExitCode.OK if matched else ExitCode.NO_MATCH
+
+
+def _record(
+    line: bytes, found: search.Answer | ClipsearchError, model: str, show: Show
+) -> dict[str, object]:
+    hits = found.hits if isinstance(found, search.Answer) else []
+    return {
+        "query": line.decode("utf-8", "replace"),
+        "hits": [hit_record(rank, hit, model, show) for rank, hit in enumerate(hits, 1)],
+        "error": str(found) if isinstance(found, ClipsearchError) else None,
+        "refused": isinstance(found, Refused),
+    }
+
+
+def _query(line: bytes) -> Query | ClipsearchError:
+    try:
+        return Query(saved.read(os.fsdecode(line)))
+    except ClipsearchError as error:
+        return error
+
+
+def _lines() -> Iterator[list[bytes]]:
+    """The lines of standard input, as many at once as are there, and without waiting for more."""
+    rest = b""
+    while data := os.read(sys.stdin.fileno(), 1 << 16):
+        *lines, rest = (rest + data).split(b"\n")
+        for start in range(0, len(lines), _AT_ONCE):
+            yield lines[start : start + _AT_ONCE]
+    if rest:
+        yield [rest]
 
 
 def _check_batch(what: QueryOptions, show: HitOptions) -> None:

@@ -1,17 +1,13 @@
 """Options that say which hits are good enough, and how many there are to be."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clipsearch.errors import UsageError
-
-if TYPE_CHECKING:
-    from clipsearch.records import Filter, Hit
-    from clipsearch.search.answer import Asked
-    from clipsearch.search.query import Searcher
-
+from clipsearch.records import Filter
+from clipsearch.search.query import SearchOptions
 
 MaxFalseAlarmOption = Annotated[
     float,
@@ -73,23 +69,21 @@ class AnswerOptions:
                 hint="It is greater than 0 and at most 1; --all is the same as 1.",
             )
 
-    def hits(self, searcher: "Searcher", asked: "list[Asked]", only: "Filter") -> "list[list[Hit]]":
-        """The hits of each query that are good enough."""
-        rate = 1.0 if self.all else self.max_false_alarm
-        if self.diverse:
-            from clipsearch.search import diversify
+    def options(self, only: Filter, class_name: str | None, *, classes: bool) -> SearchOptions:
+        """All that an answer depends on beside the query.
 
-            return [
-                diversify.search(
-                    searcher.collections,
-                    one,
-                    self.count,
-                    only,
-                    max_false_alarm=rate,
-                    exact=self.exact,
-                )
-                for one in asked
-            ]
-        return searcher.hits_of_each(
-            asked, self.count, only, max_false_alarm=rate, exact=self.exact
+        class_name: the class that pictures must be of, if any. classes: whether the class of each
+        hit is to be told.
+        """
+        return SearchOptions(
+            k=self.count,
+            only=only,
+            class_name=class_name or "",
+            max_false_alarm=self.max_false_alarm,
+            all=self.all,
+            exact=self.exact,
+            diverse=self.diverse,
+            allow_out_of_domain=self.allow_out_of_domain,
+            require_tested=self.require_tested,
+            classes=classes,
         )

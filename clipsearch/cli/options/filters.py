@@ -100,12 +100,6 @@ class FilterOptions:
         ),
     ] = None
 
-    def start(self) -> Path:
-        """The folder that is looked in. Raises UsageError if it does not exist."""
-        if self.under is not None and not self.under.exists():
-            raise UsageError(f"{self.under} does not exist", hint="Name a folder of pictures.")
-        return (self.under or Path()).resolve()
-
     def filter(self, under: bytes) -> "Filter":
         """The filter that they make; ``under`` is the folder, relative to the collection's root.
 

@@ -2,17 +2,27 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clipsearch.cli import completion
 from clipsearch.errors import UsageError
-
-if TYPE_CHECKING:
-    from clipsearch.search.query import Part, Query
+from clipsearch.images.scan import SUFFIXES
+from clipsearch.search import saved
+from clipsearch.search.query import (
+    Class,
+    Image,
+    Part,
+    Probe,
+    Query,
+    Role,
+    Stored,
+    read_part,
+    weighted,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +94,8 @@ class QueryOptions:
         """Whether a text is read from standard input."""
         return "-" in (self.texts or [])
 
-    def query(self) -> "Query":
+    def query(self) -> Query:
         """The query that they make. Raises UsageError, and StoreError for a saved one."""
-        from clipsearch.search.query import Query
-
         parts = list(self._parts())
         if not parts:
             raise UsageError(
@@ -100,27 +108,23 @@ class QueryOptions:
         """The class that pictures must be of, where it is not what is looked for."""
         return self.class_name if self.texts or self.images or self.good else None
 
-    def _parts(self) -> "Iterator[Part]":
-        from clipsearch.search.query import Part, weighted
-
+    def _parts(self) -> Iterator[Part]:
         if (self.texts or []).count("-") > 1:
             raise UsageError("standard input is read once", hint="Give one QUERY as -.")
         for text in self.texts or []:
             _refuse_path(text)
-            yield from text_parts(_read() if text == "-" else text)
+            yield from saved.read(_read() if text == "-" else text)
         if self.class_name is not None and self.only_class() is None:
-            yield Part("class", self.class_name)
+            yield Class(self.class_name)
         for text in self.unwanted or []:
-            yield replace(_unwanted(text), role="unwanted")
+            yield _unwanted(text)
         for image in self.images or []:
             weight, path = weighted(image)
-            yield Part("image", path, weight)
+            yield Image(path, weight=weight)
         for picture in self.good or []:
-            weight, which = weighted(picture)
-            yield Part("image", which, weight, "good")
+            yield _seen(picture, "good")
         for picture in self.bad or []:
-            weight, which = weighted(picture)
-            yield Part("image", which, weight, "bad")
+            yield _seen(picture, "bad")
 
 
 def _refuse_path(text: str) -> None:
@@ -128,8 +132,6 @@ def _refuse_path(text: str) -> None:
 
     Raises UsageError.
     """
-    from clipsearch.images.scan import SUFFIXES
-
     if (os.sep in text or text in (".", "..")) and os.path.isdir(text):
         raise UsageError(
             f"{text} is a folder, and not a text to look for",
@@ -142,49 +144,23 @@ def _refuse_path(text: str) -> None:
         )
 
 
-def text_parts(text: str) -> "Sequence[Part]":
-    """What a text stands for: itself, a probe's class, or all parts of a saved query.
-
-    Raises UsageError, and StoreError if the saved queries cannot be read.
-    """
-    from clipsearch.search import saved as saved_queries
-
-    part = text_part(text)
-    if part.kind != "probe":
-        return [part]
-    saved = saved_queries.everything().get(part.what)
-    if saved is None:
-        return [part]
-    return [replace(one, weight=part.weight * one.weight) for one in saved.parts]
-
-
-def text_part(text: str) -> "Part":
-    """One text, or a probe's class, with its weight. Raises UsageError."""
-    from clipsearch.search.query import Part, weighted
-
-    try:
-        text.encode()
-    except UnicodeError as error:
-        raise UsageError("the query is not valid text", hint="Use UTF-8.") from error
-    if not text.strip():
-        raise UsageError("the query is empty", hint="Say what to look for.")
-    weight, what = weighted(text)
-    if what.startswith("@"):
-        return Part("probe", what[1:].strip(), weight)
-    return Part("text", what, weight)
-
-
-def _unwanted(text: str) -> "Part":
+def _unwanted(text: str) -> Part:
     """What ``--not`` names. Raises UsageError for a saved query, which may say several things."""
-    from clipsearch.search import saved as saved_queries
-
-    part = text_part(text)
-    if part.kind == "probe" and part.what in saved_queries.everything():
+    part = replace(read_part(text), role="unwanted")
+    if isinstance(part, Probe) and part.name in saved.everything():
         raise UsageError(
-            f"'@{part.what}' is a saved query, and --not takes a text or a probe's class",
+            f"'@{part.name}' is a saved query, and --not takes a text or a probe's class",
             hint="Say what is unwanted in words; clipsearch query list shows what it stands for.",
         )
     return part
+
+
+def _seen(picture: str, role: Role) -> Image | Stored:
+    """A picture that was found, by its path or, where no file has that name, by its id."""
+    weight, which = weighted(picture)
+    if which.isdecimal() and not os.path.exists(which):
+        return Stored(int(which), weight=weight, role=role)
+    return Image(which, weight=weight, role=role)
 
 
 def _read() -> str:

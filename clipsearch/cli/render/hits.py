@@ -156,14 +156,13 @@ def _print_table(hits: Sequence[Hit], model: str, show: Show) -> None:
     screen.print(f"ranked by {printable(model)}", style="dim")
 
 
-def no_match_line(rejected: Sequence[Hit], *, filtered: bool = False) -> str:
+def no_match_line(rejected: Hit | None, *, filtered: bool = False) -> str:
     """That nothing matches, and how near the best picture came, if there was one to look at."""
     if filtered and not rejected:
         return "no match: no indexed picture passes the filters"
-    if not rejected or rejected[0].false_alarm is None:
+    if not rejected or rejected.false_alarm is None:
         return "no match"
-    (best, *_) = rejected
     return (
-        f"no match: {percent(best.false_alarm)} of unrelated queries reach the score of the best "
-        f"picture, {printable(os.fsdecode(shown_path(best)))} (--all prints it)"
+        f"no match: {percent(rejected.false_alarm)} of unrelated queries reach the score of the "
+        f"best picture, {printable(os.fsdecode(shown_path(rejected)))} (--all prints it)"
     )

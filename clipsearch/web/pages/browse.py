@@ -9,10 +9,12 @@ from html import escape
 from urllib.parse import quote_plus
 
 from clipsearch.errors import ClipsearchError, OutOfDomain, Refused
+from clipsearch.search.answer import Answer
+from clipsearch.search.query import Query, SearchOptions, Stored
 from clipsearch.text import percent
 from clipsearch.web.pages.document import document, inert, policy, source
 from clipsearch.web.pages.hits import KEYS, STYLES, Card, Mark, grid, icons
-from clipsearch.web.session import About, Answer, PictureId, Question
+from clipsearch.web.session import About, PictureId, Shown
 
 _LOADS = "img-src 'self' data:; connect-src 'self'"
 _SCRIPT = source("hits.js") + source("browse.js")
@@ -108,10 +110,12 @@ def start(about: About) -> str:
     )
 
 
-def answered(about: About, question: Question, answer: Answer) -> str:
+def answered(about: About, query: Query, options: SearchOptions, shown: Shown) -> str:
     """The hits, or that there are none."""
+    answer = shown.answer
     if not answer.hits:
-        return _no_match(question, answer)
+        return _no_match(options, answer)
+    marks = _marks(query)
     cards = [
         Card(
             rank=rank,
@@ -120,10 +124,10 @@ def answered(about: About, question: Question, answer: Answer) -> str:
             thumbnail=f"thumbnail/{id}",
             link=f"picture/{id}",
             id=str(id),
-            mark=_mark(question, id),
+            mark=marks.get(id, ""),
         )
         for rank, (hit, id, name) in enumerate(
-            zip(answer.hits, answer.ids, answer.classes, strict=True), start=1
+            zip(answer.hits, shown.ids, answer.classes, strict=True), start=1
         )
     ]
     counted = f"{len(cards)} hit{'s' if len(cards) != 1 else ''}"
@@ -134,9 +138,9 @@ def answered(about: About, question: Question, answer: Answer) -> str:
         *answer.notes,
     ]
     more = (
-        f'<p class="more"><button form="ask" name="k" value="{question.k + MORE}">Show more'
+        f'<p class="more"><button form="ask" name="k" value="{options.k + MORE}">Show more'
         "</button></p>"
-        if len(cards) == question.k
+        if len(cards) == options.k
         else ""
     )
     facts = "".join(f"<li>{inert(fact)}</li>" for fact in said)
@@ -151,11 +155,11 @@ def failed(error: ClipsearchError) -> str:
     return _notice(title, str(error), f"<p>{inert(error.hint)}</p>")
 
 
-def _no_match(question: Question, answer: Answer) -> str:
-    if not answer.rejected:
-        words = "No indexed picture passes the filters." if question.is_filtered else ""
+def _no_match(options: SearchOptions, answer: Answer) -> str:
+    if answer.rejected is None:
+        words = "No indexed picture passes the filters." if options.is_filtered else ""
         return _notice("No match", words, "")
-    rate = answer.rejected[0].false_alarm
+    rate = answer.rejected.false_alarm
     words = (
         ""
         if rate is None
@@ -172,7 +176,10 @@ def _button(name: str, words: str) -> str:
     return f'<p><button form="ask" name="{name}" value="on">{words}</button></p>'
 
 
-def _mark(question: Question, id: PictureId) -> Mark:
-    if id in question.like:
-        return "good"
-    return "bad" if id in question.unlike else ""
+def _marks(query: Query) -> dict[PictureId, Mark]:
+    """How the pictures of the collections are marked that the query names."""
+    return {
+        PictureId(part.place, part.id): "good" if part.role == "good" else "bad"
+        for part in query.parts
+        if isinstance(part, Stored) and part.place is not None
+    }

@@ -176,9 +176,9 @@ def test_a_table_has_a_row_a_hit_and_names_the_model(
 
 
 def test_no_match_tells_how_near_the_best_picture_came(here: Path) -> None:
-    assert no_match_line([]) == "no match"
-    assert no_match_line([hit(b"a.png", here)]) == "no match"
-    assert no_match_line([hit(b"a.png", here, false_alarm=0.234)]) == (
+    assert no_match_line(None) == "no match"
+    assert no_match_line(hit(b"a.png", here)) == "no match"
+    assert no_match_line(hit(b"a.png", here, false_alarm=0.234)) == (
         "no match: 23.4 % of unrelated queries reach the score of the best picture, a.png "
         "(--all prints it)"
     )

@@ -205,7 +205,7 @@ def test_no_text_from_an_index_or_a_file_reaches_a_terminal_as_it_is() -> None:
         *status_text(status(Path(evil), reason=evil, name=evil), known(evil), "here").split("\n"),
         *domain_text(known(evil).domain).split("\n"),
         line_on_tests(known(evil, evaluated=False)),
-        no_match_line([hit(path, Path("/"), false_alarm=0.5)]),
+        no_match_line(hit(path, Path("/"), false_alarm=0.5)),
         models_text([("fake", "what it is", Path(evil))]),
     ]
     for text in texts:

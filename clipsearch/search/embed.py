@@ -1,0 +1,276 @@
+"""Queries into vectors: checked, embedded, and several parts made one.
+
+A query of one part is searched with as it is. Several are put on one scale and mixed, see
+``fusion``. Pictures that were good or bad move a query as in Rocchio's relevance feedback, with
+the weights of Manning, Raghavan and Schuetze (2008, section 9.1.1): 0.75 for all the good ones
+together, 0.15 for all the bad ones.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from clipsearch.domain import policy
+from clipsearch.domain.scale import Scale
+from clipsearch.domain.zero_shot import class_embeddings
+from clipsearch.errors import (
+    ClipsearchError,
+    ImageError,
+    IndexUnreadable,
+    OutOfDomain,
+    Refused,
+    UsageError,
+)
+from clipsearch.evaluation import probes
+from clipsearch.images.scan import content_hash
+from clipsearch.models.load import Encoders
+from clipsearch.paths import require_regular
+from clipsearch.records import QueryKind, Vectors
+from clipsearch.search.fusion import Ingredient, mix
+from clipsearch.search.query import Class, Image, Part, Probe, Query, Stored, Text
+from clipsearch.storage.catalog import Store
+from clipsearch.storage.collection import Collection
+from clipsearch.text import did_you_mean
+
+_GOOD, _BAD, _UNWANTED = 0.75, 0.15, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A query that is ready to be searched with."""
+
+    vector: Vectors
+    """``(dim,)``: a unit vector, or that of a mixture."""
+    kind: QueryKind = "text"
+    left_out: tuple[Path, ...] = ()
+    """Files that are no hits: the pictures that one started from."""
+    offset: float = 0.0
+    """Added to every score: see ``fusion``."""
+
+
+def embed_each(
+    collections: Sequence[Collection],
+    queries: Sequence[Query],
+    encoders: Encoders,
+    *,
+    allow_out_of_domain: bool = False,
+) -> list[Embedded | ClipsearchError]:
+    """Make queries ready, with all their texts embedded at once.
+
+    The policy comes first, before anything is computed. What is refused, and what cannot be
+    looked for, is an answer: nothing is raised that concerns one query alone.
+    """
+    refusals: dict[int, Refused] = {}
+    for n, query in enumerate(queries):
+        try:
+            for text in query.texts:
+                policy.check(text)
+        except Refused as refusal:
+            refusals[n] = refusal
+    texts = [text for n, query in enumerate(queries) if n not in refusals for text in query.texts]
+    vectors = encoders.text.encode_texts(texts) if texts else np.empty((0, 0), np.float32)
+    parts = _Parts(collections, encoders, dict(zip(texts, vectors, strict=True)))
+    answers: list[Embedded | ClipsearchError] = []
+    for n, query in enumerate(queries):
+        try:
+            answers.append(refusals.get(n) or parts.embedded(query, check=not allow_out_of_domain))
+        except ClipsearchError as error:  # a probe of another model, say
+            answers.append(error)
+    return answers
+
+
+class _Parts:
+    """The vectors of a query's parts, in these collections."""
+
+    def __init__(
+        self, collections: Sequence[Collection], encoders: Encoders, texts: dict[str, Vectors]
+    ) -> None:
+        self._collections = collections
+        self._encoders = encoders
+        self._texts = texts
+
+    def embedded(self, query: Query, *, check: bool) -> Embedded:
+        if not query.has_aim:
+            raise UsageError(
+                "there is nothing to look for: --not and --unlike only say what is unwanted",
+                hint='For example: clipsearch search "a fruit" --not "a banana"',
+            )
+        ingredients, left_out = [], []
+        for part, weight in zip(query.parts, _weights(query), strict=True):
+            vector, kind, file = self._part(part)
+            if check and isinstance(part, Text) and part.role == "wanted":
+                check_domain(self._collections, part.text, vector)
+            if file is not None and part.role != "good":
+                left_out.append(file)
+            ingredients.append(Ingredient(vector, kind, weight))
+        if len(ingredients) == 1:
+            return Embedded(ingredients[0].vector, ingredients[0].kind, tuple(left_out))
+        mixture = mix(ingredients, self._scale())
+        return Embedded(mixture.vector, mixture.kind, tuple(left_out), mixture.offset)
+
+    def _part(self, part: Part) -> tuple[Vectors, QueryKind, Path | None]:
+        """A part's vector ``(dim,)``, its kind, and the file that it is, if it is one."""
+        match part:
+            case Text():
+                return self._texts[part.text], "text", None
+            case Class():
+                return class_vector(self._collections, part.name, self._encoders), "text", None
+            case Probe():
+                return self._probe(part.name), "probe", None
+            case Image():
+                stores = [collection.store for collection in self._collections]
+                file = Path(part.path)
+                return image_vector(stores, file, self._encoders), "image", file
+            case Stored(place=None):
+                return self._of_the_only_one(part.id)
+            case Stored():
+                return self._marked(part.place or 0, part.id)
+
+    def _of_the_only_one(self, id: int) -> tuple[Vectors, QueryKind, Path]:
+        if len(self._collections) > 1:
+            raise UsageError(
+                f"'{id}' is a picture's number, and there are {len(self._collections)} indexed "
+                "folders here",
+                hint="Name the picture by its path, or the folder with --under FOLDER.",
+            )
+        store = self._collections[0].store
+        with suppress(KeyError, OverflowError):
+            return store.vector(id), "image", store.path_of(id)
+        raise UsageError(
+            f"there is no picture {id} in the index of {store.root}",
+            hint="The numbers are the ids that --json prints.",
+        )
+
+    def _marked(self, place: int, id: int) -> tuple[Vectors, QueryKind, Path]:
+        try:
+            store = self._collections[place].store
+            return store.vector(id), "image", store.path_of(id)
+        except (LookupError, OverflowError) as error:
+            raise UsageError(
+                "a picture that was marked is no longer in the index",
+                hint="Take its mark back, or begin anew.",
+            ) from error
+
+    def _probe(self, name: str) -> Vectors:
+        if len(self._collections) > 1:
+            raise UsageError(
+                f"'@{name}' is no saved query, and a probe belongs to one of the "
+                f"{len(self._collections)} indexed folders here",
+                hint="Say which one you mean with --under FOLDER.",
+            )
+        return probes.query(self._collections[0].store, name)
+
+    def _scale(self) -> Scale:
+        scales = [collection.scale for collection in self._collections]
+        whole = [scale for scale in scales if scale is not None]
+        if not whole:
+            raise IndexUnreadable(
+                "a query of several parts needs measurements that this index does not have",
+                hint="Make them with: clipsearch index FOLDER (no picture is embedded anew).",
+            )
+        return Scale.pooled(whole)
+
+
+def _weights(query: Query) -> list[float]:
+    """What each part counts for, with the sign of its role."""
+    alone = not any(part.role == "wanted" for part in query.parts)
+    of_role = {
+        "wanted": 1.0,
+        "unwanted": -_UNWANTED,
+        # Good pictures alone are the query.
+        "good": 1.0 if alone else _GOOD,
+        "bad": -_BAD,
+    }
+    totals = {
+        role: sum(part.weight for part in query.parts if part.role == role)
+        for role in ("good", "bad")
+    }
+    return [
+        of_role[part.role] * part.weight / (totals.get(part.role) or 1.0) for part in query.parts
+    ]
+
+
+def image_vector(stores: Sequence[Store], image: Path, encoders: Encoders) -> Vectors:
+    """The embedding of a picture, ``(dim,)``: a stored one if a collection has its content.
+
+    Raises UsageError if the file cannot be read as a picture.
+    """
+    from clipsearch.images import decode  # here, since no text query needs its decoders
+
+    try:
+        vector = _stored_vector(stores, image)
+        if vector is None:
+            decoded = decode.decode(os.fspath(image), stores[0].spec.preprocessing)
+            vector = encoders.both.encode_images(decoded.pixels[np.newaxis])[0]
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {image}: {error.strerror}", hint="Name a picture."
+        ) from error
+    except ImageError as error:
+        raise UsageError(
+            f"cannot search by {image}: {error}", hint="Name another picture."
+        ) from error
+    return vector
+
+
+def _stored_vector(stores: Sequence[Store], image: Path) -> Vectors | None:
+    require_regular(image)
+    with image.open("rb") as file:
+        digest = content_hash(file)
+    found = (store.vector_of_content(digest) for store in stores)
+    return next((vector for vector in found if vector is not None), None)
+
+
+def check_domain(collections: Sequence[Collection], text: str, vector: Vectors) -> None:
+    """Raise OutOfDomain if a text has nothing to do with the domain of any collection.
+
+    vector: ``(dim,)``, its embedding.
+    """
+    refusals = []
+    for collection in collections:
+        try:
+            collection.check(text, vector)
+        except OutOfDomain as refusal:
+            refusals.append(refusal)
+    if len(refusals) == len(collections):
+        raise refusals[0]
+
+
+def class_index(collections: Sequence[Collection], name: str) -> int:
+    """The position of a class in the domain of all these collections.
+
+    Raises UsageError if there is no such class, or if the collections have several domains.
+    """
+    domain = collections[0].domain
+    if any(other.domain.fingerprint != domain.fingerprint for other in collections):
+        raise UsageError(
+            "the indexed folders here have different domains",
+            hint="Say which one you mean with --under FOLDER.",
+        )
+    index = domain.find_class(name)
+    if index is None:
+        raise UsageError(
+            f"the domain {domain.name} has no class '{name}'"
+            f"{did_you_mean(name, domain.class_names)}",
+            hint="clipsearch domain show lists its classes.",
+        )
+    return index
+
+
+def class_vector(collections: Sequence[Collection], name: str, encoders: Encoders) -> Vectors:
+    """The embedding of one of the domain's classes, ``(dim,)``, made of all its prompts.
+
+    Raises UsageError as ``class_index`` does.
+    """
+    index, texts = class_index(collections, name), collections[0].texts
+    if texts is not None:
+        kept: Vectors = texts.gate.classes[index]
+        return kept
+    domain = collections[0].domain
+    only = replace(domain, classes=(domain.classes[index],))
+    made: Vectors = class_embeddings(only, encoders.text)[0]
+    return made

@@ -1,0 +1,159 @@
+"""The Python API: its documented examples, what it promises of shapes, and what it refuses."""
+
+import doctest
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_picture, places_beside
+
+import clipsearch
+from clipsearch import api
+from clipsearch.errors import IndexNotFound, NotTested, OutOfDomain, RefusedByPolicy, UsageError
+
+NAMES = ["a.png", "b.png", "c & <b>d.png", "e.jpg", "sub/f.png", "sub/g.png"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pictures, indexed with pocket. Not to be changed."""
+    root = tmp_path_factory.mktemp("made") / "photos"
+    (root / "sub").mkdir(parents=True)
+    for seed, name in enumerate(NAMES):
+        make_picture(root / name, seed)
+    with places_beside(root):
+        summary = clipsearch.index(root, model="pocket")
+    assert (summary.added, summary.failed, summary.unchanged) == (6, [], 0)
+    return root
+
+
+@pytest.fixture
+def collection(photos: Path) -> Iterator[clipsearch.Collection]:
+    with clipsearch.open(photos) as opened:
+        yield opened
+
+
+def test_the_documented_examples_do_what_they_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for n, name in enumerate(["a.png", "b.png", "c.png", "d.jpg", "e.png", "f.png"]):
+        make_picture(tmp_path / "photos" / name, n)
+    monkeypatch.chdir(tmp_path)
+    (documented,) = [
+        test for test in doctest.DocTestFinder(recurse=False).find(api, globs={}) if test.examples
+    ]
+    assert len(documented.examples) >= 10
+    failed, tried = doctest.DocTestRunner().run(documented)
+    assert (failed, tried) == (0, len(documented.examples))
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    program = (
+        "import sys, clipsearch\n"
+        "assert clipsearch.__all__ == ['Collection', 'Hits', 'index', 'open']\n"
+        "heavy = {'numpy', 'torch', 'open_clip', 'faiss', 'PIL', 'sqlite3', 'rich', 'typer'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "assert callable(clipsearch.open)\n"
+        "assert 'torch' not in sys.modules and 'typer' not in sys.modules\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_what_there_is_not_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'find'"):
+        clipsearch.find  # noqa: B018
+
+
+def test_nothing_new_is_nothing_to_do(photos: Path) -> None:
+    summary = clipsearch.index(photos)
+    assert (summary.added, summary.unchanged, summary.embedded) == (0, 6, 0)
+
+
+def test_hits_are_a_sequence_best_first(collection: clipsearch.Collection) -> None:
+    hits = collection.search("a dog", k=4, max_false_alarm=1.0)
+    assert len(hits) == len(list(hits)) == len(hits.paths) == 4
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert isinstance(hits[:2], clipsearch.Hits)
+    assert list(hits[:2]) == [hits[0], hits[1]]
+    assert all(path.is_absolute() and path.is_file() for path in hits.paths)
+    assert "untested on the domain everyday" in hits.notes[0]
+    assert repr(hits).splitlines()[0] == "<4 hits for 'a dog'>"
+    # The best of six random pictures is no dog: nothing is better than a false alarm.
+    strict = collection.search("a dog", max_false_alarm=1e-9)
+    assert len(strict) == 0
+
+
+def test_a_folder_of_a_collection_is_searched_alone(photos: Path) -> None:
+    with clipsearch.open(photos / "sub") as below:
+        assert len(below) == 2
+        assert below.root == photos
+        found = below.search("a dog", max_false_alarm=1.0)
+        assert {path.parent for path in found.paths} == {photos / "sub"}
+        assert len(below.classify()) == len(below.embeddings()[0]) == 2
+
+
+def test_hits_show_their_thumbnails_escaped(collection: clipsearch.Collection) -> None:
+    hits = collection.search("a dog", max_false_alarm=1.0)
+    hits = clipsearch.Hits("<script>alert(1)</script>", list(hits), ["<i>note</i>"])
+    shown = hits._repr_html_()
+    assert shown.count('src="data:image/jpeg;base64,') == 6
+    assert "c &amp; &lt;b&gt;d.png" in shown
+    assert not any(tag in shown for tag in ("<script>", "<b>", "<i>"))
+
+
+def test_embeddings_are_the_catalogues(collection: clipsearch.Collection, photos: Path) -> None:
+    paths, vectors = collection.embeddings()
+    assert sorted(paths) == sorted(photos / name for name in NAMES)
+    assert (vectors.dtype, vectors.shape) == (np.float16, (6, collection.dim))
+    np.testing.assert_allclose(np.linalg.norm(vectors.astype(np.float32), axis=1), 1, atol=2e-3)
+    best = collection.search("a dog", k=1, max_false_alarm=1.0)
+    row = paths.index(best.paths[0])
+    text = collection._encoders.text.encode_texts(["a dog"])[0]
+    assert float(vectors[row].astype(np.float32) @ text) == pytest.approx(best[0].score, abs=1e-3)
+
+
+def test_pictures_are_classified_by_domain_and_by_texts(
+    collection: clipsearch.Collection, photos: Path
+) -> None:
+    labels = collection.classify(k=2)
+    assert [len(one.ranking) for one in labels] == [2] * 6
+    assert sorted(os.fsdecode(one.picture.path) for one in labels) == sorted(
+        os.fspath(photos / name) for name in NAMES
+    )
+    [label] = collection.classify([photos / "a.png"], texts=["a dog", "a cat"], k=2)
+    assert {ranked.name for ranked in label.ranking} == {"a dog", "a cat"}
+    assert sum(ranked.probability for ranked in label.ranking) == pytest.approx(1)
+
+
+def test_policy_and_domain_hold_here_too(collection: clipsearch.Collection) -> None:
+    with pytest.raises(RefusedByPolicy):
+        collection.search("who is this person")
+    with pytest.raises(RefusedByPolicy):
+        collection.classify(texts=["who is this person"])
+    with pytest.raises(OutOfDomain):
+        collection.search("quarterly revenue statement")
+    assert len(collection.search("quarterly revenue statement", allow_out_of_domain=True)) <= 10
+    with pytest.raises(NotTested):
+        collection.search("a dog", require_tested=True)
+
+
+def test_what_cannot_be_asked_is_an_error(
+    collection: clipsearch.Collection, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="the query is empty"):
+        collection.search(" ")
+    with pytest.raises(UsageError, match="0 hits"):
+        collection.search("a dog", k=0)
+    with pytest.raises(UsageError, match="each name the classes"):
+        collection.classify(texts=["a"], probe="b")
+    with pytest.raises(UsageError, match="does not exist"):
+        clipsearch.index(tmp_path / "missing")
+    with pytest.raises(UsageError, match="is not a folder"):
+        clipsearch.open(tmp_path / "missing")
+    with pytest.raises(IndexNotFound, match="is not indexed"):
+        clipsearch.open(tmp_path)

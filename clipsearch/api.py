@@ -5,7 +5,7 @@
 >>> summary.added, summary.failed
 (6, [])
 >>> collection = clipsearch.open("photos")
->>> hits = collection.search("a dog", k=3, max_false_alarm=1.0)
+>>> hits = collection.search("a dog", k=3, all=True)
 >>> len(hits)
 3
 >>> hits[0].score >= hits[1].score
@@ -38,7 +38,6 @@ import numpy as np
 import numpy.typing as npt
 
 from clipsearch.domain import taxonomy
-from clipsearch.domain.calibration import DEFAULT_MAX_FALSE_ALARM
 from clipsearch.errors import IndexNotFound, UsageError
 from clipsearch.evaluation.classify import Classified, Labels, classify
 from clipsearch.images.thumbnails import SIZE, thumbnails_of
@@ -46,7 +45,7 @@ from clipsearch.indexing.update import UpdateOptions, update
 from clipsearch.models.choice import ModelChoice
 from clipsearch.models.load import Encoders
 from clipsearch.paths import absolute, relative
-from clipsearch.records import Filter, Hit, IndexSummary, Tested
+from clipsearch.records import Filter, Hit, IndexSummary, Tested, Verdict
 from clipsearch.search.answer import answer
 from clipsearch.search.query import Query, SearchOptions, Text
 from clipsearch.storage import collection as storage
@@ -110,10 +109,18 @@ def open(folder: AnyPath, *, device: str = "auto") -> "Collection":
 class Hits(Sequence[Hit]):
     """The hits of a query, best first."""
 
-    def __init__(self, query: str, hits: Sequence[Hit], notes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        query: str,
+        hits: Sequence[Hit],
+        notes: Sequence[str] = (),
+        verdict: Verdict | None = None,
+    ) -> None:
         self.query = query
         self.notes = tuple(notes)
         """What is to be known of the hits, a line each: whether the collection was tested."""
+        self.verdict = verdict
+        """``strong``, ``weak`` or ``none``; None before the collection was first calibrated."""
         self._hits = tuple(hits)
 
     @property
@@ -127,7 +134,7 @@ class Hits(Sequence[Hit]):
     def __getitem__(self, at: slice) -> "Hits": ...
     def __getitem__(self, at: int | slice) -> "Hit | Hits":
         if isinstance(at, slice):
-            return Hits(self.query, self._hits[at], self.notes)
+            return Hits(self.query, self._hits[at], self.notes, self.verdict)
         return self._hits[at]
 
     def __len__(self) -> int:
@@ -196,15 +203,15 @@ class Collection:
         query: str,
         k: int = 10,
         *,
-        max_false_alarm: float = DEFAULT_MAX_FALSE_ALARM,
+        strict: bool = False,
+        all: bool = False,
         allow_out_of_domain: bool = False,
         require_tested: bool = False,
     ) -> Hits:
         """The ``k`` pictures that match a text best, or fewer where no others are good enough.
 
-        max_false_alarm: leave out hits with scores that more than this share of unrelated queries
-        reach in this collection; 1.0 leaves out none. allow_out_of_domain: answer queries that
-        have nothing to do with the domain.
+        strict: accept a strong match alone (see ``Hits.verdict``). all: the best pictures, whatever
+        the verdict. allow_out_of_domain: answer queries that have nothing to do with the domain.
 
         Raises RefusedByPolicy, OutOfDomain, NotTested with ``require_tested``, UsageError for an
         empty query, ModelError and IndexUnreadable.
@@ -217,13 +224,14 @@ class Collection:
         options = SearchOptions(
             k=k,
             only=self._only,
-            max_false_alarm=max_false_alarm,
-            all=max_false_alarm >= 1,
+            strict=strict,
+            all=all,
             allow_out_of_domain=allow_out_of_domain,
             require_tested=require_tested,
         )
         found = answer([current], Query((Text(query),)), options, self._encoders)
-        return Hits(query, found.hits, [storage.tested_line(current), *found.notes])
+        notes = [storage.tested_line(current), *found.notes]
+        return Hits(query, found.hits, notes, found.judgment.verdict)
 
     def classify(
         self,

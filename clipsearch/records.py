@@ -250,6 +250,9 @@ class Filter:
 
 EVERYTHING = Filter()
 
+Verdict = Literal["strong", "weak", "none"]
+"""Whether a collection has what a query asks for: see ``domain.verdict``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
@@ -271,6 +274,10 @@ class Hit:
     domain: str = ""
     """Name of the domain that its collection is pinned to."""
     tested: Tested = "untested"
+    verdict: Verdict | None = None
+    """Of the query that found it, where unrelated queries were measured."""
+    rate: float | None = None
+    """The share of unrelated queries that score as high as that query does here."""
     camera: str | None = None
     latitude: float | None = None
     longitude: float | None = None

@@ -23,16 +23,14 @@ collection and any number of pictures (Davison and Hinkley 1997, section 4.2).
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from clipsearch.errors import TooFewExamples
+from clipsearch.records import Verdict
 
 Floats = npt.NDArray[np.float64]
-Verdict = Literal["strong", "weak", "none"]
-
 STRONG = 0.04
 """A strong match, up to this rate: below 5 %, so that it holds for queries unlike the bank too.
 

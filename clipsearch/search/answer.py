@@ -5,13 +5,15 @@ gathers, judges and cuts the hits of all collections.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from clipsearch.domain import policy
 from clipsearch.errors import ClipsearchError
 from clipsearch.models.load import Encoders
 from clipsearch.records import Hit
 from clipsearch.search.embed import class_index, embed_each
+from clipsearch.search.explain import explain
+from clipsearch.search.judge import Judgment
 from clipsearch.search.query import Query, SearchOptions
 from clipsearch.search.rank import rank_each
 from clipsearch.storage.collection import Collection
@@ -23,12 +25,18 @@ class Answer:
 
     hits: list[Hit]
     """Best first."""
+    judgment: Judgment = field(default_factory=Judgment)
+    """The verdict, and what it was found by."""
+    matching: int = 0
+    """How many pictures match, of which ``hits`` are the best ``k``; up to 10,000 are counted."""
     rejected: Hit | None = None
     """The best picture, if there are no hits because it is not good enough."""
     classes: tuple[str | None, ...] = ()
     """Of each hit, where they were asked for: the class of the domain nearest to its picture."""
     notes: tuple[str, ...] = ()
     """What is to be known of the query, a line each."""
+    explanation: tuple[str, ...] = ()
+    """Why the answer is what it is, a line each, where that was asked for."""
     nothing_passes: bool = False
     """Whether there are no hits because no picture passes the filters."""
 
@@ -64,6 +72,9 @@ def answer_each(
     if options.require_tested:
         for collection in collections:
             collection.require_tested()
+    if options.strict:
+        for collection in collections:
+            collection.require_calibrated()
     if options.class_name:
         of_class = class_index(collections, options.class_name)
         options = replace(options, only=replace(options.only, of_class=of_class))
@@ -77,13 +88,17 @@ def answer_each(
         if isinstance(one, ClipsearchError):
             answers.append(one)
             continue
-        hits, rejected = next(rankings)
+        ranking = next(rankings)
+        hits, rejected = ranking.hits, ranking.rejected
         answers.append(
             Answer(
                 hits,
+                ranking.judgment,
+                ranking.matching,
                 rejected,
                 classes=_nearest_classes(collections, hits) if options.classes else (),
                 notes=notes(query),
+                explanation=explain(query, one, ranking, collections) if options.explain else (),
                 # What is left out as the query itself may be all that passes.
                 nothing_passes=not (hits or rejected or one.left_out) and options.is_filtered,
             )

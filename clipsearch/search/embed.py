@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,6 +40,14 @@ from clipsearch.text import did_you_mean
 _GOOD, _BAD, _UNWANTED = 0.75, 0.15, 0.5
 
 
+class Aim(NamedTuple):
+    """A text that is looked for, as one would ask for it alone."""
+
+    vector: Vectors
+    """``(dim,)``: its embedding."""
+    words: int
+
+
 @dataclass(frozen=True, slots=True)
 class Embedded:
     """A query that is ready to be searched with."""
@@ -50,6 +59,14 @@ class Embedded:
     """Files that are no hits: the pictures that one started from."""
     offset: float = 0.0
     """Added to every score: see ``fusion``."""
+    aims: tuple[Aim, ...] = ()
+    """The texts that are looked for: the verdict is that of the best of them."""
+    by_example: bool = False
+    """Whether pictures are looked for, whose nearest are always worth showing."""
+    feedback: bool = False
+    """Whether pictures were marked good or bad."""
+    of_class: int | None = None
+    """The class of the domain whose pictures are listed, in place of a search."""
 
 
 def embed_each(
@@ -99,18 +116,41 @@ class _Parts:
                 "there is nothing to look for: --not and --unlike only say what is unwanted",
                 hint='For example: clipsearch search "a fruit" --not "a banana"',
             )
-        ingredients, left_out = [], []
+        ingredients: list[Ingredient] = []
+        left_out: list[Path] = []
+        aims: list[Aim] = []
         for part, weight in zip(query.parts, _weights(query), strict=True):
             vector, kind, file = self._part(part)
             if check and isinstance(part, Text) and part.role == "wanted":
                 check_domain(self._collections, part.text, vector)
+            if isinstance(part, Text) and part.role == "wanted":
+                aims.append(Aim(vector, len(part.text.split())))
             if file is not None and part.role != "good":
                 left_out.append(file)
             ingredients.append(Ingredient(vector, kind, weight))
-        if len(ingredients) == 1:
-            return Embedded(ingredients[0].vector, ingredients[0].kind, tuple(left_out))
-        mixture = mix(ingredients, self._scale())
-        return Embedded(mixture.vector, mixture.kind, tuple(left_out), mixture.offset)
+        vector, offset, kind = ingredients[0].vector, 0.0, ingredients[0].kind
+        if len(ingredients) > 1:
+            vector, offset, kind = mix(ingredients, self._scale())
+        return Embedded(
+            vector,
+            kind,
+            tuple(left_out),
+            offset,
+            aims=tuple(aims),
+            by_example=any(
+                isinstance(part, Image | Stored) and part.role in ("wanted", "good")
+                for part in query.parts
+            ),
+            feedback=any(part.role in ("good", "bad") for part in query.parts),
+            of_class=next(
+                (
+                    class_index(self._collections, part.name)
+                    for part in query.parts
+                    if isinstance(part, Class) and part.role == "wanted"
+                ),
+                None,
+            ),
+        )
 
     def _part(self, part: Part) -> tuple[Vectors, QueryKind, Path | None]:
         """A part's vector ``(dim,)``, its kind, and the file that it is, if it is one."""

@@ -116,8 +116,10 @@ class SearchOptions:
     """Which pictures are looked at."""
     class_name: str = ""
     """The class of the domain that pictures must be of, if one is named."""
-    max_false_alarm: float = 0.05
-    """Hits with scores that more than this share of background queries reach are left out."""
+    max_false_alarm: float = 1.0
+    """Hits with scores that more than this share of background queries reach are left out, too."""
+    strict: bool = False
+    """Take a strong match alone."""
     all: bool = False
     """Take the best hits, however poor they are."""
     exact: bool = False
@@ -129,6 +131,8 @@ class SearchOptions:
     """Refuse unless each collection met its domain's pass marks."""
     classes: bool = False
     """Tell the nearest class of each hit, too."""
+    explain: bool = False
+    """Say why the answer is what it is."""
 
     @property
     def is_filtered(self) -> bool:

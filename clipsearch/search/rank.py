@@ -1,29 +1,41 @@
 """The one place where the hits of a query are gathered, judged and cut.
 
-Gathered from all collections into one ranking; judged, each hit in its own collection, by what
-was measured there; and cut where they are no longer good enough.
+Gathered from all collections into one ranking; judged as a whole (see ``judge``); and cut where
+they are no longer good enough.
 """
 
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from clipsearch.domain.cut import length
+from clipsearch.domain.verdict import BEST
 from clipsearch.paths import absolute
-from clipsearch.records import Filter, Hit
+from clipsearch.records import Filter, Hit, Vectors
 from clipsearch.search.embed import Embedded
+from clipsearch.search.judge import Floats, Judgment, base, judge
 from clipsearch.search.query import SearchOptions
-from clipsearch.storage.collection import Collection
+from clipsearch.storage.collection import Collection, Level
+
+_WINDOWS = (100, 1_000, 10_000)
+"""Ever more pictures are looked at until the list ends among them, to say how many match."""
+
+MOST_COUNTED = _WINDOWS[-1]
+"""More matches than these are not counted, unless more hits are asked for."""
 
 
-class Ranking(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Ranking:
     """What was found for one query."""
 
     hits: list[Hit]
     """Best first."""
+    judgment: Judgment
+    matching: int
+    """How many pictures match, of which ``hits`` are the best; at most 10,000 are counted."""
     rejected: Hit | None = None
     """The best picture, if there are no hits because it is not good enough."""
 
@@ -36,51 +48,155 @@ def rank_each(
     A picture that several collections hold, the root of one lying in another's, is one hit; files
     that a query leaves out are none.
     """
+    rankings: dict[int, Ranking] = {}
+    for of_class in dict.fromkeys(query.of_class for query in queries):
+        group = [n for n, query in enumerate(queries) if query.of_class == of_class]
+        only = options.only if of_class is None else replace(options.only, of_class=of_class)
+        searched = _Searched(collections, only, exact=options.exact)
+        found = searched.rank_each([queries[n] for n in group], options)
+        rankings |= zip(group, found, strict=True)
+    return [rankings[n] for n in range(len(queries))]
+
+
+class _Searched:
+    """The pictures that are searched: those of all collections that a filter lets through."""
+
+    def __init__(self, collections: Sequence[Collection], only: Filter, *, exact: bool) -> None:
+        self._collections = collections
+        self._exact = exact
+        self._filters = [collection.restricted(only) for collection in collections]
+        levels = [
+            collection.level(own)
+            for collection, own in zip(collections, self._filters, strict=True)
+        ]
+        calibrated = all(collection.calibration is not None for collection in collections)
+        self._levels = levels if calibrated else [None] * len(levels)
+
+    def rank_each(self, queries: Sequence[Embedded], options: SearchOptions) -> list[Ranking]:
+        """For each query; ever more pictures are looked at until its list ends among them."""
+        rankings: dict[int, Ranking] = {}
+        pending = list(range(len(queries)))
+        for window in _windows(options):
+            found = self._gathered([queries[n] for n in pending], window)
+            open_ended = []
+            for n, gathered in zip(pending, found, strict=True):
+                rankings[n], ends = self._cut(queries[n], gathered, window, options)
+                if not ends:
+                    open_ended.append(n)
+            pending = open_ended
+            if not pending:
+                break
+        return [rankings[n] for n in range(len(queries))]
+
+    def _gathered(self, queries: Sequence[Embedded], window: int) -> list["_Gathered"]:
+        """For each query, the ``window`` best pictures of all collections, however poor."""
+        if not queries:
+            return []
+        found = [_Gathered(query) for query in queries]
+        most_left_out = max(len(query.left_out) for query in queries)
+        levels = zip(self._collections, self._filters, self._levels, strict=True)
+        for collection, only, level in levels:
+            rows = [gathered.rows(level) for gathered in found]
+            of_each = iter(
+                collection.store.search_each(
+                    np.concatenate(rows), window + most_left_out, only, exact=self._exact
+                )
+            )
+            for gathered, own in zip(found, rows, strict=True):
+                gathered.add(collection, [next(of_each) for _ in own])
+        return found
+
+    def _cut(
+        self, query: Embedded, gathered: "_Gathered", window: int, options: SearchOptions
+    ) -> tuple[Ranking, bool]:
+        """The hits that are good enough, and whether the list ends among those looked at."""
+        ranked = _merged(gathered.hits)[:window]
+        if not ranked:
+            return Ranking([], Judgment(), 0), True
+        levels = [level for level in self._levels if level is not None]
+        judgment = judge(query, ranked, levels, gathered.tops)
+        good = ranked
+        if not options.all and query.of_class is None:
+            if _is_refused(judgment, options):
+                return Ranking([], judgment, 0, ranked[0]), True
+            good = [hit for hit in ranked if hit.score >= judgment.least]
+            # What was marked good or bad adds to the answer, and takes nothing away from it.
+            good = ranked[: max(len(good), gathered.matching_text(levels))]
+            good = [hit for hit in good if (hit.false_alarm or 0) <= options.max_false_alarm]
+        ends = options.all or len(good) < len(ranked) or len(ranked) < window
+        hits = good
+        if options.diverse:
+            hits = _diverse(self._collections, good)
+            ends |= len(hits) >= options.k
+        said = [
+            replace(hit, verdict=judgment.verdict, rate=judgment.rate) for hit in hits[: options.k]
+        ]
+        return Ranking(said, judgment, len(hits), None if said else ranked[0]), ends
+
+
+class _Gathered:
+    """What was found for one query, collection by collection."""
+
+    def __init__(self, query: Embedded) -> None:
+        self._query = query
+        self._text = query.aims[0] if query.feedback and len(query.aims) == 1 else None
+        self.hits: list[Hit] = []
+        """Judged one by one, in no order."""
+        self.tops: list[list[Floats]] = [[] for _ in query.aims]
+        """For each aim, the best centered scores ``(k,)`` in each collection that has pictures."""
+        self._text_scores: list[float] = []
+
+    def rows(self, level: Level | None) -> Vectors:
+        """What is to be searched with: the query, each aim centered, and a text that was refined.
+
+        Returns ``(q, dim)``.
+        """
+        query = self._query
+        aims = [aim.vector - level.centre for aim in query.aims] if level else []
+        text = [self._text.vector] if self._text else []
+        return np.stack([query.vector, *aims, *text])
+
+    def add(self, collection: Collection, found: Sequence[Sequence[Hit]]) -> None:
+        """Take what a collection found for the ``rows``."""
+        query = self._query
+        scored = [
+            replace(hit, score=hit.score + query.offset)
+            for hit in found[0]
+            if not _is_left_out(hit, query)
+        ]
+        self.hits += collection.judged(scored, query.kind)
+        if self._text:
+            self._text_scores += [hit.score for hit in found[-1]]
+        of_aims = found[1 : len(found) - bool(self._text)]
+        for tops, hits in zip(self.tops, of_aims, strict=bool(of_aims)):
+            if hits:
+                tops.append(np.array([hit.score for hit in hits[:BEST]]))
+
+    def matching_text(self, levels: Sequence[Level]) -> int:
+        """How many pictures match the text alone, where pictures were marked for it."""
+        if self._text is None or not levels:
+            return 0
+        alone = replace(self._query, vector=self._text.vector, offset=0.0, by_example=False)
+        scores = np.sort(self._text_scores)[::-1]
+        return length(scores, *base(alone, levels))
+
+
+def _windows(options: SearchOptions) -> list[int]:
     if options.diverse:
-        return [_diverse(collections, query, options) for query in queries]
-    gathered = _gathered(collections, queries, options.k, options.only, exact=options.exact)
-    return [_cut(hits, options) for hits in gathered]
+        from clipsearch.search import diversify  # here, since it takes the decoders along
+
+        return list(diversify.windows(options.k))
+    return sorted({max(options.k, window) for window in _WINDOWS})
 
 
-def _diverse(collections: Sequence[Collection], query: Embedded, options: SearchOptions) -> Ranking:
-    """Hits of which no two are nearly the same: ever more are looked at, until enough differ."""
-    from clipsearch.search import diversify  # here, since it takes the decoders of pictures along
+def _diverse(collections: Sequence[Collection], hits: list[Hit]) -> list[Hit]:
+    from clipsearch.search import diversify  # as above
 
-    for window in diversify.windows(options.k):
-        (gathered,) = _gathered(collections, [query], window, options.only, exact=options.exact)
-        hits, rejected = _cut(gathered, options)
-        folded = diversify.fold(collections, hits)
-        if len(folded) >= options.k or len(hits) < window:
-            break
-    return Ranking(folded[: options.k], rejected)
+    return diversify.fold(collections, hits)
 
 
-def _gathered(
-    collections: Sequence[Collection],
-    queries: Sequence[Embedded],
-    k: int,
-    only: Filter,
-    *,
-    exact: bool,
-) -> list[list[Hit]]:
-    """For each query, the ``k`` best pictures of all collections, judged, however poor."""
-    if not queries:
-        return []
-    found: list[list[Hit]] = [[] for _ in queries]
-    most_left_out = max(len(query.left_out) for query in queries)
-    vectors = np.stack([query.vector for query in queries])
-    for collection in collections:
-        of_each = collection.store.search_each(
-            vectors, k + most_left_out, collection.restricted(only), exact=exact
-        )
-        for query, hits, gathered in zip(queries, of_each, found, strict=True):
-            scored = [
-                replace(hit, score=hit.score + query.offset)
-                for hit in hits
-                if not _is_left_out(hit, query)
-            ]
-            gathered += collection.judged(scored, query.kind)
-    return [_merged(hits)[:k] for hits in found]
+def _is_refused(judgment: Judgment, options: SearchOptions) -> bool:
+    return judgment.verdict == "none" or (options.strict and judgment.verdict == "weak")
 
 
 def _merged(hits: Sequence[Hit]) -> list[Hit]:
@@ -89,18 +205,6 @@ def _merged(hits: Sequence[Hit]) -> list[Hit]:
     for hit in sorted(hits, key=lambda hit: (-hit.score, hit.root, hit.id)):
         ranked.setdefault(absolute(os.fsencode(hit.root), hit.path), hit)
     return list(ranked.values())
-
-
-def _cut(ranked: list[Hit], options: SearchOptions) -> Ranking:
-    """The hits that are good enough; what was never measured is."""
-    if options.all:
-        return Ranking(ranked)
-    hits = [
-        hit
-        for hit in ranked
-        if hit.false_alarm is None or hit.false_alarm <= options.max_false_alarm
-    ]
-    return Ranking(hits, None if hits or not ranked else ranked[0])
 
 
 def _is_left_out(hit: Hit, query: Embedded) -> bool:

@@ -143,6 +143,14 @@ class Collection:
                 else "Not met: " + "; ".join(map(str, self.evaluation.shortfalls)),
             )
 
+    def require_calibrated(self) -> None:
+        """Raise NotTested before the first ``calibrate``: nobody knows what scores mean."""
+        if self.calibration is None:
+            raise NotTested(
+                f"the index of {self.store.root} is not calibrated yet, so no match can be strong",
+                hint="Let clipsearch index FOLDER finish; no picture is embedded again.",
+            )
+
     def check(self, query: str, vector: Vectors) -> None:
         """Raise OutOfDomain if a text query has nothing to do with the domain.
 

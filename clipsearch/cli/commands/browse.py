@@ -38,7 +38,7 @@ def browse_command(
         ),
     ] = 0,
     open_page: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
-    max_false_alarm: MaxFalseAlarmOption = 0.05,
+    max_false_alarm: MaxFalseAlarmOption = 1.0,
     device: DeviceOption = "auto",
     index: IndexOption = None,
 ) -> int:

@@ -15,7 +15,7 @@ from clipsearch.cli.options.filters import FilterOptions
 from clipsearch.cli.options.groups import grouped
 from clipsearch.cli.options.hits import HitOptions
 from clipsearch.cli.options.query import QueryOptions
-from clipsearch.cli.render.hits import Show, hit_record, no_match_line
+from clipsearch.cli.render.hits import Show, answer_lines, counted, hit_record
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.cli.searching import opened
 from clipsearch.errors import ClipsearchError, ExitCode, Refused, UsageError
@@ -25,6 +25,7 @@ from clipsearch.search import saved
 from clipsearch.search.query import Query
 from clipsearch.storage.collection import Collection
 from clipsearch.storage.known import left_out, shared_model, tested_lines
+from clipsearch.text import rounded
 
 app = commands()
 
@@ -102,9 +103,12 @@ def _answer_one(
         tested = tested_lines(collections)
         for line in [*left_out(stores, only), *tested]:
             tell(line)
+    for line in [*found.explanation, *answer_lines(found, strict=answer.strict)]:
+        tell(line)
     if not found.hits:
-        tell(no_match_line(found.rejected, filtered=found.nothing_passes))
         return ExitCode.NO_MATCH
+    if sys.stdout.isatty() and found.matching > len(found.hits) and not answer.all:
+        tell(f"{counted(found.matching)} pictures match; showing {len(found.hits)} (-k shows more)")
     show.write(found.hits, found.classes, query.said, stores[0].spec.label, tested)
     return ExitCode.OK
 
@@ -140,8 +144,12 @@ def _record(
     line: bytes, found: search.Answer | ClipsearchError, model: str, show: Show
 ) -> dict[str, object]:
     hits = found.hits if isinstance(found, search.Answer) else []
+    judgment = found.judgment if isinstance(found, search.Answer) else None
     return {
         "query": line.decode("utf-8", "replace"),
+        "verdict": judgment.verdict if judgment else None,
+        "rate": rounded(judgment.rate) if judgment else None,
+        "matching": found.matching if isinstance(found, search.Answer) else 0,
         "hits": [hit_record(rank, hit, model, show) for rank, hit in enumerate(hits, 1)],
         "error": str(found) if isinstance(found, ClipsearchError) else None,
         "refused": isinstance(found, Refused),

@@ -14,8 +14,9 @@ MaxFalseAlarmOption = Annotated[
     typer.Option(
         "--max-false-alarm",
         metavar="RATE",
-        help="Leave out hits with scores that more than this share of unrelated queries reach "
-        "here.",
+        help="Also leave out hits whose own score more than this share of unrelated queries "
+        "reach here (default: 1, none).",
+        show_default=False,
     ),
 ]
 
@@ -41,9 +42,22 @@ class AnswerOptions:
             "best.",
         ),
     ] = False
-    max_false_alarm: MaxFalseAlarmOption = 0.05
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Accept a strong match alone: at most 5 % of unrelated queries score so high here.",
+        ),
+    ] = False
+    max_false_alarm: MaxFalseAlarmOption = 1.0
     all: Annotated[
-        bool, typer.Option("--all", help="Print the best hits, however poor they are.")
+        bool, typer.Option("--all", help="Print the best hits, whatever the verdict.")
+    ] = False
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Say on stderr why the answer is what it is: the verdict and the cut."
+        ),
     ] = False
     allow_out_of_domain: Annotated[
         bool,
@@ -66,7 +80,12 @@ class AnswerOptions:
         if not 0 < self.max_false_alarm <= 1:
             raise UsageError(
                 f"--max-false-alarm {self.max_false_alarm:g} is no share of queries",
-                hint="It is greater than 0 and at most 1; --all is the same as 1.",
+                hint="It is greater than 0 and at most 1.",
+            )
+        if self.strict and self.all:
+            raise UsageError(
+                "--strict accepts a strong match alone, and --all any picture",
+                hint="Choose one of them.",
             )
 
     def options(self, only: Filter, class_name: str | None, *, classes: bool) -> SearchOptions:
@@ -80,10 +99,12 @@ class AnswerOptions:
             only=only,
             class_name=class_name or "",
             max_false_alarm=self.max_false_alarm,
+            strict=self.strict,
             all=self.all,
             exact=self.exact,
             diverse=self.diverse,
             allow_out_of_domain=self.allow_out_of_domain,
             require_tested=self.require_tested,
             classes=classes,
+            explain=self.explain,
         )

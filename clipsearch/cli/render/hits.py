@@ -7,7 +7,7 @@ very bytes that open the file.
 import os
 import string
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +17,8 @@ from clipsearch.cli.render.table import console
 from clipsearch.errors import UsageError
 from clipsearch.paths import shown_path
 from clipsearch.records import Hit
+from clipsearch.search.answer import Answer
+from clipsearch.search.rank import MOST_COUNTED
 from clipsearch.text import percent, printable, rounded
 
 Show = Callable[[Hit], bytes]
@@ -113,6 +115,8 @@ def _facts(rank: int, hit: Hit, model: str) -> dict[str, Any]:
         "precision": rounded(hit.precision),
         "domain": hit.domain,
         "tested": hit.tested,
+        "verdict": hit.verdict,
+        "rate": rounded(hit.rate),
         "collapsed": hit.collapsed,
         "camera": hit.camera,
         "latitude": hit.latitude,
@@ -156,13 +160,29 @@ def _print_table(hits: Sequence[Hit], model: str, show: Show) -> None:
     screen.print(f"ranked by {printable(model)}", style="dim")
 
 
-def no_match_line(rejected: Hit | None, *, filtered: bool = False) -> str:
-    """That nothing matches, and how near the best picture came, if there was one to look at."""
-    if filtered and not rejected:
-        return "no match: no indexed picture passes the filters"
-    if not rejected or rejected.false_alarm is None:
-        return "no match"
-    return (
-        f"no match: {percent(rejected.false_alarm)} of unrelated queries reach the score of the "
-        f"best picture, {printable(os.fsdecode(shown_path(rejected)))} (--all prints it)"
-    )
+def answer_lines(found: Answer, *, strict: bool = False) -> Iterator[str]:
+    """What is to be said of an answer beside its hits: a weak match, or none and how near one is.
+
+    strict: whether a weak match was not accepted.
+    """
+    rate, verdict = found.judgment.rate, found.judgment.verdict
+    if found.hits:
+        if verdict == "weak" and rate is not None:
+            yield f"weak match: {percent(rate)} of unrelated queries score as high here"
+        return
+    if found.nothing_passes:
+        yield "no match: no indexed picture passes the filters"
+    elif found.rejected is None or rate is None:
+        yield "no match"
+    else:
+        nearest = printable(os.fsdecode(shown_path(found.rejected)))
+        kind = "no strong match" if strict and verdict == "weak" else "no match"
+        yield (
+            f"{kind}: {percent(rate)} of unrelated queries score as high here; the nearest picture "
+            f"is {nearest} (--all prints it)"
+        )
+
+
+def counted(matching: int) -> str:
+    """How many pictures match, as far as they were counted."""
+    return f"{matching:,}" if matching < MOST_COUNTED else f"at least {matching:,}"

@@ -1,0 +1,68 @@
+"""Why an answer is what it is, in a few lines that a person understands."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from clipsearch.domain.cut import SHARE
+from clipsearch.search.embed import Aim, Embedded
+from clipsearch.search.judge import Judgment
+from clipsearch.search.query import Query
+from clipsearch.search.rank import Ranking
+from clipsearch.storage.collection import Collection
+from clipsearch.text import percent, printable
+
+_NEAREST = 3
+"""Classes that are named."""
+
+
+def explain(
+    query: Query, embedded: Embedded, ranking: Ranking, collections: Sequence[Collection]
+) -> tuple[str, ...]:
+    """The verdict, the cut, the gate and the nearest classes, a line each."""
+    lines = [*_verdict(ranking.judgment), *_cut(ranking)]
+    texts = [part for part in query.texts if part]
+    for text, aim in zip(texts, embedded.aims, strict=False):
+        lines += _domain(text, aim, collections[0])
+    return tuple(lines)
+
+
+def _verdict(judgment: Judgment) -> Iterator[str]:
+    if judgment.verdict is None or judgment.rate is None:
+        yield "verdict: none is given for this kind of query, or before the first calibration"
+        return
+    yield (
+        f"verdict: {judgment.verdict}; {percent(judgment.rate)} of unrelated queries score as high "
+        "in this collection"
+    )
+    if judgment.strength is not None:
+        yield (
+            f"strength {judgment.strength:.3f}; a strong match begins above "
+            f"{judgment.strong_from:.3f}, a weak one above {judgment.weak_from:.3f}"
+        )
+
+
+def _cut(ranking: Ranking) -> Iterator[str]:
+    if not ranking.hits or ranking.judgment.mean is None:
+        return
+    best, least = ranking.hits[0].score, ranking.judgment.least
+    yield (
+        f"the best score is {best:.3f}, the mean {ranking.judgment.mean:.3f}; the list ends at "
+        f"{least:.3f}, which is {SHARE:.0%} of the way to the best; {ranking.matching} reach it"
+    )
+
+
+def _domain(text: str, aim: Aim, collection: Collection) -> Iterator[str]:
+    if collection.texts is None:
+        return
+    gate, names = collection.texts.gate, collection.domain.class_names
+    similarities = gate.classes @ aim.vector
+    nearest = np.argsort(-similarities)[:_NEAREST]
+    named = gate.judge(text, aim.vector)
+    why = (
+        f"it names {', '.join(named.named)}"
+        if named.named
+        else f"its nearness is {named.score:.3f}, and {gate.threshold:.3f} is asked for"
+    )
+    yield f"domain {printable(collection.domain.name)}: {printable(text)!r} is let in; {why}"
+    yield "nearest classes: " + ", ".join(f"{names[n]} {similarities[n]:.2f}" for n in nearest)

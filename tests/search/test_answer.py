@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -345,6 +346,20 @@ def test_a_class_needs_one_domain(toys: Collection, tmp_path: Path) -> None:
     make_picture(other / "x.png", 71)
     with indexed(other) as second, pytest.raises(UsageError, match="different domains"):
         class_vector([toys, Collection(second)], "red ball", no_encoder)
+
+
+def test_a_class_needs_one_order_of_classes(toys: Collection, tmp_path: Path) -> None:
+    """A position means a class only where all domains have it there."""
+    other = tmp_path / "other"
+    other.mkdir()
+    make_picture(other / "x.png", 71)
+    classes = tuple(reversed(toys.domain.classes))
+    with indexed(other) as second:
+        reordered = Collection(second)
+        reordered.domain = replace(toys.domain, classes=classes)
+        assert reordered.domain.fingerprint == toys.domain.fingerprint
+        with pytest.raises(UsageError, match="different domains"):
+            answer.class_index([toys, reordered], "red ball")
 
 
 def ask(

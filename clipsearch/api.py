@@ -39,7 +39,7 @@ import numpy.typing as npt
 
 from clipsearch.domain import taxonomy
 from clipsearch.errors import IndexNotFound, UsageError
-from clipsearch.evaluation.classify import Classified, Labels, classify
+from clipsearch.evaluation.classify import Classified, Labels, classify, pictures_of
 from clipsearch.images.thumbnails import SIZE, thumbnails_of
 from clipsearch.indexing.update import UpdateOptions, update
 from clipsearch.models.choice import ModelChoice
@@ -252,14 +252,10 @@ class Collection:
 
         Raises UsageError, RefusedByPolicy for a text, BadDomain, ModelError.
         """
-        done = classify(
-            self._store,
-            [Path(path) for path in paths],
-            Labels(texts, probe, domain),
-            ModelChoice(device=self._device, offline=True),
-            start=Path(os.fsdecode(absolute(os.fsencode(self.root), self._only.under))),
-            k=k,
-        )
+        start = Path(os.fsdecode(absolute(os.fsencode(self.root), self._only.under)))
+        pictures, _ = pictures_of([Path(path) for path in paths], self._store, start)
+        model = ModelChoice(device=self._device, offline=True)
+        done = classify(pictures, Labels(texts, probe, domain), self._store, model, k=k)
         return list(done.found)
 
     def embeddings(self) -> tuple[list[Path], npt.NDArray[np.float16]]:

@@ -15,6 +15,8 @@ import clipsearch
 from clipsearch import api
 from clipsearch.errors import IndexNotFound, NotTested, OutOfDomain, RefusedByPolicy, UsageError
 
+pytestmark = pytest.mark.process
+
 NAMES = ["a.png", "b.png", "c & <b>d.png", "e.jpg", "sub/f.png", "sub/g.png"]
 
 
@@ -38,8 +40,10 @@ def collection(photos: Path) -> Iterator[clipsearch.Collection]:
 
 
 def test_the_documented_examples_do_what_they_show(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The texts of the domain are embedded once.
+    monkeypatch.setenv("CLIPSEARCH_CACHE_DIR", str(photos.parent / "cache"))
     (tmp_path / "photos").mkdir()
     for n, name in enumerate(["a.png", "b.png", "c.png", "d.jpg", "e.png", "f.png"]):
         make_picture(tmp_path / "photos" / name, n)

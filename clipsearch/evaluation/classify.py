@@ -85,55 +85,50 @@ class Classification:
 
     found: Iterator[Classified]
     """Ranked while it is iterated over."""
-    pictures: int
-    """How many there are in ``found``."""
     classes: Classes
     model: ModelSpec
     skipped: tuple[tuple[bytes, str], ...]
-    """Absolute paths of what cannot be decoded or listed, with the reason."""
+    """Absolute paths of what cannot be decoded, with the reason."""
+
+
+def pictures_of(
+    paths: Sequence[Path], store: Store | None, start: Path = Path()
+) -> tuple[list[Picture], list[tuple[bytes, str]]]:
+    """The pictures that are meant; and what cannot be listed, and why.
+
+    Those of ``paths``, pictures and folders; without any, what ``store`` has below ``start``.
+    Raises UsageError for a path that does not exist, CollectionGone for an unreadable folder.
+    """
+    if paths or store is None:
+        return gathered(paths, store)
+    return indexed(store, start.resolve()), []
 
 
 def classify(
-    store: Store | None,
-    paths: Sequence[Path],
+    pictures: Sequence[Picture],
     labels: Labels,
+    store: Store | None,
     model: ModelChoice,
     *,
-    start: Path = Path(),
     k: int | None = None,
     progress: Progress = lambda doing, done, total: None,
     notify: Notify = lambda message: None,
 ) -> Classification:
-    """Give pictures to classes: ``paths``, or without any what ``store`` has below ``start``.
+    """Give pictures to classes. Those that ``store`` has are not read again.
 
     model: which model where there is no index, and where either runs. k: how many classes of each
-    picture, best first; None: one, or all of ``labels.texts``. Pictures that the index has are not
-    read again. Raises UsageError, RefusedByPolicy for a text, CollectionGone, ModelError.
+    picture, best first; None: one, or all of ``labels.texts``. Raises UsageError, RefusedByPolicy
+    for a text, ModelError.
     """
     for text in labels.texts or ():
         policy.check(text)
     files = registry.locate(store.spec) if store else model.files(notify)
     encoders = model.encoders(files, notify)
-    unreadable: list[tuple[bytes, str]] = []
-    if paths or store is None:
-        pictures, unreadable = gathered(paths, store)
-    else:
-        pictures = indexed(store, start.resolve())
-    if not pictures:
-        return Classification(iter(()), 0, _NO_CLASSES, files.spec, tuple(unreadable))
     classes = classes_of(labels, store, files.spec, lambda: encoders.text)
-    pictures, images, skipped = embeddings(
-        pictures, files.spec, store, lambda: encoders.both, progress
-    )
-    found = classified(pictures, images, classes.rank, k or _usual_count(labels))
-    return Classification(found, len(pictures), classes, files.spec, (*unreadable, *skipped))
-
-
-_NO_CLASSES = Classes("", 0, lambda images, k: [], lambda folder: None)
-
-
-def _usual_count(labels: Labels) -> int:
-    return len(labels.texts) if labels.texts is not None else 1
+    kept, images, skipped = embeddings(pictures, files.spec, store, lambda: encoders.both, progress)
+    usual = len(labels.texts) if labels.texts is not None else 1
+    found = classified(kept, images, classes.rank, k or usual)
+    return Classification(found, classes, files.spec, skipped)
 
 
 def classes_of(

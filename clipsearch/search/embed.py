@@ -286,7 +286,9 @@ def class_index(collections: Sequence[Collection], name: str) -> int:
     Raises UsageError if there is no such class, or if the collections have several domains.
     """
     domain = collections[0].domain
-    if any(other.domain.fingerprint != domain.fingerprint for other in collections):
+    same = [other.domain.fingerprint == domain.fingerprint for other in collections]
+    same += [other.domain.class_names == domain.class_names for other in collections]  # in order
+    if not all(same):
         raise UsageError(
             "the indexed folders here have different domains",
             hint="Say which one you mean with --under FOLDER.",

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,9 +32,18 @@ class Texts:
 
     @staticmethod
     def fingerprint(domain: Domain) -> str:
-        """SHA-256, in hex, of the texts: the domain's and the bank's."""
-        bank = "\n".join(background.prompts())
-        return hashlib.sha256(f"{domain.fingerprint}\n{bank}".encode()).hexdigest()
+        """SHA-256, in hex, of the texts, the domain's and the bank's, in the order of their rows.
+
+        The domain's own fingerprint would not do: it is the same in any order.
+        """
+        texts = [
+            [[cls.name, cls.synonyms, cls.prompts] for cls in domain.classes],
+            domain.templates,
+            domain.in_domain,
+            domain.out_of_domain,
+            background.prompts(),
+        ]
+        return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
     @classmethod
     def embed(cls, domain: Domain, encoder: TextEncoder) -> "Texts":

@@ -24,7 +24,7 @@ from clipsearch.images.thumbnails import Thumbnailer
 from clipsearch.records import Filter
 from clipsearch.search import saved
 from clipsearch.search.query import Query, SearchOptions, Stored
-from clipsearch.web.pages import browse
+from clipsearch.web.pages import browse, hits
 from clipsearch.web.session import OpenCollections, PictureId
 
 ADDRESS = "127.0.0.1"
@@ -36,6 +36,7 @@ HITS = 60
 """At first."""
 MOST_HITS = 1000
 
+_MARKS: tuple[tuple[str, hits.Mark], ...] = (("like", "good"), ("unlike", "bad"))
 _MOST_MARKS = 200
 _MOST_FIELDS = 2 * _MOST_MARKS + 50
 _SECONDS_IDLE = 60
@@ -86,17 +87,13 @@ class Site:
     def hits(self, query: str) -> str:
         """The part of it that changes: hits, or why there are none."""
         fields, marked = _read(query)
-        marks = ""
+        marks: list[tuple[PictureId, hits.Mark]] = []
         try:
-            like, unlike = (tuple(map(PictureId.read, marked[name])) for name in ("like", "unlike"))
-            marks = browse.marks(like, unlike)
-            asked = Query(
-                (
-                    *(saved.read(text) if (text := fields.get("q", "").strip()) else ()),
-                    *(Stored(mark.id, mark.place, role="good") for mark in like),
-                    *(Stored(mark.id, mark.place, role="bad") for mark in unlike),
-                )
-            )
+            for name, mark in _MARKS:
+                marks += [(PictureId.read(text), mark) for text in marked[name]]
+            parts = saved.read(text) if (text := fields.get("q", "").strip()) else ()
+            seen = (Stored(id, place, role=mark) for (place, id), mark in marks if mark)
+            asked = Query((*parts, *seen))
             options = SearchOptions(
                 k=_number(fields.get("k"), HITS, MOST_HITS),
                 only=self._read_filter(fields),
@@ -108,11 +105,11 @@ class Site:
             )
             about = self._collections.about()
             if not asked.has_aim:
-                return marks + browse.start(about)
+                return browse.start(about, marks)
             shown = self._collections.answer(asked, options)
-            return marks + browse.answered(about, asked, options, shown)
+            return browse.answered(about, options, shown, marks)
         except ClipsearchError as error:
-            return marks + browse.failed(error)
+            return browse.failed(error, marks)
 
     def thumbnail(self, name: str) -> bytes | None:
         """A small JPEG. Raises KeyError and OSError if there is no such picture."""

@@ -21,6 +21,8 @@ from clipsearch.evaluation import labelled
 from clipsearch.evaluation.metrics import evaluate_classification
 from clipsearch.records import Encoder, Vectors
 
+pytestmark = pytest.mark.process  # the built-in model embeds thousands of texts
+
 IN_DOMAIN = """
 toddler blowing bubbles
 rusty gate covered in ivy

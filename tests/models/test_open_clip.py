@@ -118,6 +118,7 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.parent
 
 
+@pytest.mark.process
 def test_the_default_at_full_size_is_open_clips(
     full_size: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -360,6 +360,20 @@ def test_a_class_needs_one_domain(toys: Collection, tmp_path: Path) -> None:
         class_vector([toys, Collection(second)], "red ball", Encoders(no_encoder, no_encoder))
 
 
+def test_a_class_needs_one_order_of_classes(toys: Collection, tmp_path: Path) -> None:
+    """A position means a class only where all domains have it there."""
+    other = tmp_path / "other"
+    other.mkdir()
+    make_picture(other / "x.png", 71)
+    classes = tuple(reversed(toys.domain.classes))
+    with indexed(other) as second:
+        reordered = Collection(second)
+        reordered.domain = replace(toys.domain, classes=classes)
+        assert reordered.domain.fingerprint == toys.domain.fingerprint
+        with pytest.raises(UsageError, match="different domains"):
+            answer.class_index([toys, reordered], "red ball")
+
+
 def ask(
     collections: Sequence[Collection],
     text: str,

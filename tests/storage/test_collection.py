@@ -165,6 +165,36 @@ def test_another_domain_is_measured_anew_and_the_old_figures_count_no_more(store
     assert Collection(store).false_alarms("text") is not None
 
 
+def test_reordered_classes_keep_their_own_embeddings(store: Store, tmp_path: Path) -> None:
+    """In the index itself, and in another one that takes the texts from the cache."""
+    collection.calibrate(store, FakeEncoder)
+    before = nearest(store)
+    assert len(set(before.values())) == 2
+    examples = tuple(reversed(TOYS.in_domain))
+    reordered = replace(TOYS, classes=tuple(reversed(TOYS.classes)), in_domain=examples)
+    collection.pin(store, reordered)
+    assert collection.calibrate(store, FakeEncoder)
+    assert nearest(store) == before
+    assert_rows_are_their_own(store)
+    collection.pin(store, TOYS)
+    assert collection.calibrate(store, no_encoder)  # of the cache, which has both orders
+    assert nearest(store) == before
+    assert_rows_are_their_own(store)
+
+
+def nearest(store: Store) -> dict[int, str]:
+    return Collection(store).nearest_classes(store.ids().tolist())
+
+
+def assert_rows_are_their_own(store: Store) -> None:
+    """Each class and each example has the embedding of its own texts."""
+    known = Collection(store)
+    assert known.texts is not None
+    expected = Texts.embed(known.domain, FakeEncoder())
+    np.testing.assert_allclose(known.texts.gate.classes, expected.gate.classes, atol=1e-3)
+    assert known.texts.gate.threshold == pytest.approx(expected.gate.threshold, abs=1e-2)
+
+
 def test_an_empty_collection_has_no_false_alarms(tmp_path: Path) -> None:
     with Store.create(tmp_path / FOLDER, tmp_path, fake_spec()) as store:
         collection.pin(store, TOYS)

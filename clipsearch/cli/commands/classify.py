@@ -25,7 +25,7 @@ from clipsearch.cli.render.json_lines import json_line
 from clipsearch.cli.render.table import show
 from clipsearch.domain import policy
 from clipsearch.errors import ExitCode, IndexNotFound, UsageError
-from clipsearch.evaluation.classify import Labels, classify
+from clipsearch.evaluation.classify import Labels, classify, pictures_of
 from clipsearch.models.choice import ModelChoice
 from clipsearch.storage.catalog import Store
 
@@ -123,21 +123,15 @@ def classify_command(
     with ExitStack() as stack:
         directory = _directory(paths or [], under, index)
         store = stack.enter_context(Store.open(directory)) if directory else None
+        pictures, unreadable = pictures_of(paths or [], store, under or Path())
+        say_skipped(unreadable)
+        if not pictures:
+            say("no pictures here")
+            return ExitCode.ERROR if unreadable else ExitCode.NO_MATCH
+        model = ModelChoice(device=device, offline=offline)
         with progress() as bar:
-            done = classify(
-                store,
-                paths or [],
-                labels,
-                ModelChoice(device=device, offline=offline),
-                start=under or Path(),
-                k=count,
-                progress=bar,
-                notify=say,
-            )
+            done = classify(pictures, labels, store, model, k=count, progress=bar, notify=say)
     say_skipped(done.skipped)
-    if not done.pictures and not done.classes.count:
-        say("no pictures here")
-        return ExitCode.ERROR if done.skipped else ExitCode.NO_MATCH
     out = sys.stdout.buffer
     if confusion:
         _write_confusion(by_folder(done.found, done.classes.class_of), json)
@@ -149,7 +143,7 @@ def classify_command(
         show(classified_table(done.found))
     else:
         classified_lines(done.found, out)
-    return ExitCode.ERROR if done.skipped else ExitCode.OK
+    return ExitCode.ERROR if done.skipped or unreadable else ExitCode.OK
 
 
 def _directory(paths: list[Path], under: Path | None, index: Path | None) -> Path | None:

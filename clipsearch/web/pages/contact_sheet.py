@@ -7,10 +7,11 @@ the keyboard alone; without it everything is still there.
 
 from collections.abc import Mapping, Sequence
 
+from clipsearch.images.thumbnails import SIZE
 from clipsearch.paths import absolute_path
 from clipsearch.records import Hit
-from clipsearch.web.pages.document import data_url, document, file_url, inert, source
-from clipsearch.web.pages.hits import KEYS, STYLES, Card, grid, icons
+from clipsearch.web.pages.document import data_url, document, file_url, source
+from clipsearch.web.pages.hits import KEYS, STYLES, Card, counted
 
 
 def page(
@@ -26,7 +27,7 @@ def page(
     classes: of each hit. pictures: thumbnails by absolute path, where there are any. query: what
     was looked for, in words. notes: what is to be known of the answer, a line each.
     """
-    cards = (
+    cards = [
         Card(
             rank,
             hit,
@@ -35,17 +36,19 @@ def page(
             file_url(absolute_path(hit)),
         )
         for rank, (hit, name) in enumerate(zip(hits, classes, strict=True), start=1)
+    ]
+    return document(
+        "contact_sheet.html",
+        query,
+        styles=STYLES,
+        script=source("hits.js"),
+        cards=cards,
+        counted=counted(len(cards)),
+        model=model,
+        notes=notes,
+        keys=KEYS,
+        size=SIZE,
     )
-    said = "".join(f"<li>{inert(note)}</li>" for note in notes)
-    counted = f"{len(hits)} hit{'s' if len(hits) != 1 else ''}, ranked by {inert(model)}"
-    body = f"""{icons()}<main class="sheet">
-<header><h1>{inert(query)}</h1></header>
-<ul class="said"><li>{counted}</li>{said}</ul>
-{grid(cards)}
-<footer><p>{KEYS}.</p></footer>
-</main>
-<output></output>"""
-    return document(query, body, styles=STYLES, script=source("hits.js"))
 
 
 def _thumbnail(picture: bytes | None) -> str | None:

@@ -1,12 +1,22 @@
-"""What every page is made in: head, style, and a policy that lets nothing in from elsewhere."""
+"""What every page is made with: its templates, and a policy that lets nothing in from elsewhere.
+
+Whatever a template shows goes through ``inert``, unless the template says otherwise: the texts
+come from file names, labels, captions and domains.
+"""
 
 import base64
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import cache
 from html import escape
 from importlib import resources
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from clipsearch.text import printable
 
@@ -15,37 +25,54 @@ INSIDE = "img-src data:"
 
 
 def document(
+    template: str,
     title: str,
-    body: str,
     *,
     styles: Sequence[str] = ("style.css",),
     script: str = "",
     loads: str = INSIDE,
+    **context: Any,
 ) -> str:
-    """A whole page as text.
+    """A whole page as text, from a template that extends ``document.html``.
 
-    title: as people read it. body: HTML. styles: names of files beside this one. script: runs
-    when the body is there. loads: directives of a Content-Security-Policy.
+    title: as people read it. styles: names of files beside this one. script: runs when the body
+    is there. loads: directives of a Content-Security-Policy. context: what the template shows.
     """
-    style = "\n".join(map(source, styles))
-    scripted = f"\n<script>{script}</script>" if script else ""
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy(script, loads)}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{inert(title)}</title>
-<style>
-{style}</style>
-</head>
-<body>
-{body}{scripted}
-</body>
-</html>
-"""
+    return render(
+        template,
+        title=title,
+        policy=Markup(policy(script, loads)),
+        style=Markup("\n".join(map(source, styles))),
+        script=Markup(script),
+        **context,
+    )
+
+
+def render(template: str, **context: Any) -> str:
+    """A template that lies beside this module, with what it shows filled in."""
+    return _environment().get_template(template).render(context)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("clipsearch.web", "pages"),
+        autoescape=True,
+        finalize=inert,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "exact": lambda text: Markup(escape(text)),
+        "urlencode_plus": quote_plus,
+    }
+    return environment
+
+
+def inert(value: object) -> Markup:
+    """Any value as HTML that shows it and does nothing else; what is HTML already stays."""
+    return value if isinstance(value, Markup) else Markup(escape(printable(str(value))))
 
 
 def policy(script: str, loads: str) -> str:
@@ -61,11 +88,6 @@ def policy(script: str, loads: str) -> str:
 def source(name: str) -> str:
     """The text of a style or a script that lies beside this module."""
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def inert(text: str) -> str:
-    """Any text as HTML that shows it and does nothing else."""
-    return escape(printable(text))
 
 
 def file_url(path: bytes) -> str:

@@ -16,6 +16,8 @@ from clipsearch.storage import collection as assurance
 from clipsearch.storage import known
 from clipsearch.storage.catalog import FOLDER, Store
 
+pytestmark = pytest.mark.process  # the built-in model embeds thousands of texts
+
 PICTURES = (
     *("bicycle/red_bicycle.png", "cat/chelsea.jpg", "lighthouse/red_and_white_lighthouse.png"),
     *("cup_of_coffee/espresso.jpg", "goldfish/goldfish.jpg", "giant_panda/panda_walking.jpg"),
@@ -328,7 +330,6 @@ def test_show_asks_which_of_several_collections_is_meant(run: Run, tmp_path: Pat
     assert "does not exist" in done.err
 
 
-@pytest.mark.process
 def test_check_measures_the_gate(run: Run, collection: Path) -> None:
     done = run("domain", "check", "everyday", "--model", "pocket", "--json", cwd=collection)
     assert (done.code, done.err) == (0, "")

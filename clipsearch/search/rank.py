@@ -115,6 +115,7 @@ class _Searched:
             return Ranking([], Judgment(), 0), True
         levels = [level for level in self._levels if level is not None]
         judgment = judge(query, ranked, levels, gathered.tops)
+        ranked = [replace(hit, verdict=judgment.verdict, rate=judgment.rate) for hit in ranked]
         good = ranked
         if not options.all and query.of_class is None:
             if _is_refused(judgment, options):
@@ -128,10 +129,7 @@ class _Searched:
         if options.diverse:
             hits = _diverse(self._collections, good)
             ends |= len(hits) >= options.k
-        said = [
-            replace(hit, verdict=judgment.verdict, rate=judgment.rate) for hit in hits[: options.k]
-        ]
-        return Ranking(said, judgment, len(hits), None if said else ranked[0]), ends
+        return Ranking(hits[: options.k], judgment, len(hits), None if hits else ranked[0]), ends
 
 
 class _Gathered:

@@ -46,7 +46,7 @@ class AnswerOptions:
         bool,
         typer.Option(
             "--strict",
-            help="Accept a strong match alone: at most 5 % of unrelated queries score so high here.",
+            help="Accept a strong match alone: at most 5 % of unrelated queries score as high.",
         ),
     ] = False
     max_false_alarm: MaxFalseAlarmOption = 1.0

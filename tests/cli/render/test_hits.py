@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipsearch.cli.render.hits import (
-    no_match_line,
+    answer_lines,
+    counted,
     write_json_lines,
     write_paths,
     write_table,
@@ -23,6 +24,8 @@ from clipsearch.cli.render.hits import (
 from clipsearch.errors import UsageError
 from clipsearch.paths import absolute_path, relative_path, shown_path
 from clipsearch.records import Hit
+from clipsearch.search.answer import Answer
+from clipsearch.search.judge import Judgment
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +74,7 @@ def test_nothing_is_written_of_no_hits() -> None:
 def test_json_lines_byte_for_byte(here: Path) -> None:
     stream = io.BytesIO()
     judged = {"false_alarm": 0.0123456, "precision": 0.9, "domain": "toys", "tested": "failed"}
+    judged |= {"verdict": "weak", "rate": 0.31}
     origin = {"camera": "Leica M10", "latitude": -33.9, "longitude": 18.4}
     facts = {"taken_at": "2024-05-01T12:30:00", **judged, **origin}
     hits = [
@@ -84,6 +88,7 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         f'"root": {json.dumps(os.fspath(here))}, "id": 7, "width": 640, "height": 480, '
         '"taken_at": "2024-05-01T12:30:00", "model": "ViT-B-16/x", '
         '"false_alarm": 0.01235, "precision": 0.9, "domain": "toys", "tested": "failed", '
+        '"verdict": "weak", "rate": 0.31, '
         '"collapsed": 0, "camera": "Leica M10", "latitude": -33.9, "longitude": 18.4}'
     )
     assert json.loads(second) == {
@@ -100,6 +105,8 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         "precision": None,
         "domain": "",
         "tested": "untested",
+        "verdict": None,
+        "rate": None,
         "collapsed": 0,
         "camera": None,
         "latitude": None,
@@ -176,9 +183,26 @@ def test_a_table_has_a_row_a_hit_and_names_the_model(
 
 
 def test_no_match_tells_how_near_the_best_picture_came(here: Path) -> None:
-    assert no_match_line(None) == "no match"
-    assert no_match_line(hit(b"a.png", here)) == "no match"
-    assert no_match_line(hit(b"a.png", here, false_alarm=0.234)) == (
-        "no match: 23.4 % of unrelated queries reach the score of the best picture, a.png "
-        "(--all prints it)"
-    )
+    nearest = hit(b"a.png", here)
+    assert list(answer_lines(Answer([]))) == ["no match"]
+    assert list(answer_lines(Answer([], rejected=nearest))) == ["no match"]
+    assert list(answer_lines(Answer([], nothing_passes=True))) == [
+        "no match: no indexed picture passes the filters"
+    ]
+    said = "unrelated queries score as high here; the nearest picture is a.png (--all prints it)"
+    found = Answer([], Judgment("none", 0.634), rejected=nearest)
+    assert list(answer_lines(found)) == [f"no match: 63.4 % of {said}"]
+    found = Answer([], Judgment("weak", 0.234), rejected=nearest)
+    assert list(answer_lines(found, strict=True)) == [f"no strong match: 23.4 % of {said}"]
+
+
+def test_a_weak_match_says_so_and_a_strong_one_says_nothing(here: Path) -> None:
+    hits = [hit(b"a.png", here)]
+    assert list(answer_lines(Answer(hits, Judgment("strong", 0.02)))) == []
+    assert list(answer_lines(Answer(hits, Judgment("weak", 0.31)))) == [
+        "weak match: 31.0 % of unrelated queries score as high here"
+    ]
+
+
+def test_matches_are_counted_up_to_ten_thousand() -> None:
+    assert (counted(48), counted(1_234), counted(10_000)) == ("48", "1,234", "at least 10,000")

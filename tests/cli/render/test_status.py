@@ -11,13 +11,15 @@ import pytest
 from fakes import ESCAPES, fake_spec
 
 from clipsearch.cli.render.domain import domain_text
-from clipsearch.cli.render.hits import no_match_line
+from clipsearch.cli.render.hits import answer_lines
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.cli.render.status import models_text, status_record, status_text, summary_lines
 from clipsearch.domain.calibration import FalseAlarms
 from clipsearch.domain.pass_marks import Shortfall
 from clipsearch.domain.taxonomy import Domain, DomainClass
 from clipsearch.records import ClusterSearch, CollectionStatus, Hit, IndexSummary, Tested
+from clipsearch.search.answer import Answer
+from clipsearch.search.judge import Judgment
 from clipsearch.storage.collection import tested_line as line_on_tests
 from clipsearch.storage.evaluations import Evaluation
 from clipsearch.text import printable
@@ -205,7 +207,7 @@ def test_no_text_from_an_index_or_a_file_reaches_a_terminal_as_it_is() -> None:
         *status_text(status(Path(evil), reason=evil, name=evil), known(evil), "here").split("\n"),
         *domain_text(known(evil).domain).split("\n"),
         line_on_tests(known(evil, evaluated=False)),
-        no_match_line(hit(path, Path("/"), false_alarm=0.5)),
+        *answer_lines(Answer([], Judgment("none", 0.5), rejected=hit(path, Path("/")))),
         models_text([("fake", "what it is", Path(evil))]),
     ]
     for text in texts:

@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 
 @pytest.fixture
-def guarded(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def guarded(run_process: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """The program, nothing of which may use the network but what says so."""
     (tmp_path / "guard").mkdir()
     (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
@@ -53,7 +53,7 @@ def guarded(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("CONNECTIONS", os.fspath(tmp_path / "connections"))
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
-    return run
+    return run_process
 
 
 def connections(tmp_path: Path) -> str:

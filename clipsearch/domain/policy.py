@@ -58,8 +58,8 @@ def check(text: str) -> None:
 
 
 def language_note(text: str) -> str | None:
-    """What to tell whoever asks in another script or evidently another language than English."""
-    language = _other_script(text) or _other_language(text)
+    """What to tell whoever asks in another script than the Latin one."""
+    language = _other_script(text)
     if language is None:
         return None
     return (
@@ -181,7 +181,7 @@ def _rules() -> dict[str, list[re.Pattern[str]]]:
     return {reason: [re.compile(rule) for rule in rules] for reason, rules in written.items()}
 
 
-# -- other languages ---------------------------------------------------------------------------
+# -- other scripts -----------------------------------------------------------------------------
 
 _SCRIPTS = {
     **dict.fromkeys(("HIRAGANA", "KATAKANA"), "in Japanese"),
@@ -203,56 +203,3 @@ def _other_script(text: str) -> str | None:
     japanese = next((script for script in others if script in ("HIRAGANA", "KATAKANA")), None)
     script = japanese or max(others, key=scripts.__getitem__)
     return _SCRIPTS.get(script, f"in {script.capitalize()} script")
-
-
-_ENGLISH = frozenset(
-    {
-        *("the", "of", "with", "and", "at", "from", "by", "as", "for", "to", "like", "up"),
-        *("is", "are", "this", "that", "these", "his", "its", "what", "how"),
-    }
-)
-"""Words that make a text English whatever else is in it: "the Rio de la Plata"."""
-
-_LANGUAGES = {
-    name: frozenset(words.split())
-    for name, words in {
-        "German": "der die das und ein eine einen einem einer mit auf im am vor dem den ist zwei "
-        "neben unter über hund katze mann frau kind haus rote blaue",
-        "French": "le la les un une des du et dans avec sur au aux est deux sous chien chat homme "
-        "femme enfant maison rouge plage",
-        "Spanish": "el la los las un una unos y con en del al sobre es dos perro gato hombre "
-        "mujer niño rojo playa",
-        "Italian": "il lo la gli un una di e con nel nella sul sulla del della due cane gatto "
-        "uomo donna bambino rosso spiaggia",
-        "Portuguese": "o os um uma e com em na da dos das dois cachorro cão homem mulher "
-        "menino vermelho praia",
-        "Dutch": "de het een en met op aan zijn twee naast onder hond kat vrouw kind huis "
-        "rode strand",
-        "Swedish, Danish or Norwegian": "en ett et och og med på den det av i två to hund katt kat "
-        "kvinna kvinde kvinne hus rød röd",
-        "Polish": "na w z pod dwa jest kot pies kobieta mężczyzna dziecko dom czerwony",
-    }.items()
-}
-"""Small words, and a few of those that people look for most."""
-
-_OWN_LETTERS = {
-    "German": "ßäöü",
-    "French": "âçêëîïôœùû",
-    "Spanish": "ñ¿¡",
-    "Portuguese": "ãõ",
-    "Swedish, Danish or Norwegian": "åøæ",
-    "Polish": "ąćęłńśźż",
-}
-
-
-def _other_language(text: str) -> str | None:
-    """A language with two words in the text, or one and a letter of its own, and no English."""
-    words = set(re.findall(r"[^\W\d_]+", unicodedata.normalize("NFC", text).casefold()))
-    if _ENGLISH & words:
-        return None
-    evidence = Counter({language: len(words & known) for language, known in _LANGUAGES.items()})
-    for language, letters in _OWN_LETTERS.items():
-        if evidence[language] and set(letters) & set("".join(words)):
-            evidence[language] += 1
-    (language, count), *_ = evidence.most_common(1)
-    return f"in {language}" if count >= 2 else None

@@ -299,7 +299,7 @@ def test_there_are_enough_examples_both_ways() -> None:
     assert len(set(FINE)) >= 60
 
 
-OTHER_LANGUAGES = {
+OTHER_SCRIPTS = {
     "собака на пляже": "Cyrillic",
     "海滩上的狗": "Chinese or Japanese",
     "砂浜の犬": "Japanese",
@@ -310,31 +310,11 @@ OTHER_LANGUAGES = {
     "σκύλος στην παραλία": "Greek",
     "समुद्र तट पर कुत्ता": "Devanagari",
     "สุนัขบนชายหาด": "Thai",
-    "ein Hund am Strand": "German",
-    "eine rote Katze auf dem Sofa": "German",
-    "der Hund und die Katze": "German",
-    "ein Mann mit Hut": "German",
-    "un chien sur la plage": "French",
-    "une voiture rouge dans la rue": "French",
-    "des enfants avec un ballon": "French",
-    "le chat et le chien": "French",
-    "un perro en la playa": "Spanish",
-    "el gato sobre la mesa": "Spanish",
-    "una mujer con sombrero": "Spanish",
-    "los niños en el parque": "Spanish",
-    "un cane sulla spiaggia": "Italian",
-    "una casa con il giardino": "Italian",
-    "um cachorro na praia": "Portuguese",
-    "uma mulher com chapéu": "Portuguese",
-    "een hond op het strand": "Dutch",
-    "de kat en de hond": "Dutch",
-    "en hund på stranden": "Swedish, Danish or Norwegian",
-    "ett rött hus och en bil": "Swedish, Danish or Norwegian",
-    "pies na plaży": "Polish",
-    "kobieta w kapeluszu z psem": "Polish",
 }
 
-ENGLISH = """
+LATIN = """
+le chat et le chien
+ein Hund am Strand
 a dog on the beach
 dog
 red car
@@ -377,7 +357,7 @@ São Paulo skyline
 """.strip().splitlines()
 
 
-@pytest.mark.parametrize(("text", "language"), OTHER_LANGUAGES.items())
+@pytest.mark.parametrize(("text", "language"), OTHER_SCRIPTS.items())
 def test_tells_that_a_language_is_untested(text: str, language: str) -> None:
     note = policy.language_note(text)
     assert note is not None
@@ -385,6 +365,6 @@ def test_tells_that_a_language_is_untested(text: str, language: str) -> None:
     assert "English" in note
 
 
-@pytest.mark.parametrize("text", ENGLISH)
-def test_takes_english_for_english(text: str) -> None:
+@pytest.mark.parametrize("text", LATIN)
+def test_says_nothing_of_latin_letters(text: str) -> None:
     assert policy.language_note(text) is None

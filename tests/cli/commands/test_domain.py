@@ -156,10 +156,10 @@ def test_the_policy_refuses_always_and_says_why(run: Run, made: Path, options: l
     assert "model card" in done.err
 
 
-def test_another_language_is_answered_with_a_word_of_warning(run: Run, made: Path) -> None:
-    done = run("search", "le chat dans la maison", "--all", "--allow-out-of-domain", cwd=made)
+def test_another_script_is_answered_with_a_word_of_warning(run: Run, made: Path) -> None:
+    done = run("search", "いぬ", "--all", "--allow-out-of-domain", cwd=made)
     assert done.code == 0
-    assert "seems to be in French; the model was trained and evaluated in English" in done.err
+    assert "seems to be in Japanese; the model was trained and evaluated in English" in done.err
 
 
 def test_a_class_is_found_by_its_name_or_a_synonym(run: Run, made: Path) -> None:

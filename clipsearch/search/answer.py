@@ -35,6 +35,8 @@ class Answer:
     """Of each hit, where they were asked for: the class of the domain nearest to its picture."""
     notes: tuple[str, ...] = ()
     """What is to be known of the query, a line each."""
+    calibrated: bool = True
+    """Whether it is known what scores mean in all collections; if not, there is no verdict."""
     explanation: tuple[str, ...] = ()
     """Why the answer is what it is, a line each, where that was asked for."""
     nothing_passes: bool = False
@@ -83,6 +85,7 @@ def answer_each(
     )
     ready = [one for one in embedded if not isinstance(one, ClipsearchError)]
     rankings = iter(rank_each(collections, ready, options))
+    calibrated = all(collection.is_calibrated for collection in collections)
     answers: list[Answer | ClipsearchError] = []
     for query, one in zip(queries, embedded, strict=True):
         if isinstance(one, ClipsearchError):
@@ -98,6 +101,7 @@ def answer_each(
                 rejected,
                 classes=_nearest_classes(collections, hits) if options.classes else (),
                 notes=notes(query),
+                calibrated=calibrated,
                 explanation=explain(query, one, ranking, collections) if options.explain else (),
                 # What is left out as the query itself may be all that passes.
                 nothing_passes=not (hits or rejected or one.left_out) and options.is_filtered,

@@ -50,7 +50,7 @@ def judge(
     none before all are calibrated. tops: for each aim of the query, and each of these collections,
     its best centered scores ``(k,)``.
     """
-    if not levels or query.of_class is not None:
+    if not levels or query.of_class is not None or query.kind == "probe":
         return Judgment()
     mean, unrelated = base(query, levels)
     least = cut.least_score(_best(query, ranked), mean, unrelated)

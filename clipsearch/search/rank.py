@@ -69,7 +69,7 @@ class _Searched:
             collection.level(own)
             for collection, own in zip(collections, self._filters, strict=True)
         ]
-        calibrated = all(collection.calibration is not None for collection in collections)
+        calibrated = all(collection.is_calibrated for collection in collections)
         self._levels = levels if calibrated else [None] * len(levels)
 
     def rank_each(self, queries: Sequence[Embedded], options: SearchOptions) -> list[Ranking]:
@@ -124,11 +124,13 @@ class _Searched:
             # What was marked good or bad adds to the answer, and takes nothing away from it.
             good = ranked[: max(len(good), gathered.matching_text(levels))]
             good = [hit for hit in good if (hit.false_alarm or 0) <= options.max_false_alarm]
-        ends = options.all or len(good) < len(ranked) or len(ranked) < window
+        ends = len(good) < len(ranked) or len(ranked) < window
         hits = good
         if options.diverse:
             hits = _diverse(self._collections, good)
             ends |= len(hits) >= options.k
+        else:
+            ends |= options.all
         return Ranking(hits[: options.k], judgment, len(hits), None if hits else ranked[0]), ends
 
 

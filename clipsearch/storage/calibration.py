@@ -42,8 +42,9 @@ class Calibration:
     """Best scores of the background prompts, in any order; none in an empty collection."""
     image: tuple[float, ...]
     """Best scores of a sample of the pictures."""
-    background: Background | None
-    """What the background prompts reach, for the verdict; None in an empty collection."""
+    background: Background | None = None
+    """What the background prompts reach, for the verdict; None in an empty collection, and where
+    an earlier version measured."""
 
     def false_alarms(self) -> Mapping[QueryKind, FalseAlarms]:
         """How often background queries of each kind reach a score."""
@@ -56,6 +57,11 @@ class Calibration:
         removed = self.images - (len(ids) - added)
         changed = added + removed
         return changed > 0 and (len(ids) <= _ALWAYS_ANEW or changed * 20 > len(ids))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all was measured that this version measures."""
+        return self.background is not None or not self.images
 
     def to_json(self) -> str:
         """The record as JSON text; ``from_json`` is its inverse."""

@@ -143,9 +143,14 @@ class Collection:
                 else "Not met: " + "; ".join(map(str, self.evaluation.shortfalls)),
             )
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether it is known what scores mean; not before the first ``calibrate``."""
+        return self.calibration is not None and self.calibration.is_whole
+
     def require_calibrated(self) -> None:
         """Raise NotTested before the first ``calibrate``: nobody knows what scores mean."""
-        if self.calibration is None:
+        if not self.is_calibrated:
             raise NotTested(
                 f"the index of {self.store.root} is not calibrated yet, so no match can be strong",
                 hint="Let clipsearch index FOLDER finish; no picture is embedded again.",
@@ -279,7 +284,7 @@ def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
     known, ids = Collection(store), store.ids()
     domain, texts, before = known.domain, known.texts, known.calibration
     scaled = known.scale is not None or not len(ids)
-    if texts and before and scaled and not before.is_outdated(ids):
+    if texts and before and before.is_whole and scaled and not before.is_outdated(ids):
         return False
     if texts is None:
         texts = embedded_texts(domain, store.spec, load_encoder)

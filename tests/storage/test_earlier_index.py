@@ -18,7 +18,8 @@ from fakes import DecodeHere, FakeEncoder, fake_spec
 from PIL import Image
 
 from clipsearch.images import scan
-from clipsearch.indexing import embed, update
+from clipsearch.indexing import embed
+from clipsearch.indexing.reconcile import reconcile
 from clipsearch.records import Encoder
 from clipsearch.storage import collection
 from clipsearch.storage.catalog import FOLDER, Store
@@ -38,7 +39,6 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def decoding_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embed, "DecodePool", DecodeHere)
-    monkeypatch.setattr(update, "DecodePool", DecodeHere)
 
 
 @pytest.fixture
@@ -61,6 +61,7 @@ def test_it_opens_and_searches(reader: Store) -> None:
     assert not reader.damage
     assert reader.status().pending == 0
     assert Collection(reader).false_alarms("text") is not None
+    assert not Collection(reader).is_calibrated  # for verdicts, until the next index run
 
 
 def test_it_stays_tested(reader: Store, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,11 +82,11 @@ def test_an_update_reuses_its_embeddings_and_adds_to_them(root: Path) -> None:
     with Store.open_for_writing(root / FOLDER) as store:
         before = {path: store.vector(entry.id) for path, entry in store.known().items()}
         found = scan.find(os.fsencode(root))
-        summary = update.update(store, found, no_encoder)
+        summary = reconcile(store, found, no_encoder)
         assert (summary.embedded, summary.removed, len(store.known())) == (0, 0, 6)
         Image.fromarray(pixels).save(root / "new.png")
         encoder = FakeEncoder(4)
-        summary = update.update(store, scan.find(os.fsencode(root)), lambda: encoder)
+        summary = reconcile(store, scan.find(os.fsencode(root)), lambda: encoder)
         assert (summary.added, summary.embedded, encoder.pictures) == (1, 1, 1)
         for path, vector in before.items():
             np.testing.assert_array_equal(store.vector(store.known()[path].id), vector)
@@ -105,3 +106,4 @@ def test_its_texts_are_embedded_again_since_their_order_is_unknown(root: Path) -
         (expected,) = FakeEncoder(4).encode_texts(of_kites.prompts(0))
         np.testing.assert_allclose(known.texts.gate.classes[0], expected, atol=1e-3)
         assert known.tested == "tested"
+        assert known.is_calibrated

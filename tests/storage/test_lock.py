@@ -43,6 +43,7 @@ def test_the_lock_is_free_after_a_failure_to_open(writer: Store, directory: Path
     assert caught.tb is not None  # which keeps all its frames, and a lock in them, from ending
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("mode", ["", "spilling"])
 def test_a_writer_that_is_killed_leaves_what_it_committed_and_no_lock(
     writer: Store, directory: Path, tmp_path: Path, mode: str

@@ -103,7 +103,7 @@ def _answer_one(
         tested = tested_lines(collections)
         for line in [*left_out(stores, only), *tested]:
             tell(line)
-    for line in [*found.explanation, *answer_lines(found, strict=answer.strict)]:
+    for line in [*found.explanation, *answer_lines(found, strict=answer.strict, all=answer.all)]:
         tell(line)
     if not found.hits:
         return ExitCode.NO_MATCH

@@ -160,14 +160,19 @@ def _print_table(hits: Sequence[Hit], model: str, show: Show) -> None:
     screen.print(f"ranked by {printable(model)}", style="dim")
 
 
-def answer_lines(found: Answer, *, strict: bool = False) -> Iterator[str]:
+def answer_lines(found: Answer, *, strict: bool = False, all: bool = False) -> Iterator[str]:
     """What is to be said of an answer beside its hits: a weak match, or none and how near one is.
 
-    strict: whether a weak match was not accepted.
+    strict: whether a weak match was not accepted. all: whether hits are shown whatever the verdict.
     """
     rate, verdict = found.judgment.rate, found.judgment.verdict
+    if not found.calibrated:
+        yield (
+            "no verdict: what scores mean here is not measured yet; let clipsearch index FOLDER "
+            "finish (no picture is embedded again)"
+        )
     if found.hits:
-        if verdict == "weak" and rate is not None:
+        if verdict == "weak" and rate is not None and not all:
             yield f"weak match: {percent(rate)} of unrelated queries score as high here"
         return
     if found.nothing_passes:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from . import image_tower, teacher, text_tower
 from .aims import Aims
 from .corpus import SHARES, Corpus, british, build_corpus
-from .coverage import Coverage
+from .coverage import Coverage, Meaning
 from .export import read_text_tower, write_model
 from .measure import Questions, measure
 from .wordnet import WordNet, align
@@ -70,8 +70,10 @@ def build(arguments: argparse.Namespace) -> None:
     vectors = F.normalize(raw - mu, dim=-1)
     class_vectors = vectors[corpus.class_targets]
     aims = Aims(coverage, class_vectors, image_tower.EMBED_DIM - teacher.DIMENSIONS)
-    defined = {n: tuple(coverage.meaning(offset)) for n, offset in corpus.defined.items()}
-    targets = aims.targets(corpus.targets, vectors, defined)
+    meant = {n: tuple(coverage.meaning(offset)) for n, offset in corpus.defined.items()}
+    for number, name in zip(corpus.class_targets, open_clip.IMAGENET_CLASSNAMES, strict=True):
+        meant[number] = (Meaning(coverage.named[name.lower()], 0.0, 1.0),)
+    targets = aims.targets(corpus.targets, vectors, meant)
     spelled = embedded([f"a photo of a {token}" for token in spellings()], work)
 
     classifier = image_tower.timm_classifier(image_tower.original_classifier())

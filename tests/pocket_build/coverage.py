@@ -30,7 +30,7 @@ BROADEST = 250  # a word over more classes than this (animal, artifact) says not
 STEPS_UP, BROADEST_UP, SHARE_UP = 3, 30, 0.25  # for a word below a class: what is just above it
 SENSES = 4  # of a word's meanings, so many are looked at
 RANK_COST, RARITY_COST = 0.02, 0.04  # per rank, and per halving of a meaning's frequency
-LONGEST = 4  # words of a noun phrase
+LONGEST = 6  # words of a noun phrase
 MODIFIER = 0.3  # the weight of "dog" in "dog house"
 FURTHER = 0.5  # of "beach" in "a dog on a beach"; half as much for each later noun
 
@@ -164,8 +164,8 @@ class Coverage:
 
     def _known(self, words: Sequence[str]) -> str:
         """The phrase as the class names or WordNet spell it, or "" if neither knows it."""
-        if words[0] in FUNCTION_WORDS or words[-1] in FUNCTION_WORDS:
-            return ""
+        if words[0] in DETERMINERS or (len(words) == 1 and words[0] in FUNCTION_WORDS):
+            return ""  # but "trash can" and "front door" are nouns
         whole = " ".join(words)
         for phrase in (whole, *singulars(whole), whole.replace("-", " ")):
             if phrase in self.named or phrase in self.wordnet.senses[NOUN]:

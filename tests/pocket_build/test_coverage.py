@@ -23,6 +23,7 @@ def tiny_wordnet() -> WordNet:
         (10, PERSON, "bird", ()),
         (11, ANIMAL, "play", (2,)),
         (12, ARTIFACT, "house", ()),
+        (13, ARTIFACT, "trash can", (7,)),
     ]
     wordnet = WordNet(
         synsets={NOUN: {n: Synset(n, kind, (word,), "", (), up) for n, kind, word, up in rows}},
@@ -81,6 +82,7 @@ def test_a_class_stands_for_itself(coverage: Coverage) -> None:
         ("a dog house", [("dog", MODIFIER), ("house", 1.0)]),
         ("an English robin", [("english robin", 1.0)]),
         ("toy parrots", [("toy parrot", 1.0)]),
+        ("the trash can", [("trash can", 1.0)]),
         ("something else", []),
     ],
 )

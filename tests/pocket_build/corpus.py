@@ -29,15 +29,15 @@ from .wordnet import ADJECTIVE, ADVERB, CONCRETE, NOUN, VERB, Synset, WordNet
 
 # The share of the training texts that each group gets.
 SHARES = {
-    "class prompt": 0.09,
-    "class": 0.12,
+    "class prompt": 0.10,
+    "class": 0.13,
     "class template": 0.03,
     "class synonym": 0.05,
     "class adjective": 0.05,
     "broad noun": 0.16,
     "common noun": 0.13,
-    "noun": 0.11,
-    "word": 0.03,
+    "noun": 0.10,
+    "word": 0.02,
     "definition": 0.02,
     "example": 0.02,
     "caption": 0.10,

@@ -24,10 +24,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import image_tower, teacher, text_tower
+from .aims import Aims
 from .corpus import SHARES, Corpus, british, build_corpus
+from .coverage import Coverage, Meaning
 from .export import read_text_tower, write_model
 from .measure import Questions, measure
 from .wordnet import WordNet, align
+
+PART = 10_000  # texts that the teacher embeds between two saves
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -59,33 +63,35 @@ def build(arguments: argparse.Namespace) -> None:
     work: Path = arguments.work or out / "work"
     work.mkdir(parents=True, exist_ok=True)
 
-    corpus = collect(arguments.wordnet)
+    corpus, coverage = collect(arguments.wordnet)
     say(f"{len(corpus.targets)} targets, {len(corpus.texts)} texts")
     raw = embedded(corpus.targets, work)
     mu = raw[corpus.class_targets].mean(0)
-    targets = F.normalize(raw - mu, dim=-1)
-    class_vectors = targets[corpus.class_targets]
-    for number, classes in corpus.classes_meant.items():
-        if number not in corpus.class_targets:
-            targets[number] += class_vectors[classes].mean(0)
-    targets = F.normalize(targets, dim=-1)
+    vectors = F.normalize(raw - mu, dim=-1)
+    class_vectors = vectors[corpus.class_targets]
+    aims = Aims(coverage, class_vectors, image_tower.EMBED_DIM - teacher.DIMENSIONS)
+    meant = {n: tuple(coverage.meaning(offset)) for n, offset in corpus.defined.items()}
+    for number, name in zip(corpus.class_targets, open_clip.IMAGENET_CLASSNAMES, strict=True):
+        meant[number] = (Meaning(coverage.named[name.lower()], 0.0, 1.0),)
+    targets = aims.targets(corpus.targets, vectors, meant)
     spelled = embedded([f"a photo of a {token}" for token in spellings()], work)
 
     classifier = image_tower.timm_classifier(image_tower.original_classifier())
     visual = image_tower.visual_state(classifier, class_vectors)
-    tower = text_tower.new_tower(F.normalize(spelled - mu, dim=-1), teacher.DIMENSIONS)
+    tower = text_tower.new_tower(F.normalize(spelled - mu, dim=-1), aims.start())
     if arguments.go_on_from:
-        tower.load_state_dict(read_text_tower(arguments.go_on_from, teacher.DIMENSIONS))
+        tower.load_state_dict(started(read_text_tower(arguments.go_on_from), aims))
     rows = text_tower.tokenize(corpus.texts)
     questions = held_out(corpus, targets)
-    say(f"at the start: {json.dumps(measure(tower, questions, class_vectors))}")
+    shown = F.pad(class_vectors, (0, targets.shape[1] - class_vectors.shape[1]))
+    say(f"at the start: {json.dumps(measure(tower, questions, shown))}")
 
     losses: list[float] = []
     began = time.monotonic()
 
     def save(stage: str) -> None:
         write_model(out, visual, tower)
-        found = measure(tower, questions, class_vectors)
+        found = measure(tower, questions, shown)
         say(f"{stage}: {json.dumps(found)}")
         (work / "measured.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
 
@@ -118,7 +124,15 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def collect(wordnet_folder: Path) -> Corpus:
+def started(state: dict[str, Tensor], aims: Aims) -> dict[str, Tensor]:
+    """The state of a text tower; that of a first edition learned the teacher's vectors alone."""
+    projection = state["text_projection"]
+    if projection[:, teacher.DIMENSIONS :].any():
+        return state
+    return state | {"text_projection": projection[:, : teacher.DIMENSIONS] @ aims.start()}
+
+
+def collect(wordnet_folder: Path) -> tuple[Corpus, Coverage]:
     """The corpus from WordNet and open_clip's class names, templates and vocabulary."""
     wordnet = WordNet.read(wordnet_folder)
     names = open_clip.IMAGENET_CLASSNAMES
@@ -127,7 +141,10 @@ def collect(wordnet_folder: Path) -> Corpus:
         word for word in whole if len(word) > 2 and word.isascii() and word.isalpha()
     )
     templates = open_clip.OPENAI_IMAGENET_TEMPLATES
-    return build_corpus(wordnet, names, align(names, wordnet), templates, frequent)
+    synsets = align(names, wordnet)
+    coverage = Coverage.of(wordnet, names, synsets)
+    broad = coverage.broad_words()
+    return build_corpus(wordnet, names, synsets, templates, frequent, broad), coverage
 
 
 def spellings() -> list[str]:
@@ -137,13 +154,17 @@ def spellings() -> list[str]:
 
 
 def embedded(texts: Sequence[str], work: Path) -> Tensor:
-    """The teacher's embeddings (n, 384) float32 of `texts`; kept in `work`."""
-    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
-    path = work / f"teacher-{digest}.npy"
-    if not path.exists():
-        vectors = teacher.embed(texts, report=say)
-        np.save(path, vectors.numpy().astype(np.float16))
-    return torch.from_numpy(np.load(path).astype(np.float32))
+    """The teacher's embeddings (n, 384) float32 of `texts`, kept in `work` in parts."""
+    parts = []
+    for start in range(0, len(texts), PART):
+        part = texts[start : start + PART]
+        digest = hashlib.sha256("\n".join(part).encode()).hexdigest()[:12]
+        path = work / f"teacher-{digest}.npy"
+        if not path.exists():
+            np.save(path, teacher.embed(part).numpy().astype(np.float16))
+            say(f"teacher: {start + len(part)} of {len(texts)} texts")
+        parts.append(torch.from_numpy(np.load(path).astype(np.float32)))
+    return torch.cat(parts)
 
 
 def weights(corpus: Corpus) -> NDArray[np.float64]:
@@ -162,10 +183,10 @@ def weights(corpus: Corpus) -> NDArray[np.float64]:
 def held_out(corpus: Corpus, targets: Tensor) -> Questions:
     """The class prompts and names, and the texts that are kept out of training."""
     names = open_clip.IMAGENET_CLASSNAMES
-    class_vectors = targets[corpus.class_targets]
+    wanted = targets[corpus.class_targets]
     questions: dict[str, tuple[Sequence[str], Tensor]] = {
-        "class prompt": ([f"a photo of a {name}" for name in names], class_vectors),
-        "class name": (names, class_vectors),
+        "class prompt": ([f"a photo of a {name}" for name in names], wanted),
+        "class name": (names, wanted),
     }
     for group, pairs in corpus.held_out.items():
         texts = [text for text, _ in pairs]

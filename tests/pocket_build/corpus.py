@@ -18,29 +18,39 @@ from .vocabulary import (
     ADJECTIVES,
     BRITISH,
     COLOURS,
+    DOINGS,
     EVERYDAY,
     PEOPLE,
     PREPOSITIONS,
     SETTINGS,
+    VIEWS,
 )
 from .wordnet import ADJECTIVE, ADVERB, CONCRETE, NOUN, VERB, Synset, WordNet
 
 # The share of the training texts that each group gets.
 SHARES = {
-    "class prompt": 0.08,
-    "class": 0.14,
-    "class template": 0.05,
-    "class synonym": 0.06,
-    "class adjective": 0.07,
-    "common noun": 0.10,
-    "noun": 0.15,
-    "word": 0.06,
-    "definition": 0.07,
-    "example": 0.04,
-    "caption": 0.18,
+    "class prompt": 0.10,
+    "class": 0.13,
+    "class template": 0.03,
+    "class synonym": 0.05,
+    "class adjective": 0.05,
+    "broad noun": 0.16,
+    "common noun": 0.13,
+    "noun": 0.10,
+    "word": 0.02,
+    "definition": 0.02,
+    "example": 0.02,
+    "caption": 0.10,
+    "scene": 0.09,
 }
-HELD_OUT = {"noun": 40, "example": 40, "caption": 100}  # one in so many is never trained on
-MAX_WORDS = 22
+HELD_OUT = {
+    "noun": 40,
+    "example": 40,
+    "caption": 100,
+    "scene": 100,
+}  # one in so many is never trained on
+MAX_WORDS = 5  # of definitions and examples; queries are short
+GROUPS = frozenset({"a group of", "a pile of"})  # of several
 
 
 @dataclass(slots=True)
@@ -53,7 +63,7 @@ class Corpus:
     group_of: list[str] = field(default_factory=list)
     held_out: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     class_targets: list[int] = field(default_factory=list)
-    classes_meant: dict[int, list[int]] = field(default_factory=dict)
+    defined: dict[int, int] = field(default_factory=dict)  # target -> the synset it defines
     _numbers: dict[str, int] = field(default_factory=dict)
     _kept_out: set[int] = field(default_factory=set)
 
@@ -120,6 +130,7 @@ def build_corpus(
     class_synsets: dict[int, Synset],
     templates: Sequence[Callable[[str], str]],
     frequent: frozenset[str],
+    broad: Sequence[str],
     *,
     seed: int = 0,
 ) -> Corpus:
@@ -131,6 +142,7 @@ def build_corpus(
         class_synsets: the meanings that `wordnet.align` found for them.
         templates: prompt templates, from name to prompt (open_clip keeps them as functions).
         frequent: words common in captions, in lower case (those the tokenizer knows whole).
+        broad: words that cover several classes.
         seed: of the random captions.
     """
     rng = random.Random(seed)
@@ -145,10 +157,15 @@ def build_corpus(
     for text in _captions(common, class_names, rng, 110_000):
         forms = [text, f"a photo of {text}"]
         corpus.add("caption", f"a photo of {text}", [*forms, british(text)])
+    for word in broad:
+        corpus.add("broad noun", f"a photo of {article(word)}", forms_of(word))
+    for text in _scenes([*broad, *EVERYDAY, *class_names], rng, 24_000):
+        corpus.add("scene", f"a photo of {text}", [text, f"a photo of {text}"])
     for synset in wordnet.synsets[NOUN].values():
         text = re.split(r";", synset.definition)[0].strip()
         if synset.lexfile in CONCRETE and 3 <= len(text.split()) <= MAX_WORDS:
-            corpus.add("definition", f"a photo of {text}", [text, f"a photo of {text}"])
+            target = corpus.add("definition", f"a photo of {text}", [text, f"a photo of {text}"])
+            corpus.defined.setdefault(target, synset.offset)
     for pos in (NOUN, VERB, ADJECTIVE):
         for synset in wordnet.synsets[pos].values():
             for text in synset.examples:
@@ -193,8 +210,7 @@ def _add_synonyms(
             continue
         for word in synset.words:
             if word.lower() != name and wordnet.first_sense(word) is synset:
-                target = corpus.add("class synonym", f"a photo of a {word}", forms_of(word))
-                corpus.classes_meant.setdefault(target, []).append(number)
+                corpus.add("class synonym", f"a photo of a {word}", forms_of(word))
 
 
 def _add_nouns(
@@ -266,3 +282,24 @@ def _captions(
             who = person if person.endswith(("s", "men", "ren", "people")) else article(person)
             doing = rng.choice([*ACTIVITIES, f"with {article(thing)}", f"holding {article(thing)}"])
             yield f"{who} {doing}" + (f" {setting}" if rng.random() < 0.2 else "")
+
+
+def _scenes(nouns: Sequence[str], rng: random.Random, count: int) -> Iterator[str]:
+    """Random things doing or undergoing something, and lists of things."""
+    for _ in range(count):
+        draw = rng.random()
+        thing, other = rng.choice(nouns), rng.choice(nouns)
+        if draw < 0.35:
+            yield f"{article(thing)} {rng.choice(DOINGS)}"
+        elif draw < 0.45:
+            yield f"{plural(thing)} {rng.choice(SETTINGS)}"
+        elif draw < 0.6:
+            view = rng.choice(VIEWS)
+            yield f"{view} {plural(thing) if view in GROUPS else article(thing)}"
+        elif draw < 0.85:
+            joined = rng.choice(["and", "and", "or", "with", "next to"])
+            yield f"{article(thing)} {joined} {article(other)}"
+        elif draw < 0.93:
+            yield f"{plural(thing)} and {plural(other)}"
+        else:
+            yield f"{article(thing)} and {article(other)} {rng.choice(SETTINGS)}"

@@ -49,29 +49,20 @@ def model_config() -> dict[str, object]:
     }
 
 
-def text_state(tower: TextTransformer) -> dict[str, Tensor]:
-    """The state dict of open_clip's text tower, its projection padded with zeros to EMBED_DIM."""
-    state = {key: value.detach() for key, value in tower.state_dict().items()}
-    projection = torch.zeros(text_tower.WIDTH, image_tower.EMBED_DIM)
-    projection[:, : tower.output_dim] = state["text_projection"]
-    return state | {"text_projection": projection}
-
-
-def read_text_tower(folder: Path, output_dim: int) -> dict[str, Tensor]:
-    """The float32 state dict of the text tower in `folder`, without the padding to EMBED_DIM."""
-    state = {
+def read_text_tower(folder: Path) -> dict[str, Tensor]:
+    """The float32 state dict of the text tower in `folder`."""
+    return {
         key: value.float()
         for key, value in load_file(folder / WEIGHTS).items()
         if not key.startswith("visual.") and key != "logit_scale"
     }
-    return state | {"text_projection": state["text_projection"][:, :output_dim].contiguous()}
 
 
 def write_model(folder: Path, visual: dict[str, Tensor], tower: TextTransformer) -> None:
     """Write both files into `folder`; floating-point weights as float16."""
-    state = visual | text_state(tower) | {"logit_scale": torch.tensor(LOGIT_SCALE)}
+    state = visual | tower.state_dict() | {"logit_scale": torch.tensor(LOGIT_SCALE)}
     halved = {
-        key: (value.half() if value.is_floating_point() else value).contiguous()
+        key: (value.detach().half() if value.is_floating_point() else value).contiguous()
         for key, value in state.items()
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,23 +11,23 @@ from torch.nn import functional as F
 
 from .text_tower import encode, tokenize
 
-# name -> (texts, the teacher's unit vectors for them)
+# name -> (texts, the unit vectors they should have)
 Questions = Mapping[str, tuple[Sequence[str], Tensor]]
 
 
 def measure(
     tower: TextTransformer, questions: Questions, class_vectors: Tensor
 ) -> dict[str, float]:
-    """Compare the student with the teacher.
+    """Compare the student with its targets.
 
     Args:
         tower: the student.
-        questions: texts and the teacher's vectors (n, d) for them. Those whose name begins with
+        questions: texts and their targets (n, d), unit rows. Those whose name begins with
             "class" hold one text for each class, in order, and are also ranked.
-        class_vectors: (1000, d) unit rows, what the image tower mixes.
+        class_vectors: (1000, d) unit rows, what the image tower mixes, padded as the targets are.
 
     Returns:
-        "NAME cos": the mean cosine to the teacher; "NAME R@k": the share of texts among whose k
+        "NAME cos": the mean cosine to the target; "NAME R@k": the share of texts among whose k
         nearest class vectors is their own class.
     """
     found: dict[str, float] = {}

@@ -1,8 +1,8 @@
 """The text tower: open_clip's own causal CLIP text transformer, distilled from the teacher.
 
-Loss: 1 - cos(student(text), target), where target = normalise(teacher(prompt) - mu), mu = the mean
-over the prompts of all classes. Batches hold texts of one token count, cut at the end-of-text
-token, which changes nothing: the transformer is causal and is read out at that token.
+Loss: 1 - cos(student(text), target); `aims` says what the targets are. Batches hold texts of one
+token count, cut at the end-of-text token, which changes nothing: the transformer is causal and is
+read out at that token.
 """
 
 from __future__ import annotations
@@ -51,15 +51,16 @@ def tokenize(texts: Sequence[str]) -> TokenRows:
     return TokenRows(tokens, np.count_nonzero(tokens, axis=1))
 
 
-def new_tower(token_vectors: Tensor, output_dim: int) -> TextTransformer:
+def new_tower(token_vectors: Tensor, to_targets: Tensor) -> TextTransformer:
     """A text tower that begins as the mean of its words' meanings.
 
     Each token starts as the teacher's vector of its own spelling, in the 256 principal directions;
-    the first attention layer averages, and the projection leads back to the teacher's space.
+    the first attention layer averages, and the projection leads back to the teacher's space and
+    from there to the targets'.
 
     Args:
-        token_vectors: (49408, output_dim) float32, unit rows; row i stands for token i.
-        output_dim: the teacher's dimensions.
+        token_vectors: (49408, d) float32, unit rows; row i stands for token i.
+        to_targets: (d, output_dim) float32.
     """
     tower = TextTransformer(
         context_length=CONTEXT_LENGTH,
@@ -68,13 +69,13 @@ def new_tower(token_vectors: Tensor, output_dim: int) -> TextTransformer:
         heads=HEADS,
         layers=LAYERS,
         mlp_ratio=MLP_RATIO,
-        output_dim=output_dim,
+        output_dim=to_targets.shape[1],
     )
     _, _, basis = torch.linalg.svd(token_vectors.T @ token_vectors)
-    basis = basis[:WIDTH]  # (256, output_dim), orthonormal rows
+    basis = basis[:WIDTH]  # (256, d), orthonormal rows
     with torch.no_grad():
         tower.token_embedding.weight.copy_(F.normalize(token_vectors @ basis.T, dim=-1))
-        tower.text_projection.copy_(basis)
+        tower.text_projection.copy_(basis @ to_targets)
         first = tower.transformer.resblocks[0].attn
         first.in_proj_weight[2 * WIDTH :] += torch.eye(WIDTH)
         first.out_proj.weight += torch.eye(WIDTH)

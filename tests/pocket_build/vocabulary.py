@@ -69,6 +69,29 @@ ACTIVITIES = _listed(
     """
 )
 
+DOINGS = _listed(
+    """
+    plays with his toy,playing with a ball,lying on the floor,lies on the grass,sits on a branch,
+    sitting on a chair,looking at the camera,looks out of the window,standing in the water,
+    stands on a hill,is eating,eating grass,drinking water,sleeping on a bed,runs along a path,
+    running through a field,jumping over a fence,walks across the road,flying over the sea,
+    parked in front of a house,driving down the road,waiting at the station,left on a bench,
+    hanging on the wall,lying on a table,standing in the corner,in the middle of the room,
+    on the kitchen counter,in a shop window,on display,for sale,being washed,being repaired,
+    covered with snow,full of people,filled with water,made of wood,with its young,in the wild,
+    seen from behind,seen from the side,on its own,in a person's hand,held by a child,
+    at the bottom of the sea,in the middle of the street,beside the road,behind a window
+    """
+)
+
+VIEWS = _listed(
+    """
+    close-up of,a view of,a group of,a pile of,an old photo of,a picture of,someone with,
+    a child with,a man holding,a woman looking at,people with,a room with,a street with,
+    a table with
+    """
+)
+
 EVERYDAY = _listed(
     """
     cup of coffee,glass of wine,glass of beer,bottle of water,slice of pizza,bowl of soup,
@@ -106,6 +129,21 @@ BRITISH = dict(
         eggplant:aubergine,zucchini:courgette,parlor:parlour,vapor:vapour,rumor:rumour,
         sulfur:sulphur,cozy:cosy,ax:axe,yogurt:yoghurt,subway:underground,diaper:nappy,
         elevator:lift,motorcycle:motorbike,ladybug:ladybird,soccer:football,fall:autumn
+        """
+    )
+)
+
+# What may stand before a noun, and between two that are listed; and what is never a noun itself.
+DETERMINERS = frozenset(_listed("a,an,the,his,her,their,its,my,your,our,two,three,many,some,of"))
+LISTING = DETERMINERS | frozenset(_listed("and,or,with,beside,next,to"))
+FUNCTION_WORDS = LISTING | frozenset(
+    _listed(
+        """
+        on,in,at,by,for,from,as,is,are,was,were,be,it,he,she,they,we,you,i,this,that,these,those,
+        no,not,near,under,over,behind,inside,above,top,front,photo,picture,image,photograph,photos,
+        pictures,one,out,up,down,off,into,about,who,which,what,when,where,while,than,then,so,too,
+        very,has,have,had,do,does,did,will,would,can,could,may,us,me,him,them,all,any,each,other,
+        like,against,through
         """
     )
 )

@@ -1,4 +1,4 @@
-"""What the build reads from WordNet 3.0's own files (`data.POS`, `index.POS`; see wndb(5WN))."""
+"""What the build reads from WordNet 3.0's own files (see wndb(5WN) and cntlist(5WN))."""
 
 from __future__ import annotations
 
@@ -23,30 +23,37 @@ ANIMAL, ARTIFACT, BODY, FOOD, LOCATION, OBJECT, PERSON, PHENOMENON, PLANT = (
     19,
     20,
 )
+_POS_OF_KEY = {"1": NOUN, "2": VERB, "3": ADJECTIVE, "4": ADVERB, "5": ADJECTIVE}
 CONCRETE = frozenset({ANIMAL, ARTIFACT, BODY, FOOD, LOCATION, OBJECT, PERSON, PHENOMENON, PLANT})
 
 
 @dataclass(frozen=True, slots=True)
 class Synset:
-    """One meaning: the words for it, its definition and the examples of its use."""
+    """One meaning: the words for it, its definition, examples, and the meanings just above it."""
 
     offset: int
     lexfile: int
     words: tuple[str, ...]
     definition: str
     examples: tuple[str, ...]
+    hypernyms: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
 class WordNet:
-    """All synsets by part of speech and offset, and for each word its synsets, commonest first."""
+    """All synsets by part of speech and offset, and for each word its synsets, commonest first.
+
+    `counts` says how often each sense of a word occurs in WordNet's tagged texts, in the order of
+    `senses`; words that never occur are left out.
+    """
 
     synsets: dict[str, dict[int, Synset]] = field(default_factory=dict)
     senses: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
+    counts: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> WordNet:
-        """Read the eight files from `folder`."""
+        """Read the eight files and `cntlist.rev` from `folder`."""
         wordnet = cls()
         for pos in (NOUN, VERB, ADJECTIVE, ADVERB):
             lines = (folder / f"data.{pos}").read_text(encoding="utf-8").splitlines()
@@ -54,12 +61,33 @@ class WordNet:
             wordnet.synsets[pos] = {synset.offset: synset for synset in parsed}
             lines = (folder / f"index.{pos}").read_text(encoding="utf-8").splitlines()
             wordnet.senses[pos] = dict(_senses(line) for line in lines if not line.startswith("  "))
+            wordnet.counts[pos] = {}
+        for line in (folder / "cntlist.rev").read_text(encoding="utf-8").splitlines():
+            key, number, count = line.split()
+            lemma, _, rest = key.partition("%")
+            word, pos = lemma.replace("_", " "), _POS_OF_KEY[rest[0]]
+            if senses := wordnet.senses[pos].get(word):
+                known = wordnet.counts[pos].setdefault(word, (0,) * len(senses))
+                place = int(number) - 1
+                wordnet.counts[pos][word] = (*known[:place], int(count), *known[place + 1 :])
         return wordnet
 
     def first_sense(self, word: str) -> Synset | None:
         """The commonest meaning of the noun `word`, if it is one."""
         offsets = self.senses[NOUN].get(word.lower())
         return self.synsets[NOUN][offsets[0]] if offsets else None
+
+    def above(self, offset: int, *, steps: int = 99) -> dict[int, int]:
+        """The noun synset itself and all above it, at most `steps` up: offset -> steps."""
+        found = {offset: 0}
+        layer = [offset]
+        for step in range(1, steps + 1):
+            layer = [up for low in layer for up in self.synsets[NOUN][low].hypernyms]
+            layer = [up for up in dict.fromkeys(layer) if up not in found]
+            if not layer:
+                break
+            found |= dict.fromkeys(layer, step)
+        return found
 
 
 def _synset(line: str) -> Synset:
@@ -71,7 +99,13 @@ def _synset(line: str) -> Synset:
     )
     examples = tuple(re.findall(r'"([^"]+)"', gloss))
     definition = re.sub(r"\s*\([^)]*\)", "", gloss.split('"')[0]).strip(" ;:\t")
-    return Synset(int(parts[0]), int(parts[1]), words, definition, examples)
+    pointers = parts[5 + 2 * count :]  # symbol, offset, part of speech, source and target
+    hypernyms = tuple(
+        int(offset)
+        for symbol, offset in zip(pointers[::4], pointers[1::4], strict=False)
+        if symbol in ("@", "@i")
+    )
+    return Synset(int(parts[0]), int(parts[1]), words, definition, examples, hypernyms)
 
 
 def _senses(line: str) -> tuple[str, tuple[int, ...]]:

@@ -79,7 +79,7 @@ def test_nothing_new_is_nothing_to_do(photos: Path) -> None:
 
 
 def test_hits_are_a_sequence_best_first(collection: clipsearch.Collection) -> None:
-    hits = collection.search("a dog", k=4, max_false_alarm=1.0)
+    hits = collection.search("a dog", k=4, all=True)
     assert len(hits) == len(list(hits)) == len(hits.paths) == 4
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     assert isinstance(hits[:2], clipsearch.Hits)
@@ -87,22 +87,23 @@ def test_hits_are_a_sequence_best_first(collection: clipsearch.Collection) -> No
     assert all(path.is_absolute() and path.is_file() for path in hits.paths)
     assert "untested on the domain everyday" in hits.notes[0]
     assert repr(hits).splitlines()[0] == "<4 hits for 'a dog'>"
-    # The best of six random pictures is no dog: nothing is better than a false alarm.
-    strict = collection.search("a dog", max_false_alarm=1e-9)
-    assert len(strict) == 0
+    assert hits.verdict in ("strong", "weak", "none")
+    # None of six random pictures is a dog.
+    strict = collection.search("a dog", strict=True)
+    assert (len(strict), strict.verdict) == (0, hits.verdict)
 
 
 def test_a_folder_of_a_collection_is_searched_alone(photos: Path) -> None:
     with clipsearch.open(photos / "sub") as below:
         assert len(below) == 2
         assert below.root == photos
-        found = below.search("a dog", max_false_alarm=1.0)
+        found = below.search("a dog", all=True)
         assert {path.parent for path in found.paths} == {photos / "sub"}
         assert len(below.classify()) == len(below.embeddings()[0]) == 2
 
 
 def test_hits_show_their_thumbnails_escaped(collection: clipsearch.Collection) -> None:
-    hits = collection.search("a dog", max_false_alarm=1.0)
+    hits = collection.search("a dog", all=True)
     hits = clipsearch.Hits("<script>alert(1)</script>", list(hits), ["<i>note</i>"])
     shown = hits._repr_html_()
     assert shown.count('src="data:image/jpeg;base64,') == 6
@@ -115,7 +116,7 @@ def test_embeddings_are_the_catalogues(collection: clipsearch.Collection, photos
     assert sorted(paths) == sorted(photos / name for name in NAMES)
     assert (vectors.dtype, vectors.shape) == (np.float16, (6, collection.dim))
     np.testing.assert_allclose(np.linalg.norm(vectors.astype(np.float32), axis=1), 1, atol=2e-3)
-    best = collection.search("a dog", k=1, max_false_alarm=1.0)
+    best = collection.search("a dog", k=1, all=True)
     row = paths.index(best.paths[0])
     text = collection._encoders.text.encode_texts(["a dog"])[0]
     assert float(vectors[row].astype(np.float32) @ text) == pytest.approx(best[0].score, abs=1e-3)

@@ -270,7 +270,7 @@ class Hit:
     false_alarm: float | None = None
     """The share of background queries whose best score here is as high, where it was measured."""
     precision: float | None = None
-    """The probability that it is right, where an evaluation could tell."""
+    """The probability that it is right: only where the collection was itself the test set."""
     domain: str = ""
     """Name of the domain that its collection is pinned to."""
     tested: Tested = "untested"

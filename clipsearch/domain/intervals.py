@@ -92,6 +92,35 @@ def clustered_mean(values: npt.ArrayLike, clusters: npt.ArrayLike) -> Estimate:
     return _effective(mean, variance, float(count), len(values))
 
 
+def ratio_of_means(parts: npt.ArrayLike, wholes: npt.ArrayLike) -> Estimate:
+    """The mean of ``parts`` as a share of the mean of ``wholes``, observed in pairs.
+
+    parts, wholes: ``(n,)``, with 0 <= part <= whole and not all wholes 0. The variance is that of
+    a ratio (Cochran 1977, section 2.11). Raises ValueError if there are no values, or all are 0.
+    """
+    x, y = np.asarray(wholes, np.float64), np.asarray(parts, np.float64)
+    if not x.sum() > 0:
+        raise ValueError("no observations")
+    n, ratio = len(x), float(y.sum() / x.sum())
+    variance = float(((y - ratio * x) ** 2).sum()) * n / max(n - 1, 1) / float(x.sum()) ** 2
+    return _effective(ratio, variance if n > 1 else 0.0, float(n), n)
+
+
+def mean_of_influences(value: float, influences: npt.ArrayLike) -> Estimate:
+    """A statistic between 0 and 1 of ``n`` independent observations, by their influences on it.
+
+    influences: ``(n,)``, the derivative of the statistic by each observation's weight, so that the
+    variance is the sum of their squares (the infinitesimal jackknife; Efron 1982, chapter 6).
+    Raises ValueError if there are no observations.
+    """
+    moved = np.asarray(influences, np.float64)
+    n = len(moved)
+    if not n:
+        raise ValueError("no observations")
+    variance = float(((moved - moved.mean()) ** 2).sum()) * n / max(n - 1, 1)
+    return _effective(value, variance if n > 1 else 0.0, float(n), n)
+
+
 def _equal_weights(sizes: Floats) -> float:
     """Observations that a simple sample would need, were the variance the same everywhere."""
     return float(len(sizes) ** 2 / (1.0 / sizes).sum())

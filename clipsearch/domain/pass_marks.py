@@ -3,25 +3,25 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-SHARES = (
-    "top1",
-    "top5",
-    "mean_per_class_recall",
-    "mean_average_precision",
-    "image_recall_at_1",
-    "image_recall_at_5",
-    "image_recall_at_10",
-    "text_recall_at_1",
-    "text_recall_at_5",
-    "text_recall_at_10",
-)
+ABSENT_ANSWERED = "absent_answered"
+"""The share of the classes without a picture that are answered with hits."""
+
+_OF_LISTS = ("found", ABSENT_ANSWERED, "list_precision", "list_recall", "list_f1")
+_OF_SEVERAL_LABELS = ("mean_average_precision", *_OF_LISTS)
+_OF_LABELS = ("top1", "top5", "mean_per_class_recall", *_OF_SEVERAL_LABELS)
+_OF_CAPTIONS = tuple(f"{what}_recall_at_{k}" for what in ("image", "text") for k in (1, 5, 10))
+
+SHARES = (*_OF_LABELS, *_OF_CAPTIONS)
 """Pass marks between 0 and 1, under the names that an evaluation gives its measures."""
 
 IMAGES = "images"
 """The pass mark that is a number of pictures: an evaluation on fewer proves nothing."""
 
 REFUSED = "refused_in_domain"
-"""The pass mark that is a most and not a least: the share of in-domain queries refused."""
+"""The share of in-domain queries refused."""
+
+MOSTS = (REFUSED, ABSENT_ANSWERED)
+"""The pass marks that are a most and not a least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,40 +36,32 @@ class Shortfall:
     def __str__(self) -> str:
         if self.reached is None:
             return f"{self.measure} was not measured (the mark is {self.mark:g})"
-        worse = "above" if self.measure == REFUSED else "below"
+        worse = "above" if self.measure in MOSTS else "below"
         return f"{self.measure} {self.reached:.4g} is {worse} the mark {self.mark:g}"
 
 
 def shortfalls(measures: Mapping[str, float], marks: Mapping[str, float]) -> tuple[Shortfall, ...]:
     """The pass marks that these measures do not meet; a domain is passed if there are none.
 
-    A mark of a kind that the test set cannot measure is left out: retrieval for labels,
-    classification for captions. At least one share must remain, since a number of pictures
-    alone shows nothing.
+    A mark that test sets of this kind cannot measure is left out: retrieval for labels,
+    classification for captions, the share of right classes for pictures with several. At least
+    one share must remain, since a number of pictures alone shows nothing.
     """
-    kinds = [{"top", "mean"}, {"image", "text"}]
-    measured = next((kind for kind in kinds if any(_kind(m) in kind for m in measures)), set())
-    relevant = {
-        name: mark
-        for name, mark in marks.items()
-        if name in (IMAGES, REFUSED) or _kind(name) in measured
-    }
+    shares = measures.keys() - {IMAGES, REFUSED}
+    kinds = (_OF_SEVERAL_LABELS, _OF_LABELS, _OF_CAPTIONS)
+    measurable = next((kind for kind in kinds if shares and shares <= {*kind}), ())
+    relevant = {n: mark for n, mark in marks.items() if n in (IMAGES, REFUSED, *measurable)}
     missed = [
         Shortfall(name, measures.get(name), mark)
         for name, mark in relevant.items()
         if not _met(name, measures.get(name), mark)
     ]
-    if not any(_kind(name) in measured for name in relevant):
+    if relevant.keys().isdisjoint(measurable):
         missed += [Shortfall(n, measures.get(n), m) for n, m in marks.items() if n not in relevant]
     return tuple(missed)
-
-
-def _kind(name: str) -> str:
-    """The measure's family: top, mean, image, text; a count or a refusal has none."""
-    return "" if name in (IMAGES, REFUSED) else name.rstrip("0123456789").split("_")[0]
 
 
 def _met(name: str, reached: float | None, mark: float) -> bool:
     if reached is None:
         return False
-    return reached <= mark if name == REFUSED else reached >= mark
+    return reached <= mark if name in MOSTS else reached >= mark

@@ -1,24 +1,32 @@
 """Test an index's model on labelled pictures, and keep with the index what was found."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
-import numpy.typing as npt
 
 from clipsearch.domain import policy
 from clipsearch.domain.calibration import Precision, fit_precision
 from clipsearch.domain.gate import GateErrors
-from clipsearch.domain.pass_marks import REFUSED, shortfalls
+from clipsearch.domain.pass_marks import REFUSED, SHARES, shortfalls
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.zero_shot import encode_all, fit_logit_scale
 from clipsearch.errors import TooFewExamples
 from clipsearch.evaluation import labelled
-from clipsearch.evaluation.labelled import CaptionedImages, LabelledImages
+from clipsearch.evaluation.answers import AnswersReport, evaluate_answers
+from clipsearch.evaluation.labelled import (
+    CaptionedImages,
+    LabelledImages,
+    MultiLabelImages,
+    TestSet,
+)
 from clipsearch.evaluation.metrics import (
-    ClassificationReport,
-    RetrievalReport,
+    Bools,
+    Ints,
+    Report,
     evaluate_classification,
+    evaluate_multi_label,
     evaluate_retrieval,
     to_data,
 )
@@ -46,11 +54,13 @@ class Findings:
     """An evaluation with what it is about, for a report."""
 
     evaluation: Evaluation
-    report: ClassificationReport | RetrievalReport
+    report: Report
+    answers: AnswersReport | None
+    """The lists that people meet. None for captions."""
     model: ModelSpec
     domain: Domain
     gate: GateErrors
-    test_set: LabelledImages | CaptionedImages
+    test_set: TestSet
     """Those pictures of it that could be decoded; the report's rows are theirs."""
     reused: int
     """How many embeddings the index had."""
@@ -60,7 +70,7 @@ class Findings:
 
 def evaluate(
     store: Store,
-    test_set: LabelledImages | CaptionedImages,
+    test_set: TestSet,
     encoders: Encoders,
     progress: Progress = lambda doing, done, total: None,
 ) -> Findings:
@@ -86,59 +96,79 @@ def evaluate(
             hint=f"The first: {found.failed[0][1]}.",
         )
     test_set = test_set.only(found.rows)
-    names, scale = domain.class_names, None
-    report: ClassificationReport | RetrievalReport
-    if isinstance(test_set, LabelledImages):
-        report = evaluate_classification(found.vectors, texts.gate.classes, test_set.classes, names)
-        asked = sorted(set(test_set.classes))
+    names, classes, scale = domain.class_names, texts.gate.classes, None
+    report: Report
+    answers = None
+    if isinstance(test_set, CaptionedImages):
+        captions = encode_all(encoders.text, test_set.captions)
+        report = evaluate_retrieval(found.vectors, captions, test_set.images)
+        about = np.asarray(test_set.images)
+        precision = _precision(captions, about, found.vectors, np.equal)
+    else:
+        shown = _shown(test_set, len(names))
+        if isinstance(test_set, LabelledImages):
+            report = evaluate_classification(found.vectors, classes, test_set.classes, names)
+            scale = fit_logit_scale(found.vectors, classes, test_set.classes)
+        else:
+            report = evaluate_multi_label(found.vectors, classes, shown, names)
+        answers = evaluate_answers(found.vectors, shown, domain, texts, encoders.text)
+        asked = np.flatnonzero(shown.any(axis=0))
         queries = encode_all(
             encoders.text, [form.format(names[c]) for c in asked for form in _FORMS]
         )
-        wanted = np.repeat(asked, len(_FORMS))
-        precision = _precision(queries, wanted, found.vectors, test_set.classes)
-        scale = fit_logit_scale(found.vectors, texts.gate.classes, test_set.classes)
-    else:
-        captions = encode_all(encoders.text, test_set.captions)
-        report = evaluate_retrieval(found.vectors, captions, test_set.images)
-        pictures = range(len(found.vectors))
-        precision = _precision(captions, test_set.images, found.vectors, pictures)
+        about = np.repeat(asked, len(_FORMS))
+        precision = _precision(queries, about, found.vectors, lambda hits, c: shown[hits, c])
     gate = texts.gate.errors()
     refused = {} if gate.refused is None else {REFUSED: gate.refused.value}
-    measures = {**report.measures(), **refused}
+    lists = answers.estimates() if answers else {}
+    met = {name: estimate.value for name, estimate in lists.items() if name in SHARES}
+    measures = {**report.measures(), **met, **refused}
+    ids = store.ids()
     evaluation = Evaluation(
         model=store.spec.fingerprint,
         domain=domain.fingerprint,
         test_set=labelled.fingerprint(test_set, domain, found.hashes),
         source=test_set.source,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        report=to_data(report),
+        report=to_data(report) | ({"answers": answers.to_data()} if answers else {}),
         measures=measures,
         shortfalls=shortfalls(measures, domain.pass_marks),
         precision=precision,
         logit_scale=scale,
+        indexed=found.reused,
+        collection=len(ids),
+        newest=int(ids.max(initial=0)),
     )
     evaluations.keep(store, evaluation)
     return Findings(
-        evaluation, report, store.spec, domain, gate, test_set, found.reused, found.failed
+        *(evaluation, report, answers, store.spec, domain, gate, test_set),
+        *(found.reused, found.failed),
     )
 
 
+def _shown(test_set: LabelledImages | MultiLabelImages, classes: int) -> Bools:
+    """Whether each picture shows a class: ``(n, classes)``."""
+    shown = np.zeros((len(test_set.paths), classes), bool)
+    for picture, own in zip(shown, test_set.labels, strict=True):
+        picture[list(own)] = True
+    return shown
+
+
 def _precision(
-    queries: Vectors, wanted: npt.ArrayLike, images: Vectors, shown: npt.ArrayLike
+    queries: Vectors, about: Ints, images: Vectors, is_right: Callable[[Ints, Ints], Bools]
 ) -> Precision | None:
     """What the scores of these queries' hits say of being right; None where they say nothing.
 
-    queries: ``(q, dim)``. wanted: ``(q,)``, what each is about. images: ``(n, dim)``. shown:
-    ``(n,)``, what each picture shows; a hit is right if it is what is wanted.
+    queries: ``(q, dim)``. about: ``(q,)``, what each is about: a class, or a picture. images:
+    ``(n, dim)``. is_right: of rows of ``images`` and what they were found for, which are right.
     """
-    about, shows = np.asarray(wanted), np.asarray(shown)
     scores, right, groups = [], [], []
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
         some = slice(start, start + _QUERIES_AT_ONCE)
         similarities = queries[some] @ images.T
         hits = np.argsort(-similarities, axis=1, kind="stable")[:, :_HITS]  # (rows, hits)
         scores.append(np.take_along_axis(similarities, hits, axis=1).ravel())
-        right.append((shows[hits] == about[some, np.newaxis]).ravel())
+        right.append(is_right(hits, about[some, np.newaxis]).ravel())
         groups.append(np.repeat(about[some], hits.shape[1]))
     try:
         found = fit_precision(*(np.concatenate(part) for part in (scores, right, groups)))

@@ -1,12 +1,13 @@
 """Labelled pictures to test a model with: where they are, and what is said of each.
 
 Three forms are read. A folder whose folders are named after classes; a table (CSV or TSV, with a
-header line) of ``path,label``; and a table of ``path,caption``, where a picture may have several
-captions, one a line. Paths in a table are relative to the table's own folder.
+header line) of ``path,label``; and a table of ``path,caption``. In a table a picture may have
+several labels or captions, one a line, and columns of other names are ignored. Paths are relative
+to the table's own folder.
 
 Nothing is guessed: a label that the domain has not got, a file that is missing or a picture with
-two labels is an error that names the line. What is to be learned, and not tested, may have labels
-of its own: ``own_taxonomy`` makes a domain of them.
+the same label twice is an error that names the line. What is to be learned, and not tested, may
+have labels of its own: ``own_taxonomy`` makes a domain of them.
 """
 
 import csv
@@ -31,7 +32,7 @@ PATH_COLUMNS = ("path", "file", "filename", "image")
 
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
-    """Pictures, each with its class."""
+    """Pictures, each with its one class."""
 
     source: str
     root: bytes
@@ -40,6 +41,11 @@ class LabelledImages:
     """In the file system's own bytes, separated by ``/``; sorted, none twice."""
     classes: tuple[int, ...]
     """For each picture the index of its class in the domain."""
+
+    @property
+    def labels(self) -> tuple[tuple[int, ...], ...]:
+        """``classes`` in the form of pictures with several."""
+        return tuple((index,) for index in self.classes)
 
     def per_class(self) -> Counter[int]:
         """How many pictures each class has; classes without any are left out."""
@@ -51,6 +57,26 @@ class LabelledImages:
             self,
             paths=tuple(self.paths[n] for n in rows),
             classes=tuple(self.classes[n] for n in rows),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MultiLabelImages:
+    """Pictures, each with the classes of all that it shows; one at least has several."""
+
+    source: str
+    root: bytes
+    paths: tuple[bytes, ...]
+    """Sorted, none twice."""
+    labels: tuple[tuple[int, ...], ...]
+    """For each picture the indices of its classes in the domain, ascending."""
+
+    def only(self, rows: Sequence[int]) -> "MultiLabelImages":
+        """The part of the set that the pictures at these positions are."""
+        return replace(
+            self,
+            paths=tuple(self.paths[n] for n in rows),
+            labels=tuple(self.labels[n] for n in rows),
         )
 
 
@@ -78,13 +104,34 @@ class CaptionedImages:
         )
 
 
-def read(source: Path, domain: Domain) -> LabelledImages | CaptionedImages:
+TestSet = LabelledImages | MultiLabelImages | CaptionedImages
+
+
+def read(source: Path, domain: Domain) -> TestSet:
     """Read a labelled set: a folder of class-named folders, or a table.
 
     Raises BadLabels if something in it is wrong, and TooFewExamples if it holds no picture.
     """
     _require_exists(source)
     return read_folders(source, domain) if source.is_dir() else read_table(source, domain)
+
+
+def read_single(source: Path, domain: Domain) -> LabelledImages:
+    """Read a set in which every picture has one label, as learning needs it.
+
+    Raises BadLabels and TooFewExamples as ``read`` does, and BadLabels for any other set.
+    """
+    found = read(source, domain)
+    if isinstance(found, LabelledImages):
+        return found
+    if isinstance(found, CaptionedImages):
+        raise _has_captions(source)
+    path = next(p for p, own in zip(found.paths, found.labels, strict=True) if len(own) > 1)
+    raise BadLabels(
+        f"{source}: {os.fsdecode(path)} has several labels, and classes are learned from pictures "
+        "with one",
+        hint="Give each picture the label that sets it apart, or leave it out.",
+    )
 
 
 def own_taxonomy(source: Path, domain: Domain) -> Domain:
@@ -125,11 +172,15 @@ def _labels_of(source: Path) -> list[str]:
         return [os.fsdecode(path.split(b"/")[0]) for path in paths if b"/" in path]
     columns, entries = _read_entries(source)
     if columns != LABEL_COLUMNS:
-        raise BadLabels(
-            f"{source} has captions, and classes are learned from labels",
-            hint="The first line names the columns: path,label.",
-        )
+        raise _has_captions(source)
     return [label for _, _, label in entries]
+
+
+def _has_captions(source: Path) -> BadLabels:
+    return BadLabels(
+        f"{source} has captions, and classes are learned from labels",
+        hint="The first line names the columns: path,label.",
+    )
 
 
 def _require_exists(source: Path) -> None:
@@ -141,20 +192,21 @@ def _require_exists(source: Path) -> None:
         )
 
 
-def fingerprint(
-    images: LabelledImages | CaptionedImages, domain: Domain, hashes: Sequence[bytes]
-) -> str:
+def fingerprint(images: TestSet, domain: Domain, hashes: Sequence[bytes]) -> str:
     """SHA-256, in hex, of the test set: the content of its pictures and what is said of them.
 
     hashes: the content hash of each picture, in the order of ``paths``. Names and places of the
     files are no part of it, so a copy of a test set is the same test set.
     """
-    if isinstance(images, LabelledImages):
-        said = [domain.classes[index].name for index in images.classes]
-        rows = [hashes[n] + b" is " + name.encode() for n, name in enumerate(said)]
-    else:
+    if isinstance(images, CaptionedImages):
         pairs = zip(images.images, images.captions, strict=True)
         rows = [hashes[n] + b" shows " + caption.encode() for n, caption in pairs]
+    else:
+        rows = [
+            content + b" is " + domain.classes[index].name.encode()
+            for content, own in zip(hashes, images.labels, strict=True)
+            for index in own
+        ]
     digest = hashlib.sha256()
     for row in sorted(rows):
         digest.update(len(row).to_bytes(8, "big") + row)
@@ -200,7 +252,7 @@ def read_folders(folder: Path, domain: Domain) -> LabelledImages:
 # -- tables ------------------------------------------------------------------------------------
 
 
-def read_table(table: Path, domain: Domain) -> LabelledImages | CaptionedImages:
+def read_table(table: Path, domain: Domain) -> TestSet:
     """A CSV or TSV file with a header that names the columns path and label, or caption.
 
     Raises BadLabels, TooFewExamples.
@@ -301,24 +353,28 @@ def _stored(path: str) -> bytes:
 
 def _labelled(
     table: Path, root: bytes, entries: Sequence[_Entry], domain: Domain
-) -> LabelledImages:
-    seen: dict[bytes, int] = {}
-    classes: dict[bytes, int] = {}
+) -> LabelledImages | MultiLabelImages:
+    seen: dict[tuple[bytes, str], int] = {}
+    shown: dict[bytes, set[int]] = {}
     for line, path, label in entries:
         index = domain.find_class(label)
         if index is None:
             unknown = [label for _, _, label in entries if domain.find_class(label) is None]
             raise _unknown_label(f"{table}, line {line}: the label '{label}'", unknown, domain)
-        if path in seen:
+        same = (path, folded(label))
+        if same in seen:
             raise BadLabels(
-                f"{table}, line {line}: {os.fsdecode(path)} already has a label, "
-                f"on line {seen[path]}",
-                hint="A picture has one label here; it may have several captions.",
+                f"{table}, line {line}: {os.fsdecode(path)} already has the label '{label}', "
+                f"on line {seen[same]}",
+                hint="Remove one of the lines.",
             )
-        seen[path] = line
-        classes[path] = index
-    paths = sorted(classes)
-    return LabelledImages(str(table), root, tuple(paths), tuple(classes[path] for path in paths))
+        seen[same] = line
+        shown.setdefault(path, set()).add(index)  # two synonyms are one class
+    paths = tuple(sorted(shown))
+    classes = tuple(tuple(sorted(shown[path])) for path in paths)
+    if any(len(own) > 1 for own in classes):
+        return MultiLabelImages(str(table), root, paths, classes)
+    return LabelledImages(str(table), root, paths, tuple(index for (index,) in classes))
 
 
 def _captioned(table: Path, root: bytes, entries: Sequence[_Entry]) -> CaptionedImages:

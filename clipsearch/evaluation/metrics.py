@@ -9,6 +9,8 @@ mean_per_class_recall   the mean over the classes that occur of the share of eac
                         that were given to it (scikit-learn's balanced accuracy)
 average precision       of a class: with all pictures in the order of their similarity to it, the
                         mean over its own pictures of the share of its own among those no later
+                        (of pictures with several labels nothing else is measured: none of them is
+                        the one to come first)
 recall@k                1 if at least one right item is among the first k, averaged over queries;
                         a caption has one right picture, a picture has all its captions
 
@@ -24,13 +26,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipsearch.domain.intervals import Estimate, clustered_mean, proportion, stratified_mean
+from clipsearch.domain.intervals import (
+    Estimate,
+    clustered_mean,
+    mean_of_influences,
+    proportion,
+    stratified_mean,
+)
 from clipsearch.domain.pass_marks import IMAGES
 from clipsearch.errors import TooFewExamples
 from clipsearch.records import Vectors
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 KS = (1, 5, 10)
 """The ranks at which retrieval is measured."""
@@ -99,6 +108,38 @@ class ClassificationReport:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelResult:
+    """How one class fared among pictures with several labels."""
+
+    name: str
+    images: int
+    average_precision: float | None
+    """None where it has no pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class MultiLabelReport:
+    """Zero-shot classification of pictures with several labels, measured."""
+
+    images: int
+    labels: int
+    """How many labels the pictures have together."""
+    classes: int
+    """How many classes there are in the domain."""
+    mean_average_precision: Estimate
+    per_class: tuple[LabelResult, ...]
+    """In the order of the domain."""
+    notes: tuple[str, ...] = ()
+
+    def measures(self) -> Mapping[str, float]:
+        """The figures that pass marks are about, by name."""
+        return {
+            "mean_average_precision": self.mean_average_precision.value,
+            IMAGES: float(self.images),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class RetrievalReport:
     """Retrieval by captions, measured."""
 
@@ -118,6 +159,8 @@ class RetrievalReport:
         values |= {f"text_recall_at_{k}": e.value for k, e in self.text_recall.items()}
         return values | {IMAGES: float(self.images)}
 
+
+Report = ClassificationReport | MultiLabelReport | RetrievalReport
 
 # -- classification ----------------------------------------------------------------------------
 
@@ -189,16 +232,65 @@ def _precisions(scores: Vectors, actual: Ints) -> tuple[Floats, Floats]:
     precisions = np.zeros(len(actual))
     effects = np.zeros(len(actual))
     for c in np.unique(actual):
-        order = np.argsort(-scores[:, c], kind="stable")
-        own = actual[order] == c
-        at = np.flatnonzero(own)
-        precision = np.arange(1, len(at) + 1) / (at + 1)
-        precisions[order[at]] = precision
-        gain, loss = np.zeros(len(actual)), np.zeros(len(actual))
-        gain[at], loss[at] = (1 - precision) / (at + 1), precision / (at + 1)
-        gain, loss = gain[::-1].cumsum()[::-1], loss[::-1].cumsum()[::-1]  # from here to the end
-        effects[order] += np.where(own, gain, -loss) / len(at)
+        own = actual == c
+        of_class, on_others = _precisions_in(scores[:, c], own)
+        precisions[own] = of_class[own]
+        effects += on_others
     return precisions, precisions + np.bincount(actual)[actual] * effects
+
+
+def _precisions_in(scores: Vectors, own: Bools) -> tuple[Floats, Floats]:
+    """For each picture of one ranking, the precision down to it, and what it does to the mean.
+
+    scores: ``(n,)``. own: ``(n,)``, whether a picture is of the class. Both ``(n,)``; a precision
+    is of no interest for a picture that is not the class's own.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked = own[order]
+    ranks = np.arange(1, len(order) + 1)
+    precision = ranked.cumsum() / ranks
+    gain = np.where(ranked, (1 - precision) / ranks, 0.0)
+    loss = np.where(ranked, precision / ranks, 0.0)
+    gain, loss = gain[::-1].cumsum()[::-1], loss[::-1].cumsum()[::-1]  # from here to the end
+    precisions, effects = np.empty(len(order)), np.empty(len(order))
+    precisions[order] = precision
+    effects[order] = np.where(ranked, gain, -loss) / own.sum()
+    return precisions, effects
+
+
+def evaluate_multi_label(
+    images: Vectors, classes: Vectors, shown: Bools, names: Sequence[str]
+) -> MultiLabelReport:
+    """Measure zero-shot classification of pictures that show several classes.
+
+    images: ``(n, dim)``. classes: ``(classes, dim)``. shown: ``(n, classes)``, whether a picture
+    shows a class. names: of the classes. The mean is over the classes that occur. Its variance is
+    that of the pictures' influences on it (the infinitesimal jackknife; Efron 1982, chapter 6).
+    Raises TooFewExamples if no picture shows anything.
+    """
+    n_of = shown.sum(axis=0)
+    occurring = np.flatnonzero(n_of)
+    if not len(occurring):
+        raise TooFewExamples("there are no pictures to evaluate on")
+    scores = images @ classes.T  # (n, classes)
+    averages: dict[int, float] = {}
+    influences = np.zeros(len(images))
+    for c in occurring.tolist():
+        own = shown[:, c]
+        precisions, effects = _precisions_in(scores[:, c], own)
+        averages[c] = float(precisions[own].mean())
+        influences += effects + np.where(own, precisions - averages[c], 0.0) / n_of[c]
+    influences /= len(occurring)
+    return MultiLabelReport(
+        images=len(images),
+        labels=int(n_of.sum()),
+        classes=len(names),
+        mean_average_precision=mean_of_influences(float(np.mean([*averages.values()])), influences),
+        per_class=tuple(
+            LabelResult(name, int(n_of[c]), averages.get(c)) for c, name in enumerate(names)
+        ),
+        notes=_notes(n_of),
+    )
 
 
 def _confusions(actual: Ints, predicted: Ints, names: Sequence[str]) -> tuple[Confusion, ...]:
@@ -281,8 +373,14 @@ def _best_caption_ranks(images: Vectors, captions: Vectors, owner: Ints) -> Ints
 # -- JSON --------------------------------------------------------------------------------------
 
 
-def to_data(report: ClassificationReport | RetrievalReport) -> dict[str, Any]:
+_KINDS: Mapping[type, str] = {
+    ClassificationReport: "classification",
+    MultiLabelReport: "multi-label classification",
+    RetrievalReport: "retrieval",
+}
+
+
+def to_data(report: Report) -> dict[str, Any]:
     """A report as JSON data, to be kept with an index and given to programs."""
-    kind = "classification" if isinstance(report, ClassificationReport) else "retrieval"
-    data: dict[str, Any] = json.loads(json.dumps({"kind": kind, **asdict(report)}))
+    data: dict[str, Any] = json.loads(json.dumps({"kind": _KINDS[type(report)], **asdict(report)}))
     return data

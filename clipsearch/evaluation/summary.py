@@ -5,10 +5,16 @@ from dataclasses import dataclass
 
 from clipsearch.domain.calibration import Precision
 from clipsearch.domain.intervals import Estimate
-from clipsearch.domain.pass_marks import IMAGES, REFUSED
+from clipsearch.domain.pass_marks import ABSENT_ANSWERED, IMAGES, MOSTS, REFUSED
+from clipsearch.evaluation.answers import Answered
 from clipsearch.evaluation.evaluate import Findings
-from clipsearch.evaluation.labelled import CaptionedImages
-from clipsearch.evaluation.metrics import ClassificationReport, ClassResult
+from clipsearch.evaluation.labelled import CaptionedImages, LabelledImages
+from clipsearch.evaluation.metrics import (
+    ClassificationReport,
+    ClassResult,
+    MultiLabelReport,
+    RetrievalReport,
+)
 from clipsearch.text import percent
 
 
@@ -32,6 +38,14 @@ MEASURES = {
     "mean_average_precision": "mean average precision",
     **{f"image_recall_at_{k}": f"image recall@{k}" for k in (1, 5, 10)},
     **{f"text_recall_at_{k}": f"text recall@{k}" for k in (1, 5, 10)},
+    "found": "present classes found",
+    ABSENT_ANSWERED: "absent classes answered",
+    "absent_strong": "absent classes answered strongly",
+    "list_precision": "precision of the list",
+    "list_recall": "recall of the list",
+    "list_f1": "F1 of the list",
+    "best_f1": "F1 of the best cut",
+    "share_of_best_f1": "F1 as a share of the best",
     REFUSED: "in-domain queries refused",
     IMAGES: "pictures",
 }
@@ -70,6 +84,8 @@ def estimates(findings: Findings) -> dict[str, Estimate]:
             "mean_average_precision": report.mean_average_precision,
         }
         return {name: estimate for name, estimate in found.items() if estimate is not None}
+    if isinstance(report, MultiLabelReport):
+        return {"mean_average_precision": report.mean_average_precision}
     of_images = {f"image_recall_at_{k}": e for k, e in report.image_recall.items()}
     return of_images | {f"text_recall_at_{k}": e for k, e in report.text_recall.items()}
 
@@ -90,7 +106,7 @@ def mark(findings: Findings, measure: str) -> str:
         return ""
     if measure == IMAGES:
         return f"at least {value:g}"
-    return f"at {'most' if measure == REFUSED else 'least'} {percent(value)}"
+    return f"at {'most' if measure in MOSTS else 'least'} {percent(value)}"
 
 
 def worst_classes(report: ClassificationReport) -> list[ClassResult]:
@@ -99,11 +115,21 @@ def worst_classes(report: ClassificationReport) -> list[ClassResult]:
     return sorted(lost, key=lambda r: (r.recall.value if r.recall else 1, -r.images))
 
 
+def worst_answers(findings: Findings) -> list[Answered]:
+    """The present classes whose lists are not perfect, the least F1 first."""
+    answered = findings.answers.per_class if findings.answers else ()
+    lost = [one for one in answered if one.images and one.f1 < 1]
+    return sorted(lost, key=lambda one: (one.f1, -one.images))
+
+
 def mistakes(findings: Findings) -> list[Mistake]:
-    """Pictures given to a wrong class, or captions with their picture not among the first ten."""
+    """Pictures given to a wrong class, or captions with their picture not among the first ten.
+
+    None where pictures have several labels: no one class is right.
+    """
     report, test_set = findings.report, findings.test_set
     if isinstance(test_set, CaptionedImages):
-        assert not isinstance(report, ClassificationReport)
+        assert isinstance(report, RetrievalReport)
         last = max(report.image_recall)
         return [
             Mistake(
@@ -114,6 +140,8 @@ def mistakes(findings: Findings) -> list[Mistake]:
             for n, rank in enumerate(report.image_ranks)
             if rank >= last
         ]
+    if not isinstance(test_set, LabelledImages):
+        return []
     assert isinstance(report, ClassificationReport)
     names = findings.domain.class_names
     rows = zip(test_set.paths, test_set.classes, report.predicted, strict=True)

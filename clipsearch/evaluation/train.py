@@ -28,7 +28,7 @@ from clipsearch.domain.intervals import Estimate, proportion
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.zero_shot import class_embeddings
 from clipsearch.errors import TooFewExamples
-from clipsearch.evaluation.labelled import LabelledImages, own_taxonomy, read
+from clipsearch.evaluation.labelled import LabelledImages, own_taxonomy, read_single
 from clipsearch.evaluation.probes import (
     Floats,
     KeptProbe,
@@ -74,8 +74,7 @@ def train_on(
     """
     check_name(name)
     taxonomy = own_taxonomy(source, Collection(store).domain)
-    training = read(source, taxonomy)
-    assert isinstance(training, LabelledImages)
+    training = read_single(source, taxonomy)
     found = embeddings_of(
         *(training.root, training.paths, store.spec, store),
         lambda: encoders.both,

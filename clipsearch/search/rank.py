@@ -103,7 +103,7 @@ class _Searched:
                 )
             )
             for gathered, own in zip(found, rows, strict=True):
-                gathered.add(collection, [next(of_each) for _ in own])
+                gathered.add(collection, [next(of_each) for _ in own], only)
         return found
 
     def _cut(
@@ -156,15 +156,15 @@ class _Gathered:
         text = [self._text.vector] if self._text else []
         return np.stack([query.vector, *aims, *text])
 
-    def add(self, collection: Collection, found: Sequence[Sequence[Hit]]) -> None:
-        """Take what a collection found for the ``rows``."""
+    def add(self, collection: Collection, found: Sequence[Sequence[Hit]], only: Filter) -> None:
+        """Take what a collection found for the ``rows``. only: the filter that was searched by."""
         query = self._query
         scored = [
             replace(hit, score=hit.score + query.offset)
             for hit in found[0]
             if not _is_left_out(hit, query)
         ]
-        self.hits += collection.judged(scored, query.kind)
+        self.hits += collection.judged(scored, query.kind, only)
         if self._text:
             self._text_scores += [hit.score for hit in found[-1]]
         of_aims = found[1 : len(found) - bool(self._text)]

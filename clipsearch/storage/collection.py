@@ -6,7 +6,7 @@ Kept with the index as attachments, and read one by one, as a command needs them
     texts         embeddings of the domain's classes, its examples and the background prompts
     calibration   what background queries reach: for verdicts, and for false-alarm rates of hits
     scale         how parts of a query are put on one scale (see ``domain.scale``)
-    evaluation    what the last ``evaluate`` found; of captions, under a name of its own
+    evaluation    what the last ``evaluate`` found; others for several labels and for captions
     likeness      what near-duplicates are like (see ``search.duplicates.likeness``)
     probe:NAME    a linear probe (see ``evaluation.probes``)
 
@@ -21,7 +21,7 @@ from functools import cached_property
 import numpy as np
 
 from clipsearch.domain import taxonomy
-from clipsearch.domain.calibration import FalseAlarms
+from clipsearch.domain.calibration import FalseAlarms, Precision
 from clipsearch.domain.scale import Scale
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.verdict import Background
@@ -104,7 +104,7 @@ class Collection:
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
-        """The last ones with labels and with captions, of this model and this domain, if whole."""
+        """The last one of each kind of test set, of this model and this domain, if whole."""
         own = (self.store.spec.fingerprint, self.domain.fingerprint)
         return [
             found for found in evaluations.kept(self.store) if (found.model, found.domain) == own
@@ -217,12 +217,11 @@ class Collection:
         alarms = self.false_alarms(kind)
         return alarms.least_score(max_false_alarm) if alarms else float("-inf")
 
-    def judged(self, hits: Sequence[Hit], kind: QueryKind) -> list[Hit]:
-        """Hits with all that is known of their scores."""
+    def judged(self, hits: Sequence[Hit], kind: QueryKind, only: Filter = EVERYTHING) -> list[Hit]:
+        """Hits with all that is known of their scores. only: the filter that let them through."""
         scores = [hit.score for hit in hits]
-        alarms, precision = self.false_alarms(kind), None
-        if kind == "text" and self.evaluation is not None:
-            precision = self.evaluation.precision
+        alarms = self.false_alarms(kind)
+        precision = self._precision if kind == "text" and only == EVERYTHING else None
         rates = alarms.rate(scores).tolist() if alarms else [None] * len(hits)
         right = precision.probability(scores).tolist() if precision else [None] * len(hits)
         return [
@@ -246,6 +245,14 @@ class Collection:
         nearest = np.argmax(np.stack(list(vectors.values())) @ self.texts.gate.classes.T, axis=1)
         names = self.domain.class_names
         return {id: names[index] for id, index in zip(vectors, nearest, strict=True)}
+
+    @cached_property
+    def _precision(self) -> Precision | None:
+        """How often a text's hit is right, where it was measured on this very collection."""
+        found = self.evaluation
+        if found is None or found.precision is None or not found.was_of(self.store.ids()):
+            return None
+        return found.precision
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:

@@ -1,7 +1,8 @@
 """Evaluations as they are kept with an index: what answers need of them, and the report as data.
 
-One of each kind of test set is kept, labels and captions, since each has its own measures and its
-own pass marks. What the report says in detail is the business of ``evaluation``.
+One of each kind of test set is kept, with one label a picture, with several, and with captions,
+since each has its own measures and its own pass marks. What the report says in detail is the
+business of ``evaluation``.
 """
 
 import json
@@ -14,11 +15,23 @@ from clipsearch import typed
 from clipsearch.domain.calibration import Precision
 from clipsearch.domain.pass_marks import IMAGES, REFUSED, Shortfall
 from clipsearch.storage.catalog import Store
+from clipsearch.storage.vector_file import Ids
 
-_KINDS = {"classification": "labels", "retrieval": "captions"}
+_KINDS = {
+    "classification": "labels",
+    "multi-label classification": "several labels",
+    "retrieval": "captions",
+}
 """Kind of report -> kind of test set."""
 
-_ATTACHMENTS = {"labels": "evaluation", "captions": "evaluation of captions"}
+_ATTACHMENTS = {
+    "labels": "evaluation",
+    "several labels": "evaluation of several labels",
+    "captions": "evaluation of captions",
+}
+
+_NEARLY = 0.9
+"""The share of a collection and of a test set that they must have in common to be one."""
 
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
 """What reading JSON that is not what was kept may raise."""
@@ -47,11 +60,17 @@ class Evaluation:
     precision: Precision | None
     """What a score says about a hit's being right, where the test set could tell."""
     logit_scale: float | None = None
-    """What makes the probabilities of classes right, where the test set had labels."""
+    """What makes the probabilities of classes right, where each picture had one label."""
+    indexed: int = 0
+    """How many of the test set's pictures the collection had."""
+    collection: int = 0
+    """How many pictures the collection had."""
+    newest: int = 0
+    """The greatest id among them."""
 
     @property
     def kind(self) -> str:
-        """``labels`` or ``captions``: what the test set said of its pictures."""
+        """What the test set said of its pictures: labels, several labels, or captions."""
         return _KINDS[self.report["kind"]]
 
     @property
@@ -63,6 +82,15 @@ class Evaluation:
     def is_about(self, marks: Mapping[str, float]) -> bool:
         """Whether any of the pass marks is one that its test set could measure."""
         return bool((marks.keys() & self.measures.keys()) - {IMAGES, REFUSED})
+
+    def was_of(self, ids: Ids) -> bool:
+        """Whether the collection, with these ids ``(n,)`` now, is nearly the test set itself.
+
+        Nine in ten of its pictures are the test set's, and the reverse. Elsewhere things are more
+        or less frequent, and a score is more or less often right.
+        """
+        removed = self.collection - int((ids <= self.newest).sum())
+        return self.indexed - removed >= _NEARLY * max(len(ids), self.images)
 
     def to_json(self) -> str:
         """The record as JSON text; ``from_json`` is its inverse."""
@@ -92,7 +120,7 @@ def keep(store: Store, found: Evaluation) -> None:
 
 
 def kept(store: Store) -> list[Evaluation]:
-    """The last ones with labels and with captions, if whole, whatever they are of."""
+    """The last one of each kind, if whole, whatever they are of."""
     found = []
     for name in _ATTACHMENTS.values():
         text = store.attachment(name)

@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from clipsearch.domain.intervals import Estimate, clustered_mean, proportion, stratified_mean
+from clipsearch.domain.intervals import (
+    Estimate,
+    clustered_mean,
+    mean_of_influences,
+    proportion,
+    ratio_of_means,
+    stratified_mean,
+)
 from clipsearch.evaluation.metrics import evaluate_classification
 from clipsearch.vectors import l2_normalise
 
@@ -140,6 +147,34 @@ def test_coverage_of_mean_average_precision(
         got.append(report.mean_average_precision)
     truth = np.mean([e.value for e in got])
     assert 0.91 <= np.mean([e.low <= truth <= e.high for e in got]) <= 0.99
+
+
+def test_ratio_of_means_by_hand() -> None:
+    got = ratio_of_means([0.2, 0.4, 0.0], [0.4, 0.4, 0.2])
+    assert (got.value, got.n) == (pytest.approx(0.6), 3)
+    assert got.low < 0.6 < got.high
+    same = ratio_of_means([0.5, 0.7], [0.5, 0.7])
+    assert (same.value, same.high) == (1, 1)
+    with pytest.raises(ValueError, match="no observations"):
+        ratio_of_means([0.0], [0.0])
+
+
+def test_influences_of_a_plain_mean_are_those_of_the_mean() -> None:
+    values = np.random.default_rng(0).random(50)
+    got = mean_of_influences(values.mean(), (values - values.mean()) / 50)
+    expected = clustered_mean(values, np.arange(50))
+    assert (got.low, got.high) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.slow
+def test_coverage_of_ratios_of_means() -> None:
+    rng = np.random.default_rng(3)
+    covered = []
+    for _ in range(2000):
+        wholes = rng.beta(2, 1, 60)
+        got = ratio_of_means(wholes * rng.beta(3, 1, 60), wholes)
+        covered.append(got.low <= 0.75 <= got.high)
+    assert 0.93 <= np.mean(covered) <= 0.97
 
 
 @pytest.mark.slow

@@ -30,6 +30,24 @@ class TestPassMarks:
         captions = {"image_recall_at_1": 0.95, "text_recall_at_1": 0.9, "images": 10.0}
         assert shortfalls(captions, marks) == ()
 
+    def test_several_labels_are_not_asked_for_top1(self) -> None:
+        several = {"mean_average_precision": 0.5, "found": 0.9, "absent_answered": 0.3}
+        assert shortfalls(several, {"top1": 0.5, "found": 0.9}) == ()
+        assert [m.measure for m in shortfalls(several, {"top1": 0.5, "images": 1})] == [
+            "images",
+            "top1",
+        ]
+
+    def test_answers_to_absent_classes_are_a_most(self) -> None:
+        measures = MEASURES | {"found": 0.9, "absent_answered": 0.3, "list_f1": 0.4}
+        marks = {"found": 0.9, "absent_answered": 0.3, "list_f1": 0.4}
+        assert shortfalls(measures, marks) == ()
+        missed = shortfalls(measures, {"absent_answered": 0.2, "list_f1": 0.5})
+        assert [str(one) for one in missed] == [
+            "absent_answered 0.3 is above the mark 0.2",
+            "list_f1 0.4 is below the mark 0.5",
+        ]
+
     def test_a_test_set_that_no_mark_is_about_passes_nothing(self) -> None:
         (missed,) = shortfalls({"image_recall_at_1": 1.0, "images": 9.0}, {"top1": 0.5})
         assert missed.measure == "top1"

@@ -12,9 +12,9 @@ from fakes import DIM, DecodeHere, FakeEncoder, fake_spec, unit
 from clipsearch.domain import taxonomy
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.errors import ModelMismatch, RefusedByPolicy, TooFewExamples, UsageError
-from clipsearch.evaluation import evaluate, labelled, probes, train
+from clipsearch.evaluation import evaluate, labelled, probes, summary, train
 from clipsearch.evaluation.evaluate import Findings
-from clipsearch.evaluation.metrics import ClassificationReport, RetrievalReport
+from clipsearch.evaluation.metrics import ClassificationReport, MultiLabelReport, RetrievalReport
 from clipsearch.indexing import embed
 from clipsearch.models.load import Encoders
 from clipsearch.records import Pixels, Vectors
@@ -110,6 +110,12 @@ def test_a_folder_is_measured_and_the_result_is_kept(store: Store, folder: Path)
     assert again.tested == "tested"
     assert again.evaluation == findings.evaluation
     assert again.logit_scale == findings.evaluation.logit_scale
+    answers = findings.answers
+    assert answers is not None
+    assert [one.images for one in answers.per_class] == [3, 2, 4, 3]
+    assert answers.absent_answered is None
+    assert findings.evaluation.measures["list_f1"] == answers.list_f1.value
+    assert findings.evaluation.report["answers"] == answers.to_data()
     # Two forms of a query for each class, ten hits each: all that is of a class is among them.
     precision = findings.evaluation.precision
     assert precision is not None
@@ -169,6 +175,42 @@ def test_a_table_of_labels_is_the_same_test_set(store: Store, folder: Path) -> N
     assert of_table.report == of_folder.report
 
 
+def test_several_labels_a_picture(store: Store, folder: Path) -> None:
+    run(store, folder)
+    rows = [f"crack/crack{n}.png,crack" for n in range(3)] + ["crack/crack0.png,dent"]
+    rows += [f"stain/stain{n}.png,stain" for n in range(3)]
+    (folder / "several.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    findings = run(store, folder / "several.csv")
+    report = findings.report
+    assert isinstance(report, MultiLabelReport)
+    assert (report.images, report.labels) == (6, 7)
+    measures = findings.evaluation.measures
+    assert measures.keys() == {
+        *("mean_average_precision", "images", "refused_in_domain"),
+        *("found", "absent_answered", "list_precision", "list_recall", "list_f1"),
+    }
+    assert findings.evaluation.logit_scale is None
+    assert summary.mistakes(findings) == []
+    # One of the marks cannot be met by it, and the evaluation with single labels still stands.
+    assert [missed.measure for missed in findings.evaluation.shortfalls] == ["images", "top1"]
+    assert Collection(store).tested == "tested"
+    assert len(Collection(store).evaluations) == 2
+    wanted = DOMAIN.replace("images = 8, top1 = 0.75", "images = 6, found = 0.1")
+    collection.pin(store, taxonomy.parse(wanted, "parts.toml"))
+    assert run(store, folder / "several.csv").evaluation.shortfalls == ()
+    assert Collection(store).tested == "tested"
+
+
+def test_precision_is_fitted_to_all_that_a_picture_shows(store: Store, folder: Path) -> None:
+    rows = [f"{path.relative_to(folder)},{path.name[:-5]}" for path in folder.rglob("*.png")]
+    rows += ["crack/crack0.png,dent"]
+    (folder / "several.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    precision = run(store, folder / "several.csv").evaluation.precision
+    assert precision is not None
+    assert precision.hits == 80
+    assert precision.right in (25, 26)  # 24 as before, and the dent where it is among the ten
+
+
 def test_captions_are_measured_as_retrieval(store: Store, folder: Path) -> None:
     rows = [f"{name}/{name}0.png,a picture of a {name}" for name in NAMES]
     rows += ["dent/dent0.png,what a dent", "dent/dent2.png,a big stain"]
@@ -180,6 +222,7 @@ def test_captions_are_measured_as_retrieval(store: Store, folder: Path) -> None:
     assert report.image_ranks[5] > 0
     assert report.image_recall[1].value == pytest.approx(np.mean(np.array(report.image_ranks) < 1))
     assert findings.evaluation.logit_scale is None
+    assert findings.answers is None
     # The domain asks for top1, which captions cannot show.
     assert [missed.measure for missed in findings.evaluation.shortfalls] == ["images", "top1"]
     assert Collection(store).evaluation == findings.evaluation

@@ -9,7 +9,7 @@ import pytest
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.errors import BadLabels, RefusedByPolicy, TooFewExamples
 from clipsearch.evaluation import labelled
-from clipsearch.evaluation.labelled import CaptionedImages, LabelledImages
+from clipsearch.evaluation.labelled import CaptionedImages, LabelledImages, MultiLabelImages
 
 
 @pytest.fixture
@@ -105,8 +105,13 @@ class TestLabels:
             ("path,label\ncat/1.jpg,cat,x\n", "line 2: 3 fields where the header has 2"),
             ("path,label\n,cat\n", "line 2: an empty path"),
             ("path,label\ncat/1.jpg, \n", "line 2: an empty text"),
-            ("path,label\ncat/1.jpg,cat\n./cat/1.jpg,hot dog\n", "line 3: .* on line 2"),
+            (
+                "path,label\ncat/1.jpg,cat\n./cat/1.jpg,Cat\n",
+                "line 3: .*label 'Cat', on line 2",
+            ),
             ("path,label\ncat/1.jpg,cat\nHot-Dog/../cat/1.jpg,cat\n", "line 3: .* on line 2"),
+            ("path,label\ncat/1.jpg,cat\ncat/1.jpg,\n", "line 3: an empty text"),
+            ("path,label\ncat/1.jpg,cat\ncat/1.jpg,dog\n", "line 3: the label 'dog' is no class"),
             ("path,label\n../../../../../../../../etc,cat\n", "line 2: there is no file"),
             ("path,label\nca\0t/1.jpg,cat\n", "line 2"),
             ('path,label\ncat/1.jpg,"cat\n', r"line 2: "),
@@ -133,6 +138,46 @@ class TestLabels:
         picture = folder / "cat/1.jpg"
         found = labelled.read(table(folder, f"path,label\n{picture},cat\n"), small)
         assert found.paths == (os.fsencode(picture),)
+
+
+class TestSeveralLabels:
+    TEXT = "path,label,area\ncat/1.jpg,hot dog,0.5\nHot-Dog/4.webp,HOT_DOG,1\n./cat/1.jpg,cat,0.2\n"
+
+    def test_several_labels_a_picture(self, folder: Path, small: Domain) -> None:
+        path = table(folder, self.TEXT)
+        assert labelled.read(path, small) == MultiLabelImages(
+            source=str(path),
+            root=os.fsencode(folder),
+            paths=(b"Hot-Dog/4.webp", b"cat/1.jpg"),
+            labels=((2,), (0, 2)),
+        )
+
+    def test_synonyms_of_one_class_are_one_label(self, folder: Path, small: Domain) -> None:
+        found = labelled.read(table(folder, "path,label\ncat/1.jpg,cat\ncat/1.jpg,kitten\n"), small)
+        assert isinstance(found, LabelledImages)
+        assert found.classes == (0,)
+
+    def test_a_part(self, folder: Path, small: Domain) -> None:
+        found = labelled.read(table(folder, self.TEXT), small)
+        assert isinstance(found, MultiLabelImages)
+        assert (found.only([1]).paths, found.only([1]).labels) == ((b"cat/1.jpg",), ((0, 2),))
+
+    def test_the_fingerprint_is_of_all_labels_in_any_order(
+        self, folder: Path, small: Domain
+    ) -> None:
+        def of(text: str) -> str:
+            found = labelled.read(table(folder, text), small)
+            return labelled.fingerprint(found, small, list(found.paths))
+
+        head, *rows = self.TEXT.splitlines()
+        assert of(self.TEXT) == of("\n".join([head, *reversed(rows)]))
+        assert of(self.TEXT) != of("\n".join([head, *rows[:2]]))
+
+    def test_classes_are_not_learned_from_them(self, folder: Path, small: Domain) -> None:
+        with pytest.raises(BadLabels, match=r"cat/1\.jpg has several labels"):
+            labelled.read_single(table(folder, self.TEXT), small)
+        with pytest.raises(BadLabels, match="has captions"):
+            labelled.read_single(table(folder, "path,caption\ncat/1.jpg,x\n"), small)
 
 
 class TestCaptions:

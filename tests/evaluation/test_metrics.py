@@ -11,6 +11,7 @@ from clipsearch.errors import TooFewExamples
 from clipsearch.evaluation import metrics
 from clipsearch.evaluation.metrics import (
     evaluate_classification,
+    evaluate_multi_label,
     evaluate_retrieval,
     to_data,
 )
@@ -241,6 +242,50 @@ class TestClassification:
         assert sum(result.predicted for result in got.per_class) == n
         right = round(got.top1.value * n)
         assert right + sum(confusion.count for confusion in got.confusions) == n
+
+
+class TestSeveralLabels:
+    @pytest.mark.parametrize("seed", range(3))
+    def test_mean_average_precision_is_scikit_learns(self, seed: int) -> None:
+        metrics = pytest.importorskip("sklearn.metrics")
+        images, classes, _, names = random_set(seed)
+        shown = np.random.default_rng(seed).random((len(images), len(names))) < 0.2
+        shown[:, -1] = False
+        got = evaluate_multi_label(images, classes, shown, names)
+        scores = images @ classes.T
+        expected = [metrics.average_precision_score(shown[:, c], scores[:, c]) for c in range(11)]
+        assert got.mean_average_precision.value == pytest.approx(np.mean(expected), abs=1e-6)
+        for result, average in zip(got.per_class, expected, strict=False):
+            assert result.average_precision == pytest.approx(average, abs=1e-6)
+        assert got.per_class[-1].average_precision is None
+        assert (got.images, got.labels, got.classes) == (60, shown.sum(), 12)
+        assert got.measures().keys() == {"mean_average_precision", "images"}
+        assert to_data(got)["kind"] == "multi-label classification"
+
+    def test_one_label_each_is_the_single_label_figure(self) -> None:
+        images, classes, labels, names = random_set(1)
+        shown = np.eye(len(names), dtype=bool)[labels]
+        single = evaluate_classification(images, classes, labels, names).mean_average_precision
+        several = evaluate_multi_label(images, classes, shown, names).mean_average_precision
+        assert several.value == pytest.approx(single.value, abs=1e-9)
+        assert several.high - several.low == pytest.approx(single.high - single.low, rel=0.35)
+
+    def test_the_interval_is_that_of_the_bootstrap(self) -> None:
+        rng = np.random.default_rng(4)
+        images, classes, _, names = random_set(4, n=150)
+        shown = images @ classes.T + 0.3 * rng.normal(size=(150, 12)) > 0.25
+        got = evaluate_multi_label(images, classes, shown, names).mean_average_precision
+        samples = [rng.integers(0, 150, 150) for _ in range(200)]
+        values = [
+            evaluate_multi_label(images[s], classes, shown[s], names).mean_average_precision.value
+            for s in samples
+        ]
+        assert (got.high - got.low) / (2 * 1.96) == pytest.approx(np.std(values), rel=0.25)
+
+    def test_nothing_shown(self) -> None:
+        eye = np.eye(3, dtype=np.float32)
+        with pytest.raises(TooFewExamples):
+            evaluate_multi_label(eye, eye, np.zeros((3, 3), bool), list("abc"))
 
 
 class TestRetrieval:

@@ -20,7 +20,7 @@ from clipsearch.evaluation.metrics import (
     evaluate_retrieval,
     to_data,
 )
-from clipsearch.records import TextEncoder, Vectors
+from clipsearch.records import Filter, TextEncoder, Vectors
 from clipsearch.storage import calibration, collection, evaluations
 from clipsearch.storage.catalog import FOLDER, Store
 from clipsearch.storage.collection import Collection
@@ -268,6 +268,9 @@ def evaluation(store: Store, *shortfalls: Shortfall, domain: Domain = TOYS) -> E
         measures=report.measures(),
         shortfalls=shortfalls,
         precision=precision,
+        indexed=30,
+        collection=30,
+        newest=int(store.ids().max()),
     )
 
 
@@ -355,6 +358,33 @@ def test_a_hit_of_a_text_query_carries_the_probability_that_it_is_right(store: S
     np.testing.assert_allclose([hit.precision for hit in judged], expected)
     assert {hit.tested for hit in judged} == {"tested"}
     assert {hit.precision for hit in Collection(store).judged(hits, "image")} == {None}
+    among = Collection(store).judged(hits, "text", Filter(under=b"folder"))
+    assert {hit.precision for hit in among} == {None}
+
+
+def test_precision_is_told_only_of_the_collection_that_was_the_test_set(store: Store) -> None:
+    found = evaluation(store)
+    assert found.report["images"] == len(store.ids()) == 30
+
+    def told(**changes: int) -> bool:
+        attach(store, replace(found, **changes))
+        (hit,) = Collection(store).judged(store.search(unit(3), 1), "text")
+        return hit.precision is not None
+
+    assert told()
+    assert told(indexed=27)
+    assert not told(indexed=26)  # the other four of the test set lie elsewhere
+    assert not told(indexed=0, collection=0, newest=0)  # kept before this was asked
+    assert not told(collection=34)  # four were removed since, perhaps of the test set
+    ids = store.ids()
+    with store.batch():
+        store.add([picture(b"new %d" % n, 900 + n) for n in range(3)])
+    assert told()
+    with store.batch():
+        store.add([picture(b"newer", 910)])
+    assert not told()
+    assert found.was_of(ids[3:])
+    assert not found.was_of(ids[4:])
 
 
 def test_there_may_be_nothing_to_judge(store: Store) -> None:

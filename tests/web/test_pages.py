@@ -104,6 +104,7 @@ def findings(monkeypatch: pytest.MonkeyPatch) -> Findings:
             precision=None,
         ),
         report=report,
+        answers=None,
         model=fake_spec(),
         domain=domain,
         gate=GateErrors(10, 10, 4, proportion(1, 10), None, proportion(3, 10)),

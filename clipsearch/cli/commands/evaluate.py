@@ -52,7 +52,7 @@ def evaluate_command(
 
     Pictures that the index has are not read again. An index is tested once an evaluation of its
     model and domain has met the domain's pass marks, which say how much must be right. Exit code 0
-    if it has, 1 if it has not.
+    if it has, 1 if it has not. In a file a picture may have several labels, one a line.
 
     \b
     Examples:

@@ -6,6 +6,7 @@ from typing import Any
 from clipsearch.cli.render.json_lines import json_path
 from clipsearch.cli.render.table import Table
 from clipsearch.domain.pass_marks import IMAGES, REFUSED
+from clipsearch.evaluation.answers import QUERY
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.metrics import ClassificationReport
 from clipsearch.evaluation.summary import (
@@ -18,6 +19,7 @@ from clipsearch.evaluation.summary import (
     precision_text,
     published,
     value,
+    worst_answers,
     worst_classes,
 )
 from clipsearch.paths import absolute
@@ -52,8 +54,35 @@ def evaluation_tables(findings: Findings) -> list[Table]:
         rows = [[*row, by_label.get(row[0], "")] for row in rows]
     left = (0, len(columns) - 1) if beside else (0,)
     tables = [Table("", tuple(columns), [tuple(row) for row in rows], left)]
+    tables += _answer_tables(findings)
     if isinstance(report, ClassificationReport):
         tables += _class_tables(report)
+    return tables
+
+
+def _answer_tables(findings: Findings) -> list[Table]:
+    """What people meet who search for the classes by name."""
+    if findings.answers is None:
+        return []
+    rows = [
+        (MEASURES[name], percent(e.value), interval(e), str(e.n), mark(findings, name))
+        for name, e in findings.answers.estimates().items()
+    ]
+    title = f'Answers to "{QUERY.format("CLASS")}", were the labelled pictures searched'
+    tables = [Table(title, ("measure", "value", "95 % interval", "of", "pass mark"), rows)]
+    worst = worst_answers(findings)
+    lists = [
+        (
+            one.name,
+            *(str(one.images), str(one.shown), str(one.right)),
+            *(percent(one.f1), percent(one.best_f1)),
+        )
+        for one in worst[:MOST_ROWS]
+    ]
+    if lists:
+        title = f"The worst lists{_of(len(lists), len(worst), 'that are not perfect')}"
+        columns = ("class", "pictures", "shown", "right", "F1", "F1 of the best cut")
+        tables.append(Table(title, columns, lists))
     return tables
 
 

@@ -11,9 +11,10 @@ from typing import Any
 from clipsearch.domain.intervals import Estimate
 from clipsearch.domain.pass_marks import REFUSED
 from clipsearch.evaluation import summary
+from clipsearch.evaluation.answers import QUERY
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.labelled import LabelledImages
-from clipsearch.evaluation.metrics import ClassificationReport, ClassResult
+from clipsearch.evaluation.metrics import ClassificationReport, ClassResult, MultiLabelReport
 from clipsearch.evaluation.summary import interval, value
 from clipsearch.images.thumbnails import thumbnails
 from clipsearch.text import percent, text_path
@@ -51,6 +52,7 @@ def page(findings: Findings) -> str:
             _measure(findings, name, summary.MEASURES[name], estimate, published.get(name, ""))
             for name, estimate in summary.estimates(findings).items()
         ],
+        answers=_answers(findings) if findings.answers else None,
         gate=_gate(findings),
         precision=precision[0].upper() + precision[1:],
         notes=report.notes,
@@ -58,7 +60,7 @@ def page(findings: Findings) -> str:
         classes=_classes(labelled) if labelled else None,
         most_worst=_WORST,
         confusions=_confusions(findings, labelled) if labelled and labelled.confusions else None,
-        mistakes=_mistakes(findings),
+        mistakes=None if isinstance(report, MultiLabelReport) else _mistakes(findings),
         fingerprints={"model": found.model, "domain": found.domain, "test set": found.test_set},
         percent=percent,
         interval=interval,
@@ -76,6 +78,21 @@ def _measure(
         "missed": name in {shortfall.measure for shortfall in findings.evaluation.shortfalls},
         "said": summary.mark(findings, name),
         "beside": beside,
+    }
+
+
+def _answers(findings: Findings) -> dict[str, Any]:
+    """What people meet who search for the classes by name."""
+    assert findings.answers is not None
+    per_class = findings.answers.per_class
+    return {
+        "query": QUERY.format("CLASS"),
+        "measures": [
+            _measure(findings, name, summary.MEASURES[name], estimate)
+            for name, estimate in findings.answers.estimates().items()
+        ],
+        "worst": summary.worst_answers(findings),
+        "absent": [one for one in per_class if one.shown and not one.images],
     }
 
 

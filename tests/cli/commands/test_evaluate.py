@@ -150,6 +150,30 @@ def test_another_test_set_for_the_collection_around_the_current_folder(
         assert json.loads(other.out)["fingerprints"] == record["fingerprints"]
 
 
+def test_several_labels(run: Run, collection: Path) -> None:
+    pin(collection, "top1 = 0.0", "absent_answered = 1, list_f1 = 1")
+    rows = ["path,label,area", "wall/0.png,wall,1", "wall/0.png,azure,2", "Azure/1.png,azure,3"]
+    (collection / "several.csv").write_text("\n".join([*rows, "Azure/0.png,red_block,0"]) + "\n")
+    done = run("evaluate", "several.csv", "--html", "page.html", cwd=collection)
+    assert done.code == 1
+    assert any(line.startswith("list_f1") or "list_f1" in line for line in done.lines[-1:])
+    assert 'Answers to "a CLASS", were the labelled pictures searched' in done.lines
+    for said in ("present classes found", "absent classes answered", "F1 of the list"):
+        assert any(line.startswith(said) and " to " in line for line in done.lines)
+    assert not any(line.startswith("top-1") for line in done.lines)
+    page = (collection / "page.html").read_text(encoding="utf-8")
+    assert "absent classes answered" in page
+    assert "got wrong" not in page
+    record = json.loads(run("evaluate", "several.csv", "--json", cwd=collection).out)
+    assert record["report"]["kind"] == "multi-label classification"
+    assert record["report"]["labels"] == 4
+    answers = record["report"]["answers"]
+    assert [one["images"] for one in answers["per_class"]] == [1, 2, 0, 0, 1]
+    assert answers["absent_answered"]["n"] == 2
+    assert record["measures"]["list_f1"] == answers["list_f1"]["value"]
+    assert record["wrong"] == []
+
+
 def test_captions(run: Run, collection: Path) -> None:
     rows = ["path\tcaption", "wall/0.png\ta wall", "wall/1.png\ta red thing", "wall/0.png\tbricks"]
     (collection / "captions.tsv").write_text("\n".join(rows) + "\n")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli.app import DeviceOption, IndexOption, commands, say
-from clipsearch.cli.options.answer import AnswerOptions, MaxFalseAlarmOption
+from clipsearch.cli.options.answer import AnswerOptions, MaxFalseAlarmOption, StrictOption
 from clipsearch.cli.options.filters import FilterOptions
 from clipsearch.cli.searching import opened
 from clipsearch.errors import ClipsearchError, ExitCode, UsageError
@@ -39,6 +39,7 @@ def browse_command(
     ] = 0,
     open_page: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
     max_false_alarm: MaxFalseAlarmOption = 1.0,
+    strict: StrictOption = False,
     device: DeviceOption = "auto",
     index: IndexOption = None,
 ) -> int:
@@ -68,7 +69,7 @@ def browse_command(
             Thumbnailer() as thumbnailer,
             closing(OpenCollections(directories, text_encoder)) as collections,
         ):
-            site = Site(collections, thumbnailer, read_filter, max_false_alarm)
+            site = Site(collections, thumbnailer, read_filter, max_false_alarm, strict=strict)
             with Server(site, port, say) as server:
                 say(f"browse at {server.url}")
                 say("Ctrl-C ends it")
@@ -86,6 +87,7 @@ def _warm(collections: OpenCollections) -> None:
     with suppress(ClipsearchError):  # whoever asks will be told
         options = SearchOptions(k=1, allow_out_of_domain=True, classes=True)
         collections.answer(Query((Text("a picture"),)), options)
+        collections.suggestions()
 
 
 def filter_options(fields: Fields) -> FilterOptions:

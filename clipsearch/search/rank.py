@@ -14,7 +14,7 @@ import numpy as np
 from clipsearch.domain.cut import length
 from clipsearch.domain.verdict import BEST
 from clipsearch.paths import absolute
-from clipsearch.records import EVERYTHING, Filter, Hit, Vectors
+from clipsearch.records import Filter, Hit, Vectors
 from clipsearch.search.embed import Embedded
 from clipsearch.search.judge import Floats, Judgment, base, judge
 from clipsearch.search.query import SearchOptions
@@ -43,9 +43,11 @@ class Ranking:
     """The best few pictures, if there are no hits because none is good enough."""
 
 
-def judge_each(collections: Sequence[Collection], queries: Sequence[Embedded]) -> list[Judgment]:
-    """For each query, how ``rank_each`` judges it over all pictures, without its list."""
-    return _Searched(collections, EVERYTHING, exact=False).judge_each(queries)
+def judge_each(
+    collections: Sequence[Collection], queries: Sequence[Embedded], only: Filter
+) -> list[Judgment]:
+    """For each query, how ``rank_each`` judges it, without its list."""
+    return _Searched(collections, only, exact=False).judge_each(queries)
 
 
 def rank_each(

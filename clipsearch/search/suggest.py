@@ -11,6 +11,7 @@ import numpy as np
 from clipsearch.domain.verdict import BEST, STRONG, strength
 from clipsearch.errors import ClipsearchError
 from clipsearch.models.load import Encoders
+from clipsearch.records import EVERYTHING, Filter
 from clipsearch.search.embed import embed_each
 from clipsearch.search.query import Query, Text
 from clipsearch.search.rank import judge_each
@@ -20,13 +21,18 @@ _PICTURES = 1_000
 """Of a larger collection, so many are looked at to choose what to ask all of it."""
 
 
-def suggest(collections: Sequence[Collection], encoders: Encoders, most: int = 24) -> list[str]:
-    """Names of classes of which the collections have a strong match, at most ``most``.
+def suggest(
+    collections: Sequence[Collection],
+    encoders: Encoders,
+    only: Filter = EVERYTHING,
+    most: int = 24,
+) -> list[str]:
+    """Names of classes of which the pictures have a strong match, at most ``most``.
 
     The strongest come first. No two are for the same picture, so that kin do not fill the list.
     None before all collections are calibrated. Raises ModelError.
     """
-    found = sorted(strong for collection in collections for strong in _strong(collection))
+    found = sorted(strong for collection in collections for strong in _strong(collection, only))
     names = list(dict.fromkeys(name for *_, name in found))[:most]
     queries = [Query((Text(name),)) for name in names]
     embedded = embed_each(collections, queries, encoders)
@@ -35,16 +41,16 @@ def suggest(collections: Sequence[Collection], encoders: Encoders, most: int = 2
         for name, query in zip(names, embedded, strict=True)
         if not isinstance(query, ClipsearchError)
     ]
-    judged = judge_each(collections, [query for _, query in asked])
+    judged = judge_each(collections, [query for _, query in asked], only)
     return [name for (name, _), one in zip(asked, judged, strict=True) if one.verdict == "strong"]
 
 
-def _strong(collection: Collection) -> Iterator[tuple[float, float, str]]:
+def _strong(collection: Collection, only: Filter) -> Iterator[tuple[float, float, str]]:
     """Classes with a strong match, one for a picture: their rates, falling strengths, names."""
-    level, texts = collection.level(), collection.texts
+    level, texts = collection.level(only), collection.texts
     if level is None or texts is None:
         return
-    ids = collection.store.ids()
+    ids = collection.store.ids(only)
     if not len(ids):
         return
     pictures = collection.store.vectors(ids[:: -(-len(ids) // _PICTURES)].tolist())

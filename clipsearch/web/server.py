@@ -116,7 +116,10 @@ class Site:
             )
             about = self._collections.about()
             if not asked.has_aim:
-                suggested = [] if options.is_filtered else self._collections.suggestions()
+                # A suggestion leads to a page without filters, but for the folder that is browsed.
+                whole = self._read_filter({})
+                filtered = class_name or options.only != whole
+                suggested = [] if filtered else self._collections.suggestions(whole)
                 return browse.start(suggested, options, self._collections.newest(options), marks)
             shown = self._collections.answer(asked, options)
             return browse.answered(about, options, shown, marks)

@@ -14,7 +14,7 @@ import numpy as np
 
 from clipsearch.errors import CollectionGone, Refused, UsageError
 from clipsearch.models.load import Encoders
-from clipsearch.records import Encoder, ModelSpec, TextEncoder, Vectors
+from clipsearch.records import EVERYTHING, Encoder, Filter, ModelSpec, TextEncoder, Vectors
 from clipsearch.search.answer import Answer, answer, newest
 from clipsearch.search.query import Query, SearchOptions
 from clipsearch.search.suggest import suggest
@@ -90,7 +90,7 @@ class OpenCollections:
         self._load_encoder = load_encoder
         self._texts: tuple[str, _RememberingEncoder] | None = None
         """A model's fingerprint, and its encoder."""
-        self._suggested: tuple[_Stamps, list[str]] | None = None
+        self._suggested: tuple[tuple[_Stamps, Filter], list[str]] | None = None
         """For one state of the collections."""
         self._idle: list[_Opened] = []
         self._lock = threading.Lock()
@@ -162,13 +162,13 @@ class OpenCollections:
         with self._lent() as opened:
             return opened.shown(newest(opened.collections, options))
 
-    def suggestions(self) -> list[str]:
+    def suggestions(self, only: Filter = EVERYTHING) -> list[str]:
         """Texts that the collections answer strongly, best first. Raises ModelError."""
         with self._lent() as opened:
             known = self._suggested
-            if known is None or known[0] != opened.stamps:
-                found = suggest(opened.collections, self._encoders(opened.spec))
-                self._suggested = known = (opened.stamps, found)
+            if known is None or known[0] != (opened.stamps, only):
+                found = suggest(opened.collections, self._encoders(opened.spec), only)
+                self._suggested = known = ((opened.stamps, only), found)
             return known[1]
 
     def _encoders(self, spec: ModelSpec) -> Encoders:

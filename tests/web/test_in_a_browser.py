@@ -156,7 +156,7 @@ def test_the_path_is_copied(browser: Any, sheet: Path) -> None:
         for name in HOSTILE[:4]:
             seen.page.keyboard.press("ArrowRight")
             seen.page.keyboard.press("c")
-            seen.page.wait_for_selector("shown")
+            seen.page.wait_for_selector("output.shown")
             copied = seen.page.evaluate("navigator.clipboard.readText()")
             assert copied == os.path.join(sheet.parent, name.decode())
             seen.page.evaluate("document.querySelector('output').classList.remove('shown')")

@@ -75,19 +75,19 @@ def browse_command(
                 say("Ctrl-C ends it")
                 if open_page:
                     typer.launch(server.url)
-                Thread(target=_warm, args=(collections,), daemon=True).start()
+                Thread(target=_warm, args=(collections, only), daemon=True).start()
                 server.serve_forever()
     except KeyboardInterrupt:
         pass  # how it ends: nothing was begun that is to be finished
     return ExitCode.INTERRUPTED
 
 
-def _warm(collections: OpenCollections) -> None:
+def _warm(collections: OpenCollections, only: Filter) -> None:
     """Have everything in memory that the first answer needs, while the page is being looked at."""
     with suppress(ClipsearchError):  # whoever asks will be told
         options = SearchOptions(k=1, allow_out_of_domain=True, classes=True)
         collections.answer(Query((Text("a picture"),)), options)
-        collections.suggestions()
+        collections.suggestions(Filter(under=only.under))
 
 
 def filter_options(fields: Fields) -> FilterOptions:

@@ -329,6 +329,14 @@ def test_a_weak_match_is_one_line_and_none_shows_the_nearest(finding: Server) ->
     assert not re.search("<(h1|script|b)>", none)  # of the hostile names
 
 
+def test_strict_takes_no_weak_match_unless_asked_for_all(root: Path) -> None:
+    with served(root, max_false_alarm=1.0, strict=True) as server:
+        texts = [f"text+{n}&outside=on" for n in range(60)]
+        weak = next(q for q in texts if "verdict: weak" in ask(server, f"hits?q={q}").text)
+        assert "No strong match" in ask(server, f"hits?q={weak}").text
+        assert len(ids(ask(server, f"hits?q={weak}&all=on").text)) == 20
+
+
 def test_pictures_are_there_before_anything_is_asked(finding: Server) -> None:
     text = ask(finding, "").text
     assert "15 pictures, the newest first" in text

@@ -47,12 +47,18 @@ def make_collection(root: Path, count: int) -> Path:
 
 
 @contextmanager
-def served(*roots: Path) -> Iterator[Server]:
+def served(*roots: Path, max_false_alarm: float = 0.05, strict: bool = False) -> Iterator[Server]:
     """The page of these collections, until the end of the block."""
     encoder, complaints = FakeEncoder(), list[str]()
     collections = OpenCollections([root / FOLDER for root in roots], lambda _: encoder)
     with Thumbnailer() as thumbnailer, closing(collections):
-        site = Site(collections, thumbnailer, lambda f: filter_options(f).filter(b""), 0.05)
+        site = Site(
+            collections,
+            thumbnailer,
+            lambda f: filter_options(f).filter(b""),
+            max_false_alarm,
+            strict=strict,
+        )
         with Server(site, 0, complaints.append) as server:
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
             thread.start()

@@ -29,8 +29,8 @@ class Answer:
     """The verdict, and what it was found by."""
     matching: int = 0
     """How many pictures match, of which ``hits`` are the best ``k``; up to 10,000 are counted."""
-    rejected: Hit | None = None
-    """The best picture, if there are no hits because it is not good enough."""
+    nearest: Sequence[Hit] = ()
+    """The best few pictures, if there are no hits because none is good enough."""
     classes: tuple[str | None, ...] = ()
     """Of each hit, where they were asked for: the class of the domain nearest to its picture."""
     notes: tuple[str, ...] = ()
@@ -41,6 +41,11 @@ class Answer:
     """Why the answer is what it is, a line each, where that was asked for."""
     nothing_passes: bool = False
     """Whether there are no hits because no picture passes the filters."""
+
+    @property
+    def rejected(self) -> Hit | None:
+        """The best picture, if there are no hits because it is not good enough."""
+        return next(iter(self.nearest), None)
 
 
 def answer(
@@ -77,9 +82,7 @@ def answer_each(
     if options.strict:
         for collection in collections:
             collection.require_calibrated()
-    if options.class_name:
-        of_class = class_index(collections, options.class_name)
-        options = replace(options, only=replace(options.only, of_class=of_class))
+    options = _with_class(collections, options)
     embedded = embed_each(
         collections, queries, encoders, allow_out_of_domain=options.allow_out_of_domain
     )
@@ -92,27 +95,57 @@ def answer_each(
             answers.append(one)
             continue
         ranking = next(rankings)
-        hits, rejected = ranking.hits, ranking.rejected
+        hits, nearest = ranking.hits, ranking.nearest
         answers.append(
             Answer(
                 hits,
                 ranking.judgment,
                 ranking.matching,
-                rejected,
+                nearest,
                 classes=_nearest_classes(collections, hits) if options.classes else (),
                 notes=notes(query),
                 calibrated=calibrated,
                 explanation=explain(query, one, ranking, collections) if options.explain else (),
                 # What is left out as the query itself may be all that passes.
-                nothing_passes=not (hits or rejected or one.left_out) and options.is_filtered,
+                nothing_passes=not (hits or nearest or one.left_out) and options.is_filtered,
             )
         )
     return answers
 
 
+def newest(collections: Sequence[Collection], options: SearchOptions) -> Answer:
+    """The ``options.k`` pictures taken last that pass the filters, where nothing is looked for.
+
+    Raises UsageError for a class that the domain does not have.
+    """
+    options = _with_class(collections, options)
+    found: list[tuple[str, Hit]] = []
+    matching = 0
+    for collection in collections:
+        only = collection.restricted(options.only)
+        found += collection.store.newest(options.k, only)
+        matching += collection.store.count(only)
+    found.sort(key=lambda dated: dated[0], reverse=True)
+    hits = [hit for _, hit in found[: options.k]]
+    return Answer(
+        hits,
+        matching=matching,
+        classes=_nearest_classes(collections, hits) if options.classes else (),
+        nothing_passes=not hits and options.is_filtered,
+    )
+
+
 def notes(query: Query) -> tuple[str, ...]:
     """What is to be known of a query before it is answered, a line each."""
     return tuple(filter(None, map(policy.language_note, query.texts)))
+
+
+def _with_class(collections: Sequence[Collection], options: SearchOptions) -> SearchOptions:
+    """The class that pictures must be of as a part of the filter. Raises UsageError."""
+    if not options.class_name:
+        return options
+    of_class = class_index(collections, options.class_name)
+    return replace(options, only=replace(options.only, of_class=of_class))
 
 
 def _nearest_classes(

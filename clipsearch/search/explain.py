@@ -8,12 +8,50 @@ from clipsearch.domain.cut import SHARE
 from clipsearch.search.embed import Aim, Embedded
 from clipsearch.search.judge import Judgment
 from clipsearch.search.query import Query
-from clipsearch.search.rank import Ranking
+from clipsearch.search.rank import MOST_COUNTED, Ranking
 from clipsearch.storage.collection import Collection
 from clipsearch.text import percent, printable
 
 _NEAREST = 3
 """Classes that are named."""
+
+
+def weak(judgment: Judgment) -> str:
+    """What a weak match is called."""
+    return f"weak match: {reached(judgment)}"
+
+
+def reached(judgment: Judgment) -> str:
+    """How many unrelated queries score as high, in words."""
+    return f"{percent(judgment.rate)} of unrelated queries score as high here"
+
+
+def counted(matching: int) -> str:
+    """How many pictures match, as far as they were counted."""
+    return f"{matching:,}" if matching < MOST_COUNTED else f"at least {matching:,}"
+
+
+def matches(matching: int, shown: int) -> str:
+    """How many pictures match, and how many of them are shown."""
+    if matching == 1:
+        return "1 picture matches"
+    rest = f"; showing {shown:,}" if shown < matching else ""
+    return f"{counted(matching)} pictures match{rest}"
+
+
+def summary(judgment: Judgment, matching: int, shown: int, *, all: bool = False) -> Iterator[str]:
+    """The verdict, and how much was found, for a heading.
+
+    all: whether the best are shown, however poor.
+    """
+    if all:
+        yield f"the best {shown:,}, however poor"
+        return
+    if judgment.verdict == "strong":
+        yield "strong match"
+    if judgment.verdict == "weak":
+        yield weak(judgment)
+    yield matches(matching, shown)
 
 
 def explain(

@@ -26,6 +26,9 @@ _WINDOWS = (100, 1_000, 10_000)
 MOST_COUNTED = _WINDOWS[-1]
 """More matches than these are not counted, unless more hits are asked for."""
 
+_NEAREST = 6
+"""So many pictures are told of where none is good enough."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
@@ -36,8 +39,15 @@ class Ranking:
     judgment: Judgment
     matching: int
     """How many pictures match, of which ``hits`` are the best; at most 10,000 are counted."""
-    rejected: Hit | None = None
-    """The best picture, if there are no hits because it is not good enough."""
+    nearest: Sequence[Hit] = ()
+    """The best few pictures, if there are no hits because none is good enough."""
+
+
+def judge_each(
+    collections: Sequence[Collection], queries: Sequence[Embedded], only: Filter
+) -> list[Judgment]:
+    """For each query, how ``rank_each`` judges it, without its list."""
+    return _Searched(collections, only, exact=False).judge_each(queries)
 
 
 def rank_each(
@@ -88,6 +98,16 @@ class _Searched:
                 break
         return [rankings[n] for n in range(len(queries))]
 
+    def judge_each(self, queries: Sequence[Embedded]) -> list[Judgment]:
+        """For each query, what its best pictures say of it."""
+        gathered = self._gathered(queries, BEST)
+        return [self._judged(*pair) for pair in zip(queries, gathered, strict=True)]
+
+    def _judged(self, query: Embedded, gathered: "_Gathered") -> Judgment:
+        ranked = _merged(gathered.hits)
+        levels = [level for level in self._levels if level is not None]
+        return judge(query, ranked, levels, gathered.tops) if ranked else Judgment()
+
     def _gathered(self, queries: Sequence[Embedded], window: int) -> list["_Gathered"]:
         """For each query, the ``window`` best pictures of all collections, however poor."""
         if not queries:
@@ -119,7 +139,7 @@ class _Searched:
         good = ranked
         if not options.all and query.of_class is None:
             if _is_refused(judgment, options):
-                return Ranking([], judgment, 0, ranked[0]), True
+                return Ranking([], judgment, 0, ranked[:_NEAREST]), True
             good = [hit for hit in ranked if hit.score >= judgment.least]
             # What was marked good or bad adds to the answer, and takes nothing away from it.
             good = ranked[: max(len(good), gathered.matching_text(levels))]
@@ -131,7 +151,8 @@ class _Searched:
             ends |= len(hits) >= options.k
         else:
             ends |= options.all
-        return Ranking(hits[: options.k], judgment, len(hits), None if hits else ranked[0]), ends
+        nearest = () if hits else tuple(ranked[:_NEAREST])
+        return Ranking(hits[: options.k], judgment, len(hits), nearest), ends
 
 
 class _Gathered:

@@ -184,6 +184,16 @@ class Store(Rows):
             rows = self._db.rows(f"SELECT {columns} FROM images WHERE error IS NULL ORDER BY id")
             return [IndexedImage(*row) for row in rows if row[0] in among]
 
+    def newest(self, most: int, only: Filter = EVERYTHING) -> list[tuple[str, Hit]]:
+        """The good pictures that were taken, or else modified, last: when, and as hits.
+
+        Newest first, at most ``most``; nobody searched for them, so they have no score (NaN).
+        """
+        with self._db.snapshot():
+            found = filters.newest_among(self._db, os.fsencode(self.root), only, most)
+            rows = self._rows([id for _, id in found])
+        return [(when, self._hit(id, float("nan"), rows[id])) for when, id in found]
+
     def count(self, only: Filter = EVERYTHING) -> int:
         """How many good pictures there are, of those that a filter lets through."""
         return len(self._ids_among(only))

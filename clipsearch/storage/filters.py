@@ -2,13 +2,14 @@
 
 import os
 from fnmatch import fnmatchcase
+from itertools import islice
 from math import asin, cos, radians, sin, sqrt
 from typing import Any
 
 import numpy as np
 
 from clipsearch.paths import absolute
-from clipsearch.records import Filter
+from clipsearch.records import EVERYTHING, Filter
 from clipsearch.storage import schema
 from clipsearch.storage.sqlite import MOST, Database
 from clipsearch.storage.vector_file import Ids
@@ -57,6 +58,16 @@ def ids_among(db: Database, root: bytes, only: Filter) -> Ids:
     )
     kept = (id for id, *facts in rows if _lets_through(only, root, id, *facts))
     return np.fromiter(kept, np.int64)
+
+
+def newest_among(db: Database, root: bytes, only: Filter, most: int) -> list[tuple[str, int]]:
+    """The pictures taken, or else modified, last: when, and their ids; ``most`` of them."""
+    among = None if only == EVERYTHING else set(ids_among(db, root, only).tolist())
+    rows = db.rows(
+        f"SELECT {_TAKEN_AT}, id FROM images WHERE error IS NULL ORDER BY 1 DESC, id DESC"
+        + (f" LIMIT {most}" if among is None else "")
+    )
+    return list(islice((row for row in rows if among is None or row[1] in among), most))
 
 
 def _lets_through(

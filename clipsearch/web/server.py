@@ -23,7 +23,7 @@ from clipsearch.errors import ClipsearchError, UsageError
 from clipsearch.images.thumbnails import Thumbnailer
 from clipsearch.records import Filter
 from clipsearch.search import saved
-from clipsearch.search.query import Query, SearchOptions, Stored
+from clipsearch.search.query import Class, Query, SearchOptions, Stored
 from clipsearch.web.pages import browse, hits
 from clipsearch.web.session import OpenCollections, PictureId
 
@@ -72,12 +72,18 @@ class Site:
         thumbnailer: Thumbnailer,
         read_filter: Callable[[Fields], Filter],
         max_false_alarm: float,
+        *,
+        strict: bool = False,
     ) -> None:
-        """``read_filter`` tells what the form's filters mean; it raises UsageError."""
+        """``read_filter`` tells what the form's filters mean; it raises UsageError.
+
+        strict: take strong matches alone.
+        """
         self._collections = collections
         self._thumbnailer = thumbnailer
         self._read_filter = read_filter
         self._max_false_alarm = max_false_alarm
+        self._strict = strict
 
     def page(self, query: str) -> str:
         """The whole page, as the address asks for it."""
@@ -93,19 +99,28 @@ class Site:
                 marks += [(PictureId.read(text), mark) for text in marked[name]]
             parts = saved.read(text) if (text := fields.get("q", "").strip()) else ()
             seen = (Stored(id, place, role=mark) for (place, id), mark in marks if mark)
+            class_name = fields.get("class", "").strip()
             asked = Query((*parts, *seen))
+            if class_name and not asked.has_aim:
+                asked = Query((Class(class_name), *seen))
             options = SearchOptions(
                 k=_number(fields.get("k"), HITS, MOST_HITS),
                 only=self._read_filter(fields),
-                class_name=fields.get("class", ""),
+                class_name=class_name,
                 max_false_alarm=self._max_false_alarm,
+                strict=self._strict and not fields.get("all"),
                 all=bool(fields.get("all")),
                 allow_out_of_domain=bool(fields.get("outside")),
                 classes=True,
+                explain=True,
             )
             about = self._collections.about()
             if not asked.has_aim:
-                return browse.start(about, marks)
+                # A suggestion leads to a page without filters, but for the folder that is browsed.
+                whole = self._read_filter({})
+                filtered = class_name or options.only != whole
+                suggested = [] if filtered else self._collections.suggestions(whole)
+                return browse.start(suggested, options, self._collections.newest(options), marks)
             shown = self._collections.answer(asked, options)
             return browse.answered(about, options, shown, marks)
         except ClipsearchError as error:

@@ -14,9 +14,10 @@ import numpy as np
 
 from clipsearch.errors import CollectionGone, Refused, UsageError
 from clipsearch.models.load import Encoders
-from clipsearch.records import Encoder, ModelSpec, TextEncoder, Vectors
-from clipsearch.search.answer import Answer, answer
+from clipsearch.records import EVERYTHING, Encoder, Filter, ModelSpec, TextEncoder, Vectors
+from clipsearch.search.answer import Answer, answer, newest
 from clipsearch.search.query import Query, SearchOptions
+from clipsearch.search.suggest import suggest
 from clipsearch.storage.catalog import CATALOG, Store
 from clipsearch.storage.collection import Collection, tested_line
 from clipsearch.storage.known import shared_model
@@ -54,6 +55,8 @@ class Shown:
     answer: Answer
     ids: list[PictureId]
     """Of each hit."""
+    nearest: list[PictureId]
+    """Of the nearest pictures, where there is no hit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,8 @@ class OpenCollections:
         self._load_encoder = load_encoder
         self._texts: tuple[str, _RememberingEncoder] | None = None
         """A model's fingerprint, and its encoder."""
+        self._suggested: tuple[tuple[_Stamps, Filter], list[str]] | None = None
+        """For one state of the collections."""
         self._idle: list[_Opened] = []
         self._lock = threading.Lock()
 
@@ -149,10 +154,22 @@ class OpenCollections:
     def answer(self, query: Query, options: SearchOptions) -> Shown:
         """Search. Raises Refused, and UsageError for a question that cannot be answered."""
         with self._lent() as opened:
-            collections = opened.collections
-            found = answer(collections, query, options, self._encoders(opened.spec))
-            places = {collection.store.root: n for n, collection in enumerate(collections)}
-            return Shown(found, [PictureId(places[hit.root], hit.id) for hit in found.hits])
+            encoders = self._encoders(opened.spec)
+            return opened.shown(answer(opened.collections, query, options, encoders))
+
+    def newest(self, options: SearchOptions) -> Shown:
+        """What was taken last, where nothing is looked for. Raises UsageError."""
+        with self._lent() as opened:
+            return opened.shown(newest(opened.collections, options))
+
+    def suggestions(self, only: Filter = EVERYTHING) -> list[str]:
+        """Texts that the collections answer strongly, best first. Raises ModelError."""
+        with self._lent() as opened:
+            known = self._suggested
+            if known is None or known[0] != (opened.stamps, only):
+                found = suggest(opened.collections, self._encoders(opened.spec), only)
+                self._suggested = known = ((opened.stamps, only), found)
+            return known[1]
 
     def _encoders(self, spec: ModelSpec) -> Encoders:
         """The text tower of the model that the indexes have now, kept while they have it."""
@@ -202,6 +219,15 @@ class _Opened:
             classes=list(domain.class_names),
             tested=[tested_line(collection) for collection in self.collections],
         )
+
+    def shown(self, answer: Answer) -> Shown:
+        """An answer with the ids of its pictures."""
+        places = {collection.store.root: n for n, collection in enumerate(self.collections)}
+        ids, nearest = (
+            [PictureId(places[hit.root], hit.id) for hit in hits]
+            for hits in (answer.hits, answer.nearest)
+        )
+        return Shown(answer, ids, nearest)
 
     def store(self, place: int) -> Store:
         """The index of one collection. Raises KeyError if there is none."""

@@ -440,6 +440,8 @@ def test_the_best_picture_is_told_where_it_is_not_good_enough(toys: Collection) 
     found = answer([toys], TEXT, options, ENCODERS)
     (best,) = answer([toys], TEXT, replace(options, k=1, all=True), ENCODERS).hits
     assert (found.hits, found.rejected, found.nothing_passes) == ([], best, False)
+    six = answer([toys], TEXT, replace(options, k=6, all=True), ENCODERS).hits
+    assert [hit.id for hit in found.nearest] == [hit.id for hit in six]
 
 
 def test_it_is_told_where_nothing_passes_the_filters(toys: Collection, photos: Path) -> None:

@@ -1,5 +1,6 @@
 """The index folder: made, opened, moved, read where nothing can be written, rebuilt."""
 
+import math
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -387,3 +389,20 @@ def test_an_index_copied_out_of_its_folder_does_not_guess_where_the_pictures_are
     with Store.open(travelled) as store:  # it moved together with its pictures
         store.require_root()
         assert store.root == tmp_path / "travelled"
+
+
+def test_the_newest_are_those_taken_or_modified_last(tmp_path: Path) -> None:
+    taken = ["2024-05-31T12:00:00", None, "2020-01-01T00:00:00", "2031-01-01T00:00:00"]
+    with Store.create(tmp_path / FOLDER, tmp_path, fake_spec()) as store:
+        with store.batch():
+            for n, when in enumerate(taken):
+                one = picture(b"%d.png" % n, n)
+                modified = one.file._replace(mtime_ns=1_577_000_000 * 10**9)  # in December 2019
+                store.add([replace(one, file=modified, taken_at=when)])
+        found = store.newest(9)
+        assert [hit.path for _, hit in found] == [b"3.png", b"0.png", b"2.png", b"1.png"]
+        assert [when[:4] for when, _ in found] == ["2031", "2024", "2020", "2019"]
+        assert all(math.isnan(hit.score) for _, hit in found)
+        assert [hit.path for _, hit in store.newest(2)] == [b"3.png", b"0.png"]
+        filtered = store.newest(1, Filter(before="2030"))
+        assert [hit.path for _, hit in filtered] == [b"0.png"]

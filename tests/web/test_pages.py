@@ -224,10 +224,8 @@ def sheet(tmp_path: Path) -> tuple[list[Hit], str]:
     ]
     classes = ["<i>cat</i>", *[None] * (len(hits) - 1)]
     pictures = {absolute_path(hit): b"jpeg" for hit in hits[:-1]}
-    notes = ["tested & <well>"]
-    return hits, contact_sheet.page(
-        hits, classes, pictures, 'a "<b>cat</b>"', "pocket</title>", notes
-    )
+    said, notes = ["strong <match>", "48 pictures match"], ["tested & <well>"]
+    return hits, contact_sheet.page(hits, classes, pictures, 'a "<b>cat</b>"', said, notes)
 
 
 def test_a_card_for_each_hit_whatever_its_name(sheet: tuple[list[Hit], str]) -> None:
@@ -238,9 +236,11 @@ def test_a_card_for_each_hit_whatever_its_name(sheet: tuple[list[Hit], str]) -> 
     assert page.words.count("cannot be shown") == 1 + SCRIPT.count("cannot be shown")
     assert (page.tags["script"], page.tags["b"], page.tags["i"]) == (1, 0, 0)
     assert not any(name.startswith("on") for name, _ in page.attributes)
-    for shown in ('a "<b>cat</b>"', "tested & <well>", "<i>cat</i>", "0.300", "false alarm 2.0"):
+    for shown in ('a "<b>cat</b>"', "tested & <well>", "<i>cat</i>", "0.300", "clear, 48"):
         assert shown in page.words
-    assert f"{len(hits)} hits, ranked by pocket</title>" in page.words
+    assert "Strong <match>48 pictures match" in page.words
+    figures = [value for name, value in page.attributes if name == "title" and value]
+    assert "2.0 % of unrelated queries score as high; right with a probability of 90.0 %" in figures
     copied = [value for name, value in page.attributes if name == "data-path"]
     assert copied[1] == os.path.join(hits[1].root, os.fsdecode(hits[1].path))
     links = [value for name, value in page.attributes if name == "href"]
@@ -261,6 +261,6 @@ def test_the_sheet_runs_its_own_script_and_fetches_nothing(sheet: tuple[list[Hit
 
 def test_a_path_is_copied_as_it_is(tmp_path: Path) -> None:
     hit = Hit(1, b"two\nlines\rand 'quotes'.png", tmp_path, 0.3, 48, 40, None)
-    page = Page(contact_sheet.page([hit], [None], {}, "", "pocket", []))
+    page = Page(contact_sheet.page([hit], [None], {}, "", [], []))
     (copied,) = [value for name, value in page.attributes if name == "data-path"]
     assert copied == f"{tmp_path}/two\nlines\rand 'quotes'.png"

@@ -6,19 +6,21 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from conftest import make_picture
-from fakes import picture
+from conftest import make_picture, places_beside
+from fakes import FakeEncoder, fake_spec, picture, unit
 from serving_here import HOSTILE, make_collection, served
 
 from clipsearch.errors import UsageError
 from clipsearch.search import saved
 from clipsearch.search.query import Query, Text
+from clipsearch.storage import collection
 from clipsearch.storage.catalog import FOLDER, Store
+from clipsearch.vectors import l2_normalise
 from clipsearch.web.server import Server
 
 
@@ -254,9 +256,116 @@ def test_a_damaged_picture_has_no_thumbnail(tmp_path: Path) -> None:
 def test_a_text_finds_pictures_and_says_what_is_known(server: Server) -> None:
     reply = ask(server, "hits?q=a+cat&all=on")
     assert len(ids(reply.text)) == 20
-    for said in ("20 hits", "ranked by fake", "untested on the domain everyday", "score"):
+    for said in ("The best 20", "ranked by fake", "untested on the domain everyday", "score"):
         assert said in reply.text
     assert re.search(r'<span class="class" title="nearest class', reply.text)
+
+
+@pytest.fixture(scope="module")
+def finding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Three pictures as near to "a dog" as can be, among hostile ones that mean nothing."""
+    root = tmp_path_factory.mktemp("finding") / "photos"
+    root.mkdir()
+    names = [*HOSTILE, *(b"%d.png" % n for n in range(3))]
+    vectors = [picture(name, n).vector for n, name in enumerate(HOSTILE)]
+    dog = unit(b"a dog")
+    for n, name in enumerate(names):
+        make_picture(os.path.join(os.fsencode(root), name), n)
+    vectors += [l2_normalise(dog + 0.1 * (n + 1) * unit(n)) for n in range(3)]
+    taken = [f"2024-05-{n + 1:02}T12:00:00" for n in range(len(names))]
+    with places_beside(root), Store.create(root / FOLDER, root, fake_spec()) as store:
+        with store.batch():
+            store.add(
+                replace(picture(name, n), vector=vector, taken_at=when)
+                for n, (name, vector, when) in enumerate(zip(names, vectors, taken, strict=True))
+            )
+        collection.calibrate(store, FakeEncoder)
+    with served(root, max_false_alarm=1.0) as server:
+        yield server
+
+
+def test_a_strong_match_is_said_quietly(finding: Server) -> None:
+    text = ask(finding, "hits?q=a+dog").text
+    assert [f"0-{len(HOSTILE) + n}" for n in (1, 2, 3)] == ids(text)
+    assert "<li>Strong match</li><li>3 pictures match</li>" in text
+    assert 'class="notice' not in text
+    assert re.search('<small title="[^"]+ % of unrelated queries score as high">clear, ', text)
+    fewer = ask(finding, "hits?q=a+dog&k=2").text
+    assert "3 pictures match; showing 2" in fewer
+    assert 'name="k" value="62"' in fewer
+
+
+def test_why_is_folded_away(finding: Server) -> None:
+    text = ask(finding, "hits?q=a+dog").text
+    fold = re.search('<details class="why"><summary>Why.</summary>(.*?)</details>', text, re.S)
+    assert fold is not None
+    assert "verdict: strong" in fold[1]
+    assert "nearest classes: " in fold[1]
+
+
+def verdicts(server: Server) -> dict[str, str]:
+    """A text for each verdict, among some that mean nothing."""
+    found = {}
+    for n in range(60):
+        text = ask(server, f"hits?q=text+{n}&outside=on").text
+        verdict = re.search("verdict: ([a-z]+)", text)
+        assert verdict is not None
+        found[verdict[1]] = text
+    return found
+
+
+def test_a_weak_match_is_one_line_and_none_shows_the_nearest(finding: Server) -> None:
+    found = verdicts(finding)
+    said = r"<li>Weak match: [0-9.]+ % of unrelated queries score as high here</li>"
+    assert re.search(said, found["weak"])
+    assert 0 < len(ids(found["weak"])) < 15
+    assert "notice" not in found["weak"]
+    none = found["none"]
+    assert '<div class="notice" role="status"><h2>No match</h2>' in none
+    assert re.search("<p>[0-9.]+ % of unrelated queries score as high here.</p>", none)
+    assert '<div class="pictures dimmed">' in none
+    assert len(ids(none)) == 6
+    assert "Show the best all the same" in none
+    assert not re.search("<(h1|script|b)>", none)  # of the hostile names
+
+
+def test_strict_takes_no_weak_match_unless_asked_for_all(root: Path) -> None:
+    with served(root, max_false_alarm=1.0, strict=True) as server:
+        texts = [f"text+{n}&outside=on" for n in range(60)]
+        weak = next(q for q in texts if "verdict: weak" in ask(server, f"hits?q={q}").text)
+        assert "No strong match" in ask(server, f"hits?q={weak}").text
+        assert len(ids(ask(server, f"hits?q={weak}&all=on").text)) == 20
+
+
+def test_pictures_are_there_before_anything_is_asked(finding: Server) -> None:
+    text = ask(finding, "").text
+    assert "15 pictures, the newest first" in text
+    assert ids(text) == [f"0-{n}" for n in range(15, 0, -1)]
+    assert 'class="score"' not in text
+    assert not re.search("<(h1|script)>out", text)
+    four = ask(finding, "hits?k=4").text
+    assert ids(four) == ["0-15", "0-14", "0-13", "0-12"]
+    assert 'name="k" value="64"' in four
+
+
+def test_a_filter_alone_lists_what_passes(finding: Server) -> None:
+    assert ids(ask(finding, "hits?after=2024-05-13").text) == ["0-15", "0-14", "0-13"]
+    assert "No indexed picture passes the filters." in ask(finding, "hits?type=webp").text
+    listed = ask(finding, "hits?after=2024-05-13&unlike=0-1").text
+    assert ids(listed) == ["0-15", "0-14", "0-13"]
+    shown = re.findall(r'the domain">([^<]*)</span>', ask(finding, "hits").text)
+    of_class = ask(finding, f"hits?class={quote(shown[0])}").text
+    assert len(ids(of_class)) == shown.count(shown[0])
+
+
+def test_what_is_suggested_is_answered_strongly(finding: Server) -> None:
+    row = re.search('<p class="suggested">Try(.*?)</p>', ask(finding, "hits").text)
+    assert row is not None
+    suggested = re.findall(r'<a href="(.q=[^"]*)">', row[1])
+    assert suggested
+    for query in suggested:
+        assert "<li>Strong match</li>" in ask(finding, f"hits{query}").text
+    assert "suggested" not in ask(finding, "hits?name=1").text
 
 
 def test_the_page_holds_the_same_answer_as_its_part(server: Server) -> None:
@@ -291,7 +400,7 @@ def test_filters_hold(server: Server) -> None:
         ("q=@nothing", "has no probe &#x27;nothing&#x27;"),
         ("like=0-999", "no longer in the index"),
         ("like=7-1", "no longer in the index"),
-        ("q=" + "&q=" * 500, "pictures. Say what to look for"),
+        ("q=" + "&q=" * 500, "20 pictures, the newest first"),
     ],
 )
 def test_bad_input_is_answered_in_words(server: Server, fields: str, says: str) -> None:

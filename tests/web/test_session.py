@@ -14,6 +14,8 @@ from clipsearch.records import ModelSpec, TextEncoder
 from clipsearch.search.query import Image, Query, SearchOptions, Stored, Text
 from clipsearch.storage import collection
 from clipsearch.storage.catalog import FOLDER, Store
+from clipsearch.storage.collection import Collection
+from clipsearch.web import session
 from clipsearch.web.session import OpenCollections, PictureId
 
 CAT = Query((Text("a cat"),))
@@ -78,6 +80,31 @@ def test_the_text_tower_is_that_of_the_model_that_the_index_has_now(
     one.answer(CAT, OPTIONS)
     assert loaded == ["fake", "another"]
     assert one.about().model == "another"
+
+
+def test_the_newest_are_listed_without_a_model(one: OpenCollections, loaded: list[str]) -> None:
+    shown = one.newest(SearchOptions(k=3, classes=True))
+    assert [hit.path for hit in shown.answer.hits] == [b"4.png", b"3.png", b"2.png"]
+    assert shown.ids == [PictureId(0, hit.id) for hit in shown.answer.hits]
+    assert (shown.answer.matching, len(shown.answer.classes)) == (5, 3)
+    assert loaded == []
+
+
+def test_suggestions_are_made_once_for_a_state_of_the_collections(
+    one: OpenCollections, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_for: list[int] = []
+
+    def suggest(collections: list[Collection], *_: object) -> list[str]:
+        made_for.append(collections[0].store.count())
+        return ["a cat"]
+
+    monkeypatch.setattr(session, "suggest", suggest)
+    assert [one.suggestions(), one.suggestions()] == [["a cat"], ["a cat"]]
+    assert made_for == [5]
+    made(tmp_path / "a", fake_spec(), range(7))
+    one.suggestions()
+    assert made_for == [5, 7]
 
 
 def test_indexes_of_different_models_are_an_error(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli.app import DeviceOption, IndexOption, commands, say
-from clipsearch.cli.options.answer import AnswerOptions, MaxFalseAlarmOption
+from clipsearch.cli.options.answer import AnswerOptions, MaxFalseAlarmOption, StrictOption
 from clipsearch.cli.options.filters import FilterOptions
 from clipsearch.cli.searching import opened
 from clipsearch.errors import ClipsearchError, ExitCode, UsageError
@@ -39,6 +39,7 @@ def browse_command(
     ] = 0,
     open_page: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
     max_false_alarm: MaxFalseAlarmOption = 1.0,
+    strict: StrictOption = False,
     device: DeviceOption = "auto",
     index: IndexOption = None,
 ) -> int:
@@ -68,24 +69,25 @@ def browse_command(
             Thumbnailer() as thumbnailer,
             closing(OpenCollections(directories, text_encoder)) as collections,
         ):
-            site = Site(collections, thumbnailer, read_filter, max_false_alarm)
+            site = Site(collections, thumbnailer, read_filter, max_false_alarm, strict=strict)
             with Server(site, port, say) as server:
                 say(f"browse at {server.url}")
                 say("Ctrl-C ends it")
                 if open_page:
                     typer.launch(server.url)
-                Thread(target=_warm, args=(collections,), daemon=True).start()
+                Thread(target=_warm, args=(collections, only), daemon=True).start()
                 server.serve_forever()
     except KeyboardInterrupt:
         pass  # how it ends: nothing was begun that is to be finished
     return ExitCode.INTERRUPTED
 
 
-def _warm(collections: OpenCollections) -> None:
+def _warm(collections: OpenCollections, only: Filter) -> None:
     """Have everything in memory that the first answer needs, while the page is being looked at."""
     with suppress(ClipsearchError):  # whoever asks will be told
         options = SearchOptions(k=1, allow_out_of_domain=True, classes=True)
         collections.answer(Query((Text("a picture"),)), options)
+        collections.suggestions(Filter(under=only.under))
 
 
 def filter_options(fields: Fields) -> FilterOptions:

@@ -15,13 +15,14 @@ from clipsearch.cli.options.filters import FilterOptions
 from clipsearch.cli.options.groups import grouped
 from clipsearch.cli.options.hits import HitOptions
 from clipsearch.cli.options.query import QueryOptions
-from clipsearch.cli.render.hits import Show, answer_lines, counted, hit_record
+from clipsearch.cli.render.hits import Show, answer_lines, hit_record
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.cli.searching import opened
 from clipsearch.errors import ClipsearchError, ExitCode, Refused, UsageError
 from clipsearch.models.load import Encoders
 from clipsearch.search import answer as search
 from clipsearch.search import saved
+from clipsearch.search.explain import matches, summary
 from clipsearch.search.query import Query
 from clipsearch.storage.collection import Collection
 from clipsearch.storage.known import left_out, shared_model, tested_lines
@@ -108,8 +109,9 @@ def _answer_one(
     if not found.hits:
         return ExitCode.NO_MATCH
     if sys.stdout.isatty() and found.matching > len(found.hits) and not answer.all:
-        tell(f"{counted(found.matching)} pictures match; showing {len(found.hits)} (-k shows more)")
-    show.write(found.hits, found.classes, query.said, stores[0].spec.label, tested)
+        tell(f"{matches(found.matching, len(found.hits))} (-k shows more)")
+    said = summary(found.judgment, found.matching, len(found.hits), all=answer.all)
+    show.write(found.hits, found.classes, query.said, stores[0].spec.label, said, tested)
     return ExitCode.OK
 
 

@@ -20,6 +20,14 @@ MaxFalseAlarmOption = Annotated[
     ),
 ]
 
+StrictOption = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Accept a strong match alone: at most 5 % of unrelated queries score as high.",
+    ),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
@@ -42,13 +50,7 @@ class AnswerOptions:
             "best.",
         ),
     ] = False
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict",
-            help="Accept a strong match alone: at most 5 % of unrelated queries score as high.",
-        ),
-    ] = False
+    strict: StrictOption = False
     max_false_alarm: MaxFalseAlarmOption = 1.0
     all: Annotated[
         bool, typer.Option("--all", help="Print the best hits, whatever the verdict.")

@@ -1,7 +1,7 @@
 """Options that say how hits are printed and shown."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -127,12 +127,14 @@ class HitOptions:
         classes: Sequence[str | None],
         asked: str,
         model: str,
+        said: Iterable[str],
         notes: Sequence[str],
     ) -> None:
         """Print the hits, and show them as pictures where that was asked for.
 
-        classes: of each hit; only the page needs them. asked: the query in words. notes: what is
-        to be known of the answer, a line each. Raises UsageError for what cannot be written.
+        classes: of each hit; only the page needs them. asked: the query in words. said: the
+        verdict and how much was found, for its heading. notes: what is to be known of the answer, a
+        line each. Raises UsageError for what cannot be written.
         """
         if not self.quiet:
             self.writer()(hits, model, sys.stdout.buffer)
@@ -148,7 +150,9 @@ class HitOptions:
             sys.stdout.flush()
             preview(hits, pictures)
         if self.html is not None:
-            page = contact_sheet.page(hits, classes, pictures, asked, model, notes)
+            page = contact_sheet.page(
+                hits, classes, pictures, asked, said, [f"ranked by {model}", *notes]
+            )
             files.write(self.html, page)
         if self.montage is not None:
             from clipsearch.images.montage import MOST, format_of, montage

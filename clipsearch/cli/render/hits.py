@@ -18,7 +18,7 @@ from clipsearch.errors import UsageError
 from clipsearch.paths import shown_path
 from clipsearch.records import Hit
 from clipsearch.search.answer import Answer
-from clipsearch.search.rank import MOST_COUNTED
+from clipsearch.search.explain import weak
 from clipsearch.text import percent, printable, rounded
 
 Show = Callable[[Hit], bytes]
@@ -173,7 +173,7 @@ def answer_lines(found: Answer, *, strict: bool = False, all: bool = False) -> I
         )
     if found.hits:
         if verdict == "weak" and rate is not None and not all:
-            yield f"weak match: {percent(rate)} of unrelated queries score as high here"
+            yield weak(found.judgment)
         return
     if found.nothing_passes:
         yield "no match: no indexed picture passes the filters"
@@ -186,8 +186,3 @@ def answer_lines(found: Answer, *, strict: bool = False, all: bool = False) -> I
             f"{kind}: {percent(rate)} of unrelated queries score as high here; the nearest picture "
             f"is {nearest} (--all prints it)"
         )
-
-
-def counted(matching: int) -> str:
-    """How many pictures match, as far as they were counted."""
-    return f"{matching:,}" if matching < MOST_COUNTED else f"at least {matching:,}"

@@ -20,7 +20,9 @@ const ask = async ({ remember = false } = {}) => {
     const html = await reply.text();
     if (!reply.ok) throw new Error(html);
     const focused = document.activeElement.closest("figure.hit")?.dataset.id;
+    const open = answer.querySelector(".why")?.open;
     answer.innerHTML = html;
+    if (open) answer.querySelector(".why")?.setAttribute("open", "");
     if (focused) hits().find(hit => hit.dataset.id === focused)?.focus({ preventScroll: true });
     history[remember ? "pushState" : "replaceState"](null, "", `?${query}`);
     document.title = query.get("q") || "clipsearch";

@@ -10,11 +10,11 @@ from markupsafe import Markup
 
 from clipsearch.errors import ClipsearchError, OutOfDomain, Refused
 from clipsearch.images.thumbnails import SIZE
-from clipsearch.search.answer import Answer
+from clipsearch.records import Hit
+from clipsearch.search.explain import counted, reached, summary
 from clipsearch.search.query import SearchOptions
-from clipsearch.text import percent
 from clipsearch.web.pages.document import document, policy, render, source
-from clipsearch.web.pages.hits import KEYS, STYLES, Card, Mark, counted
+from clipsearch.web.pages.hits import KEYS, STYLES, Card, Mark, sentence
 from clipsearch.web.session import About, PictureId, Shown
 
 _LOADS = "img-src 'self' data:; connect-src 'self'"
@@ -28,7 +28,7 @@ MORE = 60
 
 TYPES = ("jpeg", "png", "webp", "gif", "tiff", "heic", "avif", "bmp")
 
-_SUGGESTED = 50
+_NOTHING_PASSES = "No indexed picture passes the filters."
 
 Marks = Sequence[tuple[PictureId, Mark]]
 """The pictures that were marked: each can be taken back, and is part of the form."""
@@ -52,22 +52,54 @@ def page(about: About, fields: Mapping[str, str], below: str) -> str:
     )
 
 
-def start(about: About, marks: Marks) -> str:
-    """What stands there before anything is asked."""
-    step = max(1, len(about.classes) // _SUGGESTED)  # kin stand together in a domain
-    suggested = about.classes[::step][:_SUGGESTED]
-    return render("start.html", marks=marks, about=about, suggested=suggested)
+def start(suggested: Sequence[str], options: SearchOptions, shown: Shown, marks: Marks) -> str:
+    """What stands there before anything is looked for: the newest pictures, and what to try."""
+    answer = shown.answer
+    if answer.nothing_passes:
+        return _notice(marks, "No picture", _NOTHING_PASSES)
+    total = f"{counted(answer.matching)} picture{'s' if answer.matching != 1 else ''}"
+    return render(
+        "start.html",
+        marks=marks,
+        suggested=suggested,
+        heading=f"{total}, the newest first" if answer.hits else "No pictures yet",
+        cards=_cards(answer.hits, shown.ids, answer.classes, marks, ranked=False),
+        more=options.k + MORE if answer.matching > options.k else None,
+        size=SIZE,
+    )
 
 
 def answered(about: About, options: SearchOptions, shown: Shown, marks: Marks) -> str:
-    """The hits, or that there are none."""
+    """The hits, or that there are none and which pictures are nearest."""
     answer = shown.answer
+    why = [*answer.explanation, f"ranked by {about.model}", *about.tested]
     if not answer.hits:
-        return _no_match(options, answer, marks)
+        return _no_match(options, shown, why, marks)
+    cut = answer.matching > options.k or (options.all and len(answer.hits) == options.k)
+    said = summary(answer.judgment, answer.matching, len(answer.hits), all=options.all)
+    return render(
+        "answered.html",
+        marks=marks,
+        said=[*map(sentence, said), *answer.notes],
+        why=why,
+        cards=_cards(answer.hits, shown.ids, answer.classes, marks),
+        more=options.k + MORE if cut else None,
+        size=SIZE,
+    )
+
+
+def _cards(
+    hits: Sequence[Hit],
+    ids: Sequence[PictureId],
+    classes: Sequence[str | None],
+    marks: Marks,
+    *,
+    ranked: bool = True,
+) -> list[Card]:
     marked = dict(marks)
-    cards = [
+    return [
         Card(
-            rank=rank,
+            rank=rank if ranked else None,
             hit=hit,
             class_name=name,
             thumbnail=f"thumbnail/{id}",
@@ -75,18 +107,8 @@ def answered(about: About, options: SearchOptions, shown: Shown, marks: Marks) -
             id=str(id),
             mark=marked.get(id, ""),
         )
-        for rank, (hit, id, name) in enumerate(
-            zip(answer.hits, shown.ids, answer.classes, strict=True), start=1
-        )
+        for rank, (hit, id, name) in enumerate(zip(hits, ids, classes, strict=True), start=1)
     ]
-    return render(
-        "answered.html",
-        marks=marks,
-        cards=cards,
-        facts=[counted(len(cards)), f"ranked by {about.model}", *about.tested, *answer.notes],
-        more=options.k + MORE if len(cards) == options.k else None,
-        size=SIZE,
-    )
 
 
 def failed(error: ClipsearchError, marks: Marks) -> str:
@@ -95,20 +117,24 @@ def failed(error: ClipsearchError, marks: Marks) -> str:
         button = ("outside", "Search all the same")
         return _notice(marks, "Outside the domain", str(error), button=button)
     title = "Refused" if isinstance(error, Refused) else "That does not work"
-    return _notice(marks, title, str(error), hint=error.hint)
+    return _notice(marks, title, str(error), error=True, hint=error.hint)
 
 
-def _no_match(options: SearchOptions, answer: Answer, marks: Marks) -> str:
-    if answer.rejected is None:
-        words = "No indexed picture passes the filters." if options.is_filtered else ""
-        return _notice(marks, "No match", words)
-    rate = answer.rejected.false_alarm
-    words = (
-        ""
-        if rate is None
-        else f"{percent(rate)} of unrelated queries reach the score of the best picture here."
+def _no_match(options: SearchOptions, shown: Shown, why: Sequence[str], marks: Marks) -> str:
+    answer = shown.answer
+    if answer.nothing_passes:
+        return _notice(marks, "No match", _NOTHING_PASSES)
+    weak_alone = options.strict and answer.judgment.verdict == "weak"
+    return render(
+        "no_match.html",
+        marks=marks,
+        title="No strong match" if weak_alone else "No match",
+        words="" if answer.judgment.rate is None else f"{sentence(reached(answer.judgment))}.",
+        notes=answer.notes,
+        why=why,
+        cards=_cards(answer.nearest, shown.nearest, [None] * len(answer.nearest), marks),
+        size=SIZE,
     )
-    return _notice(marks, "No match", words, button=("all", "Show the best all the same"))
 
 
 def _notice(
@@ -116,7 +142,10 @@ def _notice(
     title: str,
     words: str,
     *,
+    error: bool = False,
     hint: str | None = None,
     button: tuple[str, str] | None = None,
 ) -> str:
-    return render("notice.html", marks=marks, title=title, words=words, hint=hint, button=button)
+    return render(
+        "notice.html", marks=marks, title=title, words=words, error=error, hint=hint, button=button
+    )

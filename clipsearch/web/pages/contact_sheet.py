@@ -5,13 +5,13 @@ are inside, and a Content-Security-Policy forbids the browser to fetch anything.
 the keyboard alone; without it everything is still there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from clipsearch.images.thumbnails import SIZE
 from clipsearch.paths import absolute_path
 from clipsearch.records import Hit
 from clipsearch.web.pages.document import data_url, document, file_url, source
-from clipsearch.web.pages.hits import KEYS, STYLES, Card, counted
+from clipsearch.web.pages.hits import KEYS, STYLES, Card, sentence
 
 
 def page(
@@ -19,13 +19,14 @@ def page(
     classes: Sequence[str | None],
     pictures: Mapping[bytes, bytes],
     query: str,
-    model: str,
+    said: Iterable[str],
     notes: Sequence[str],
 ) -> str:
     """The whole page as text.
 
     classes: of each hit. pictures: thumbnails by absolute path, where there are any. query: what
-    was looked for, in words. notes: what is to be known of the answer, a line each.
+    was looked for, in words. said: the verdict and how much was found, for the heading. notes: what
+    else is to be known of the answer, a line each.
     """
     cards = [
         Card(
@@ -43,8 +44,7 @@ def page(
         styles=STYLES,
         script=source("hits.js"),
         cards=cards,
-        counted=counted(len(cards)),
-        model=model,
+        said=list(map(sentence, said)),
         notes=notes,
         keys=KEYS,
         size=SIZE,

@@ -77,7 +77,10 @@ def train_on(
     training = read(source, taxonomy)
     assert isinstance(training, LabelledImages)
     found = embeddings_of(
-        *(training.root, training.paths, store.spec, store),
+        training.root,
+        training.paths,
+        store.spec,
+        store,
         lambda: encoders.both,
         progress,
     )

@@ -117,7 +117,7 @@ class DomainError(ClipsearchError):
 
 
 class BadDomain(DomainError):
-    """A domain file with something wrong in it; the message names the file and the line."""
+    """A domain file with something wrong in it; the message names the file and the place."""
 
 
 class BadLabels(DomainError):

@@ -2,6 +2,8 @@
 
 import doctest
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_picture, places_beside
+from conftest import SAMPLES, make_picture, places_beside
 
 import clipsearch
 from clipsearch import api
+from clipsearch.cli.help import pages
 from clipsearch.errors import IndexNotFound, NotTested, OutOfDomain, RefusedByPolicy, UsageError
 
 pytestmark = pytest.mark.process
@@ -54,6 +57,34 @@ def test_the_documented_examples_do_what_they_show(
     assert len(documented.examples) >= 10
     failed, tried = doctest.DocTestRunner().run(documented)
     assert (failed, tried) == (0, len(documented.examples))
+
+
+def test_the_program_of_the_help_page_runs(photos: Path, tmp_path: Path) -> None:
+    (program,) = re.findall(r"^```python\n(.*?)^```$", pages()["python"], re.DOTALL | re.MULTILINE)
+    (tmp_path / "program.py").write_text(program)
+    (tmp_path / "photos").mkdir()
+    for sample, name in [
+        ("bicycle/red_bicycle.png", "red_bicycle.png"),
+        ("cat/chelsea.jpg", "new.jpg"),
+        ("hammer/hammer.jpg", "hammer.jpg"),
+        ("windmill/aalbeke_windmill.jpg", "windmill.jpg"),
+    ]:
+        shutil.copy(SAMPLES / sample, tmp_path / "photos" / name)
+    # The texts of the domain are embedded once.
+    environment = {**os.environ, "CLIPSEARCH_CACHE_DIR": str(photos.parent / "cache")}
+    done = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    counts, verdict, first, *_ = done.stdout.splitlines()
+    assert counts == "4 []"
+    assert verdict in ("strong", "weak")
+    assert first.endswith(f" {tmp_path / 'photos' / 'red_bicycle.png'}")
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

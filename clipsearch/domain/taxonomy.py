@@ -1,7 +1,7 @@
 """A domain: the fixed class taxonomy that a collection is searched and tested with.
 
 A domain is a TOML file. Reading it is strict, since a typing error that is passed over in silence
-would be measured as if it were meant: every complaint names the file and the line.
+would be measured as if it were meant: every complaint names the file and the place in it.
 
 ``everyday`` is shipped beside this module and is the default; ``starter`` is what a new domain
 file begins as.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clipsearch import typed
-from clipsearch.domain import policy, toml_lines
+from clipsearch.domain import policy
 from clipsearch.domain.pass_marks import IMAGES, REFUSED, SHARES
 from clipsearch.errors import BadDomain, RefusedByPolicy
 from clipsearch.text import did_you_mean
@@ -27,6 +27,9 @@ DEFAULT = "everyday"
 
 PLACE = "{}"
 """Where in a template the class name goes."""
+
+_KeyPath = tuple[str | int, ...]
+"""Keys and positions that lead to a value in a file: ``("classes", 2, "synonyms", 0)``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +190,7 @@ def parse(text: str, source: str) -> Domain:
             f"{source}{_place_of(error, text)}: not valid TOML: {_without_place(error)}",
             hint="A text needs quotation marks, a list commas and brackets.",
         ) from error
-    return _Reader(values, text, source).domain()
+    return _Reader(values, source).domain()
 
 
 def _place_of(error: ValueError, text: str) -> str:
@@ -201,17 +204,22 @@ def _without_place(error: ValueError) -> str:
 
 
 class _Reader:
-    """Parsed TOML to a Domain, with the line of whatever is wrong with it."""
+    """Parsed TOML to a Domain, or a complaint that names the place of what is wrong."""
 
     _KEYS = (
-        *("name", "description", "language", "templates", "in_domain", "out_of_domain"),
-        *("pass_marks", "classes"),
+        "name",
+        "description",
+        "language",
+        "templates",
+        "in_domain",
+        "out_of_domain",
+        "pass_marks",
+        "classes",
     )
     _CLASS_KEYS = ("name", "synonyms", "prompts")
 
-    def __init__(self, values: Mapping[str, Any], text: str, source: str) -> None:
+    def __init__(self, values: Mapping[str, Any], source: str) -> None:
         self._values = values
-        self._text = text
         self._source = source
 
     def domain(self) -> Domain:
@@ -235,7 +243,7 @@ class _Reader:
         templates = self._texts(self._values, ("templates",))
         if not templates:
             raise self._wrong(
-                ("templates",), "there are no templates", hint='One will do: "a photo of a {}."'
+                ("templates",), "there are none", hint='One will do: "a photo of a {}."'
             )
         for position, template in enumerate(templates):
             if template.count(PLACE) != 1:
@@ -248,20 +256,20 @@ class _Reader:
     def _classes(self) -> tuple[DomainClass, ...]:
         tables = self._values.get("classes", [])
         if not isinstance(tables, list):
-            raise self._wrong(("classes",), "classes must be a list of tables", hint=_CLASS_HINT)
+            raise self._wrong(("classes",), "must be a list of tables", hint=_CLASS_HINT)
         classes = []
-        where: dict[str, toml_lines.Path] = {}
+        where: dict[str, _KeyPath] = {}
         for position, table in enumerate(tables):
             path = ("classes", position)
             if not isinstance(table, dict):
-                raise self._wrong(path, "a class must be a table", hint=_CLASS_HINT)
+                raise self._wrong(path, "must be a table", hint=_CLASS_HINT)
             self._only_known_keys(table, path, self._CLASS_KEYS)
             cls = DomainClass(
                 name=self._text_at(table, (*path, "name")),
                 synonyms=self._texts(table, (*path, "synonyms")),
                 prompts=self._texts(table, (*path, "prompts")),
             )
-            named: list[tuple[str, toml_lines.Path]] = [(cls.name, (*path, "name"))]
+            named: list[tuple[str, _KeyPath]] = [(cls.name, (*path, "name"))]
             named += [(s, (*path, "synonyms", n)) for n, s in enumerate(cls.synonyms)]
             for name, its_path in named:
                 self._claim(name, its_path, where)
@@ -269,20 +277,19 @@ class _Reader:
         if len(classes) < 2:
             raise self._wrong(
                 ("classes",),
-                f"{len(classes) or 'no'} class{'' if classes else 'es'}: a taxonomy needs at "
-                "least two to tell apart",
+                f"a taxonomy needs at least two to tell apart, and has {len(classes)}",
                 hint=_CLASS_HINT,
             )
         return tuple(classes)
 
-    def _claim(self, name: str, path: toml_lines.Path, where: dict[str, toml_lines.Path]) -> None:
+    def _claim(self, name: str, path: _KeyPath, where: dict[str, _KeyPath]) -> None:
         """Note that a name is taken. The same word for two classes could not be scored."""
         key = folded(name)
         if not key:
             raise self._wrong(path, f"'{name}' is no name")
         if key in where:
             raise self._wrong(
-                path, f"'{name}' is already a class or synonym, on line {self._line(where[key])}"
+                path, f"'{name}' is already a class or synonym, at {_in_words(where[key])}"
             )
         where[key] = path
 
@@ -302,7 +309,7 @@ class _Reader:
         if not isinstance(marks, dict) or not marks:
             raise self._wrong(
                 ("pass_marks",),
-                "there are no pass marks, so no evaluation could be passed",
+                "there are none, so no evaluation could be passed",
                 hint="For example:  [pass_marks]  top1 = 0.6",
             )
         self._only_known_keys(marks, ("pass_marks",), (*SHARES, IMAGES, REFUSED))
@@ -310,59 +317,54 @@ class _Reader:
             number = isinstance(mark, int | float) and not isinstance(mark, bool)
             if key == IMAGES:
                 if not isinstance(mark, int) or isinstance(mark, bool) or mark < 1:
-                    raise self._wrong(("pass_marks", key), f"{key} must be a count of pictures")
+                    raise self._wrong(("pass_marks", key), "must be a count of pictures")
             elif not number or not 0 <= mark <= 1:
-                raise self._wrong(("pass_marks", key), f"{key} must be a number from 0 to 1")
+                raise self._wrong(("pass_marks", key), "must be a number from 0 to 1")
         return dict(marks)
 
-    # -- values and their lines ------------------------------------------------------------
+    # -- values and their places -----------------------------------------------------------
 
     def _only_known_keys(
-        self, table: Mapping[str, Any], path: toml_lines.Path, known: Sequence[str]
+        self, table: Mapping[str, Any], path: _KeyPath, known: Sequence[str]
     ) -> None:
         for key in table:
             if key not in known:
                 raise self._wrong(
-                    (*path, key),
+                    path,
                     f"unknown key '{key}'{did_you_mean(key, known, 1)}",
                     hint=f"Known here: {', '.join(known)}.",
                 )
 
-    def _text_at(
-        self, table: Mapping[str, Any], path: toml_lines.Path, default: str | None = None
-    ) -> str:
+    def _text_at(self, table: Mapping[str, Any], path: _KeyPath, default: str | None = None) -> str:
         key = str(path[-1])
         value = table.get(key, default)
         if value is None:
-            raise self._wrong(path, f"{key} is missing")
+            raise self._wrong(path, "missing")
         if not isinstance(value, str):
-            raise self._wrong(path, f"{key} must be a text in quotation marks, not {value!r}")
+            raise self._wrong(path, f"must be a text in quotation marks, not {value!r}")
         if key == "name":
             self._check(value, path)
         return value.strip()
 
     def _texts(
-        self, table: Mapping[str, Any], path: toml_lines.Path, *, check_policy: bool = True
+        self, table: Mapping[str, Any], path: _KeyPath, *, check_policy: bool = True
     ) -> tuple[str, ...]:
         """A list of texts, none of them empty and none twice."""
-        key = path[-1]
-        values = table.get(str(key), [])
+        values = table.get(str(path[-1]), [])
         if not isinstance(values, list):
-            raise self._wrong(path, f"{key} must be a list of texts, not {values!r}")
-        seen: dict[str, int] = {}
+            raise self._wrong(path, f"must be a list of texts, not {values!r}")
+        seen: dict[str, _KeyPath] = {}
         for position, value in enumerate(values):
+            its_path = (*path, position)
             if not isinstance(value, str):
-                raise self._wrong((*path, position), f"{key} must hold texts, not {value!r}")
-            self._check(value, (*path, position), check_policy=check_policy)
-            if folded(value) in seen:
-                first = self._line((*path, seen[folded(value)]))
-                raise self._wrong(
-                    (*path, position), f"'{value}' stands in {key} twice, first on line {first}"
-                )
-            seen[folded(value)] = position
+                raise self._wrong(its_path, f"must be a text in quotation marks, not {value!r}")
+            self._check(value, its_path, check_policy=check_policy)
+            first = seen.setdefault(folded(value), its_path)
+            if first != its_path:
+                raise self._wrong(its_path, f"'{value}' is there already, at {_in_words(first)}")
         return tuple(value.strip() for value in values)
 
-    def _check(self, value: str, path: toml_lines.Path, *, check_policy: bool = True) -> None:
+    def _check(self, value: str, path: _KeyPath, *, check_policy: bool = True) -> None:
         if not value.strip():
             raise self._wrong(path, "an empty text")
         if not value.isprintable():
@@ -370,22 +372,19 @@ class _Reader:
         refusal = policy.refusal(value) if check_policy else None
         if refusal is not None:
             raise RefusedByPolicy(
-                f"{self._source}, line {self._line(path)}: '{value}' {refusal.reason}",
-                hint=refusal.source,
+                f"{self._place(path)}: '{value}' {refusal.reason}", hint=refusal.source
             )
 
-    def _wrong(self, path: toml_lines.Path, what: str, hint: str = "") -> BadDomain:
-        return BadDomain(f"{self._source}, line {self._line(path)}: {what}", hint=hint)
+    def _wrong(self, path: _KeyPath, what: str, hint: str = "") -> BadDomain:
+        return BadDomain(f"{self._place(path)}: {what}", hint=hint)
 
-    @cached_property
-    def _lines(self) -> dict[toml_lines.Path, int]:
-        return toml_lines.lines(self._text)
+    def _place(self, path: _KeyPath) -> str:
+        return f"{self._source}, {_in_words(path)}" if path else self._source
 
-    def _line(self, path: toml_lines.Path) -> int:
-        """The line of a value, or of the nearest thing around it where it is missing."""
-        while path and path not in self._lines:
-            path = path[:-1]
-        return self._lines.get(path, 1)
+
+def _in_words(path: _KeyPath) -> str:
+    """Positions are counted from 1: ``classes 3, synonyms 1``."""
+    return "".join(f" {step + 1}" if isinstance(step, int) else f", {step}" for step in path)[2:]
 
 
 _CLASS_HINT = 'For example:  [[classes]]  name = "dog"  synonyms = ["puppy"]'

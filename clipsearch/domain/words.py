@@ -13,16 +13,27 @@ from clipsearch.domain.taxonomy import Domain, folded
 
 _WHO = ("police", "fire", "fisher", "snow", "sports")
 _IRREGULAR = {
-    **dict(
-        pair.split()
-        for pair in (
-            *("men man", "women woman", "children child", "people person"),
-            *("mice mouse", "geese goose", "feet foot", "teeth tooth", "oxen ox"),
-            *("wolves wolf", "leaves leaf", "loaves loaf", "knives knife", "calves calf"),
-            *("halves half", "shelves shelf", "scarves scarf", "hooves hoof"),
-            *("cacti cactus", "fungi fungus", "octopi octopus"),
-        )
-    ),
+    "men": "man",
+    "women": "woman",
+    "children": "child",
+    "people": "person",
+    "mice": "mouse",
+    "geese": "goose",
+    "feet": "foot",
+    "teeth": "tooth",
+    "oxen": "ox",
+    "wolves": "wolf",
+    "leaves": "leaf",
+    "loaves": "loaf",
+    "knives": "knife",
+    "calves": "calf",
+    "halves": "half",
+    "shelves": "shelf",
+    "scarves": "scarf",
+    "hooves": "hoof",
+    "cacti": "cactus",
+    "fungi": "fungus",
+    "octopi": "octopus",
     **{f"{who}men": f"{who}man" for who in _WHO},
     **{f"{who}women": f"{who}woman" for who in _WHO},
 }

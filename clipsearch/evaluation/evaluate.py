@@ -86,7 +86,10 @@ def evaluate(
     domain, texts = known.domain, known.texts
     assert texts is not None
     found = embeddings_of(
-        *(test_set.root, test_set.paths, store.spec, store),
+        test_set.root,
+        test_set.paths,
+        store.spec,
+        store,
         lambda: encoders.both,
         progress,
     )

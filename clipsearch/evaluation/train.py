@@ -76,7 +76,10 @@ def train_on(
     taxonomy = own_taxonomy(source, Collection(store).domain)
     training = read_single(source, taxonomy)
     found = embeddings_of(
-        *(training.root, training.paths, store.spec, store),
+        training.root,
+        training.paths,
+        store.spec,
+        store,
         lambda: encoders.both,
         progress,
     )

@@ -14,9 +14,23 @@ from clipsearch.records import Found, ImageFile
 
 SUFFIXES = frozenset(
     {
-        *(b".jpg", b".jpeg", b".jpe", b".jfif", b".mpo"),
-        *(b".png", b".apng", b".webp", b".gif", b".bmp", b".dib", b".tif", b".tiff"),
-        *(b".heic", b".heif", b".hif", b".avif"),
+        b".jpg",
+        b".jpeg",
+        b".jpe",
+        b".jfif",
+        b".mpo",
+        b".png",
+        b".apng",
+        b".webp",
+        b".gif",
+        b".bmp",
+        b".dib",
+        b".tif",
+        b".tiff",
+        b".heic",
+        b".heif",
+        b".hif",
+        b".avif",
     }
 )
 """Names that say "picture", in lower case. Content decides later whether it is one."""

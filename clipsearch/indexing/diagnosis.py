@@ -68,7 +68,9 @@ def installation() -> Iterator[Check]:
         if missing:
             without = ", ".join(missing)
             yield Check(
-                *("pictures", State.WARNING, f"this Pillow cannot read {without}"),
+                "pictures",
+                State.WARNING,
+                f"this Pillow cannot read {without}",
                 hint="pip install --upgrade pillow pillow-heif",
             )
         else:
@@ -152,7 +154,9 @@ def weights() -> Iterator[Check]:
         else:
             offline = hub.is_offline()
             yield Check(
-                *("model", State.WARNING, f"{name} ({what}) is not on this machine"),
+                "model",
+                State.WARNING,
+                f"{name} ({what}) is not on this machine",
                 hint="clipsearch models says how to bring it here; the network is not to be used"
                 if offline
                 else "It is downloaded (0.6 GB) when a new folder is indexed; until then pocket "
@@ -173,7 +177,9 @@ def terminal() -> Iterator[Check]:
         yield _ok("terminal", f"{columns} x {rows}, {os.environ.get('TERM', 'of unknown kind')}")
     if encoding != "utf8":
         yield Check(
-            *("encoding", State.WARNING, f"{out.encoding}: other names are shown with escapes"),
+            "encoding",
+            State.WARNING,
+            f"{out.encoding}: other names are shown with escapes",
             hint="export LC_ALL=C.UTF-8 (or another UTF-8 locale), or PYTHONUTF8=1",
         )
     else:
@@ -206,7 +212,9 @@ def directories() -> Iterator[Check]:
         there = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             yield Check(
-                *(area, State.WARNING, f"{path} cannot be written to"),
+                area,
+                State.WARNING,
+                f"{path} cannot be written to",
                 hint=f"Searches work, slower, and no index is remembered. Change its rights, or "
                 f"set CLIPSEARCH_{area.upper()}_DIR.",
             )
@@ -231,7 +239,9 @@ def indexes(here: Path) -> Iterator[Check]:
             yield from _index(directory, root)
         except OSError as error:
             yield Check(
-                *("index", State.WARNING, f"{root or directory}: {error.strerror or error}"),
+                "index",
+                State.WARNING,
+                f"{root or directory}: {error.strerror or error}",
                 hint="It cannot be searched. Change its rights, if it is yours.",
             )
 
@@ -240,7 +250,9 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
     name = str(root or directory)
     if not Store.exists(directory):
         yield Check(
-            *("index", State.WARNING, f"{name}: the index at {directory} is not there"),
+            "index",
+            State.WARNING,
+            f"{name}: the index at {directory} is not there",
             hint="Is its disk mounted? If it is gone for good, nothing need be done.",
         )
         return
@@ -266,25 +278,33 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
         yield Check("index", State.OK, f"{counts}; being written to by {writer or 'another run'}")
     elif left and journal.exists():
         yield Check(
-            *("index", State.WARNING, f"{counts}; a run that was killed left {journal.name}"),
+            "index",
+            State.WARNING,
+            f"{counts}; a run that was killed left {journal.name}",
             hint=f"It is tidied up by: clipsearch index {name}",
         )
     elif changed is None:
         yield Check(
-            *("index", State.WARNING, f"{counts}; the folder is not there"),
+            "index",
+            State.WARNING,
+            f"{counts}; the folder is not there",
             hint="Is its disk mounted? Searches work; pictures cannot be shown.",
         )
     elif any(changed):
         new, gone = changed
         yield Check(
-            *("index", State.WARNING, f"{counts}; {new} new, changed or excluded, {gone} gone"),
+            "index",
+            State.WARNING,
+            f"{counts}; {new} new, changed or excluded, {gone} gone",
             hint=f"clipsearch index {name}",
         )
     else:
         yield Check("index", State.OK, f"{counts}; up to date")
     if store.damage:
         yield Check(
-            *("index", State.WARNING, f"{name}: the vector file cannot be used: {store.damage}"),
+            "index",
+            State.WARNING,
+            f"{name}: the vector file cannot be used: {store.damage}",
             hint="The next search or index writes it anew.",
         )
 

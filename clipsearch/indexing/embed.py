@@ -97,7 +97,12 @@ def _embedded(
         (
             file,
             EmbeddedImage(
-                *(file, image.content_hash, image.width, image.height, image.taken_at, vector),
+                file,
+                image.content_hash,
+                image.width,
+                image.height,
+                image.taken_at,
+                vector,
                 camera=image.camera,
                 latitude=image.latitude,
                 longitude=image.longitude,

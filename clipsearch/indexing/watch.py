@@ -88,7 +88,8 @@ class Watched:
             return found
 
         summary = update(
-            *(self.root, self._options),
+            self.root,
+            self._options,
             look=look,
             encoders=encoders,
             progress=progress,

@@ -308,10 +308,15 @@ class _SkipRandomInitialisation(TorchFunctionMode):
 
     _FILLS = frozenset(
         {
-            *(torch.Tensor.normal_, torch.Tensor.uniform_),
-            *(torch.nn.init.normal_, torch.nn.init.uniform_, torch.nn.init.trunc_normal_),
-            *(torch.nn.init.kaiming_uniform_, torch.nn.init.kaiming_normal_),
-            *(torch.nn.init.xavier_uniform_, torch.nn.init.xavier_normal_),
+            torch.Tensor.normal_,
+            torch.Tensor.uniform_,
+            torch.nn.init.normal_,
+            torch.nn.init.uniform_,
+            torch.nn.init.trunc_normal_,
+            torch.nn.init.kaiming_uniform_,
+            torch.nn.init.kaiming_normal_,
+            torch.nn.init.xavier_uniform_,
+            torch.nn.init.xavier_normal_,
         }
     )
 

@@ -278,7 +278,13 @@ class _Safetensors:
 
 
 _DAMAGE = (
-    *(OSError, ValueError, TypeError, OverflowError, MemoryError, RecursionError, struct.error),
+    OSError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    struct.error,
 )
 """What reading a file of this format comes to if it is cut short, damaged or another thing."""
 

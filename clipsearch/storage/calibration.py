@@ -15,7 +15,7 @@ from clipsearch.domain.verdict import Background, top_scores
 from clipsearch.records import QueryKind
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.texts import Texts
-from clipsearch.storage.vector_file import Half, Ids
+from clipsearch.storage.vectors.vector_file import Half, Ids
 
 _SAMPLE = 500
 """Pictures whose best scores make up the background of image queries."""

@@ -29,11 +29,11 @@ from clipsearch.records import (
     Vectors,
 )
 from clipsearch.storage import filters, salvage, schema
-from clipsearch.storage.embeddings import VECTORS, Embeddings, Progress
 from clipsearch.storage.lock import WriterLock
 from clipsearch.storage.rows import Rows
 from clipsearch.storage.sqlite import Database
-from clipsearch.storage.vector_file import CLUSTER_FROM, Half, Ids
+from clipsearch.storage.vectors.embeddings import VECTORS, Embeddings, Progress
+from clipsearch.storage.vectors.vector_file import CLUSTER_FROM, Half, Ids
 
 FOLDER = ".clipsearch"
 """The index folder's name inside the folder that it indexes."""

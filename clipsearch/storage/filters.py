@@ -12,7 +12,7 @@ from clipsearch.paths import absolute
 from clipsearch.records import EVERYTHING, Filter
 from clipsearch.storage import schema
 from clipsearch.storage.sqlite import MOST, Database
-from clipsearch.storage.vector_file import Ids
+from clipsearch.storage.vectors.vector_file import Ids
 
 _TAKEN_AT = (
     "coalesce(taken_at, strftime('%Y-%m-%dT%H:%M:%S', mtime_ns / 1000000000, 'unixepoch',"

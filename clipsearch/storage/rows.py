@@ -8,9 +8,9 @@ from typing import Any
 from clipsearch.errors import IndexUnreadable, ModelMismatch
 from clipsearch.records import EmbeddedImage, ImageFile, KnownImage, ModelSpec, Origin
 from clipsearch.storage import filters, schema
-from clipsearch.storage.embeddings import decoded, encoded
 from clipsearch.storage.sqlite import SQL_VARIABLES, Database
-from clipsearch.storage.vector_file import Ids
+from clipsearch.storage.vectors.embeddings import decoded, encoded
+from clipsearch.storage.vectors.vector_file import Ids
 
 
 class Rows:

@@ -491,7 +491,7 @@ def bench_clusters(bench: Bench) -> None:
     Pictures are 20,000 kinds with noise, texts are kinds shifted by one vector for all. How many
     clusters must be read depends on the data: of real collections, `status` tells.
     """
-    from clipsearch.storage.vector_file import NewVectorFile, VectorIndex
+    from clipsearch.storage.vectors.vector_file import NewVectorFile, VectorIndex
     from clipsearch.vectors import l2_normalise
 
     rng = np.random.default_rng(0)

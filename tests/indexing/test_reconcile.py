@@ -35,7 +35,7 @@ from clipsearch.indexing import reconcile as room
 from clipsearch.indexing.reconcile import reconcile
 from clipsearch.records import Encoder, Found, ImageFile, IndexSummary, Origin, Vectors
 from clipsearch.storage.catalog import CATALOG, FOLDER, Store
-from clipsearch.storage.embeddings import VECTORS
+from clipsearch.storage.vectors.embeddings import VECTORS
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from clipsearch.indexing.reconcile import reconcile
 from clipsearch.indexing.verify import Problem
 from clipsearch.records import Encoder
 from clipsearch.storage.catalog import CATALOG, FOLDER, Store
-from clipsearch.storage.embeddings import VECTORS
+from clipsearch.storage.vectors.embeddings import VECTORS
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ from clipsearch.errors import (
 )
 from clipsearch.records import EmbeddedImage, Filter, ImageFile, KnownImage, Vectors
 from clipsearch.storage.catalog import CATALOG, FOLDER, REBUILD, Store
-from clipsearch.storage.embeddings import VECTORS
 from clipsearch.storage.lock import LOCK
+from clipsearch.storage.vectors.embeddings import VECTORS
 
 # -- making and opening --------------------------------------------------------------------------
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from clipsearch.records import Filter, ImageFile, Vectors
-from clipsearch.storage import clusters
 from clipsearch.storage.catalog import FOLDER, VECTORS, Store
+from clipsearch.storage.vectors import clusters
 
 FOLDERS = (b"", b"a/", b"a/b/", b"ab/", b"a0/")
 PATHS = [folder + b"%d.png" % n for folder in FOLDERS for n in range(6)] + [b"\xff\xfe.png"]

@@ -23,7 +23,7 @@ from clipsearch.indexing.transfer.layout import (
 from clipsearch.paths import absolute
 from clipsearch.records import EmbeddedImage, Filter
 from clipsearch.storage.catalog import Store
-from clipsearch.storage.vector_file import Ids
+from clipsearch.storage.vectors.vector_file import Ids
 
 _ROWS_PER_SHARD = 100_000
 """A hundred megabytes with 512 dimensions."""

@@ -244,15 +244,15 @@ def test_a_rebuild_keeps_the_domain(
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('name = "kite"', 'name = "spinning top"', "line 12"),
-        ('name = "kite"', "name = kite", "line 9"),
-        ('name = "kite"', 'name = ""', "line 9"),
-        ('name = "kite"', 'nmae = "kite"', "line 9"),
-        ('name = "kite"', 'name = "recognise this face"', "recognise"),
-        ("top1 = 0.5", "top1 = 50", "line 16"),
+        ('name = "kite"', 'name = "spinning top"', "toys.toml, classes 2, name: "),
+        ('name = "kite"', "name = kite", "toys.toml, line 9: "),
+        ('name = "kite"', 'name = ""', "toys.toml, classes 1, name: "),
+        ('name = "kite"', 'nmae = "kite"', "toys.toml, classes 1: unknown key 'nmae'"),
+        ('name = "kite"', 'name = "recognise this face"', "toys.toml, classes 1, name: 'recognise"),
+        ("top1 = 0.5", "top1 = 50", "toys.toml, pass_marks, top1: "),
     ],
 )
-def test_a_wrong_domain_file_is_named_with_its_line_and_costs_nothing(
+def test_a_wrong_domain_file_is_named_with_its_place_and_costs_nothing(
     run: Run, collection: Path, toys: Path, old: str, new: str, said: str
 ) -> None:
     toys.write_text(TOYS.replace(old, new))

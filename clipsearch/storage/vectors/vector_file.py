@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from clipsearch.records import ClusterSearch, Vectors
-from clipsearch.storage import clusters
+from clipsearch.storage.vectors import clusters
 from clipsearch.vectors import best_k, top_k
 
 if TYPE_CHECKING:
-    from clipsearch.storage.flat_index import FlatIndex
+    from clipsearch.storage.vectors.flat_index import FlatIndex
 
 Half = npt.NDArray[np.float16]
 Ids = npt.NDArray[np.int64]
@@ -113,9 +113,7 @@ class VectorIndex:
                     raise DamagedVectorIndex("it belongs to another catalogue, or to another time")
                 if stamp.vectors < _WORTH_FAISS and lists is None:
                     return cls(_matrix(file, dim, stamp.vectors), stamp, cluster_search)
-                from clipsearch.storage.flat_index import (
-                    FlatIndex,  # here, for it takes time to load
-                )
+                from clipsearch.storage.vectors.flat_index import FlatIndex
 
                 flat = FlatIndex(path)
                 # FAISS opened the path anew: was that still the file with this stamp?

@@ -26,7 +26,7 @@ from clipsearch.errors import (
 )
 from clipsearch.records import EmbeddedImage, ImageFile, Vectors
 from clipsearch.storage.catalog import CATALOG, Store
-from clipsearch.storage.embeddings import VECTORS
+from clipsearch.storage.vectors.embeddings import VECTORS
 from clipsearch.vectors import top_k
 
 # -- searching at every stage of life ------------------------------------------------------------

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipsearch.records import Vectors
-from clipsearch.storage import clusters, flat_index, vector_file
-from clipsearch.storage.vector_file import (
+from clipsearch.storage.vectors import clusters, flat_index, vector_file
+from clipsearch.storage.vectors.vector_file import (
     DamagedVectorIndex,
     Half,
     Ids,
@@ -589,7 +589,7 @@ import re, sys
 from pathlib import Path
 from threading import Event, Thread
 import numpy as np
-from clipsearch.storage.vector_file import NewVectorFile
+from clipsearch.storage.vectors.vector_file import NewVectorFile
 
 def anonymous():
     return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1])

@@ -14,7 +14,7 @@ from clipsearch.errors import StoreError
 from clipsearch.records import Vectors
 from clipsearch.storage import schema
 from clipsearch.storage.sqlite import SQL_VARIABLES, Database
-from clipsearch.storage.vector_file import (
+from clipsearch.storage.vectors.vector_file import (
     CLUSTER_FROM,
     DamagedVectorIndex,
     Half,

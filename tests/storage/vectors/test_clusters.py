@@ -5,7 +5,7 @@ import pytest
 from fakes import clustered, texts_for
 
 from clipsearch.records import ClusterSearch, Vectors
-from clipsearch.storage import clusters
+from clipsearch.storage.vectors import clusters
 from clipsearch.vectors import l2_normalise, top_k
 
 

@@ -1,6 +1,6 @@
 """FAISS over a mapped file of vectors, on all cores; the only room that imports it.
 
-It is apart from ``vector_index`` because a small collection is searched sooner without it.
+It is apart from ``vector_file`` because a small collection is searched sooner without it.
 """
 
 import os

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from clipsearch.records import Vectors
-from clipsearch.storage import flat_index
-from clipsearch.storage.flat_index import FlatIndex, Ids
-from clipsearch.storage.vector_file import Half, NewVectorFile
+from clipsearch.storage.vectors import flat_index
+from clipsearch.storage.vectors.flat_index import FlatIndex, Ids
+from clipsearch.storage.vectors.vector_file import Half, NewVectorFile
 from clipsearch.vectors import l2_normalise, top_k
 
 N, DIM = 3000, 16

@@ -15,7 +15,7 @@ from clipsearch import typed
 from clipsearch.domain.calibration import Precision
 from clipsearch.domain.pass_marks import IMAGES, REFUSED, Shortfall
 from clipsearch.storage.catalog import Store
-from clipsearch.storage.vector_file import Ids
+from clipsearch.storage.vectors.vector_file import Ids
 
 _KINDS = {
     "classification": "labels",

@@ -135,6 +135,7 @@ class _Searched:
             return Ranking([], Judgment(), 0), True
         levels = [level for level in self._levels if level is not None]
         judgment = judge(query, ranked, levels, gathered.tops)
+        ranked = [replace(hit, verdict=judgment.verdict, rate=judgment.rate) for hit in ranked]
         good = ranked
         if not options.all and query.of_class is None:
             if _is_refused(judgment, options):
@@ -143,15 +144,15 @@ class _Searched:
             # What was marked good or bad adds to the answer, and takes nothing away from it.
             good = ranked[: max(len(good), gathered.matching_text(levels))]
             good = [hit for hit in good if (hit.false_alarm or 0) <= options.max_false_alarm]
-        ends = options.all or len(good) < len(ranked) or len(ranked) < window
+        ends = len(good) < len(ranked) or len(ranked) < window
         hits = good
         if options.diverse:
             hits = _diverse(self._collections, good)
             ends |= len(hits) >= options.k
-        said = [
-            replace(hit, verdict=judgment.verdict, rate=judgment.rate) for hit in hits[: options.k]
-        ]
-        return Ranking(said, judgment, len(hits), () if said else ranked[:_NEAREST]), ends
+        else:
+            ends |= options.all
+        nearest = () if hits else ranked[:_NEAREST]
+        return Ranking(hits[: options.k], judgment, len(hits), nearest), ends
 
 
 class _Gathered:

@@ -151,7 +151,7 @@ class _Searched:
             ends |= len(hits) >= options.k
         else:
             ends |= options.all
-        nearest = () if hits else tuple(ranked[:_NEAREST])
+        nearest = () if hits else ranked[:_NEAREST]
         return Ranking(hits[: options.k], judgment, len(hits), nearest), ends
 
 

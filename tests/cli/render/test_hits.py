@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from clipsearch.cli.render.hits import (
     answer_lines,
-    counted,
     write_json_lines,
     write_paths,
     write_table,
@@ -202,7 +201,3 @@ def test_a_weak_match_says_so_and_a_strong_one_says_nothing(here: Path) -> None:
     assert list(answer_lines(Answer(hits, Judgment("weak", 0.31)))) == [
         "weak match: 31.0 % of unrelated queries score as high here"
     ]
-
-
-def test_matches_are_counted_up_to_ten_thousand() -> None:
-    assert (counted(48), counted(1_234), counted(10_000)) == ("48", "1,234", "at least 10,000")

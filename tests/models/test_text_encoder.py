@@ -134,9 +134,9 @@ def test_encoding_a_text_leaves_torch_out(tiny_model: Path) -> None:
     program = textwrap.dedent(
         """
         import sys
-        from clipsearch import models
+        from clipsearch.models import registry
         from clipsearch.models.text_encoder import TextEncoder, supports
-        files = models.resolve(sys.argv[1], None, offline=True, notify=print)
+        files = registry.resolve(sys.argv[1], None, offline=True, notify=print)
         assert supports(files.spec)
         vectors = TextEncoder(files).encode_texts(["a cat", "un caf\u00e9"])
         assert vectors.shape == (2, 32)

@@ -184,14 +184,14 @@ def test_a_table_has_a_row_a_hit_and_names_the_model(
 def test_no_match_tells_how_near_the_best_picture_came(here: Path) -> None:
     nearest = hit(b"a.png", here)
     assert list(answer_lines(Answer([]))) == ["no match"]
-    assert list(answer_lines(Answer([], rejected=nearest))) == ["no match"]
+    assert list(answer_lines(Answer([], nearest=[nearest]))) == ["no match"]
     assert list(answer_lines(Answer([], nothing_passes=True))) == [
         "no match: no indexed picture passes the filters"
     ]
     said = "unrelated queries score as high here; the nearest picture is a.png (--all prints it)"
-    found = Answer([], Judgment("none", 0.634), rejected=nearest)
+    found = Answer([], Judgment("none", 0.634), nearest=[nearest])
     assert list(answer_lines(found)) == [f"no match: 63.4 % of {said}"]
-    found = Answer([], Judgment("weak", 0.234), rejected=nearest)
+    found = Answer([], Judgment("weak", 0.234), nearest=[nearest])
     assert list(answer_lines(found, strict=True)) == [f"no strong match: 23.4 % of {said}"]
 
 

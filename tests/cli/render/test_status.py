@@ -207,7 +207,7 @@ def test_no_text_from_an_index_or_a_file_reaches_a_terminal_as_it_is() -> None:
         *status_text(status(Path(evil), reason=evil, name=evil), known(evil), "here").split("\n"),
         *domain_text(known(evil).domain).split("\n"),
         line_on_tests(known(evil, evaluated=False)),
-        *answer_lines(Answer([], Judgment("none", 0.5), rejected=hit(path, Path("/")))),
+        *answer_lines(Answer([], Judgment("none", 0.5), nearest=[hit(path, Path("/"))])),
         models_text([("fake", "what it is", Path(evil))]),
     ]
     for text in texts:

@@ -22,8 +22,9 @@ def weak(judgment: Judgment) -> str:
 
 
 def reached(judgment: Judgment) -> str:
-    """How many unrelated queries score as high, in words."""
-    return f"{percent(judgment.rate)} of unrelated queries score as high here"
+    """How many unrelated queries score as high, or pictures are as near, in words."""
+    how = "score as high here" if judgment.compared_with == "queries" else "are as near here"
+    return f"{percent(judgment.rate)} of unrelated {judgment.compared_with} {how}"
 
 
 def counted(matching: int) -> str:
@@ -69,10 +70,7 @@ def _verdict(judgment: Judgment) -> Iterator[str]:
     if judgment.verdict is None or judgment.rate is None:
         yield "verdict: none is given for this kind of query, or before the first calibration"
         return
-    yield (
-        f"verdict: {judgment.verdict}; {percent(judgment.rate)} of unrelated queries score as high "
-        "in this collection"
-    )
+    yield f"verdict: {judgment.verdict}; {reached(judgment)}"
     if judgment.strength is not None:
         yield (
             f"strength {judgment.strength:.3f}; a strong match begins above "

@@ -6,6 +6,7 @@ The two questions have two answers. The verdict compares the query with unrelate
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,8 @@ class Judgment:
     """The query's mean score over the pictures that were searched."""
     least: float = float("-inf")
     """The score at which the list ends."""
+    compared_with: Literal["queries", "pictures"] = "queries"
+    """What the rate is a share of: of unrelated pictures, where a picture decided."""
 
 
 def judge(
@@ -62,7 +65,12 @@ def judge(
     rate, measured = min(found, key=lambda pair: pair[0])
     said = verdict(rate)
     return Judgment(
-        "weak" if query.by_example and said == "none" else said, rate, *measured, mean, least
+        "weak" if query.by_example and said == "none" else said,
+        rate,
+        *measured,
+        mean,
+        least,
+        "queries" if measured[0] is not None else "pictures",
     )
 
 

@@ -184,6 +184,7 @@ def test_what_is_near_a_picture_is_always_shown(toys: Collection) -> None:
         query = Embedded(unit(seed), "image", by_example=True)
         ranking = one(toys, query)
         assert ranking.judgment.verdict in ("strong", "weak")
+        assert ranking.judgment.compared_with == "pictures"
         assert ranking.hits
 
 

@@ -18,7 +18,7 @@ from clipsearch.errors import UsageError
 from clipsearch.paths import shown_path
 from clipsearch.records import Hit
 from clipsearch.search.answer import Answer
-from clipsearch.search.explain import weak
+from clipsearch.search.explain import reached, weak
 from clipsearch.text import percent, printable, rounded
 
 Show = Callable[[Hit], bytes]
@@ -183,6 +183,5 @@ def answer_lines(found: Answer, *, strict: bool = False, all: bool = False) -> I
         nearest = printable(os.fsdecode(shown_path(found.rejected)))
         kind = "no strong match" if strict and verdict == "weak" else "no match"
         yield (
-            f"{kind}: {percent(rate)} of unrelated queries score as high here; the nearest picture "
-            f"is {nearest} (--all prints it)"
+            f"{kind}: {reached(found.judgment)}; the nearest picture is {nearest} (--all prints it)"
         )

@@ -179,6 +179,8 @@ def answer_lines(found: Answer, *, strict: bool = False, all: bool = False) -> I
         yield "no match: no indexed picture passes the filters"
     elif found.rejected is None or rate is None:
         yield "no match"
+    elif verdict == "strong" or (verdict == "weak" and not strict):
+        yield "no match: no hit has a false-alarm rate that low (--max-false-alarm)"
     else:
         nearest = printable(os.fsdecode(shown_path(found.rejected)))
         kind = "no strong match" if strict and verdict == "weak" else "no match"

@@ -110,9 +110,10 @@ def test_the_rate_is_the_users_to_choose(run: Run, made: Path) -> None:
     listed = hits(run("search", "a lighthouse", "--json", cwd=made))
     assert 1 <= len(listed) < len(ranked)
     assert listed == ranked[: len(listed)]
-    below = listed[-1]["false_alarm"] * 0.99
-    fewer = run("search", "a lighthouse", "--max-false-alarm", str(below), "--json", cwd=made)
-    assert hits(fewer) == listed[:-1]
+    below = listed[0]["false_alarm"] / 2
+    none = run("search", "a lighthouse", "--max-false-alarm", str(below), "--json", cwd=made)
+    assert (none.code, none.out) == (1, b"")
+    assert "no match: no hit has a false-alarm rate that low" in none.err
     assert hits(run("search", "a lighthouse", "--max-false-alarm", "1", "--json", cwd=made)) == (
         listed
     )

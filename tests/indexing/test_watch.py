@@ -62,6 +62,7 @@ def next_of(told: Iterator[set[Path]], folder: Path) -> None:
     raise AssertionError(f"nothing was told of {folder}")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("poll", [None, 0.2])
 def test_what_happens_to_pictures_is_told_and_nothing_else(
     tmp_path: Path, poll: float | None
@@ -82,6 +83,7 @@ def test_what_happens_to_pictures_is_told_and_nothing_else(
     next_of(told, two)
 
 
+@pytest.mark.process
 def test_a_folder_that_was_away_is_told_of_when_it_is_back(tmp_path: Path) -> None:
     pytest.importorskip("watchfiles")
     root = tmp_path / "photos"

@@ -29,9 +29,6 @@ Floats = npt.NDArray[np.float64]
 
 # -- false alarms ------------------------------------------------------------------------------
 
-DEFAULT_MAX_FALSE_ALARM = 0.05
-"""Hits above this rate are not shown unless they are asked for."""
-
 NEAR_DUPLICATE = 0.95
 """Pictures at least this similar are one picture told twice: a copy, a crop, the next frame."""
 
@@ -78,20 +75,6 @@ class FalseAlarms:
     def resolution(self) -> float:
         """The smallest rate that was counted: 1 / (1 + n)."""
         return 1 / (1 + len(self.best_scores))
-
-    def least_score(self, max_rate: float) -> float:
-        """The score from which on the rate is at most ``max_rate`` (greater than 0).
-
-        Everything below it can be left out of a ranking without asking for its rate.
-        """
-        n = len(self.best_scores)
-        allowed = int(np.floor(max_rate * (1 + n) + 1e-9)) - 1
-        if allowed >= n:
-            return float("-inf")
-        if allowed >= 0:
-            # The score must exceed the one that would make it one too many.
-            return float(np.nextafter(self._scores[n - allowed - 1], np.inf))
-        return float(self._scores[-1] + self._pace * np.log(self.resolution / max_rate))
 
     def to_json(self) -> str:
         """The record as JSON text; ``from_json`` is its inverse."""

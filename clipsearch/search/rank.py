@@ -81,6 +81,7 @@ class _Searched:
         ]
         calibrated = all(collection.is_calibrated for collection in collections)
         self._levels = levels if calibrated else [None] * len(levels)
+        self._measured = [level for level in self._levels if level is not None]
 
     def rank_each(self, queries: Sequence[Embedded], options: SearchOptions) -> list[Ranking]:
         """For each query; ever more pictures are looked at until its list ends among them."""
@@ -105,8 +106,7 @@ class _Searched:
 
     def _judged(self, query: Embedded, gathered: "_Gathered") -> Judgment:
         ranked = _merged(gathered.hits)
-        levels = [level for level in self._levels if level is not None]
-        return judge(query, ranked, levels, gathered.tops) if ranked else Judgment()
+        return judge(query, ranked, self._measured, gathered.tops) if ranked else Judgment()
 
     def _gathered(self, queries: Sequence[Embedded], window: int) -> list["_Gathered"]:
         """For each query, the ``window`` best pictures of all collections, however poor."""
@@ -133,8 +133,7 @@ class _Searched:
         ranked = _merged(gathered.hits)[:window]
         if not ranked:
             return Ranking([], Judgment(), 0), True
-        levels = [level for level in self._levels if level is not None]
-        judgment = judge(query, ranked, levels, gathered.tops)
+        judgment = judge(query, ranked, self._measured, gathered.tops)
         ranked = [replace(hit, verdict=judgment.verdict, rate=judgment.rate) for hit in ranked]
         good = ranked
         if not options.all and query.of_class is None:
@@ -142,7 +141,7 @@ class _Searched:
                 return Ranking([], judgment, 0, ranked[:_NEAREST]), True
             good = [hit for hit in ranked if hit.score >= judgment.least]
             # What was marked good or bad adds to the answer, and takes nothing away from it.
-            good = ranked[: max(len(good), gathered.matching_text(levels))]
+            good = ranked[: max(len(good), gathered.matching_text(self._measured))]
             good = [hit for hit in good if (hit.false_alarm or 0) <= options.max_false_alarm]
         ends = len(good) < len(ranked) or len(ranked) < window
         hits = good

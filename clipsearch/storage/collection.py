@@ -212,11 +212,6 @@ class Collection:
         """How often background queries reach a score; None before the first ``calibrate``."""
         return self._false_alarms.get(kind)
 
-    def least_score(self, kind: QueryKind, max_false_alarm: float) -> float:
-        """The score from which on a hit is no more often a false alarm than that."""
-        alarms = self.false_alarms(kind)
-        return alarms.least_score(max_false_alarm) if alarms else float("-inf")
-
     def judged(self, hits: Sequence[Hit], kind: QueryKind, only: Filter = EVERYTHING) -> list[Hit]:
         """Hits with all that is known of their scores. only: the filter that let them through."""
         scores = [hit.score for hit in hits]

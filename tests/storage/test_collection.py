@@ -11,7 +11,7 @@ from fakes import FakeEncoder, fake_spec, picture, unit
 
 from clipsearch import paths
 from clipsearch.domain import background
-from clipsearch.domain.calibration import DEFAULT_MAX_FALSE_ALARM, NEAR_DUPLICATE, fit_precision
+from clipsearch.domain.calibration import NEAR_DUPLICATE, fit_precision
 from clipsearch.domain.pass_marks import Shortfall
 from clipsearch.domain.taxonomy import Domain, DomainClass
 from clipsearch.errors import IndexUnreadable, NotTested, OutOfDomain
@@ -99,8 +99,7 @@ def test_the_false_alarm_rate_of_a_score_is_counted_in_this_collection(store: St
     for score in np.quantile(best, [0.1, 0.5, 0.9]) + 1e-5:
         expected = (1 + (best >= score).sum()) / (1 + len(best))
         assert float(alarms.rate([score])[0]) == pytest.approx(expected, abs=0.005)
-    least = Collection(store).least_score("text", DEFAULT_MAX_FALSE_ALARM)
-    assert (best >= least).mean() <= DEFAULT_MAX_FALSE_ALARM
+    assert (alarms.rate(best) <= 0.05).mean() <= 0.05
 
 
 def test_image_queries_are_calibrated_without_near_duplicates_and_their_own_class(
@@ -160,7 +159,6 @@ def test_another_domain_is_measured_anew_and_the_old_figures_count_no_more(store
     collection.pin(store, LARGER)
     assert Collection(store).texts is None
     assert Collection(store).false_alarms("text") is None
-    assert Collection(store).least_score("text", 0.05) == float("-inf")
     assert collection.calibrate(store, FakeEncoder)
     assert Collection(store).false_alarms("text") is not None
 

@@ -116,7 +116,7 @@ def read_everything(store: Store) -> str:
     json_line(status_record(store.status(), found))
     hits = store.search(query, 5)
     for kind in ("text", "image", "probe"):
-        found.least_score(kind, 0.05)
+        found.false_alarms(kind)
         json_line([str(hit) for hit in found.judged(hits, kind)])
     for refusing in (found.require_tested, lambda: found.check("a tax return", query)):
         try:

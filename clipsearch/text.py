@@ -44,6 +44,11 @@ def percent(share: float | None) -> str:
     return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
 
 
+def shortened(text: str, most: int = 80) -> str:
+    """Text as a message repeats it: of a long one, the beginning."""
+    return text if len(text) <= most else f"{text[: most - 3].rstrip()}..."
+
+
 def printable(text: str) -> str:
     """Text that cannot move a terminal's cursor or turn its writing around.
 

@@ -14,7 +14,7 @@ from clipsearch.records import Hit
 from clipsearch.search.embed import class_index, embed_each
 from clipsearch.search.explain import explain
 from clipsearch.search.judge import Judgment
-from clipsearch.search.query import Query, SearchOptions
+from clipsearch.search.query import Query, SearchOptions, weight_note
 from clipsearch.search.rank import rank_each
 from clipsearch.storage.collection import Collection
 
@@ -137,7 +137,8 @@ def newest(collections: Sequence[Collection], options: SearchOptions) -> Answer:
 
 def notes(query: Query) -> tuple[str, ...]:
     """What is to be known of a query before it is answered, a line each."""
-    return tuple(filter(None, map(policy.language_note, query.texts)))
+    told = (policy.language_note, weight_note)
+    return tuple(note for text in query.texts for tell in told if (note := tell(text)))
 
 
 def _with_class(collections: Sequence[Collection], options: SearchOptions) -> SearchOptions:

@@ -32,7 +32,7 @@ from clipsearch.models.load import Encoders
 from clipsearch.paths import require_regular
 from clipsearch.records import QueryKind, Vectors
 from clipsearch.search.fusion import Ingredient, mix
-from clipsearch.search.query import Class, Image, Part, Probe, Query, Stored, Text
+from clipsearch.search.query import Class, Image, Part, Probe, Query, Stored, Text, weight_note
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.collection import Collection
 from clipsearch.text import did_you_mean
@@ -248,7 +248,8 @@ def image_vector(stores: Sequence[Store], image: Path, encoders: Encoders) -> Ve
             vector = encoders.both.encode_images(decoded.pixels[np.newaxis])[0]
     except OSError as error:
         raise UsageError(
-            f"cannot read {image}: {error.strerror}", hint="Name a picture."
+            f"cannot read {image}: {error.strerror}",
+            hint=weight_note(os.fspath(image)) or "Name a picture.",
         ) from error
     except ImageError as error:
         raise UsageError(

@@ -10,13 +10,17 @@ from typing import Literal
 
 from clipsearch.errors import UsageError
 from clipsearch.records import EVERYTHING, Filter
+from clipsearch.text import shortened
 
 Role = Literal["wanted", "unwanted", "good", "bad"]
 """What it is about; what it is to be without; pictures seen, and found good or bad."""
 
 _SIGNS = {"wanted": "", "unwanted": "not ", "good": "like ", "bad": "unlike "}
 
-_WEIGHT = re.compile(r"(\d+(?:\.\d*)?|\.\d+):(.*)", re.DOTALL)
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+_WEIGHT = re.compile(rf"\^{_NUMBER}:(.*)", re.DOTALL)
+_EARLIER_WEIGHT = re.compile(rf"{_NUMBER}:(?!\d)(.*\S.*)", re.DOTALL)
+"""What was a weight before it began with ``^``; 16:9 and 10:30 look otherwise."""
 _MOST = 100.0
 
 
@@ -141,10 +145,10 @@ class SearchOptions:
 
 
 def weighted(text: str) -> tuple[float, str]:
-    """A weight and what follows it: ``2:a dog`` is twice "a dog", and ``a dog`` once.
+    """A weight and what follows it: ``^2:a dog`` is twice "a dog", and ``a dog`` once.
 
-    ``1:`` before anything that begins like a weight takes it as it is. Raises UsageError for a
-    weight of nothing, or without anything behind it.
+    No sentence begins like that. Raises UsageError for a weight of nothing, or without anything
+    behind it.
     """
     found = _WEIGHT.fullmatch(text)
     if found is None:
@@ -152,14 +156,23 @@ def weighted(text: str) -> tuple[float, str]:
     weight, what = float(found[1]), found[2]
     if not 0 < weight <= _MOST:
         raise UsageError(
-            f"'{text}' has a weight of {found[1]}",
+            f"'{shortened(text)}' has a weight of {found[1]}",
             hint=f"A weight is greater than 0 and at most {_MOST:g}; see --not.",
         )
     if not what.strip():
         raise UsageError(
-            f"'{text}' is a weight of nothing", hint='Say of what, for example "2:a dog".'
+            f"'{shortened(text)}' is a weight of nothing",
+            hint='Say of what, for example "^2:a dog".',
         )
     return weight, what
+
+
+def weight_note(text: str) -> str | None:
+    """What to tell whoever writes a weight as it was written before: ``2:a dog``."""
+    if _EARLIER_WEIGHT.fullmatch(text) is None:
+        return None
+    said = shortened(text)
+    return f"'{said}' is searched for as it stands; a weight begins with a caret: '^{said}'"
 
 
 def read_part(text: str) -> Text | Probe:
@@ -182,5 +195,5 @@ def scaled(parts: Iterable[Part], weight: float) -> tuple[Part, ...]:
 
 
 def _said(part: Part) -> str:
-    weight = "" if part.weight == 1 else f"{part.weight:g}:"
+    weight = "" if part.weight == 1 else f"^{part.weight:g}:"
     return f"{_SIGNS[part.role]}{weight}{part}"

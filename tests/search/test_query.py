@@ -16,6 +16,7 @@ from clipsearch.search.query import (
     Text,
     read_part,
     scaled,
+    weight_note,
     weighted,
 )
 
@@ -26,20 +27,25 @@ from clipsearch.search.query import (
     ("given_text", "weight", "what"),
     [
         ("a dog", 1, "a dog"),
-        ("2:a dog", 2, "a dog"),
-        ("0.5:a dog", 0.5, "a dog"),
-        (".5:a dog", 0.5, "a dog"),
-        ("1:3:10 to Yuma", 1, "3:10 to Yuma"),
+        ("^2:a dog", 2, "a dog"),
+        ("^0.5:a dog", 0.5, "a dog"),
+        ("^.5:a dog", 0.5, "a dog"),
+        ("^1:^2:a dog", 1, "^2:a dog"),
+        ("16:9 screenshot", 1, "16:9 screenshot"),
+        ("10:30 on a clock", 1, "10:30 on a clock"),
+        ("3:10 to Yuma", 1, "3:10 to Yuma"),
+        ("2:a dog", 1, "2:a dog"),
+        ("x^2:1", 1, "x^2:1"),
         ("a dog: brown", 1, "a dog: brown"),
         ("-1:a dog", 1, "-1:a dog"),
-        ("2:two\nlines", 2, "two\nlines"),
+        ("^2:two\nlines", 2, "two\nlines"),
     ],
 )
 def test_a_weight_stands_before_its_part(given_text: str, weight: float, what: str) -> None:
     assert weighted(given_text) == (weight, what)
 
 
-@pytest.mark.parametrize("bad", ["0:a dog", "0.0:a dog", "101:a dog", "2:", "2:  "])
+@pytest.mark.parametrize("bad", ["^0:a dog", "^0.0:a dog", "^101:a dog", "^2:", "^2:  "])
 def test_what_is_no_weight_is_a_usage_error(bad: str) -> None:
     with pytest.raises(UsageError, match="weight"):
         weighted(bad)
@@ -54,7 +60,20 @@ def test_any_text_has_a_weight_or_is_a_usage_error(given_text: str) -> None:
     assert 0 < weight <= 100
     assert given_text.endswith(what)
     if given_text.strip():
-        assert weighted(f"1:{given_text}") == (1, given_text)
+        assert weighted(f"^1:{given_text}") == (1, given_text)
+
+
+@pytest.mark.parametrize("text", ["2:a dog", "2: a dog", ".5:@scratch", "2.:x:y"])
+def test_who_writes_a_weight_as_before_is_told_how_it_is_written(text: str) -> None:
+    assert f"'^{text}'" in (weight_note(text) or "")
+    assert weighted(f"^{text}")[0] != 1
+
+
+@pytest.mark.parametrize(
+    "text", ["16:9 screenshot", "10:30 on a clock", "a dog", "^2:a dog", "2:", "at 2:a dog"]
+)
+def test_what_was_no_weight_before_is_answered_without_a_word(text: str) -> None:
+    assert weight_note(text) is None
 
 
 # -- parts ---------------------------------------------------------------------------------------
@@ -64,9 +83,9 @@ def test_any_text_has_a_weight_or_is_a_usage_error(given_text: str) -> None:
     ("text", "part"),
     [
         ("a dog", Text("a dog")),
-        ("2:a dog", Text("a dog", weight=2.0)),
+        ("^2:a dog", Text("a dog", weight=2.0)),
         ("@scratch", Probe("scratch")),
-        ("2:@ scratch/deep ", Probe("scratch/deep", weight=2.0)),
+        ("^2:@ scratch/deep ", Probe("scratch/deep", weight=2.0)),
         ("a dog @ home", Text("a dog @ home")),
     ],
 )
@@ -74,7 +93,7 @@ def test_a_text_or_a_probe_is_read_from_what_was_typed(text: str, part: Text | P
     assert read_part(text) == part
 
 
-@pytest.mark.parametrize("text", ["", "  ", "b\udcff", "0:a dog"])
+@pytest.mark.parametrize("text", ["", "  ", "b\udcff", "^0:a dog"])
 def test_what_says_nothing_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError):
         read_part(text)
@@ -92,7 +111,7 @@ def test_a_query_is_said_in_words() -> None:
             Probe("scratch/deep"),
         )
     )
-    said = "a cat, not 2:snow, 0.5:a/b.png, like 17, unlike 1-3, dog, scratch/deep"
+    said = "a cat, not ^2:snow, ^0.5:a/b.png, like 17, unlike 1-3, dog, scratch/deep"
     assert query.said == said
     assert query.texts == ["a cat", "snow"]
 

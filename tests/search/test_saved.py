@@ -68,11 +68,11 @@ def test_a_file_of_the_version_before_is_read() -> None:
 
 def test_a_text_stands_for_itself_or_for_a_saved_query() -> None:
     saved.save("dog", DOG)
-    assert saved.read("2:@dog") == (
+    assert saved.read("^2:@dog") == (
         Text("a dog", weight=4.0),
         Image("/a/ball.png", weight=2.0, role="unwanted"),
     )
-    assert saved.read("3:a dog") == (Text("a dog", weight=3.0),)
+    assert saved.read("^3:a dog") == (Text("a dog", weight=3.0),)
     assert saved.read("@lab/deep") == (Probe("lab/deep"),)
 
 

@@ -38,7 +38,7 @@ def save_command(*, name: _NameArgument, what: QueryOptions) -> int:
     Examples:
       clipsearch query save pool "golden retriever" --image pool.jpg --not "a ball"
       clipsearch search @pool
-      clipsearch search 2:@pool "in the evening"
+      clipsearch search ^2:@pool "in the evening"
     """
     if what.only_class() is not None:
         raise UsageError(

@@ -23,7 +23,7 @@ from clipsearch.models.load import Encoders
 from clipsearch.search import answer as search
 from clipsearch.search import saved
 from clipsearch.search.explain import matches, summary
-from clipsearch.search.query import Query
+from clipsearch.search.query import Query, weight_note
 from clipsearch.storage.collection import Collection
 from clipsearch.storage.known import left_out, shared_model, tested_lines
 from clipsearch.text import rounded
@@ -60,7 +60,7 @@ def search_command(
       clipsearch search "a red bicycle"
       clipsearch search --image holiday/beach.jpg -k 5
       clipsearch search "golden retriever" --image pool.jpg --not "a ball"
-      clipsearch search "2:a castle" "snow" --like 17 --unlike 4
+      clipsearch search "^2:a castle" "snow" --like 17 --unlike 4
       clipsearch search --class lighthouse --max-false-alarm 0.01
       clipsearch search @defects/scratch
       clipsearch search "boats in a harbour" --under 2024 --json
@@ -122,7 +122,7 @@ def _answer_batch(
 
     A line that cannot be answered has its reason in the object. 0 if any query has hits.
     """
-    matched = False
+    matched = told = False
     with opened(where, index) as (stores, only):
         model = stores[0].spec.label
         collections = [Collection(store) for store in stores]
@@ -133,6 +133,10 @@ def _answer_batch(
         for lines in _lines():
             queries = [_query(line) for line in lines]
             good = [query for query in queries if isinstance(query, Query)]
+            texts = (text for query in good for text in query.texts)
+            if not told and (note := next(filter(None, map(weight_note, texts)), None)):
+                say(note)  # once: a file written for an earlier version has many
+                told = True
             answers = iter(search.answer_each(collections, good, options, encoders))
             for line, query in zip(lines, queries, strict=True):
                 found = next(answers) if isinstance(query, Query) else query

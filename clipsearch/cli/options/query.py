@@ -35,7 +35,7 @@ class QueryOptions:
             metavar="[QUERY]...",
             autocompletion=completion.marked_names,
             help="What to look for, in English. Several are looked for together, each with a "
-            'weight if it begins with one: "2:a dog". @NAME for a saved query; @PROBE or '
+            'weight if it begins with one: "^2:a dog". @NAME for a saved query; @PROBE or '
             "@PROBE/CLASS for what a probe has learned; - reads it from standard input.",
             show_default=False,
         ),

@@ -25,7 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 
 def test_texts_and_pictures_go_together(run: Run, made: Path) -> None:
-    done = run(*ASK, "a cat", "2:snow", "--image", "03.png", "--not", "fruit", cwd=made)
+    done = run(*ASK, "a cat", "^2:snow", "--image", "03.png", "--not", "fruit", cwd=made)
     assert (done.code, done.err) == (0, UNTESTED)
     assert len(done.lines) == 10
     assert "03.png" not in done.lines
@@ -63,13 +63,14 @@ def test_a_class_beside_a_query_is_a_filter(run: Run, made: Path) -> None:
     ("arguments", "said"),
     [
         ([], "search needs something to look for"),
-        (["0:a cat"], "'0:a cat' has a weight of 0"),
-        (["2:"], "'2:' is a weight of nothing"),
+        (["^0:a cat"], "'^0:a cat' has a weight of 0"),
+        (["^2:"], "'^2:' is a weight of nothing"),
         (["--not", "a cat"], "to look for"),
         (["--unlike", "1"], "to look for"),
         (["a cat", "--like", "4711"], "no picture 4711 in the index"),
         (["a cat", "--like", "nowhere.png"], "cannot read nowhere.png"),
-        (["a cat", "--image", "3:nowhere.png"], "cannot read nowhere.png"),
+        (["a cat", "--image", "^3:nowhere.png"], "cannot read nowhere.png"),
+        (["a cat", "--like", "2:a.png"], "'2:a.png' is searched for as it stands"),
         (["a cat", "-", "-"], "standard input is read once"),
         (["a cat", "--class", "no such class"], "has no class 'no such class'"),
         (["a cat", "-q", "--preview"], "--quiet prints nothing"),
@@ -88,6 +89,25 @@ def test_what_cannot_be_looked_for_is_an_error(
     assert "bug" not in done.err
 
 
+def test_a_number_and_a_colon_are_text(run: Run, made: Path) -> None:
+    def scores(text: str) -> list[float]:
+        done = run(*ASK, text, "--json", "-k", "3", cwd=made)
+        assert done.err == UNTESTED
+        return [json.loads(line)["score"] for line in done.lines]
+
+    for text in ("16:9 screenshot", "10:30 on a clock"):
+        assert scores(text) != scores(text.partition(":")[2])
+
+
+def test_who_writes_a_weight_as_before_is_told(run: Run, made: Path) -> None:
+    said = "clipsearch: '2:snow' is searched for as it stands; a weight begins with a caret: "
+    said += "'^2:snow'"
+    alone = run(*ASK, "a cat", "2:snow", cwd=made)
+    assert (alone.code, alone.err.splitlines()) == (0, [said, UNTESTED.strip()])
+    batch = run(*ASK, "--batch", cwd=made, stdin=b"a cat\n2:snow\n2:sun\n")
+    assert (batch.code, batch.err.splitlines()) == (0, [UNTESTED.strip(), said])
+
+
 def test_the_policy_reads_every_text(run: Run, made: Path) -> None:
     for arguments in (["a cat", "who is this man"], ["a cat", "--not", "who is this man"]):
         done = run(*ASK, *arguments, cwd=made)
@@ -99,7 +119,7 @@ def test_the_policy_reads_every_text(run: Run, made: Path) -> None:
 
 def test_a_query_is_saved_and_looked_for_by_its_name(run: Run, made: Path, tmp_path: Path) -> None:
     shutil.copy(made / "03.png", tmp_path / "pool.png")
-    parts = ["a cat", "2:snow", "--image", "pool.png", "--not", "fruit"]
+    parts = ["a cat", "^2:snow", "--image", "pool.png", "--not", "fruit"]
     saved = run("query", "save", "pool", *parts)
     assert (saved.code, saved.out) == (0, b"")
     assert "search @pool" in saved.err
@@ -109,12 +129,12 @@ def test_a_query_is_saved_and_looked_for_by_its_name(run: Run, made: Path, tmp_p
     assert done.code == 0
     hits = [[json.loads(line)["id"] for line in one.lines] for one in (done, expected)]
     assert hits[0] == hits[1]
-    assert run(*ASK, "3:@pool", cwd=made).lines == run(*ASK, "@pool", cwd=made).lines
+    assert run(*ASK, "^3:@pool", cwd=made).lines == run(*ASK, "@pool", cwd=made).lines
     unwanted = run(*ASK, "a cat", "--not", "@pool", cwd=made)
     assert (unwanted.code, unwanted.out) == (2, b"")
     assert "'@pool' is a saved query, and --not takes a text" in unwanted.err
     listed = run("query", "list")
-    assert listed.lines == [f"pool\ta cat, 2:snow, not fruit, {tmp_path}/pool.png"]
+    assert listed.lines == [f"pool\ta cat, ^2:snow, not fruit, {tmp_path}/pool.png"]
     record = json.loads(run("query", "list", "--json").out)
     assert record["name"] == "pool"
     assert (run("query", "remove", "pool").code, run("query", "list").out) == (0, b"")
@@ -150,7 +170,7 @@ def test_a_damaged_file_of_saved_queries_is_not_written_over(run: Run, tmp_path:
 
 
 def test_a_batch_answers_every_line_with_one_object(run: Run, made: Path) -> None:
-    lines = ["a cat", "2:snow", "who is this man", "", "@nothing", "snow"]
+    lines = ["a cat", "^2:snow", "who is this man", "", "@nothing", "snow"]
     text = "\n".join(lines).encode() + b"\nb\xff\n"
     done = run(*ASK, "--batch", "-k", "3", cwd=made, stdin=text)
     assert (done.code, done.err) == (0, UNTESTED)

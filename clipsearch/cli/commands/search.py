@@ -120,9 +120,11 @@ def _answer_batch(
 ) -> ExitCode:
     """Answer the queries on standard input, each with one JSON object on a line of its own.
 
-    A line that cannot be answered has its reason in the object. 0 if any query has hits.
+    A line that cannot be answered has its reason in the object. The exit code is the first of
+    these that any line has: hits, an error, a refusal, no match.
     """
-    matched = told = False
+    codes = {ExitCode.NO_MATCH}  # of no lines at all, too
+    told = False
     with opened(where, index) as (stores, only):
         model = stores[0].spec.label
         collections = [Collection(store) for store in stores]
@@ -140,10 +142,18 @@ def _answer_batch(
             answers = iter(search.answer_each(collections, good, options, encoders))
             for line, query in zip(lines, queries, strict=True):
                 found = next(answers) if isinstance(query, Query) else query
-                matched |= isinstance(found, search.Answer) and bool(found.hits)
+                codes.add(_code(found))
                 sys.stdout.buffer.write(json_line(_record(line, found, model, show.show())))
             sys.stdout.buffer.flush()
-    return ExitCode.OK if matched else ExitCode.NO_MATCH
+    first = (ExitCode.OK, ExitCode.ERROR, ExitCode.REFUSED, ExitCode.NO_MATCH)
+    return next(code for code in first if code in codes)
+
+
+def _code(found: search.Answer | ClipsearchError) -> ExitCode:
+    """What a search for this alone would have ended with."""
+    if isinstance(found, search.Answer):
+        return ExitCode.OK if found.hits else ExitCode.NO_MATCH
+    return ExitCode.REFUSED if isinstance(found, Refused) else ExitCode.ERROR
 
 
 def _record(

@@ -190,9 +190,27 @@ def test_a_batch_answers_every_line_with_one_object(run: Run, made: Path) -> Non
     assert "not valid text" in answers[6]["error"]
 
 
-def test_a_batch_without_a_hit_exits_with_1(run: Run, made: Path) -> None:
-    for text in (b"", b"who is this man\n", b"\n"):
-        assert run("search", "--batch", cwd=made, stdin=text).code == 1
+REFUSED, ERROR, HITS = "who is this man", "@nothing", "a cat"
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "code"),
+    [
+        ([], [], 1),
+        ([HITS, HITS], ["--name", "none"], 1),
+        ([REFUSED], [], 3),
+        ([REFUSED, HITS], ["--name", "none"], 3),
+        ([""], [], 2),
+        ([REFUSED, ERROR, HITS], ["--name", "none"], 2),
+        ([ERROR, REFUSED], [], 2),
+        ([REFUSED, ERROR, HITS], [], 0),
+    ],
+)
+def test_a_batch_exits_as_its_best_line_or_else_as_its_worst(
+    run: Run, made: Path, lines: list[str], options: list[str], code: int
+) -> None:
+    text = "".join(f"{line}\n" for line in lines).encode()
+    assert run(*ASK, "--batch", *options, cwd=made, stdin=text).code == code
 
 
 def test_a_batch_says_which_listed_files_are_not_indexed(run: Run, made: Path) -> None:

@@ -116,6 +116,8 @@ class _Parts:
                 "there is nothing to look for: --not and --unlike only say what is unwanted",
                 hint='For example: clipsearch search "a fruit" --not "a banana"',
             )
+        for name in sorted({part.saved for part in query.parts} - {""}):
+            self._require_no_probe(name)
         ingredients: list[Ingredient] = []
         left_out: list[Path] = []
         aims: list[Aim] = []
@@ -203,6 +205,16 @@ class _Parts:
                 hint="Say which one you mean with --under FOLDER.",
             )
         return probes.query(self._collections[0].store, name)
+
+    def _require_no_probe(self, name: str) -> None:
+        """Raise UsageError if a saved query's name could mean a probe, too."""
+        for collection in self._collections:
+            if name in probes.names(collection.store):
+                raise UsageError(
+                    f"'@{name}' is a saved query, and a probe of {collection.store.root}",
+                    hint=f"The probe's classes are @{name}/CLASS. For the query, save it under "
+                    f"another name, and forget this one: clipsearch query remove {name}",
+                )
 
     def _scale(self) -> Scale:
         scales = [collection.scale for collection in self._collections]

@@ -5,7 +5,7 @@ Here are only the words of it; ``embed`` makes a query one vector, and ``answer`
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from clipsearch.errors import UsageError
@@ -30,6 +30,8 @@ class _Part:
 
     weight: float = 1.0
     role: Role = "wanted"
+    saved: str = field(default="", compare=False)
+    """The name of the saved query that it is part of, if it is."""
 
 
 @dataclass(frozen=True, slots=True)

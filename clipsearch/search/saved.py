@@ -3,13 +3,14 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from clipsearch import typed
 from clipsearch.errors import StoreError, UsageError
+from clipsearch.evaluation import probes
 from clipsearch.paths import data_dir, held, write_whole
 from clipsearch.search.query import (
     Class,
@@ -23,6 +24,8 @@ from clipsearch.search.query import (
     read_part,
     scaled,
 )
+from clipsearch.storage import known
+from clipsearch.storage.catalog import Store
 from clipsearch.text import did_you_mean
 
 _PATIENCE = 10.0
@@ -43,10 +46,31 @@ class _Kept:
 
 
 def save(name: str, query: Query) -> None:
-    """Keep a query under a name, in place of an earlier one. Raises UsageError, StoreError."""
+    """Keep a query under a name, in place of an earlier one.
+
+    Raises UsageError for a name that cannot be one or is a probe's, and for a query that contains
+    itself or a name that stands for nothing; StoreError.
+    """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UsageError(
             f"'{name}' is no name for a query", hint="Use letters, digits, and - _ . between them."
+        )
+    named = {part.name for part in query.parts if isinstance(part, Probe) and "/" not in part.name}
+    if name in named:
+        raise UsageError(
+            f"the query '{name}' would contain itself",
+            hint=f"Save it under another name, or say in words what @{name} is to be.",
+        )
+    trained = _probes()
+    if name in trained:
+        raise UsageError(
+            f"the index of {trained[name]} has a probe '{name}': @{name} could mean both",
+            hint="Save the query under another name.",
+        )
+    for missing in sorted(named - trained.keys()):
+        raise UsageError(
+            f"'@{missing}' is neither a saved query nor a probe of an indexed folder",
+            hint="Save the query or train the probe first.",
         )
     with _changing() as kept:
         kept[name] = query
@@ -82,8 +106,28 @@ def read(text: str) -> tuple[Part, ...]:
     Raises UsageError, and StoreError if the saved queries cannot be read.
     """
     part = read_part(text)
-    kept = everything().get(part.name) if isinstance(part, Probe) else None
-    return (part,) if kept is None else scaled(kept.parts, part.weight)
+    if not isinstance(part, Probe):
+        return (part,)
+    name, kept = part.name, everything()
+    if name not in kept:
+        return (part,)
+    for inner in kept[name].parts:
+        if isinstance(inner, Probe) and inner.name in kept:  # as the versions before let it
+            raise UsageError(
+                f"the saved query '{name}' contains "
+                + ("itself" if inner.name == name else f"'@{inner.name}', a saved query"),
+                hint=f"Save it again: clipsearch query save {name} QUERY...",
+            )
+    return tuple(replace(own, saved=name) for own in scaled(kept[name].parts, part.weight))
+
+
+def require_no_query(name: str) -> None:
+    """Raise UsageError if a query is saved under a name that a probe is to have, and StoreError."""
+    if name in everything():
+        raise UsageError(
+            f"there is a saved query '{name}': @{name} could mean both",
+            hint=f"Give the probe another name, or: clipsearch query remove {name}",
+        )
 
 
 def lasting(query: Query) -> Query:
@@ -125,6 +169,16 @@ def _kept(part: Part) -> _Kept:
                 f"'{part}' is a picture's number in one collection",
                 hint="A saved query names pictures by their paths.",
             )
+
+
+def _probes() -> dict[str, Path]:
+    """The probes of all indexes that are known and can be read, each with its folder."""
+    found: dict[str, Path] = {}
+    here = known.holding(Path().resolve())
+    for directory in {*known.remembered(), *([here] if here else [])}:
+        with suppress(StoreError, OSError), Store.open(directory) as store:
+            found |= dict.fromkeys(probes.names(store), store.root)
+    return found
 
 
 def unknown(name: str) -> UsageError:

@@ -3,14 +3,21 @@
 import json
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes import FakeEncoder, fake_spec
 
 from clipsearch import paths
 from clipsearch.errors import StoreError, UsageError
+from clipsearch.models.load import Encoders
 from clipsearch.search import saved
+from clipsearch.search.embed import Embedded, embed_each
 from clipsearch.search.query import Class, Image, Probe, Query, Stored, Text
+from clipsearch.storage import known
+from clipsearch.storage.catalog import FOLDER, Store
+from clipsearch.storage.collection import Collection
 
 DOG = Query((Text("a dog", weight=2.0), Image("/a/ball.png", role="unwanted")))
 
@@ -64,6 +71,63 @@ def test_a_file_of_the_version_before_is_read() -> None:
     before = json.loads(file.read_text())
     saved.save("all", Query(parts))
     assert json.loads(file.read_text()) == before  # and the version before reads ours
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Iterator[Store]:
+    """An index that is known and has a probe `pets`, as far as its name goes."""
+    (tmp_path / "photos").mkdir()
+    with Store.create(tmp_path / "photos" / FOLDER, tmp_path / "photos", fake_spec()) as store:
+        with store.batch():
+            store.attach("probe:pets", b"")
+        known.remember(store.directory, store.root)
+        yield store
+
+
+def test_a_name_means_a_query_or_a_probe(trained: Store) -> None:
+    with pytest.raises(UsageError, match="has a probe 'pets': @pets could mean both"):
+        saved.save("pets", DOG)
+    assert saved.everything() == {}
+    saved.save("dog", DOG)
+    saved.require_no_query("pets")
+    with pytest.raises(UsageError, match="saved query 'dog': @dog could mean both"):
+        saved.require_no_query("dog")
+
+
+def test_a_name_that_means_both_is_not_answered(trained: Store) -> None:
+    saved.save("dog", Query((Text("a dog"),)))
+    with trained.batch():
+        trained.attach("probe:dog", b"")  # as a copied index may bring it
+    asked = [Query(saved.read("@dog")), Query((Text("a dog"),))]
+    encoders = Encoders(FakeEncoder, FakeEncoder)
+    both, text = embed_each([Collection(trained)], asked, encoders, allow_out_of_domain=True)
+    assert isinstance(both, UsageError)
+    assert "'@dog' is a saved query, and a probe of" in str(both)
+    assert "@dog/CLASS" in both.hint
+    assert isinstance(text, Embedded)
+
+
+def test_a_query_cannot_contain_itself(trained: Store) -> None:
+    with pytest.raises(UsageError, match="'a' would contain itself"):
+        saved.save("a", Query(saved.read("@a")))
+    with pytest.raises(UsageError, match="'@b' is neither a saved query nor a probe"):
+        saved.save("a", Query(saved.read("@b")))
+    assert saved.everything() == {}
+    for name, of in (("a", "a dog"), ("b", "@a"), ("a", "@b"), ("c", "@pets"), ("d", "@x/y")):
+        saved.save(name, Query(saved.read(of)))
+    assert saved.read("@a") == saved.read("@b") == (Text("a dog"),)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [({"a": "a"}, "contains itself"), ({"a": "b", "b": "a"}, "contains '@b'")]
+)
+def test_a_query_that_contains_itself_is_an_error(names: dict[str, str], said: str) -> None:
+    file = paths.data_dir() / "queries.json"
+    file.parent.mkdir()
+    kept = {name: [{"kind": "probe", "what": what}] for name, what in names.items()}
+    file.write_text(json.dumps(kept))
+    with pytest.raises(UsageError, match=f"the saved query 'a' {said}"):
+        saved.read("@a")
 
 
 def test_a_text_stands_for_itself_or_for_a_saved_query() -> None:

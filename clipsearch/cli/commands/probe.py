@@ -16,6 +16,7 @@ from clipsearch.evaluation import probes
 from clipsearch.evaluation.probes import KeptProbe
 from clipsearch.evaluation.train import train_on
 from clipsearch.models.load import Encoders
+from clipsearch.search import saved
 from clipsearch.storage.catalog import Store
 from clipsearch.text import printable
 
@@ -70,6 +71,7 @@ def train_command(
       clipsearch search @defects/scratch
     """
     probes.check_name(name)
+    saved.require_no_query(name)
     with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
         encoders = Encoders.of(store.spec, device, say)
         with progress() as bar:

@@ -155,6 +155,13 @@ def test_what_is_no_saved_query_is_an_error(run: Run, made: Path) -> None:
     assert run("query", "save", "spy", "who is this man").code == 3
 
 
+def test_a_probe_cannot_have_the_name_of_a_saved_query(run: Run, made: Path) -> None:
+    assert run("query", "save", "cats", "a cat").code == 0
+    done = run("probe", "train", ".", "--name", "cats", cwd=made)
+    assert (done.code, done.out) == (2, b"")
+    assert "there is a saved query 'cats': @cats could mean both" in done.err
+
+
 def test_a_damaged_file_of_saved_queries_is_not_written_over(run: Run, tmp_path: Path) -> None:
     assert run("query", "save", "cats", "a cat").code == 0
     file = tmp_path / "data" / "queries.json"

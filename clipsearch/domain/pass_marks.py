@@ -17,6 +17,9 @@ SHARES = (*_OF_LABELS, *_OF_CAPTIONS)
 IMAGES = "images"
 """The pass mark that is a number of pictures: an evaluation on fewer proves nothing."""
 
+LEAST_IMAGES = 30
+"""That pass mark where a domain has none: a 95 % interval is then at most 0.34 wide."""
+
 REFUSED = "refused_in_domain"
 """The share of in-domain queries refused."""
 
@@ -38,6 +41,11 @@ class Shortfall:
             return f"{self.measure} was not measured (the mark is {self.mark:g})"
         worse = "above" if self.measure in MOSTS else "below"
         return f"{self.measure} {self.reached:.4g} is {worse} the mark {self.mark:g}"
+
+
+def least_images(marks: Mapping[str, float]) -> int:
+    """How many pictures an evaluation needs to decide anything, whatever it measured."""
+    return int(marks.get(IMAGES, LEAST_IMAGES))
 
 
 def shortfalls(measures: Mapping[str, float], marks: Mapping[str, float]) -> tuple[Shortfall, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from clipsearch.domain import policy
 from clipsearch.domain.calibration import Precision, fit_precision
 from clipsearch.domain.gate import GateErrors
-from clipsearch.domain.pass_marks import REFUSED, SHARES, shortfalls
+from clipsearch.domain.pass_marks import REFUSED, SHARES, least_images, shortfalls
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.zero_shot import encode_all, fit_logit_scale
 from clipsearch.errors import TooFewExamples
@@ -32,7 +32,7 @@ from clipsearch.evaluation.metrics import (
 )
 from clipsearch.indexing.embed import Progress, embeddings_of
 from clipsearch.models.load import Encoders
-from clipsearch.records import ModelSpec, Vectors
+from clipsearch.records import ModelSpec, Tested, Vectors
 from clipsearch.storage import collection, evaluations
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.collection import Collection
@@ -67,6 +67,13 @@ class Findings:
     skipped: tuple[tuple[bytes, str], ...]
     """Pictures that could not be decoded, with the reason."""
 
+    @property
+    def tested(self) -> Tested:
+        """What the evaluation says of the model and the domain; of too few pictures, nothing."""
+        if self.evaluation.images < least_images(self.domain.pass_marks):
+            return "untested"
+        return "failed" if self.evaluation.shortfalls else "tested"
+
 
 def evaluate(
     store: Store,
@@ -76,7 +83,8 @@ def evaluate(
 ) -> Findings:
     """Evaluate the model and the domain of ``store``, which is open for writing.
 
-    The result is committed at the end, in place of an earlier one. Raises TooFewExamples if no
+    The result is committed at the end, in place of an earlier one, unless it is of too few
+    pictures to decide anything: then the index stays as it was. Raises TooFewExamples if no
     picture can be decoded, RefusedByPolicy for a caption, and ModelError.
     """
     for caption in test_set.captions if isinstance(test_set, CaptionedImages) else ():
@@ -142,11 +150,13 @@ def evaluate(
         collection=len(ids),
         newest=int(ids.max(initial=0)),
     )
-    evaluations.keep(store, evaluation)
-    return Findings(
+    findings = Findings(
         *(evaluation, report, answers, store.spec, domain, gate, test_set),
         *(found.reused, found.failed),
     )
+    if findings.tested != "untested":
+        evaluations.keep(store, evaluation)
+    return findings
 
 
 def _shown(test_set: LabelledImages | MultiLabelImages, classes: int) -> Bools:

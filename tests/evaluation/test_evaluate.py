@@ -31,7 +31,7 @@ templates = ["{}"]
 in_domain = ["something broken", "a mark on metal"]
 out_of_domain = ["quarterly revenue"]
 classes = [{name = "crack"}, {name = "dent"}, {name = "scratch"}, {name = "stain"}]
-pass_marks = {images = 8, top1 = 0.75, refused_in_domain = 0.5}
+pass_marks = {images = 5, top1 = 0.75, refused_in_domain = 0.5}
 """
 
 
@@ -192,10 +192,10 @@ def test_several_labels_a_picture(store: Store, folder: Path) -> None:
     assert findings.evaluation.logit_scale is None
     assert summary.mistakes(findings) == []
     # One of the marks cannot be met by it, and the evaluation with single labels still stands.
-    assert [missed.measure for missed in findings.evaluation.shortfalls] == ["images", "top1"]
+    assert [missed.measure for missed in findings.evaluation.shortfalls] == ["top1"]
     assert Collection(store).tested == "tested"
     assert len(Collection(store).evaluations) == 2
-    wanted = DOMAIN.replace("images = 8, top1 = 0.75", "images = 6, found = 0.1")
+    wanted = DOMAIN.replace("images = 5, top1 = 0.75", "images = 6, found = 0.1")
     collection.pin(store, taxonomy.parse(wanted, "parts.toml"))
     assert run(store, folder / "several.csv").evaluation.shortfalls == ()
     assert Collection(store).tested == "tested"
@@ -224,7 +224,7 @@ def test_captions_are_measured_as_retrieval(store: Store, folder: Path) -> None:
     assert findings.evaluation.logit_scale is None
     assert findings.answers is None
     # The domain asks for top1, which captions cannot show.
-    assert [missed.measure for missed in findings.evaluation.shortfalls] == ["images", "top1"]
+    assert [missed.measure for missed in findings.evaluation.shortfalls] == ["top1"]
     assert Collection(store).evaluation == findings.evaluation
 
 
@@ -261,6 +261,27 @@ def test_one_picture_a_class_is_measured_and_says_so(store: Store, tmp_path: Pat
     assert findings.report.images == findings.evaluation.images == 4
     assert any("single picture" in note for note in findings.report.notes)
     assert [missed.measure for missed in findings.evaluation.shortfalls] == ["images"]
+    assert findings.tested == Collection(store).tested == "untested"
+
+
+@pytest.mark.parametrize(("marks", "n"), [("images = 5, ", 1), ("", 29)])
+def test_a_test_of_too_few_pictures_changes_nothing(
+    store: Store, folder: Path, tmp_path: Path, marks: str, n: int
+) -> None:
+    for name in NAMES:
+        for m in range(3, 9):
+            make(folder, name, name, m)
+    collection.pin(store, taxonomy.parse(DOMAIN.replace("images = 5, ", marks), "parts.toml"))
+    passed = run(store, folder)
+    assert passed.tested == Collection(store).tested == "tested"
+    for m in range(n):
+        make(tmp_path / "wrong", "crack", "dent", m)
+    wrong = run(store, tmp_path / "wrong")
+    assert "top1" in [missed.measure for missed in wrong.evaluation.shortfalls]
+    assert wrong.tested == "untested"
+    assert Collection(store).evaluation == passed.evaluation
+    evaluations.keep(store, wrong.evaluation)  # as earlier versions did
+    assert Collection(store).tested == "untested"
 
 
 # -- probes --------------------------------------------------------------------------------------

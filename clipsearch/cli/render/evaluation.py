@@ -5,7 +5,7 @@ from typing import Any
 
 from clipsearch.cli.render.json_lines import json_path
 from clipsearch.cli.render.table import Table
-from clipsearch.domain.pass_marks import IMAGES, REFUSED
+from clipsearch.domain.pass_marks import IMAGES, REFUSED, least_images
 from clipsearch.evaluation.answers import QUERY
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.metrics import ClassificationReport
@@ -124,6 +124,12 @@ def evaluation_lines(findings: Findings) -> list[str]:
             f"note: {len(findings.skipped)} pictures could not be decoded and do not count"
         )
     missed = findings.evaluation.shortfalls
+    if findings.tested == "untested":
+        return [
+            *lines,
+            f"not kept: {findings.evaluation.images} pictures are too few to decide anything; the "
+            f"domain {findings.domain.name} asks for {least_images(findings.domain.pass_marks)}",
+        ]
     if not missed:
         return [*lines, f"tested: all pass marks of the domain {findings.domain.name} are met"]
     return [
@@ -140,7 +146,7 @@ def evaluation_record(findings: Findings) -> dict[str, Any]:
     gate = asdict(findings.gate)
     root = findings.test_set.root
     return {
-        "tested": "failed" if found.shortfalls else "tested",
+        "tested": findings.tested,
         "source": found.source,
         "made_at": found.made_at,
         "model": findings.model.label,

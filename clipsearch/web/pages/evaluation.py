@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipsearch.domain.intervals import Estimate
-from clipsearch.domain.pass_marks import REFUSED
+from clipsearch.domain.pass_marks import REFUSED, least_images
 from clipsearch.evaluation import summary
 from clipsearch.evaluation.answers import QUERY
 from clipsearch.evaluation.evaluate import Findings
@@ -33,13 +33,15 @@ def page(findings: Findings) -> str:
     found = findings.evaluation
     report = findings.report
     labelled = report if isinstance(report, ClassificationReport) else None
-    verdict = "Failed" if found.shortfalls else "Tested"
+    verdict = findings.tested.capitalize()
     published = summary.published(findings)
     precision = summary.precision_text(found.precision)
     return document(
         "evaluation.html",
         f"{verdict}: {found.source}",
         verdict=verdict,
+        tested=findings.tested,
+        least=least_images(findings.domain.pass_marks),
         missed=found.shortfalls,
         facts={
             "Test set": f"{found.source} ({report.images} pictures)",

@@ -1,6 +1,7 @@
 """``clipsearch evaluate``, run as a program."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -108,16 +109,32 @@ def test_json_is_one_object_and_what_the_index_keeps(run: Run, collection: Path)
 
 
 def test_marks_that_are_not_met_exit_with_1(run: Run, collection: Path) -> None:
-    pin(collection, "images = 3", "images = 9")
+    pin(collection, "top1 = 0.0", "top1 = 1.0")
     done = run("evaluate", ".", cwd=collection)
     assert (done.code, done.err) == (1, "")
-    assert done.lines[-2:] == [
-        "failed: 1 of 2 pass marks of the domain blocks are not met",
-        "  images 8 is below the mark 9",
-    ]
+    said, missed = done.lines[-2:]
+    assert said == "failed: 1 of 2 pass marks of the domain blocks are not met"
+    assert re.fullmatch(r"  top1 0\.\d+ is below the mark 1", missed)
     assert kept(collection).tested == "failed"
-    (missed,) = json.loads(run("evaluate", ".", "--json", cwd=collection).out)["shortfalls"]
-    assert missed == {"measure": "images", "reached": 8.0, "mark": 9.0}
+    record = json.loads(run("evaluate", ".", "--json", cwd=collection).out)
+    assert [(one["measure"], one["mark"]) for one in record["shortfalls"]] == [("top1", 1.0)]
+
+
+def test_too_few_pictures_exit_with_1_and_change_nothing(
+    run: Run, collection: Path, tmp_path: Path
+) -> None:
+    assert run("evaluate", ".", cwd=collection).code == 0
+    before = kept(collection).evaluation
+    shutil.copytree(collection / "wall", tmp_path / "few/red block")
+    done = run("evaluate", "few", "--under", "set", "--html", "few.html", cwd=tmp_path)
+    assert (done.code, done.err) == (1, "clipsearch: wrote few.html\n")
+    assert done.lines[-1] == (
+        "not kept: 2 pictures are too few to decide anything; the domain blocks asks for 3"
+    )
+    assert "too few pictures to decide anything" in (tmp_path / "few.html").read_text()
+    record = json.loads(run("evaluate", "few", "--under", "set", "--json", cwd=tmp_path).out)
+    assert record["tested"] == "untested"
+    assert kept(collection).evaluation == before
 
 
 def test_a_page_is_written_beside_the_report(run: Run, collection: Path, tmp_path: Path) -> None:

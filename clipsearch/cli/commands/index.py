@@ -6,11 +6,20 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli import completion
-from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, progress, say
+from clipsearch.cli.app import (
+    DeviceOption,
+    IndexOption,
+    OfflineOption,
+    commands,
+    error_lines,
+    progress,
+    say,
+    tell,
+)
 from clipsearch.cli.options.walk import ExcludeOption, MaxPixelsOption
 from clipsearch.cli.render.status import summary_lines
 from clipsearch.domain import taxonomy
-from clipsearch.errors import ExitCode, UsageError
+from clipsearch.errors import ClipsearchError, ExitCode, UsageError
 from clipsearch.indexing.update import UpdateOptions, update
 from clipsearch.models.choice import ModelChoice
 
@@ -113,8 +122,17 @@ def index_command(
     )
     code = ExitCode.OK
     for folder in folders:
-        with progress() as bar:
-            summary = update(folder, options, progress=bar, notify=say)
+        try:
+            with progress() as bar:
+                summary = update(folder, options, progress=bar, notify=say)
+        except (ClipsearchError, OSError) as error:
+            if len(folders) == 1 or isinstance(error, BrokenPipeError):
+                raise
+            # The others are no worse for it. No folder is refused, so an error is the worst.
+            for line in error_lines(error):
+                tell(line)
+            code = ExitCode.ERROR
+            continue
         for line in summary_lines(str(folder), summary):
             say(line)
         if summary.unreadable or (strict and (summary.failed or summary.still_failed)):

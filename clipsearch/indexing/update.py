@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipsearch.domain.taxonomy import Domain
-from clipsearch.errors import IndexLocked, IndexNotFound, ModelMismatch, UsageError
+from clipsearch.errors import IndexDamaged, IndexLocked, IndexNotFound, ModelMismatch, UsageError
 from clipsearch.images import scan
 from clipsearch.indexing.embed import Progress
 from clipsearch.indexing.reconcile import reconcile
@@ -24,6 +24,7 @@ from clipsearch.paths import relative
 from clipsearch.records import Found, IndexSummary, ModelFiles
 from clipsearch.storage import collection, known
 from clipsearch.storage.catalog import REBUILD, Store
+from clipsearch.storage.rescue import rescue
 from clipsearch.text import printable
 
 
@@ -41,7 +42,9 @@ class UpdateOptions:
     domain: Domain | None = None
     """To be the index's own from now on."""
     rebuild: bool = False
-    """Embed all images again, in an index that replaces the old one at the end."""
+    """Embed all images again, in an index that replaces the old one at the end.
+
+    Of a damaged index, only those that cannot be saved from it."""
     prune: bool = False
     """Remove what is missing even if that is much of the collection."""
     wait: bool = False
@@ -72,7 +75,7 @@ def update(
     root = root_of(folder)
     directory = place_of(root, options.index)
     encoders = encoders or (lambda files: options.model.encoders(files, notify))
-    rebuild = options.rebuild
+    rebuild = options.rebuild and not _rescued(directory, root, options, notify)
     with ExitStack() as stack:
         try:
             store = stack.enter_context(_writer(directory, options.wait, notify))
@@ -86,7 +89,7 @@ def update(
                     hint="Name another place with --index.",
                 )
             # An index without pictures is not bound to its model, which perhaps never worked.
-            may_change = rebuild or store.is_empty()
+            may_change = options.rebuild or store.is_empty()
             files = model_for(store, options.model, may_change=may_change, notify=notify)
             rebuild = rebuild or files.spec.fingerprint != store.spec.fingerprint
         known.remember(directory, store.root)
@@ -166,6 +169,27 @@ def _writer(directory: Path, wait: bool, notify: Notify) -> Store:
     # Not before the error and the lock in it are gone: a finalizer swallows an interrupt.
     notify(f"{printable(held)}; waiting for it")
     return Store.open_for_writing(directory, wait=True)
+
+
+def _rescued(directory: Path, root: Path, options: UpdateOptions, notify: Notify) -> bool:
+    """Whether the catalog was damaged; what can be read of it is then in its place."""
+    try:
+        with Store.open(directory) as store:
+            problems = store.sqlite_problems()
+    except IndexNotFound:
+        return False
+    except IndexDamaged as error:
+        problems = [str(error)]
+    if not problems:
+        return False
+    saved = rescue(directory, root, lambda: options.model.files(notify).spec, wait=options.wait)
+    notify(
+        printable(
+            f"the catalog of {root} is damaged ({problems[0]}): {saved.pictures} pictures were "
+            f"saved from it, and the others are embedded again; it is kept as {saved.damaged}"
+        )
+    )
+    return True
 
 
 def _rebuilding(old: Store, directory: Path, files: ModelFiles) -> Store:

@@ -78,7 +78,11 @@ def index_command(
     ] = None,
     rebuild: Annotated[
         bool,
-        typer.Option("--rebuild", help="Begin anew with all images; needed to change the model."),
+        typer.Option(
+            "--rebuild",
+            help="Embed all images again, which changing the model needs. Of a damaged index, save "
+            "what can be read and embed the rest.",
+        ),
     ] = False,
     prune: Annotated[
         bool,

@@ -82,8 +82,11 @@ def verify_command(
                 say(f"embed what was forgotten with: clipsearch index {root}")
                 continue
         if repair and damaged and damaged[0].kind == "catalogue":
-            kept = verify.salvage(directory)
-            say(f"{root}: {kept} pictures were saved from the damaged catalogue")
+            saved = verify.salvage(directory)
+            say(
+                f"{root}: {saved.pictures} pictures were saved from the damaged catalogue, which "
+                f"is kept as {saved.damaged}"
+            )
             say(f"embed what was lost with: clipsearch index {root}")
     return code
 

@@ -17,6 +17,7 @@ from clipsearch.errors import IndexDamaged, IndexLocked, IndexNotFound, ModelMis
 from clipsearch.images import scan
 from clipsearch.indexing.embed import Progress
 from clipsearch.indexing.reconcile import reconcile
+from clipsearch.indexing.rehome import rehome
 from clipsearch.models import registry
 from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.models.load import Encoders
@@ -45,6 +46,8 @@ class UpdateOptions:
     """Embed all images again, in an index that replaces the old one at the end.
 
     Of a damaged index, only those that cannot be saved from it."""
+    rehome: bool = False
+    """The pictures have moved: make the folder that of the index at ``index``."""
     prune: bool = False
     """Remove what is missing even if that is much of the collection."""
     wait: bool = False
@@ -73,6 +76,11 @@ def update(
     folder, IndexLocked, ModelError, StoreError, and CollectionGone if too much is missing at once.
     """
     root = root_of(folder)
+    if options.rehome and options.index is None:
+        raise UsageError(
+            "--rehome is for an index that lies elsewhere, and needs --index DIR",
+            hint=f"An index inside its folder moves with it: clipsearch index {folder}",
+        )
     directory = place_of(root, options.index)
     encoders = encoders or (lambda files: options.model.encoders(files, notify))
     rebuild = options.rebuild and not _rescued(directory, root, options, notify)
@@ -80,14 +88,13 @@ def update(
         try:
             store = stack.enter_context(_writer(directory, options.wait, notify))
         except IndexNotFound:
+            if options.rehome:
+                raise
             files = options.model.files(notify)
             store = stack.enter_context(Store.create(directory, root, files.spec))
         else:
-            if options.index and store.root != root and store.root.exists():
-                raise UsageError(
-                    f"the index at {directory} is that of {store.root}, not of {root}",
-                    hint="Name another place with --index.",
-                )
+            if options.index:
+                rehome(store, root, asked=options.rehome, notify=notify)
             # An index without pictures is not bound to its model, which perhaps never worked.
             may_change = options.rebuild or store.is_empty()
             files = model_for(store, options.model, may_change=may_change, notify=notify)

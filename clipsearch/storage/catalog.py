@@ -107,8 +107,7 @@ class Store(Rows):
         meta: dict[str, str | bytes] = {
             "vector_file": b"",  # the token of the FAISS file that is this catalog's
             "model": spec.to_json(),
-            # Empty where the index lies in its own root, so that both can travel.
-            "root": b"" if directory == root / FOLDER else os.fsencode(root),
+            "root": _root_of(directory, root),
             "created_at": now,
             "updated_at": now,
         }
@@ -158,6 +157,11 @@ class Store(Rows):
         """The folder of pictures, wherever the index and it have traveled."""
         root: bytes = self._meta["root"]
         return Path(os.fsdecode(root)) if root else self.directory.parent
+
+    def set_root(self, root: Path) -> None:
+        """Note that the pictures lie elsewhere now. Inside ``batch``."""
+        self._meta["root"] = _root_of(self.directory, root)
+        self._set("root", self._meta["root"])
 
     def require_root(self) -> None:
         """Raise IndexUnreadable if the index was copied out of its folder, and no one knows which.
@@ -394,6 +398,11 @@ class Store(Rows):
         finally:
             self.close()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _root_of(directory: Path, root: Path) -> bytes:
+    """A folder as ``meta`` has it: empty where the index lies in it, so that both can travel."""
+    return b"" if directory == root / FOLDER else os.fsencode(root)
 
 
 def _require(directory: Path) -> None:

@@ -1,5 +1,6 @@
 """The whole flow that ``index``, ``watch`` and the Python API share, without the command line."""
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,7 @@ from fakes import DecodeHere, FakeEncoder
 from filelock import FileLock
 
 from clipsearch.domain import taxonomy
-from clipsearch.errors import CollectionGone, IndexDamaged, IndexLocked, UsageError
+from clipsearch.errors import CollectionGone, IndexDamaged, IndexLocked, IndexNotFound, UsageError
 from clipsearch.indexing import embed
 from clipsearch.indexing.update import UpdateOptions, update
 from clipsearch.models.choice import ModelChoice
@@ -112,6 +113,55 @@ def test_a_rebuild_saves_what_can_be_read_of_a_damaged_catalog(
     other = ModelChoice(str(save_snapshot(tmp_path / "other", TINY_CONFIG, 1)), offline=True)
     summary, _ = run(photos, replace(options, model=other, rebuild=True))
     assert summary.embedded == 6
+
+
+def test_a_moved_folder_keeps_its_index_that_lies_elsewhere(
+    photos: Path, tmp_path: Path, options: UpdateOptions
+) -> None:
+    options = replace(options, index=tmp_path / "index")
+    run(photos, options)
+    moved, said = tmp_path / "moved", list[str]()
+    photos.rename(moved)
+    summary, used = run(moved, options, said.append)
+    assert (summary.unchanged, summary.embedded, used) == (6, 0, [])
+    assert said == [f"the index at {tmp_path / 'index'} was of {photos}, and is now of {moved}"]
+    assert known.remembered() == {tmp_path / "index": moved}
+    with Store.open(tmp_path / "index") as store:
+        assert store.root == moved
+
+
+def test_another_folder_takes_an_index_over_only_if_asked(
+    photos: Path, tmp_path: Path, options: UpdateOptions
+) -> None:
+    options = replace(options, index=tmp_path / "index")
+    run(photos, options)
+    copy = Path(shutil.copytree(photos, tmp_path / "copy"))
+    with pytest.raises(UsageError, match=f"is that of {photos}, not of {copy}") as caught:
+        run(copy, options)
+    assert "--rehome" in caught.value.hint
+    photos.rename(tmp_path / "away")
+    for n, name in enumerate(["b.jpg", "sub/f.jpg"]):
+        make_picture(copy / name, 90 + n)
+    with pytest.raises(UsageError, match=r"which is gone, and .* does not have the same") as caught:
+        run(copy, options)
+    assert "--rehome" in caught.value.hint
+    with Store.open(tmp_path / "index") as store:
+        assert store.root == photos
+    summary, _ = run(copy, replace(options, rehome=True))
+    assert (summary.unchanged, summary.embedded) == (4, 2)
+
+
+def test_what_cannot_be_rehomed_is_an_error(
+    photos: Path, tmp_path: Path, options: UpdateOptions
+) -> None:
+    with pytest.raises(UsageError, match="needs --index DIR"):
+        run(photos, replace(options, rehome=True))
+    with pytest.raises(IndexNotFound):
+        run(photos, replace(options, rehome=True, index=tmp_path / "index"))
+    run(photos, options)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UsageError, match="lies in its own folder"):
+        run(tmp_path / "other", replace(options, rehome=True, index=photos / FOLDER))
 
 
 def test_what_is_missing_stays_unless_pruned(photos: Path, options: UpdateOptions) -> None:

@@ -84,6 +84,13 @@ def index_command(
             "what can be read and embed the rest.",
         ),
     ] = False,
+    rehome: Annotated[
+        bool,
+        typer.Option(
+            "--rehome",
+            help="The pictures have moved to PATH: make it the folder of the index at --index.",
+        ),
+    ] = False,
     prune: Annotated[
         bool,
         typer.Option("--prune", help="Accept that many images are gone, and forget them."),
@@ -121,6 +128,7 @@ def index_command(
         max_pixels=max_pixels,
         domain=taxonomy.load(domain) if domain else None,
         rebuild=rebuild,
+        rehome=rehome,
         prune=prune,
         wait=wait,
     )

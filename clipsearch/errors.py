@@ -14,6 +14,7 @@
     │   ├── IndexNotFound        no index where one was looked for
     │   ├── IndexLocked          another process is writing to the index
     │   ├── IndexUnreadable      not an index, damaged, or written by a newer clipsearch
+    │   │   └── IndexDamaged     the catalog is damaged; index --rebuild saves what can be read
     │   ├── ModelMismatch        the index was made with another model
     │   └── CollectionGone       the pictures are not where the index says (an unmounted disk?)
     ├── ExchangeError            an export cannot be written, or is not what it should be
@@ -98,6 +99,17 @@ class IndexLocked(StoreError):
 
 class IndexUnreadable(StoreError):
     """Not an index, a damaged one, or one written by a newer clipsearch."""
+
+
+class IndexDamaged(IndexUnreadable):
+    """The catalog is damaged; ``index --rebuild`` saves what can be read of it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            hint="Save what can be read of it, and index the rest again: "
+            "clipsearch index FOLDER --rebuild",
+        )
 
 
 class ModelMismatch(StoreError):

@@ -42,6 +42,8 @@ class Found:
     """Folders that could not be listed, with the reason; nothing is known about what they hold."""
     links: int = 0
     """Symbolic links to pictures or folders, which are not followed."""
+    ignored: Mapping[bytes, int] = field(default_factory=dict)
+    """How many other files there are, by their names' ending in lower case (``b".cr3"``)."""
 
     def below(self, folder: bytes) -> "Found":
         """The same, seen from above: of the folder that has what was walked over as ``folder``."""
@@ -49,7 +51,7 @@ class Found:
             return self
         files = [file._replace(path=folder + b"/" + file.path) for file in self.files]
         unreadable = [(folder + b"/" + path, why) for path, why in self.unreadable]
-        return Found(files, unreadable, self.links)
+        return Found(files, unreadable, self.links, self.ignored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +339,8 @@ class IndexSummary:
     """Pictures that failed in an earlier run and have not changed since."""
     unreadable: list[tuple[bytes, str]] = field(default_factory=list)
     links: int = 0
+    ignored: Mapping[bytes, int] = field(default_factory=dict)
+    """How many files are not pictures by their names, by ending: see ``Found``."""
     embedded: int = 0
     looked_at: int = 0
     """Pictures of an older index whose camera and place were read, and nothing else."""

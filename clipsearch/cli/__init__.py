@@ -4,7 +4,6 @@ Only this top floor prints and only it chooses which store, model and encoder ar
 time to import (torch above all) is imported by the command that needs it, when it needs it.
 """
 
-import os
 import signal
 import sys
 import traceback
@@ -15,7 +14,7 @@ from typing import NoReturn
 import typer
 
 from clipsearch.cli import completion
-from clipsearch.cli.app import Interrupted, ReaderGone, app, silence, tell
+from clipsearch.cli.app import Interrupted, ReaderGone, app, error_lines, silence, tell
 from clipsearch.errors import ClipsearchError, ExitCode, Refused
 
 
@@ -41,17 +40,15 @@ def run(arguments: Sequence[str]) -> int:
     except ClipsearchError as error:
         if debug:
             traceback.print_exc()
-        refused = isinstance(error, Refused)
-        _complain(str(error), error.hint, "refused" if refused else "error")
-        return ExitCode.REFUSED if refused else ExitCode.ERROR
+        _last_words(*error_lines(error))
+        return ExitCode.REFUSED if isinstance(error, Refused) else ExitCode.ERROR
     except typer.TyperException as error:
         from clipsearch.cli import mistakes
 
         if mistakes.is_help(error):
             _last_words(error.format_message())
         else:
-            mistake = mistakes.explained(error, arguments)
-            _complain(str(mistake), mistake.hint)
+            _last_words(*error_lines(mistakes.explained(error, arguments)))
         return ExitCode.ERROR
     except (Interrupted, KeyboardInterrupt, typer.Abort):
         writes = {"index", "watch", "import"} & set(arguments[:1])
@@ -63,36 +60,25 @@ def run(arguments: Sequence[str]) -> int:
         silence(sys.stderr)  # which may be the one that nobody reads
         return ExitCode.OK
     except OSError as error:
-        # What no command expects of its files: a name too long, a folder that may not be entered.
         if debug:
             traceback.print_exc()
-        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        _complain(
-            f"{where}{error.strerror or error}",
-            "Check the path, and that you may read it. --debug shows what was being done.",
-        )
+        _last_words(*error_lines(error))
         return ExitCode.ERROR
     except Exception as error:
         # Python's own exit code for this is 1, which would read as "no match".
         if debug:
             traceback.print_exc()
         else:
-            _complain(
+            bug = ClipsearchError(
                 f"unexpected {type(error).__name__}: {error}",
-                "This is a bug. Run it again with --debug and report what it prints.",
+                hint="This is a bug. Run it again with --debug and report what it prints.",
             )
+            _last_words(*error_lines(bug))
         return ExitCode.ERROR
 
 
 def _interrupt(signal_number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
-
-
-def _complain(message: str, hint: str, kind: str = "error") -> None:
-    from clipsearch.text import printable
-
-    hints = [f"  {printable(hint)}"] if hint else []
-    _last_words(f"clipsearch: {kind}: {printable(message)}", *hints)
 
 
 def _last_words(*lines: str) -> None:

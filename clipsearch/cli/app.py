@@ -17,6 +17,7 @@ from typer.main import get_command
 from clipsearch import __version__
 from clipsearch.cli import completion
 from clipsearch.cli.commands import COMMANDS
+from clipsearch.errors import ClipsearchError, Refused
 
 # The matrices of one query are small: threads win nothing on them, and on a busy machine they wait
 # for each other (0.5 s against 1.6 s). It must be said before numpy is loaded; torch has its own.
@@ -194,6 +195,25 @@ def tell(line: str) -> None:
         raise
     except OSError:
         silence(sys.stderr)
+
+
+def error_lines(error: ClipsearchError | OSError) -> list[str]:
+    """What is wrong, and the next step, as every error is told.
+
+    An OSError is what no command expects of its files: a name too long, a folder that may not be
+    entered.
+    """
+    from clipsearch.text import printable  # here, since few runs need it
+
+    if isinstance(error, OSError):
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        error = ClipsearchError(
+            f"{where}{error.strerror or error}",
+            hint="Check the path, and that you may read it. --debug shows what was being done.",
+        )
+    kind = "refused" if isinstance(error, Refused) else "error"
+    hints = [f"  {printable(error.hint)}"] if error.hint else []
+    return [f"clipsearch: {kind}: {printable(str(error))}", *hints]
 
 
 def silence(stream: TextIO) -> None:

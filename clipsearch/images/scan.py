@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import BinaryIO, cast
@@ -51,6 +52,7 @@ def find(root: bytes, *, exclude: Sequence[str] = (), under: bytes = b"") -> Fou
 
     Symbolic links are counted and not followed, so a loop cannot trap the walk and nothing
     outside the root is read. Devices, sockets and FIFOs are no pictures, whatever their names.
+    Files of other names are counted by ending.
     Raises CollectionGone if ``root`` itself cannot be listed.
     """
     names = tuple(os.fsencode(glob) for glob in (*EXCLUDED, *exclude) if "/" not in glob)
@@ -58,6 +60,7 @@ def find(root: bytes, *, exclude: Sequence[str] = (), under: bytes = b"") -> Fou
     files: list[ImageFile] = []
     unreadable: list[tuple[bytes, str]] = []
     links = 0
+    ignored: Counter[bytes] = Counter()
     folders = [under]
     while folders:
         folder = folders.pop()
@@ -77,7 +80,8 @@ def find(root: bytes, *, exclude: Sequence[str] = (), under: bytes = b"") -> Fou
             name = entry.name
             if _matches(name, names):
                 continue
-            is_picture = os.path.splitext(name)[1].lower() in SUFFIXES
+            suffix = os.path.splitext(name)[1].lower()
+            is_picture = suffix in SUFFIXES
             path = prefix + name
             if paths and _matches(path, paths):
                 continue
@@ -90,12 +94,14 @@ def find(root: bytes, *, exclude: Sequence[str] = (), under: bytes = b"") -> Fou
                     status = entry.stat(follow_symlinks=False)
                     if stat.S_ISREG(status.st_mode):
                         files.append(ImageFile(path, status.st_size, status.st_mtime_ns))
+                elif entry.is_file(follow_symlinks=False):  # scandir knows: nothing is asked
+                    ignored[suffix] += 1
             except FileNotFoundError:
                 continue  # deleted while we looked
             except OSError as error:
                 unreadable.append((path, error.strerror or str(error)))
     files.sort()
-    return Found(files, sorted(unreadable), links)
+    return Found(files, sorted(unreadable), links, ignored)
 
 
 def _leads_to_folder(link: "os.DirEntry[bytes]") -> bool:

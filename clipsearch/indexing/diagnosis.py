@@ -18,9 +18,11 @@ from clipsearch import paths
 from clipsearch.errors import ClipsearchError
 from clipsearch.images import scan
 from clipsearch.indexing.changes import diff
+from clipsearch.records import Found
 from clipsearch.storage import known as collections
 from clipsearch.storage.catalog import CATALOG, Store
 from clipsearch.storage.lock import writer_of
+from clipsearch.text import endings_text
 
 
 class State(StrEnum):
@@ -263,13 +265,16 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
         with Store.open(directory) as store:
             name = str(store.root)
             status = store.status()
-            changed = _changes(store) if store.root.is_dir() else None
+            found = scan.find(os.fsencode(store.root)) if store.root.is_dir() else None
+            changed = None if found is None else _changes(store, found)
     except ClipsearchError as error:
         yield Check("index", State.PROBLEM, f"{name}: {error}", error.hint)
         return
     from clipsearch.models import registry
 
     counts = f"{name}: {status.images} pictures, {status.spec.label}"
+    if found is not None and found.ignored and not found.files:
+        counts += f"; files that clipsearch does not read: {endings_text(found.ignored)}"
     try:
         registry.locate(status.spec)
     except ClipsearchError as error:
@@ -309,9 +314,8 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
         )
 
 
-def _changes(store: Store) -> Sequence[int]:
+def _changes(store: Store, found: Found) -> Sequence[int]:
     """How many files are new or changed, and how many gone."""
-    found = scan.find(os.fsencode(store.root))
     changes = diff(found.files, store.known(), [path for path, _ in found.unreadable])
     return len(changes.added) + len(changes.changed), len(changes.missing)
 

@@ -61,6 +61,7 @@ def reconcile(
         still_failed=changes.still_failed,
         unreadable=list(found.unreadable),
         links=found.links,
+        ignored=found.ignored,
     )
     missing = set(changes.missing)
     candidates = sorted([*changes.added, *changes.changed])

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipsearch.domain.taxonomy import Domain
-from clipsearch.errors import IndexLocked, IndexNotFound, ModelMismatch, UsageError
+from clipsearch.errors import IndexDamaged, IndexLocked, IndexNotFound, ModelMismatch, UsageError
 from clipsearch.images import scan
 from clipsearch.indexing.embed import Progress
 from clipsearch.indexing.reconcile import reconcile
+from clipsearch.indexing.rehome import rehome
 from clipsearch.models import registry
 from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.models.load import Encoders
@@ -24,6 +25,7 @@ from clipsearch.paths import relative
 from clipsearch.records import Found, IndexSummary, ModelFiles
 from clipsearch.storage import collection, known
 from clipsearch.storage.catalog import REBUILD, Store
+from clipsearch.storage.rescue import rescue
 from clipsearch.text import printable
 
 
@@ -41,7 +43,11 @@ class UpdateOptions:
     domain: Domain | None = None
     """To be the index's own from now on."""
     rebuild: bool = False
-    """Embed all images again, in an index that replaces the old one at the end."""
+    """Embed all images again, in an index that replaces the old one at the end.
+
+    Of a damaged index, only those that cannot be saved from it."""
+    rehome: bool = False
+    """The pictures have moved: make the folder that of the index at ``index``."""
     prune: bool = False
     """Remove what is missing even if that is much of the collection."""
     wait: bool = False
@@ -70,23 +76,27 @@ def update(
     folder, IndexLocked, ModelError, StoreError, and CollectionGone if too much is missing at once.
     """
     root = root_of(folder)
+    if options.rehome and options.index is None:
+        raise UsageError(
+            "--rehome is for an index that lies elsewhere, and needs --index DIR",
+            hint=f"An index inside its folder moves with it: clipsearch index {folder}",
+        )
     directory = place_of(root, options.index)
     encoders = encoders or (lambda files: options.model.encoders(files, notify))
-    rebuild = options.rebuild
+    rebuild = options.rebuild and not _rescued(directory, root, options, notify)
     with ExitStack() as stack:
         try:
             store = stack.enter_context(_writer(directory, options.wait, notify))
         except IndexNotFound:
+            if options.rehome:
+                raise
             files = options.model.files(notify)
             store = stack.enter_context(Store.create(directory, root, files.spec))
         else:
-            if options.index and store.root != root and store.root.exists():
-                raise UsageError(
-                    f"the index at {directory} is that of {store.root}, not of {root}",
-                    hint="Name another place with --index.",
-                )
+            if options.index:
+                rehome(store, root, asked=options.rehome, notify=notify)
             # An index without pictures is not bound to its model, which perhaps never worked.
-            may_change = rebuild or store.is_empty()
+            may_change = options.rebuild or store.is_empty()
             files = model_for(store, options.model, may_change=may_change, notify=notify)
             rebuild = rebuild or files.spec.fingerprint != store.spec.fingerprint
         known.remember(directory, store.root)
@@ -166,6 +176,27 @@ def _writer(directory: Path, wait: bool, notify: Notify) -> Store:
     # Not before the error and the lock in it are gone: a finalizer swallows an interrupt.
     notify(f"{printable(held)}; waiting for it")
     return Store.open_for_writing(directory, wait=True)
+
+
+def _rescued(directory: Path, root: Path, options: UpdateOptions, notify: Notify) -> bool:
+    """Whether the catalog was damaged; what can be read of it is then in its place."""
+    try:
+        with Store.open(directory) as store:
+            problems = store.sqlite_problems()
+    except IndexNotFound:
+        return False
+    except IndexDamaged as error:
+        problems = [str(error)]
+    if not problems:
+        return False
+    saved = rescue(directory, root, lambda: options.model.files(notify).spec, wait=options.wait)
+    notify(
+        printable(
+            f"the catalog of {root} is damaged ({problems[0]}): {saved.pictures} pictures were "
+            f"saved from it, and the others are embedded again; it is kept as {saved.damaged}"
+        )
+    )
+    return True
 
 
 def _rebuilding(old: Store, directory: Path, files: ModelFiles) -> Store:

@@ -6,7 +6,6 @@ alone knew is ever lost, and it is named.
 """
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from typing import Literal
 
 import numpy as np
 
-from clipsearch.errors import IndexUnreadable
 from clipsearch.indexing.changes import diff
 from clipsearch.indexing.embed import LoadEncoder, embed_files
 from clipsearch.records import EmbeddedImage, Found, ImageFile
-from clipsearch.storage.catalog import CATALOG, REBUILD, Store
+from clipsearch.storage.catalog import Store
+from clipsearch.storage.rescue import Rescued, rescue
 
 SAME = 0.99
 """An embedding made again differs by rounding, and by the device: measured 0.9999 at worst."""
@@ -121,20 +120,11 @@ def repair(store: Store, problems: list[Problem]) -> list[str]:
     return done
 
 
-def salvage(directory: Path) -> int:
+def salvage(directory: Path) -> Rescued:
     """Put a catalogue of all that can still be read in the place of a damaged one.
 
-    Says how many pictures were saved. Raises IndexUnreadable if none can be, and StoreError.
+    Raises StoreError.
     """
-    with Store.open_for_writing(directory) as old:
-        shutil.rmtree(directory / REBUILD, ignore_errors=True)
-        with Store.create(directory / REBUILD, old.root, old.spec) as new:
-            kept = old.salvage(new)
-            if kept == 0:
-                raise IndexUnreadable(
-                    f"no picture can be read from {directory / CATALOG}",
-                    hint=f"Delete {directory} and index again; nothing in it can be saved.",
-                )
-            new.update_vector_index(anew=True)
-            old.replace_with(new)
-    return kept
+    with Store.open(directory) as old:
+        root, spec = old.root, old.spec
+    return rescue(directory, root, lambda: spec)

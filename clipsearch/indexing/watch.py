@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -228,7 +229,7 @@ def settled(
     files += [
         ImageFile(path, known[path].size, known[path].mtime_ns) for path in moving & known.keys()
     ]
-    return Found(sorted(files), now.unreadable, now.links), moving
+    return replace(now, files=sorted(files)), moving
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -107,8 +107,7 @@ class Store(Rows):
         meta: dict[str, str | bytes] = {
             "vector_file": b"",  # the token of the FAISS file that is this catalog's
             "model": spec.to_json(),
-            # Empty where the index lies in its own root, so that both can travel.
-            "root": b"" if directory == root / FOLDER else os.fsencode(root),
+            "root": _root_of(directory, root),
             "created_at": now,
             "updated_at": now,
         }
@@ -158,6 +157,11 @@ class Store(Rows):
         """The folder of pictures, wherever the index and it have traveled."""
         root: bytes = self._meta["root"]
         return Path(os.fsdecode(root)) if root else self.directory.parent
+
+    def set_root(self, root: Path) -> None:
+        """Note that the pictures lie elsewhere now. Inside ``batch``."""
+        self._meta["root"] = _root_of(self.directory, root)
+        self._set("root", self._meta["root"])
 
     def require_root(self) -> None:
         """Raise IndexUnreadable if the index was copied out of its folder, and no one knows which.
@@ -347,39 +351,58 @@ class Store(Rows):
             queries, mode=mode, cluster_from=cluster_from, anew=anew, progress=progress
         )
 
-    def salvage(self, other: "Store") -> int:
-        """Copy what can be read of a damaged catalog into an empty one; how many pictures.
+    def salvage(self, catalog: Path, *, pictures: bool) -> int:
+        """Take what can be read of a damaged catalog into this empty one; how many pictures.
 
-        Raises nothing for what cannot be read: it is left out.
+        Attachments, and ``pictures`` whose embeddings are whole. Raises nothing for what cannot be
+        read: it is left out.
         """
-        with other.batch():
-            return salvage.copy(self._db, other._db)
+        with self.batch():
+            copied = salvage.copy(catalog, self._db, pictures=pictures)
+            bad = self._embeddings.bad()
+            self.forget(bad)
+        return copied - len(bad)
 
     def replace_with(self, other: "Store") -> None:
         """Put another index (a finished rebuild) in this one's place, and close both.
 
         Raises StoreError if the files cannot be moved.
         """
-        with other.batch():
-            other._set("root", self._meta["root"])
-        # Taking the write lock rolls back what a killed writer left, so that no journal of the
-        # old catalog lies beside the new one.
-        with self.batch():
-            pass
-        for store in (other, self):
-            store._db.close()
         try:
+            # Taking the write lock rolls back what a killed writer left, so that no journal of the
+            # old catalog lies beside the new one.
+            with self.batch():
+                pass
+            self._db.close()
+            other.take_place(self.directory, self._meta["root"])
+        finally:
+            self.close()
+
+    def take_place(self, directory: Path, root: bytes) -> None:
+        """Close this index, and put its files in the place of those in ``directory``.
+
+        root: its folder of pictures, as ``meta`` has it. Raises StoreError if the files cannot be
+        moved.
+        """
+        try:
+            with self.batch():
+                self._set("root", root)
+            self._db.close()
             for name in (CATALOG, VECTORS):
-                os.replace(other.directory / name, self.directory / name)
+                os.replace(self.directory / name, directory / name)
         except OSError as error:
             raise StoreError(
                 f"cannot replace the old index: {error.strerror}",
                 hint="Is another program reading it? Run the same command again.",
             ) from error
         finally:
-            other.close()
             self.close()
-        shutil.rmtree(other.directory, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _root_of(directory: Path, root: Path) -> bytes:
+    """A folder as ``meta`` has it: empty where the index lies in it, so that both can travel."""
+    return b"" if directory == root / FOLDER else os.fsencode(root)
 
 
 def _require(directory: Path) -> None:

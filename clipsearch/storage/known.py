@@ -14,6 +14,7 @@ from pathlib import Path
 from clipsearch.errors import IndexLocked, IndexNotFound, StoreError, UsageError
 from clipsearch.paths import data_dir, held, relative, write_whole
 from clipsearch.records import Filter, ModelSpec
+from clipsearch.storage.below import look_below
 from clipsearch.storage.catalog import FOLDER, Store
 from clipsearch.storage.collection import Collection, tested_line
 from clipsearch.text import printable
@@ -37,11 +38,14 @@ def holding(folder: Path) -> Path | None:
     return None
 
 
-def find(start: Path, index: Path | None) -> list[Path]:
+def find(
+    start: Path, index: Path | None, notify: Callable[[str], None] = lambda message: None
+) -> list[Path]:
     """The indexes that a search from ``start`` means.
 
     That is ``index`` if it is given; else the collection that holds ``start``; else every
-    remembered one below it. Raises IndexNotFound, listing what is known.
+    remembered one below it; else those that a bounded look below it finds, which are remembered
+    and of which ``notify`` is told. Raises IndexNotFound, listing what is known.
     """
     if index is not None:
         for directory in (index.absolute(), index.absolute() / FOLDER):
@@ -56,11 +60,23 @@ def find(start: Path, index: Path | None) -> list[Path]:
         for directory, root in remembered().items()
         if root.is_relative_to(start) and _is_there(directory)
     ]
-    if not below:
+    return sorted(below) or _looked_for(start, notify)
+
+
+def _looked_for(start: Path, notify: Callable[[str], None]) -> list[Path]:
+    """The indexes below ``start`` that are on no list, their folders having been moved, say."""
+    directories, unseen = look_below(start)
+    found = [directory for directory in directories if _is_there(directory)]
+    left = f"; {unseen} were not looked at" if unseen else ""
+    if not found:
         raise IndexNotFound(
-            f"no indexed folder holds {start} or lies below it", hint=_known_collections()
+            f"no indexed folder holds {start} or lies below it{left}", hint=_known_collections()
         )
-    return sorted(below)
+    for directory in found:
+        remember(directory, directory.parent)
+    roots = ", ".join(os.fspath(directory.parent) for directory in found)
+    notify(printable(f"found indexed folders that were on no list: {roots}{left}"))
+    return found
 
 
 def remembered() -> dict[Path, Path]:
@@ -99,7 +115,9 @@ def opened(
         raise UsageError(f"{under} does not exist", hint="Name a folder of pictures.")
     start = (under or Path()).resolve()
     with ExitStack() as stack:
-        stores = [stack.enter_context(Store.open(directory)) for directory in find(start, index)]
+        stores = [
+            stack.enter_context(Store.open(directory)) for directory in find(start, index, notify)
+        ]
         for store in stores:
             store.require_root()
         prefix = relative(start, stores[0].root)

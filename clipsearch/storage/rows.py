@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clipsearch.errors import IndexUnreadable, ModelMismatch
+from clipsearch.errors import IndexDamaged, ModelMismatch
 from clipsearch.records import EmbeddedImage, ImageFile, KnownImage, ModelSpec, Origin
 from clipsearch.storage import filters, schema
 from clipsearch.storage.sqlite import SQL_VARIABLES, Database
@@ -200,8 +200,5 @@ class Rows:
         self._db.execute("DELETE FROM attachments WHERE name = ?", (name,))
 
 
-def _incomplete(directory: Path, what: str) -> IndexUnreadable:
-    return IndexUnreadable(
-        f"the index at {directory} does not tell {what}",
-        hint=f"It is damaged. Delete {directory} and index again.",
-    )
+def _incomplete(directory: Path, what: str) -> IndexDamaged:
+    return IndexDamaged(f"the index at {directory} is damaged: it does not tell {what}")

@@ -1,9 +1,13 @@
-"""What can still be read of a damaged catalog, copied into an empty one."""
+"""What can still be read of a damaged catalog, and copied into an empty one."""
 
 from collections.abc import Iterator
-from typing import Any
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from clipsearch.errors import StoreError
+from clipsearch.records import ModelSpec
+from clipsearch.storage import schema
 from clipsearch.storage.sqlite import Database
 
 _COLUMNS = (
@@ -11,16 +15,51 @@ _COLUMNS = (
 )
 
 
-def copy(damaged: Database, empty: Database) -> int:
-    """Copy pictures with their vectors, and attachments; return how many pictures.
+class Told(NamedTuple):
+    """What a damaged catalog tells of itself; None where that cannot be read."""
+
+    spec: ModelSpec | None
+    """The model that made its embeddings."""
+    root: bytes | None
+    """Its folder of pictures, as the table ``meta`` has it."""
+
+
+def told(catalog: Path) -> Told:
+    """Read which model made a damaged catalog, and of which folder it is."""
+    with closing(_opened(catalog)) as damaged:
+        meta = dict(_readable(damaged, "SELECT key, value FROM meta"))
+    try:
+        spec = ModelSpec.from_json(meta["model"])
+    except (KeyError, ValueError):
+        spec = None
+    root = meta.get("root")
+    return Told(spec, root if isinstance(root, bytes) else None)
+
+
+def copy(catalog: Path, empty: Database, *, pictures: bool) -> int:
+    """Copy attachments, and ``pictures`` with their vectors; return how many pictures.
 
     Inside a transaction of ``empty``. Raises nothing for what cannot be read: it is left out.
     """
+    with closing(_opened(catalog)) as damaged:
+        for order in ("", "DESC"):  # from both ends towards the damage
+            empty.execute_many(
+                "INSERT OR IGNORE INTO attachments VALUES (?, ?)",
+                _readable(damaged, f"SELECT name, value FROM attachments ORDER BY rowid {order}"),
+            )
+        return _copy_pictures(damaged, empty) if pictures else 0
+
+
+def _copy_pictures(damaged: Database, empty: Database) -> int:
+    try:
+        images = schema.images(damaged)
+    except StoreError:  # not even the version can be read
+        return 0
     marks = ",".join("?" * (_COLUMNS.count(",") + 1))
     copied = 0
-    for order in ("", "DESC"):  # from both ends towards the damage
-        pictures = f"SELECT {_COLUMNS}, vector FROM images LEFT JOIN vectors USING (id)"
-        for *facts, vector in _readable(damaged, f"{pictures} ORDER BY id {order}"):
+    for order in ("", "DESC"):
+        rows = f"SELECT {_COLUMNS}, vector FROM {images} LEFT JOIN vectors USING (id)"
+        for *facts, vector in _readable(damaged, f"{rows} ORDER BY id {order}"):
             if facts[-1] is None and vector is None:
                 continue
             added = empty.execute(
@@ -29,11 +68,14 @@ def copy(damaged: Database, empty: Database) -> int:
             if added and vector is not None:
                 empty.execute("INSERT INTO vectors VALUES (?, ?)", (facts[0], vector))
             copied += added
-    empty.execute_many(
-        "INSERT OR REPLACE INTO attachments VALUES (?, ?)",
-        _readable(damaged, "SELECT name, value FROM attachments"),
-    )
     return copied
+
+
+def _opened(catalog: Path) -> Database:
+    damaged = Database(catalog, write=False)
+    # Of a file that is cut short, SQLite reads nothing unless it is told to be so lenient.
+    damaged.execute("PRAGMA writable_schema = ON")
+    return damaged
 
 
 def _readable(damaged: Database, sql: str) -> Iterator[tuple[Any, ...]]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
-from clipsearch.errors import IndexLocked, IndexUnreadable, StoreError
+from clipsearch.errors import IndexDamaged, IndexLocked, StoreError
 
 SQL_VARIABLES = 500
 """How many values one statement may name; SQLite's least limit is 999."""
@@ -163,10 +163,7 @@ def _raise(error: sqlite3.Error, path: Path) -> NoReturn:
             f"cannot write or open {path}: {error}",
             hint="Put the index elsewhere with --index DIR.",
         ) from error
-    raise IndexUnreadable(
-        f"cannot read {path}: {error}",
-        hint=f"If it is damaged, delete {path.parent} and index again.",
-    ) from error
+    raise IndexDamaged(f"cannot read {path}: {error}") from error
 
 
 def _uri(path: PurePath) -> str:

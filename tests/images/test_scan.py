@@ -68,6 +68,31 @@ def test_other_files_are_passed_over(tmp_path: Path) -> None:
     assert names(tmp_path) == [b"photo.jpg"]
 
 
+def test_other_files_are_counted_by_ending_and_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.cr3", "b.CR3", "sub/c.cr3", "d.pdf", "README", "e.jpg", ".hidden.mov", "f.x")
+    (tmp_path / "sub.mov").mkdir()
+    looked_at: list[bytes] = []
+
+    class Entry:
+        def __init__(self, entry: "os.DirEntry[bytes]") -> None:
+            self._entry = entry
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._entry, name)
+
+        def stat(self, **options: bool) -> os.stat_result:
+            looked_at.append(self._entry.name)
+            return self._entry.stat(**options)
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: map(Entry, list(scandir(path))))
+    found = find(tmp_path, exclude=["*.x"])
+    assert found.ignored == {b".cr3": 3, b".pdf": 1, b"": 1}
+    assert looked_at == [b"e.jpg"]
+
+
 def test_a_folder_whose_name_looks_like_a_picture_is_a_folder(tmp_path: Path) -> None:
     touch(tmp_path, "album.jpg/inside.png")
     assert names(tmp_path) == [b"album.jpg/inside.png"]

@@ -1,22 +1,25 @@
 """The whole flow that ``index``, ``watch`` and the Python API share, without the command line."""
 
+import shutil
+import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import make_picture
+from conftest import TINY_CONFIG, make_picture, save_snapshot
 from fakes import DecodeHere, FakeEncoder
 from filelock import FileLock
 
 from clipsearch.domain import taxonomy
-from clipsearch.errors import CollectionGone, IndexLocked, UsageError
+from clipsearch.errors import CollectionGone, IndexDamaged, IndexLocked, IndexNotFound, UsageError
 from clipsearch.indexing import embed
 from clipsearch.indexing.update import UpdateOptions, update
 from clipsearch.models.choice import ModelChoice
 from clipsearch.models.load import Encoders
 from clipsearch.records import IndexSummary, ModelFiles
 from clipsearch.storage import known
-from clipsearch.storage.catalog import FOLDER, Store
+from clipsearch.storage.catalog import CATALOG, FOLDER, Store
 from clipsearch.storage.collection import Collection
 
 
@@ -25,7 +28,9 @@ def decode_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embed, "DecodePool", DecodeHere)
 
 
-def run(folder: Path, options: UpdateOptions) -> tuple[IndexSummary, list[str]]:
+def run(
+    folder: Path, options: UpdateOptions, notify: Callable[[str], object] = print
+) -> tuple[IndexSummary, list[str]]:
     """One update; and what was embedded: pictures, texts."""
     used: list[str] = []
 
@@ -36,7 +41,7 @@ def run(folder: Path, options: UpdateOptions) -> tuple[IndexSummary, list[str]]:
 
         return Encoders(lambda: load("texts"), lambda: load("pictures"))
 
-    return update(folder, options, encoders=encoders), used
+    return update(folder, options, encoders=encoders, notify=notify), used
 
 
 @pytest.fixture
@@ -75,6 +80,88 @@ def test_a_rebuild_keeps_what_it_cannot_make_again(photos: Path, options: Update
     with Store.open(photos / FOLDER) as store:
         assert Collection(store).domain.name == "mine"
         assert store.attachment("probe:x") == b"kept"
+
+
+def test_a_rebuild_saves_what_can_be_read_of_a_damaged_catalog(
+    photos: Path, options: UpdateOptions, tmp_path: Path
+) -> None:
+    def damage() -> bytes:
+        with sqlite3.connect(catalog) as db:
+            db.execute("DELETE FROM meta WHERE key = 'created_at'")
+        db.close()
+        return catalog.read_bytes()
+
+    run(photos, options)
+    catalog = photos / FOLDER / CATALOG
+    damaged = damage()
+    with pytest.raises(IndexDamaged) as caught:
+        run(photos, options)
+    assert "clipsearch index FOLDER --rebuild" in caught.value.hint
+    assert catalog.read_bytes() == damaged
+
+    (photos / "a.png").unlink()
+    make_picture(photos / "new.png", 50)
+    said: list[str] = []
+    summary, used = run(photos, replace(options, rebuild=True), said.append)
+    assert (summary.unchanged, summary.embedded, used) == (5, 1, ["pictures"])
+    assert "6 pictures were saved from it, and the others are embedded again" in said[0]
+    assert (photos / FOLDER / "catalog.damaged-1.sqlite3").read_bytes() == damaged
+    with Store.open(photos / FOLDER) as store:
+        assert (store.root, store.sqlite_problems(), store.bad_vectors()) == (photos, [], [])
+
+    damage()
+    other = ModelChoice(str(save_snapshot(tmp_path / "other", TINY_CONFIG, 1)), offline=True)
+    summary, _ = run(photos, replace(options, model=other, rebuild=True))
+    assert summary.embedded == 6
+
+
+def test_a_moved_folder_keeps_its_index_that_lies_elsewhere(
+    photos: Path, tmp_path: Path, options: UpdateOptions
+) -> None:
+    options = replace(options, index=tmp_path / "index")
+    run(photos, options)
+    moved, said = tmp_path / "moved", list[str]()
+    photos.rename(moved)
+    summary, used = run(moved, options, said.append)
+    assert (summary.unchanged, summary.embedded, used) == (6, 0, [])
+    assert said == [f"the index at {tmp_path / 'index'} was of {photos}, and is now of {moved}"]
+    assert known.remembered() == {tmp_path / "index": moved}
+    with Store.open(tmp_path / "index") as store:
+        assert store.root == moved
+
+
+def test_another_folder_takes_an_index_over_only_if_asked(
+    photos: Path, tmp_path: Path, options: UpdateOptions
+) -> None:
+    options = replace(options, index=tmp_path / "index")
+    run(photos, options)
+    copy = Path(shutil.copytree(photos, tmp_path / "copy"))
+    with pytest.raises(UsageError, match=f"is that of {photos}, not of {copy}") as caught:
+        run(copy, options)
+    assert "--rehome" in caught.value.hint
+    photos.rename(tmp_path / "away")
+    for n, name in enumerate(["b.jpg", "sub/f.jpg"]):
+        make_picture(copy / name, 90 + n)
+    with pytest.raises(UsageError, match=r"which is gone, and .* does not have the same") as caught:
+        run(copy, options)
+    assert "--rehome" in caught.value.hint
+    with Store.open(tmp_path / "index") as store:
+        assert store.root == photos
+    summary, _ = run(copy, replace(options, rehome=True))
+    assert (summary.unchanged, summary.embedded) == (4, 2)
+
+
+def test_what_cannot_be_rehomed_is_an_error(
+    photos: Path, tmp_path: Path, options: UpdateOptions
+) -> None:
+    with pytest.raises(UsageError, match="needs --index DIR"):
+        run(photos, replace(options, rehome=True))
+    with pytest.raises(IndexNotFound):
+        run(photos, replace(options, rehome=True, index=tmp_path / "index"))
+    run(photos, options)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UsageError, match="lies in its own folder"):
+        run(tmp_path / "other", replace(options, rehome=True, index=photos / FOLDER))
 
 
 def test_what_is_missing_stays_unless_pruned(photos: Path, options: UpdateOptions) -> None:

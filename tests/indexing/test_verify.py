@@ -160,7 +160,7 @@ def test_what_can_be_read_of_a_damaged_catalogue_is_saved(tmp_path: Path, at: fl
         (problem, *_) = verify.verify(store, None, no_encoder, 0)
         assert problem.kind == "catalogue"
         with Store.create(tmp_path / "saved", root, store.spec) as saved:
-            count = store.salvage(saved)
+            count = saved.salvage(catalog, pictures=True)
             assert 1500 < count <= 2000
             assert saved.attachment("domain") == "kept"
             assert saved.sqlite_problems() == []
@@ -174,7 +174,6 @@ def test_what_can_be_read_of_a_damaged_catalogue_is_saved(tmp_path: Path, at: fl
 
 def test_saving_nothing_is_no_crash(root: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(root, tmp_path / "copy")
-    with Store.open_for_writing(copy / FOLDER) as store:
-        edit(copy, "DROP TABLE vectors")
-        with Store.create(tmp_path / "saved", copy, store.spec) as saved:
-            assert store.salvage(saved) == 0
+    edit(copy, "DROP TABLE vectors")
+    with Store.create(tmp_path / "saved", copy, fake_spec()) as saved:
+        assert saved.salvage(copy / FOLDER / CATALOG, pictures=True) == 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ from fakes import fake_spec
 from clipsearch import paths
 from clipsearch.errors import IndexNotFound, UsageError
 from clipsearch.records import Filter
-from clipsearch.storage import known
+from clipsearch.storage import below, known
 from clipsearch.storage.catalog import FOLDER, Store
 
 
@@ -152,6 +153,39 @@ def test_a_folder_that_may_not_be_entered_stops_no_other(
     assert known.find(tmp_path, None) == [kept]
     made(tmp_path / "new")
     assert tmp_path / "new" in known.remembered().values()
+
+
+def test_indexed_folders_below_a_moved_one_are_found_and_remembered(tmp_path: Path) -> None:
+    for name in ("a", "deep/er/b", "deep/er/b/inner"):
+        made(tmp_path / "old" / name)
+    (tmp_path / "old" / "a" / "sub").mkdir()
+    (tmp_path / "old").rename(tmp_path / "new")
+    said: list[str] = []
+    expected = [tmp_path / "new" / name / FOLDER for name in ("a", "deep/er/b")]
+    with known.opened(tmp_path / "new", None, said.append) as (stores, under):
+        assert ([store.directory for store in stores], under) == (expected, b"")
+    (line,) = said
+    assert line.startswith("found indexed folders that were on no list: ")
+    assert known.find(tmp_path / "new", None, said.append) == expected
+    assert len(said) == 1  # they are on it now
+    assert known.remembered().keys() == set(expected)
+
+
+def test_what_was_not_looked_at_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("1/2/3/4/5/too deep", "1/near", ".hidden/a", "node_modules/a"):
+        made(tmp_path / "old" / name)
+    (tmp_path / "old").rename(tmp_path / "new")
+    said: list[str] = []
+    near = tmp_path / "new" / "1" / "near" / FOLDER
+    assert known.find(tmp_path / "new", None, said.append) == [near]
+    assert said[0].endswith("; folders more than 4 deep were not looked at")
+    known._list().unlink()
+    shutil.rmtree(near)
+    with pytest.raises(IndexNotFound, match="below it; folders more than 4 deep were not looked"):
+        known.find(tmp_path / "new", None)
+    monkeypatch.setattr(below, "_FOLDERS", 2)
+    with pytest.raises(IndexNotFound, match="more than the nearest 2 folders were not looked at"):
+        known.find(tmp_path / "new", None)
 
 
 def test_remembering_twice_writes_once(tmp_path: Path, listed: Path) -> None:

@@ -6,7 +6,7 @@ from fakes import fake_spec, half, picture
 from small_index import add
 
 from clipsearch.records import ImageFile
-from clipsearch.storage.catalog import Store
+from clipsearch.storage.catalog import CATALOG, Store
 
 
 def test_all_of_a_whole_catalog_is_copied_but_pictures_without_a_vector(
@@ -21,7 +21,7 @@ def test_all_of_a_whole_catalog_is_copied_but_pictures_without_a_vector(
         writer._db.execute("DELETE FROM vectors WHERE id = ?", (lost,))
     before = writer.known()
     with Store.create(tmp_path / "saved", tmp_path, fake_spec()) as saved:
-        assert writer.salvage(saved) == 5
+        assert saved.salvage(writer.directory / CATALOG, pictures=True) == 5
         assert saved.known() == {path: before[path] for path in before if path != b"3.png"}
         assert saved.status().failed == [(b"bad.png", "the file is empty")]
         assert (saved.attachment("domain"), saved.attachment("texts")) == ("text", b"bytes")
@@ -34,6 +34,6 @@ def test_a_missing_table_costs_only_what_was_in_it(writer: Store, tmp_path: Path
     add(writer, [picture(b"0.png", 0)])
     writer._db.execute("DROP TABLE attachments")
     with Store.create(tmp_path / "saved", tmp_path, fake_spec()) as saved:
-        assert writer.salvage(saved) == 1
+        assert saved.salvage(writer.directory / CATALOG, pictures=True) == 1
         assert list(saved.known()) == [b"0.png"]
         assert saved.attached("") == []

@@ -1,6 +1,5 @@
 """An index of an older clipsearch is read as it is, and brought up to date by the next writer."""
 
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -305,7 +304,7 @@ def test_a_catalogue_that_lacks_something_else_is_unreadable(
         writer._db.execute(change, (key,))
         with pytest.raises(IndexUnreadable, match=f"does not tell its {key}") as caught:
             Store.open(directory)
-        assert os.fspath(directory) in caught.value.hint
+        assert "--rebuild" in caught.value.hint
 
 
 def test_a_catalogue_that_is_cut_short_is_unreadable(writer: Store, directory: Path) -> None:
@@ -316,4 +315,4 @@ def test_a_catalogue_that_is_cut_short_is_unreadable(writer: Store, directory: P
         (directory / CATALOG).write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(IndexUnreadable) as caught, Store.open(directory) as reader:
             reader.search(QUERY, 3)
-        assert os.fspath(directory) in caught.value.hint
+        assert "--rebuild" in caught.value.hint

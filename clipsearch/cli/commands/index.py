@@ -6,11 +6,20 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli import completion
-from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, progress, say
+from clipsearch.cli.app import (
+    DeviceOption,
+    IndexOption,
+    OfflineOption,
+    commands,
+    error_lines,
+    progress,
+    say,
+    tell,
+)
 from clipsearch.cli.options.walk import ExcludeOption, MaxPixelsOption
 from clipsearch.cli.render.status import summary_lines
 from clipsearch.domain import taxonomy
-from clipsearch.errors import ExitCode, UsageError
+from clipsearch.errors import ClipsearchError, ExitCode, UsageError
 from clipsearch.indexing.update import UpdateOptions, update
 from clipsearch.models.choice import ModelChoice
 
@@ -69,7 +78,18 @@ def index_command(
     ] = None,
     rebuild: Annotated[
         bool,
-        typer.Option("--rebuild", help="Begin anew with all images; needed to change the model."),
+        typer.Option(
+            "--rebuild",
+            help="Embed all images again, which changing the model needs. Of a damaged index, save "
+            "what can be read and embed the rest.",
+        ),
+    ] = False,
+    rehome: Annotated[
+        bool,
+        typer.Option(
+            "--rehome",
+            help="The pictures have moved to PATH: make it the folder of the index at --index.",
+        ),
     ] = False,
     prune: Annotated[
         bool,
@@ -108,13 +128,23 @@ def index_command(
         max_pixels=max_pixels,
         domain=taxonomy.load(domain) if domain else None,
         rebuild=rebuild,
+        rehome=rehome,
         prune=prune,
         wait=wait,
     )
     code = ExitCode.OK
     for folder in folders:
-        with progress() as bar:
-            summary = update(folder, options, progress=bar, notify=say)
+        try:
+            with progress() as bar:
+                summary = update(folder, options, progress=bar, notify=say)
+        except (ClipsearchError, OSError) as error:
+            if len(folders) == 1 or isinstance(error, BrokenPipeError):
+                raise
+            # The others are no worse for it. No folder is refused, so an error is the worst.
+            for line in error_lines(error):
+                tell(line)
+            code = ExitCode.ERROR
+            continue
         for line in summary_lines(str(folder), summary):
             say(line)
         if summary.unreadable or (strict and (summary.failed or summary.still_failed)):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clipsearch.cli.app import IndexOption, commands
+from clipsearch.cli.app import IndexOption, commands, say
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.cli.render.status import models_text, status_record, status_text
 from clipsearch.errors import ClipsearchError, ExitCode
@@ -34,7 +34,7 @@ def status_command(
       clipsearch status ~/Pictures --json
     """
     start = (folder or Path()).resolve()
-    for directory in known.find(start, index):
+    for directory in known.find(start, index, say):
         with Store.open(directory) as store:
             status, assured = store.status(), Collection(store)
             if json:

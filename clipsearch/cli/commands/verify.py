@@ -57,7 +57,7 @@ def verify_command(
     """
     start = (folder or Path()).resolve()
     code = ExitCode.OK
-    for directory in known.find(start, index):
+    for directory in known.find(start, index, say):
         with Store.open_for_writing(directory) if repair else Store.open(directory) as store:
             root = store.root
             found = scan.find(os.fsencode(root)) if root.is_dir() else None
@@ -82,8 +82,11 @@ def verify_command(
                 say(f"embed what was forgotten with: clipsearch index {root}")
                 continue
         if repair and damaged and damaged[0].kind == "catalogue":
-            kept = verify.salvage(directory)
-            say(f"{root}: {kept} pictures were saved from the damaged catalogue")
+            saved = verify.salvage(directory)
+            say(
+                f"{root}: {saved.pictures} pictures were saved from the damaged catalogue, which "
+                f"is kept as {saved.damaged}"
+            )
             say(f"embed what was lost with: clipsearch index {root}")
     return code
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from clipsearch.cli.render.json_lines import json_path
 from clipsearch.records import ClusterSearch, CollectionStatus, IndexSummary
 from clipsearch.storage.collection import Collection, tested_line
-from clipsearch.text import printable, size_text
+from clipsearch.text import endings_text, printable, size_text
 
 
 def summary_lines(root: str, summary: IndexSummary) -> list[str]:
@@ -20,6 +20,12 @@ def summary_lines(root: str, summary: IndexSummary) -> list[str]:
         f"cannot read {printable(os.fsdecode(path))}: {printable(reason)}"
         for path, reason in summary.unreadable
     ]
+    pictures = summary.added + summary.changed + summary.moved + summary.unchanged
+    pictures += len(summary.failed) + summary.still_failed
+    ignored = sum(summary.ignored.values())
+    if ignored >= max(pictures, 1):  # sidecars of a few pictures are not worth a line
+        what = "ignored" if pictures else "nothing here is a picture that clipsearch reads; ignored"
+        lines.append(f"{printable(root)}: {what} {ignored} files: {endings_text(summary.ignored)}")
     counts = [
         f"{summary.added} added",
         f"{summary.changed} changed",

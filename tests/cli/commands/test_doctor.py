@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 from conftest import Run, make_picture, places_beside, run_here
+from fakes import fake_spec
 from filelock import FileLock
 
 from clipsearch import cli, paths
 from clipsearch.indexing import diagnosis
 from clipsearch.models import registry
 from clipsearch.storage import known
+from clipsearch.storage.catalog import FOLDER, Store
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +112,15 @@ def test_a_folder_that_has_changed_is_a_warning_with_the_next_step(
     assert (code, index["state"]) == (0, "warning")
     assert "2 new, changed or excluded, 1 gone" in index["text"]
     assert index["hint"] == f"clipsearch index {collection}"
+
+
+def test_a_folder_of_files_that_cannot_be_read_says_which(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.cr3").write_bytes(b"x")
+    Store.create(tmp_path / FOLDER, tmp_path, fake_spec()).close()
+    texts = [check.text for check in diagnosis.indexes(tmp_path)]
+    assert any("; files that clipsearch does not read: 1 .cr3" in text for text in texts)
 
 
 def test_pictures_that_are_away_are_a_warning(

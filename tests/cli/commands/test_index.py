@@ -118,6 +118,22 @@ def test_several_folders_are_indexed_one_by_one(run: Run, made: Path, tmp_path: 
     ]
 
 
+def test_a_folder_that_cannot_be_indexed_stops_no_other(
+    run: Run, made: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(made, tmp_path / name)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / ".clipsearch").write_text("a file")
+    done = run("index", "one", "missing", "broken", "two", "--model", tiny_model)
+    assert (done.code, done.out) == (2, b"")
+    first, missing, _, broken, _, last = done.err.splitlines()
+    assert first.startswith("clipsearch: one: 0 added")
+    assert missing == "clipsearch: error: missing does not exist"
+    assert broken.startswith(f"clipsearch: error: cannot make the index folder {tmp_path}")
+    assert last.startswith("clipsearch: two: 0 added")
+
+
 def test_what_moved_copied_or_touched_is_not_embedded_again(run: Run, collection: Path) -> None:
     before = rows(collection)
     (collection / "a.png").rename(collection / "sub" / "renamed.png")
@@ -158,7 +174,29 @@ def test_a_folder_without_pictures_is_an_index_without_pictures(
     (tmp_path / "empty").mkdir()
     done = run("index", tmp_path / "empty", "--model", tiny_model)
     assert done.code == 0
+    assert "ignored" not in done.err
     assert counts(done).endswith("0 added, 0 changed, 0 moved, 0 removed, 0 unchanged, 0 failed")
+
+
+def test_what_is_ignored_is_told_by_ending_where_it_is_worth_a_line(
+    run: Run, tmp_path: Path, tiny_model: Path
+) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for n, ending in enumerate(6 * [".CR3"] + 2 * [".pdf"] + 2 * [""] + [".a", ".b", ".c", ".d"]):
+        (folder / f"{n}{ending}").write_bytes(b"x")
+    done = run("index", "raw", "--model", tiny_model)
+    assert done.code == 0
+    assert done.err.splitlines()[0] == (
+        "clipsearch: raw: nothing here is a picture that clipsearch reads; ignored 14 files: "
+        "6 .cr3, 2 without an ending, 2 .pdf, 1 .a, 1 .b, 2 others"
+    )
+    make_picture(folder / "a.png")
+    done = run("index", "raw")
+    assert done.err.splitlines()[0].startswith("clipsearch: raw: ignored 14 files: 6 .cr3, ")
+    for n in range(14):
+        (folder / f"{n}.png").write_bytes((folder / "a.png").read_bytes())
+    assert "ignored" not in run("index", "raw").err
 
 
 def test_an_index_may_lie_elsewhere_and_nothing_is_written_among_the_pictures(

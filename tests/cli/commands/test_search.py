@@ -445,7 +445,7 @@ def test_a_damaged_catalogue_is_an_error_and_no_empty_answer(run: Run, collectio
     done = run(*ASK, "snow", cwd=collection)
     assert (done.code, done.out) == (2, b"")
     assert f"cannot read {catalog}" in done.err
-    assert "index again" in done.err
+    assert "clipsearch index FOLDER --rebuild" in done.err
 
 
 def test_an_index_of_a_newer_program_is_not_touched(run: Run, collection: Path) -> None:

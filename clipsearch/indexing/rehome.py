@@ -1,0 +1,71 @@
+"""Give an index that lies elsewhere the folder that its pictures were moved to.
+
+An index inside its folder travels with it, and needs none of this.
+"""
+
+import os
+from pathlib import Path
+
+from clipsearch.errors import UsageError
+from clipsearch.images.scan import content_hash
+from clipsearch.models.choice import Notify
+from clipsearch.paths import absolute
+from clipsearch.records import IndexedImage
+from clipsearch.storage.catalog import FOLDER, Store
+from clipsearch.text import printable
+
+_SAMPLE = 20
+"""How many pictures are read to tell a folder that was moved from another one."""
+
+_SAME = 0.9
+"""The least share of them that must be as indexed: a few may have changed since the move."""
+
+
+def rehome(store: Store, root: Path, *, asked: bool, notify: Notify) -> None:
+    """Make ``root`` the folder of an index that was of another one.
+
+    Done if it is ``asked`` for; or if the old folder is gone, and a sample of the pictures lies
+    in ``root`` under the same paths with the same content. Raises UsageError otherwise, and for
+    an index that lies in the old folder itself.
+    """
+    old = store.root
+    if old == root:
+        return
+    if asked and store.directory == old / FOLDER and old.exists():
+        raise UsageError(
+            f"the index at {store.directory} lies in its own folder, and moves with it",
+            hint=f"Move {FOLDER} to {root}, and index that without --index.",
+        )
+    if not asked and old.exists():
+        raise UsageError(
+            f"the index at {store.directory} is that of {old}, not of {root}",
+            hint=f"Name another place with --index. If the pictures are now in {root}, add "
+            "--rehome.",
+        )
+    if not asked and not _is_moved(store, root):
+        raise UsageError(
+            f"the index at {store.directory} is that of {old}, which is gone, and {root} does "
+            "not have the same pictures under the same names",
+            hint="Is a disk not mounted? If this folder is to take the place of the old one, "
+            "add --rehome; for an index of its own, name another place with --index.",
+        )
+    with store.batch():
+        store.set_root(root)
+    notify(printable(f"the index at {store.directory} was of {old}, and is now of {root}"))
+
+
+def _is_moved(store: Store, root: Path) -> bool:
+    images = store.images()
+    sample = images[:: max(1, len(images) // _SAMPLE)]
+    same = sum(_is_there(image, root) for image in sample)
+    return bool(sample) and same >= _SAME * len(sample)
+
+
+def _is_there(image: IndexedImage, root: Path) -> bool:
+    try:
+        with open(absolute(os.fsencode(root), image.path), "rb") as file:
+            if os.fstat(file.fileno()).st_size != image.size:
+                return False
+            return content_hash(file) == image.content_hash
+    except OSError:
+        return False

@@ -1,0 +1,76 @@
+"""Put in the place of a damaged catalog an index of what can be read of it, and keep the old file.
+
+At every moment in between there is a catalog: the damaged one, or the new one.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from clipsearch.errors import StoreError
+from clipsearch.records import ModelSpec
+from clipsearch.storage import salvage
+from clipsearch.storage.catalog import CATALOG, FOLDER, Store
+from clipsearch.storage.lock import WriterLock
+
+_SALVAGED = "salvaged"
+"""Where in the index folder the new index is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """What became of a damaged catalog."""
+
+    pictures: int
+    """How many were saved, good and failed."""
+    damaged: Path
+    """Where the damaged file is now."""
+
+
+def rescue(
+    directory: Path, root: Path, model: Callable[[], ModelSpec], *, wait: bool = False
+) -> Rescued:
+    """Save pictures with their embeddings, probes, evaluations and whatever else can be read.
+
+    root, model: of the new index, where the damaged catalog does not tell; without its model its
+    embeddings mean nothing and are left in it. Raises IndexLocked unless we are to ``wait``,
+    ModelError, StoreError; the index is then as it was.
+    """
+    catalog, unfinished = directory / CATALOG, directory / _SALVAGED
+    lock = WriterLock(directory, wait=wait)
+    try:
+        told = salvage.told(catalog)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        # The folder that it is made in says how widely it may be read. Its root is set below.
+        with Store.create(unfinished, directory, told.spec or model()) as new:
+            pictures = new.salvage(catalog, pictures=told.spec is not None)
+            new.update_vector_index(anew=True)
+            damaged = _set_aside(catalog)
+            own = b"" if directory.name == FOLDER else os.fsencode(root)
+            new.take_place(directory, own if told.root is None else told.root)
+    finally:
+        lock.release()
+    return Rescued(pictures, damaged)
+
+
+def _set_aside(catalog: Path) -> Path:
+    """Give the file a second name, under which it stays. Raises StoreError."""
+    names = (catalog.with_stem(f"{catalog.stem}.damaged-{n}") for n in count(1))
+    aside = next(name for name in names if not name.exists())
+    try:
+        try:
+            os.link(catalog, aside)
+        except OSError:  # not every file system has links
+            shutil.copyfile(catalog, aside)
+        journal = Path(f"{catalog}-journal")
+        if journal.exists():  # it must not be rolled back into the new catalog
+            os.replace(journal, f"{aside}-journal")
+    except OSError as error:
+        raise StoreError(
+            f"cannot set {catalog} aside: {error.strerror}",
+            hint="Make room, or move the file away yourself; then run the same command again.",
+        ) from error
+    return aside

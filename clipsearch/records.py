@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipsearch import typed
+from clipsearch.errors import FailureKind
 
 Vectors = npt.NDArray[np.float32]
 """Embeddings of shape ``(n, dim)``, float32, each row of unit length."""
@@ -55,6 +56,51 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Scope:
+    """Which files of a folder are indexed; kept with the index."""
+
+    exclude: tuple[str, ...]
+    """Globs of files and folders that are left out."""
+    max_pixels: int | None = None
+    """Pictures of more pixels fail; None takes the machine's limit."""
+
+    def to_json(self) -> str:
+        """The record as JSON text; ``from_json`` is its inverse."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Scope":
+        """Rebuild a record from ``to_json``'s text. Raises ValueError for any other."""
+        scope: Scope = typed.from_json(cls, text)
+        if scope.max_pixels is not None and scope.max_pixels < 1:
+            raise ValueError("the limit of pixels is not a positive number")
+        return scope
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a picture could not be decoded, and what would have to change for another result."""
+
+    kind: FailureKind
+    decoders: str
+    """Names and versions of what tried to decode it."""
+    pixels: int = 0
+    """How many the picture has, where they are too many."""
+    tries: int = 1
+    """How often it failed so, the file being the same."""
+
+    def to_json(self) -> str:
+        """The record as JSON text; ``from_json`` is its inverse."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Failure":
+        """Rebuild a record from ``to_json``'s text. Raises ValueError for any other."""
+        failure: Failure = typed.from_json(cls, text)
+        return failure
+
+
+@dataclass(frozen=True, slots=True)
 class KnownImage:
     """What the catalogue knows of a file, as far as the next walk needs it."""
 
@@ -64,6 +110,8 @@ class KnownImage:
     failed: bool
     unseen: bool = False
     """Indexed before cameras and places were read: its header is to be looked at once."""
+    failure: Failure | None = None
+    """Of a picture that failed; None where an earlier version kept no more than the reason."""
 
 
 class Origin(NamedTuple):
@@ -314,6 +362,9 @@ class CollectionStatus:
     spec: ModelSpec
     images: int
     failed: list[tuple[bytes, str]]
+    failures: list[Failure | None]
+    """Of each picture in ``failed``, what was kept of its failure."""
+    scope: Scope
     catalog_bytes: int
     vector_bytes: int
     created_at: str
@@ -336,7 +387,9 @@ class IndexSummary:
     failed: list[tuple[bytes, str]] = field(default_factory=list)
     """Pictures that failed in this run, with the reason."""
     still_failed: int = 0
-    """Pictures that failed in an earlier run and have not changed since."""
+    """Pictures that failed in an earlier run and were not tried again, since nothing changed."""
+    waiting: int = 0
+    """Failed pictures that the next run will try again."""
     unreadable: list[tuple[bytes, str]] = field(default_factory=list)
     links: int = 0
     ignored: Mapping[bytes, int] = field(default_factory=dict)

@@ -265,7 +265,11 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
         with Store.open(directory) as store:
             name = str(store.root)
             status = store.status()
-            found = scan.find(os.fsencode(store.root)) if store.root.is_dir() else None
+            found = (
+                scan.find(os.fsencode(store.root), exclude=store.scope.exclude)
+                if store.root.is_dir()
+                else None
+            )
             changed = None if found is None else _changes(store, found)
     except ClipsearchError as error:
         yield Check("index", State.PROBLEM, f"{name}: {error}", error.hint)
@@ -300,7 +304,7 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
         yield Check(
             "index",
             State.WARNING,
-            f"{counts}; {new} new, changed or excluded, {gone} gone",
+            f"{counts}; {new} new or changed, {gone} gone",
             hint=f"clipsearch index {name}",
         )
     else:

@@ -87,7 +87,8 @@ def _wrong_embeddings(
     ids = dict(good[n] for n in sorted(chosen))
     files = [ImageFile(path, 0, 0) for path in ids]
     root = os.fsencode(store.root)
-    for batch in embed_files(root, files, store.spec.preprocessing, load_encoder):
+    prepared, limit = store.spec.preprocessing, store.scope.max_pixels
+    for batch in embed_files(root, files, prepared, load_encoder, max_pixels=limit):
         for file, outcome in batch:
             # Otherwise it changed since the walk; the next run of index will see to it.
             if isinstance(outcome, EmbeddedImage):

@@ -1,16 +1,27 @@
 """The rows of a catalog: pictures and their vectors, attachments, and the model that made them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from clipsearch.errors import IndexDamaged, ModelMismatch
-from clipsearch.records import EmbeddedImage, ImageFile, KnownImage, ModelSpec, Origin
+from clipsearch.errors import IndexDamaged, IndexUnreadable, ModelMismatch
+from clipsearch.records import (
+    EmbeddedImage,
+    Failure,
+    ImageFile,
+    KnownImage,
+    ModelSpec,
+    Origin,
+    Scope,
+)
 from clipsearch.storage import filters, schema
 from clipsearch.storage.sqlite import SQL_VARIABLES, Database
 from clipsearch.storage.vectors.embeddings import decoded, encoded
 from clipsearch.storage.vectors.vector_file import Ids
+
+_SCOPE = "scope"
+"""The attachment that says which files are indexed."""
 
 
 class Rows:
@@ -58,6 +69,22 @@ class Rows:
         self._set("model", spec.to_json())
         self.spec = spec
 
+    @property
+    def scope(self) -> Scope:
+        """Which files of the folder are indexed. Raises IndexUnreadable if that is damaged."""
+        text = self.attachment(_SCOPE)
+        try:
+            return Scope(()) if text is None else Scope.from_json(text)
+        except ValueError as error:  # to exclude nothing could index what nobody wanted there
+            raise IndexUnreadable(
+                f"the index at {self.directory} does not tell any more what is excluded from it",
+                hint="Say it again: clipsearch index FOLDER --no-exclude [--exclude GLOB]...",
+            ) from error
+
+    def set_scope(self, scope: Scope) -> None:
+        """Keep which files of the folder are indexed. Inside ``batch``."""
+        self.attach(_SCOPE, scope.to_json())
+
     def _set(self, key: str, value: str | bytes) -> None:
         self._db.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
 
@@ -71,14 +98,21 @@ class Rows:
         """What the catalog knows of every file, or of those below ``under``."""
         where, values = filters.below(under)
         rows = self._db.rows(
-            "SELECT path, id, size, mtime_ns, error IS NOT NULL,"
-            f" camera IS NULL AND error IS NULL FROM {schema.images(self._db)} WHERE {where}",
+            "SELECT path, id, size, mtime_ns, error IS NOT NULL, camera IS NULL AND error IS NULL,"
+            f" failure FROM {schema.images(self._db)} WHERE {where}",
             values,
         )
         return {
-            path: KnownImage(id, size, mtime_ns, bool(failed), bool(unseen))
-            for path, id, size, mtime_ns, failed, unseen in rows
+            path: KnownImage(id, size, mtime_ns, bool(failed), bool(unseen), _failure(failure))
+            for path, id, size, mtime_ns, failed, unseen, failure in rows
         }
+
+    def _failed(self) -> list[tuple[bytes, str, Failure | None]]:
+        """Path, reason and failure of the pictures that failed, by path."""
+        # Sorted here: with the order left to SQLite, a million rows take four times as long.
+        images = schema.images(self._db)
+        rows = self._db.rows(f"SELECT path, error, failure FROM {images} WHERE error IS NOT NULL")
+        return sorted(((path, why, _failure(failure)) for path, why, failure in rows), key=_path)
 
     def unseen(self) -> int:
         """How many good pictures are still to be looked at for their camera and place."""
@@ -125,12 +159,12 @@ class Rows:
         for image in images:
             facts = (image.content_hash, image.width, image.height, image.taken_at, None)
             origin = (image.camera or "", image.latitude, image.longitude)
-            self._insert(image.file, *facts, *origin, vector=encoded(image.vector))
+            self._insert(image.file, *facts, *origin, None, vector=encoded(image.vector))
 
     def add_copy(self, file: ImageFile, source: int) -> None:
         """Add a file whose content is that of the picture ``source``. Inside ``batch``."""
         row = self._db.row(
-            "SELECT hash, width, height, taken_at, NULL, camera, latitude, longitude, vector"
+            "SELECT hash, width, height, taken_at, NULL, camera, latitude, longitude, NULL, vector"
             " FROM images JOIN vectors USING (id) WHERE id = ?",
             (source,),
         )
@@ -138,9 +172,10 @@ class Rows:
         *facts, vector = row
         self._insert(file, *facts, vector=vector)
 
-    def add_failed(self, file: ImageFile, reason: str) -> None:
+    def add_failed(self, file: ImageFile, reason: str, failure: Failure | None = None) -> None:
         """Remember that a file cannot be decoded, and why. Inside ``batch``."""
-        self._insert(file, None, None, None, None, reason, None, None, None)
+        text = failure.to_json() if failure else None
+        self._insert(file, None, None, None, None, reason, None, None, None, text)
 
     def set_origins(self, origins: Iterable[tuple[int, Origin]]) -> None:
         """Note what pictures, by their ids, tell of their camera and place. Inside ``batch``."""
@@ -168,7 +203,7 @@ class Rows:
         self._db.execute("DELETE FROM images WHERE path = ?", (file.path,))
         id = self._db.execute(
             "INSERT INTO images (path, size, mtime_ns, hash, width, height, taken_at, error,"
-            " camera, latitude, longitude) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " camera, latitude, longitude, failure) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (*file, *facts),
         ).lastrowid
         if vector is not None:
@@ -198,6 +233,17 @@ class Rows:
     def detach(self, name: str) -> None:
         """Forget an attachment. Inside ``batch``."""
         self._db.execute("DELETE FROM attachments WHERE name = ?", (name,))
+
+
+def _failure(text: Any) -> Failure | None:
+    if text is not None:
+        with suppress(ValueError):  # damaged: the picture is tried again
+            return Failure.from_json(text)
+    return None
+
+
+def _path(failed: tuple[bytes, str, Failure | None]) -> bytes:
+    return failed[0]
 
 
 def _incomplete(directory: Path, what: str) -> IndexDamaged:

@@ -16,7 +16,7 @@ from clipsearch.cli.app import (
     say,
     tell,
 )
-from clipsearch.cli.options.walk import ExcludeOption, MaxPixelsOption
+from clipsearch.cli.options.walk import ExcludeOption, MaxPixelsOption, NoExcludeOption
 from clipsearch.cli.render.status import summary_lines
 from clipsearch.domain import taxonomy
 from clipsearch.errors import ClipsearchError, ExitCode, UsageError
@@ -65,6 +65,7 @@ def index_command(
     ] = None,
     index: IndexOption = None,
     exclude: ExcludeOption = None,
+    no_exclude: NoExcludeOption = False,
     domain: Annotated[
         str | None,
         typer.Option(
@@ -125,6 +126,7 @@ def index_command(
         model=ModelChoice(model, pretrained, device, batch_size, offline),
         index=index,
         exclude=exclude or [],
+        no_exclude=no_exclude,
         max_pixels=max_pixels,
         domain=taxonomy.load(domain) if domain else None,
         rebuild=rebuild,

@@ -15,6 +15,7 @@ from clipsearch.errors import ExitCode, UsageError
 from clipsearch.indexing.transfer.export import export
 from clipsearch.indexing.transfer.import_ import ImportOptions, import_embeddings
 from clipsearch.models.choice import ModelChoice
+from clipsearch.storage import known
 from clipsearch.text import printable
 
 app = commands()
@@ -59,6 +60,7 @@ def export_command(
                 f"there are {len(stores)} indexed folders here, and an export is of one",
                 hint="Say which one you mean with --under FOLDER.",
             )
+        known.protect(Path(os.path.realpath(folder)), stores)
         tell_left_out(stores, only)
         rows = export(stores[0], folder, "parquet" if parquet else "jsonl", only, bar)
     if not rows:

@@ -57,7 +57,7 @@ def verify_command(
     """
     start = (folder or Path()).resolve()
     code = ExitCode.OK
-    for directory in known.find(start, index):
+    for directory in known.find(start, index, named=folder is not None):
         with Store.open_for_writing(directory) if repair else Store.open(directory) as store:
             root = store.root
             found = scan.find(os.fsencode(root)) if root.is_dir() else None

@@ -49,9 +49,12 @@ def check(
 
 
 def write(path: Path, content: str | bytes, *, force: bool = False, hint: str = "") -> None:
-    """Write a file that was checked, as one step, and say so. Raises UsageError, with this hint."""
+    """Write a file as one step, and say so. Raises UsageError, where the disk fails with this hint.
+
+    It is checked again, since another program may have made one of this name meanwhile.
+    """
+    check(path, force=force)
     target = _target(path)
-    _require_ours(path, target, force)  # it may have come meanwhile
     try:
         mode = target.stat().st_mode & 0o777 if target.exists() else 0o666
         write_whole(target, content.encode() if isinstance(content, str) else content, mode)

@@ -96,7 +96,7 @@ def open(folder: AnyPath, *, device: str = "auto") -> "Collection":
     if not start.is_dir():
         raise UsageError(f"{start} is not a folder", hint="Name a folder that holds pictures.")
     start = start.resolve()
-    directory = known.holding(start)
+    directory = known.holding(start, named=True)
     if directory is None:
         raise IndexNotFound(
             f"{start} is not indexed", hint="Index it first: clipsearch.index(FOLDER)."

@@ -12,6 +12,7 @@
     │   └── DeviceError          the device that was asked for is not there, or gave up
     ├── StoreError               an index cannot be used
     │   ├── IndexNotFound        no index where one was looked for
+    │   ├── IndexExists          another process has made the index that was to be made
     │   ├── IndexLocked          another process is writing to the index
     │   ├── IndexUnreadable      not an index, damaged, or written by a newer clipsearch
     │   │   └── IndexDamaged     the catalog is damaged; index --rebuild saves what can be read
@@ -101,6 +102,10 @@ class StoreError(ClipsearchError):
 
 class IndexNotFound(StoreError):
     """There is no index where one was looked for."""
+
+
+class IndexExists(StoreError):
+    """Another process has made the index that was to be made."""
 
 
 class IndexLocked(StoreError):

@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
@@ -22,13 +22,35 @@ def cache_dir() -> Path:
     return Path(os.environ.get("CLIPSEARCH_CACHE_DIR") or platformdirs.user_cache_dir("clipsearch"))
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file as one step, for its owner's eyes only. Raises OSError."""
+MARK = "made by clipsearch, which may overwrite it"
+"""Near the start of every page and montage, so that a later run knows its own files."""
+
+_HEAD = 1024
+
+
+def is_marked(path: Path) -> bool:
+    """Whether ``MARK`` is near the start of a file. Raises OSError."""
+    with open(path, "rb") as file:
+        return MARK.encode() in file.read(_HEAD)
+
+
+def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace a file as one step: whatever ends the run, the old one or the new one is there.
+
+    mode: permissions, less the user's umask; by default for the owner alone. Raises OSError.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    with open(temporary, "wb", opener=_owner_only) as file:
-        file.write(data)
-    os.replace(temporary, path)
+    # A name that nobody can guess, made with O_EXCL, follows no link that somebody put there.
+    temporary = path.with_name(f".{os.urandom(8).hex()}.partial")
+    try:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 @contextmanager
@@ -43,10 +65,6 @@ def held(path: Path, seconds: float) -> Iterator[None]:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with FileLock(path.with_name(f"{path.name}.lock"), timeout=seconds, mode=0o600):
         yield
-
-
-def _owner_only(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def native(path: bytes) -> bytes:

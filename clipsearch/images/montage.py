@@ -5,9 +5,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from clipsearch.errors import UsageError
-from clipsearch.paths import absolute_path
+from clipsearch.paths import MARK, absolute_path
 from clipsearch.records import Hit
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -55,5 +56,7 @@ def montage(hits: Sequence[Hit], pictures: Mapping[bytes, bytes], kind: str) -> 
         draw.text((left, top + edge + 3), f"{n + 1}", _SOFT, font)
         draw.text((left + edge, top + edge + 3), f"{hit.score:.3f}", _INK, font, anchor="ra")
     file = io.BytesIO()
-    sheet.save(file, kind, quality=88)
+    note = PngInfo()
+    note.add_text("Comment", MARK)
+    sheet.save(file, kind, quality=88, pnginfo=note, comment=MARK)
     return file.getvalue()

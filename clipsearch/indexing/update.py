@@ -10,11 +10,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.errors import (
     IndexDamaged,
+    IndexExists,
     IndexLocked,
     IndexNotFound,
     IndexUnreadable,
@@ -106,13 +108,13 @@ def update(
     rebuild = options.rebuild and not _rescued(directory, root, options, notify)
     with ExitStack() as stack:
         try:
-            store = stack.enter_context(_writer(directory, options.wait, notify))
+            store, files = _writer(directory, options.wait, notify), None
         except IndexNotFound:
             if options.rehome:
                 raise
-            files = options.model.files(notify)
-            store = stack.enter_context(Store.create(directory, root, files.spec))
-        else:
+            store, files = _made(directory, root, options, notify)
+        stack.enter_context(store)
+        if files is None:
             if options.index:
                 rehome(store, root, asked=options.rehome, notify=notify)
             # An index without pictures is not bound to its model, which perhaps never worked.
@@ -186,9 +188,15 @@ def root_of(folder: Path) -> Path:
 
 
 def place_of(root: Path, index: Path | None) -> Path:
-    """Where the index lies that ``root`` is in, or where its own is to be made."""
-    holder = None if index else known.holding(root)
-    return holder or known.directory_for(root, index)
+    """Where the index lies that ``root`` is in, or where its own is to be made.
+
+    Raises UsageError for an ``index`` that is a folder with other things in it.
+    """
+    holder = None if index else known.holding(root, named=True)
+    directory = holder or known.directory_for(root, index)
+    if index is not None:
+        known.require_own_folder(directory)
+    return directory
 
 
 def model_for(store: Store, choice: ModelChoice, *, may_change: bool, notify: Notify) -> ModelFiles:
@@ -214,15 +222,32 @@ def model_for(store: Store, choice: ModelChoice, *, may_change: bool, notify: No
 
 def _writer(directory: Path, wait: bool, notify: Notify) -> Store:
     """The index, as soon as it can be written to if we are to ``wait``."""
+    return _in_turn(lambda wait: Store.open_for_writing(directory, wait=wait), wait, notify)
+
+
+def _made(
+    directory: Path, root: Path, options: UpdateOptions, notify: Notify
+) -> tuple[Store, ModelFiles | None]:
+    """A new index and its model; or the index that another run has made meanwhile, and None."""
+    files = options.model.files(notify)
     try:
-        return Store.open_for_writing(directory)
+        make = partial(Store.create, directory, root, files.spec)
+        return _in_turn(lambda wait: make(wait=wait), options.wait, notify), files
+    except IndexExists:
+        return _writer(directory, options.wait, notify), None
+
+
+def _in_turn(take: Callable[[bool], Store], wait: bool, notify: Notify) -> Store:
+    """What ``take`` gives, which is told whether to wait: at once, or as soon as it is our turn."""
+    try:
+        return take(False)
     except IndexLocked as error:
         if not wait:
             raise
         held = str(error)
     # Not before the error and the lock in it are gone: a finalizer swallows an interrupt.
     notify(f"{printable(held)}; waiting for it")
-    return Store.open_for_writing(directory, wait=True)
+    return take(True)
 
 
 def _rescued(directory: Path, root: Path, options: UpdateOptions, notify: Notify) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from clipsearch.errors import IndexNotFound, IndexUnreadable, StoreError
+from clipsearch.errors import IndexExists, IndexNotFound, IndexUnreadable, StoreError
 from clipsearch.paths import absolute
 from clipsearch.records import (
     EVERYTHING,
@@ -29,7 +29,7 @@ from clipsearch.records import (
     Vectors,
 )
 from clipsearch.storage import filters, salvage, schema
-from clipsearch.storage.lock import WriterLock
+from clipsearch.storage.lock import HOLDER, LOCK, WriterLock
 from clipsearch.storage.rows import Rows
 from clipsearch.storage.sqlite import Database
 from clipsearch.storage.vectors.embeddings import VECTORS, Embeddings, Progress
@@ -41,6 +41,9 @@ FOLDER = ".clipsearch"
 CATALOG = "catalog.sqlite3"
 REBUILD = "rebuild"
 """Where in the index folder the next index is made, to take its place when it is whole."""
+
+OWN_NAMES = frozenset({CATALOG, f"{CATALOG}-journal", VECTORS, REBUILD, LOCK, HOLDER})
+"""What lies in an index folder, also after a first run that was killed."""
 
 
 class Store(Rows):
@@ -84,10 +87,11 @@ class Store(Rows):
             raise
 
     @classmethod
-    def create(cls, directory: Path, root: Path, spec: ModelSpec) -> "Store":
+    def create(cls, directory: Path, root: Path, spec: ModelSpec, *, wait: bool = False) -> "Store":
         """Make an empty index for ``root`` and open it as the one writer.
 
-        Raises IndexLocked, and StoreError if the folder cannot be written to.
+        wait: until that is possible. Raises IndexLocked, IndexExists if another run has made one
+        meanwhile, and StoreError if the folder cannot be written to.
         """
         try:
             # No wider than the folder of pictures itself: the index tells what is in it. But for
@@ -102,7 +106,7 @@ class Store(Rows):
                 f"cannot make the index folder {directory}: {error.strerror}",
                 hint="Put the index elsewhere with --index DIR.",
             ) from error
-        lock = WriterLock(directory)
+        lock = WriterLock(directory, wait=wait)
         now = schema.now()
         meta: dict[str, str | bytes] = {
             "vector_file": b"",  # the token of the FAISS file that is this catalog's
@@ -111,8 +115,17 @@ class Store(Rows):
             "created_at": now,
             "updated_at": now,
         }
+
+        def prepare(db: Database) -> None:
+            if not schema.is_blank(db):  # only now that the lock is held nobody else makes one
+                raise IndexExists(
+                    f"another clipsearch has made an index at {directory} meanwhile",
+                    hint="Run the same command again.",
+                )
+            schema.create(db, meta)
+
         try:
-            return cls._connected(directory, lock, lambda db: schema.create(db, meta))
+            return cls._connected(directory, lock, prepare)
         except BaseException:
             lock.release()
             raise

@@ -22,7 +22,6 @@ import numpy as np
 
 from clipsearch.domain import taxonomy
 from clipsearch.domain.calibration import FalseAlarms, Precision
-from clipsearch.domain.pass_marks import least_images
 from clipsearch.domain.scale import Scale
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.verdict import Background
@@ -105,16 +104,10 @@ class Collection:
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
-        """The last one of each kind of test set, of this model and this domain, if whole.
-
-        One on too few pictures, which earlier versions kept, is none.
-        """
+        """The last one of each kind of test set, of this model and this domain, if whole."""
         own = (self.store.spec.fingerprint, self.domain.fingerprint)
         return [
-            found
-            for found in evaluations.kept(self.store)
-            if (found.model, found.domain) == own
-            and found.images >= least_images(self.domain.pass_marks)
+            found for found in evaluations.kept(self.store) if (found.model, found.domain) == own
         ]
 
     @property

@@ -12,10 +12,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from clipsearch.errors import IndexLocked, IndexNotFound, StoreError, UsageError
-from clipsearch.paths import data_dir, held, relative, write_whole
+from clipsearch.images.scan import content_hash
+from clipsearch.paths import absolute, data_dir, held, relative, write_whole
 from clipsearch.records import Filter, ModelSpec
 from clipsearch.storage.below import look_below
-from clipsearch.storage.catalog import FOLDER, Store
+from clipsearch.storage.catalog import FOLDER, OWN_NAMES, Store
 from clipsearch.storage.collection import Collection, tested_line
 from clipsearch.text import printable
 
@@ -24,35 +25,77 @@ _PATIENCE = 10.0
 
 
 def directory_for(root: Path, index: Path | None) -> Path:
-    """Where the index of ``root`` lies, or is to lie."""
-    return index.absolute() if index else root / FOLDER
+    """Where the index of ``root`` lies, or is to lie; ``index`` may name the folder that has it."""
+    if index is None:
+        return root / FOLDER
+    directory = index.absolute()
+    has_one = not Store.exists(directory) and Store.exists(directory / FOLDER)
+    return directory / FOLDER if has_one else directory
 
 
-def holding(folder: Path) -> Path | None:
-    """The index of the nearest collection that ``folder`` is or lies in."""
-    elsewhere = {root: directory for directory, root in remembered().items()}
-    for candidate in (folder, *folder.parents):
-        for directory in (candidate / FOLDER, elsewhere.get(candidate)):
-            if directory and Store.exists(directory):
-                return directory
+def require_own_folder(directory: Path) -> None:
+    """Raise UsageError for a folder with other things in it, where no index is to be made."""
+    if Store.exists(directory) or not directory.is_dir():
+        return
+    others = sorted(set(os.listdir(directory)) - OWN_NAMES)
+    if others:
+        raise UsageError(
+            f"{directory} has other things in it, {others[0]} for example; an index takes a "
+            "folder of its own",
+            hint=f"Name one that is empty or new: --index {directory / 'clipsearch-index'}",
+        )
+
+
+def holding(folder: Path, *, named: bool = False) -> Path | None:
+    """The index of the nearest collection that ``folder`` is or lies in.
+
+    Somebody else's is not used by itself: whoever may write to /tmp could put one there, and have
+    everything below indexed to it. It is used where this user has indexed with it before, or where
+    the user ``named`` this very folder.
+    """
+    listed = remembered()
+    for directory in _around(folder):
+        if directory in listed or (named and directory == folder / FOLDER) or is_ours(directory):
+            return directory
     return None
 
 
+def is_ours(directory: Path) -> bool:
+    """Whether an index folder is this user's, or root's, who may write everywhere anyway.
+
+    As for git: under sudo, also that of the user who called it. Without users, all are.
+    """
+    if not hasattr(os, "geteuid"):
+        return True
+    ours = {0, os.geteuid()}
+    if os.geteuid() == 0:
+        with suppress(ValueError):
+            ours.add(int(os.environ.get("SUDO_UID", "")))
+    try:
+        return os.lstat(directory).st_uid in ours  # a link counts for whoever made it
+    except OSError:
+        return False
+
+
 def find(
-    start: Path, index: Path | None, notify: Callable[[str], None] = lambda message: None
+    start: Path,
+    index: Path | None,
+    notify: Callable[[str], None] = lambda message: None,
+    *,
+    named: bool = False,
 ) -> list[Path]:
     """The indexes that a search from ``start`` means.
 
-    That is ``index`` if it is given; else the collection that holds ``start``; else every
-    remembered one below it; else those that a bounded look below it finds, which are remembered
-    and of which ``notify`` is told. Raises IndexNotFound, listing what is known.
+    That is ``index`` if it is given; else the collection that holds ``start``, as ``holding`` has
+    it; else every remembered one below it; else those that a bounded look below it finds, which
+    are remembered and of which ``notify`` is told. Raises IndexNotFound, listing what is known.
     """
     if index is not None:
-        for directory in (index.absolute(), index.absolute() / FOLDER):
-            if Store.exists(directory):
-                return [directory]
+        directory = directory_for(start, index)
+        if Store.exists(directory):
+            return [directory]
         raise IndexNotFound(f"there is no index at {index}", hint=_known_collections())
-    holder = holding(start)
+    holder = holding(start, named=named)
     if holder is not None:
         return [holder]
     below = [
@@ -66,9 +109,14 @@ def find(
 def _looked_for(start: Path, notify: Callable[[str], None]) -> list[Path]:
     """The indexes below ``start`` that are on no list, their folders having been moved, say."""
     directories, unseen = look_below(start)
-    found = [directory for directory in directories if _is_there(directory)]
+    found = [directory for directory in directories if _is_there(directory) and is_ours(directory)]
     left = f"; {unseen} were not looked at" if unseen else ""
     if not found:
+        for directory in _around(start):
+            raise IndexNotFound(
+                f"the index at {directory} is another user's, and is not used by itself",
+                hint=f"If you trust it, name it: --index {directory}",
+            )
         raise IndexNotFound(
             f"no indexed folder holds {start} or lies below it{left}", hint=_known_collections()
         )
@@ -116,7 +164,8 @@ def opened(
     start = (under or Path()).resolve()
     with ExitStack() as stack:
         stores = [
-            stack.enter_context(Store.open(directory)) for directory in find(start, index, notify)
+            stack.enter_context(Store.open(directory))
+            for directory in find(start, index, notify, named=under is not None)
         ]
         for store in stores:
             store.require_root()
@@ -130,6 +179,41 @@ def opened(
         damaged = [store for store in stores if store.damage]
     for store in damaged:
         _heal(store, notify)
+
+
+def protect(path: Path, stores: Sequence[Store] = ()) -> None:
+    """Raise UsageError for what is never overwritten: an index's own files and indexed pictures.
+
+    path: absolute, its links followed; it need not be there. stores: open ones, beside those that
+    are known.
+    """
+    if any(folder.name == FOLDER for folder in path.parents) or _is_there(path.parent):
+        raise UsageError(
+            f"{path} lies in an index folder, where nothing else is written",
+            hint="Name a file in another folder.",
+        )
+    if not path.is_file():
+        return
+    with ExitStack() as stack:
+        open_now = {store.directory for store in stores}
+        listed = remembered()
+        for directory in dict.fromkeys([*listed, *_around(path.parent)]):
+            if directory in open_now or not _is_there(directory):
+                continue
+            try:
+                stores = [*stores, stack.enter_context(Store.open(directory))]
+            except StoreError as error:
+                if path.is_relative_to(listed.get(directory, directory.parent)):
+                    raise UsageError(
+                        f"cannot tell whether {path} is an indexed picture: {error}",
+                        hint="Name another file.",
+                    ) from error
+        for store in stores:
+            if _holds_picture(store, path):
+                raise UsageError(
+                    f"{path} is a picture of the collection {store.root}, and is never overwritten",
+                    hint="Give the file another name.",
+                )
 
 
 def shared_model(stores: Sequence[Store]) -> ModelSpec:
@@ -178,11 +262,38 @@ def tested_lines(collections: Sequence[Collection]) -> list[str]:
     return [f"{root}: {line}" for root, line in zip(roots, lines, strict=True)]
 
 
+def _holds_picture(store: Store, path: Path) -> bool:
+    """Whether a file is in the index, under this path or under another that leads to it.
+
+    A folder that is mounted twice, or a file system that ignores case, has several.
+    """
+    named = relative(path, store.root)
+    if named and store.known(named):
+        return True
+    with path.open("rb") as file:
+        alike = store.find_content(content_hash(file))
+    others = (absolute(os.fsencode(store.root), other) for _, other in alike)
+    return any(os.path.exists(other) and os.path.samefile(other, path) for other in others)
+
+
 def _is_there(directory: Path) -> bool:
     """Whether there is an index that can be looked at; others' folders are no reason to stop."""
     with suppress(OSError):
         return Store.exists(directory)
     return False
+
+
+def _around(folder: Path) -> Iterator[Path]:
+    """The indexes of all collections that ``folder`` is or lies in, the nearest first."""
+    elsewhere = {root: directory for directory, root in remembered().items()}
+    for candidate in (folder, *folder.parents):
+        for directory in filter(None, (candidate / FOLDER, elsewhere.get(candidate))):
+            try:
+                if Store.exists(directory):
+                    yield directory
+            except OSError:  # others' folders, which may not be entered, are no reason to stop
+                if is_ours(directory):
+                    raise
 
 
 def _list() -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from clipsearch.errors import IndexLocked, StoreError
 
 LOCK = "writer.lock"
-_HOLDER = "writer.txt"
+HOLDER = "writer.txt"
 """Who holds the lock, in words. A file of its own: whoever tries the lock empties its file."""
 
 
@@ -39,15 +39,16 @@ class WriterLock:
                 hint="Put the index elsewhere with --index DIR.",
             ) from error
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        with suppress(OSError):  # a full disk, say: only the message to others is lost
-            (directory / _HOLDER).write_text(
-                f"process {os.getpid()} on {platform.node()} since {since}", encoding="utf-8"
-            )
+        with (
+            suppress(OSError),  # a full disk, say: only the message to others is lost
+            open(directory / HOLDER, "w", encoding="utf-8", opener=_follow_no_link) as file,
+        ):
+            file.write(f"process {os.getpid()} on {platform.node()} since {since}")
 
     def release(self) -> None:
         """Let the next writer in."""
         with suppress(OSError):
-            (self._directory / _HOLDER).unlink()
+            (self._directory / HOLDER).unlink()
         self._lock.release()
 
 
@@ -71,8 +72,12 @@ def writer_of(directory: Path) -> str | None:
     return None
 
 
+def _follow_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 def _holder(directory: Path) -> str:
     try:
-        return (directory / _HOLDER).read_text(encoding="utf-8", errors="replace")
+        return (directory / HOLDER).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

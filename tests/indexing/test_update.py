@@ -1,15 +1,18 @@
 """The whole flow that ``index``, ``watch`` and the Python API share, without the command line."""
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import TINY_CONFIG, make_picture, save_snapshot
-from fakes import DecodeHere, FakeEncoder
+from fakes import DecodeHere, FakeEncoder, fake_spec
 from filelock import FileLock
+from small_index import snapshot
 
 from clipsearch.domain import taxonomy
 from clipsearch.errors import (
@@ -21,13 +24,14 @@ from clipsearch.errors import (
     UsageError,
 )
 from clipsearch.indexing import embed
-from clipsearch.indexing.update import UpdateOptions, update
-from clipsearch.models.choice import ModelChoice
+from clipsearch.indexing.update import UpdateOptions, place_of, update
+from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.models.load import Encoders
 from clipsearch.records import IndexSummary, ModelFiles, Scope
 from clipsearch.storage import known
 from clipsearch.storage.catalog import CATALOG, FOLDER, Store
 from clipsearch.storage.collection import Collection
+from clipsearch.storage.lock import LOCK
 
 
 @pytest.fixture(autouse=True)
@@ -289,3 +293,69 @@ def test_a_damaged_scope_is_said_again_and_not_taken_for_none(
     assert len(indexed(photos)) == 4
     run(photos, replace(options, no_exclude=True, exclude=["sub/"]))
     assert (len(indexed(photos)), scope(photos)) == (4, Scope(("sub/",)))
+
+
+# -- two first runs at once ------------------------------------------------------------------------
+
+
+def test_an_index_that_another_first_run_has_made_meanwhile_is_brought_up_to_date(
+    photos: Path, options: UpdateOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ModelChoice.files
+
+    def slowly(choice: ModelChoice, notify: Notify) -> ModelFiles:
+        monkeypatch.undo()
+        monkeypatch.setattr(embed, "DecodePool", DecodeHere)
+        assert run(photos, options)[0].added == 6  # while the first run finds its model
+        return files(choice, notify)
+
+    monkeypatch.setattr(ModelChoice, "files", slowly)
+    summary, _ = run(photos, options)
+    assert (summary.added, summary.unchanged) == (0, 6)
+
+
+def test_the_second_first_run_is_told_of_the_first_or_waits_for_it(
+    photos: Path, options: UpdateOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first holds the lock already, and has committed nothing yet."""
+    (photos / FOLDER).mkdir()
+    (photos / FOLDER / CATALOG).touch()
+    first = FileLock(photos / FOLDER / LOCK)
+    first.acquire()
+    with pytest.raises(IndexLocked, match="another clipsearch is writing"):
+        run(photos, options)
+    told: list[str] = []
+
+    def notify(message: str) -> None:
+        told.append(message)
+        first.release()
+        run(photos, options)
+
+    encoders = Encoders(lambda: FakeEncoder(32), lambda: FakeEncoder(32))
+    done = update(photos, replace(options, wait=True), encoders=lambda _: encoders, notify=notify)
+    assert (done.added, done.unchanged) == (0, 6)
+    assert len(told) == 1
+    assert told[0].endswith("; waiting for it")
+
+
+# -- somebody else's index -------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no users of that kind there")
+def test_nothing_is_written_to_somebody_elses_index_above(
+    photos: Path, options: UpdateOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As anybody could put one into /tmp."""
+    Store.create(tmp_path / FOLDER, tmp_path, fake_spec()).close()
+    before = snapshot(tmp_path / FOLDER)
+    lstat = os.lstat
+
+    def strangers(path: Path) -> object:
+        above = Path(os.fsdecode(path)) == tmp_path / FOLDER
+        return SimpleNamespace(st_uid=4242) if above else lstat(path)
+
+    monkeypatch.setattr(os, "lstat", strangers)
+    assert run(photos, options)[0].added == 6
+    assert Store.exists(photos / FOLDER)
+    assert snapshot(tmp_path / FOLDER) == before
+    assert place_of(tmp_path, None) == tmp_path / FOLDER  # the very folder that was named

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fakes import fake_spec
@@ -15,7 +16,7 @@ from clipsearch import paths
 from clipsearch.errors import IndexNotFound, UsageError
 from clipsearch.records import Filter
 from clipsearch.storage import below, known
-from clipsearch.storage.catalog import FOLDER, Store
+from clipsearch.storage.catalog import CATALOG, FOLDER, Store
 
 
 def made(root: Path, directory: Path | None = None) -> Path:
@@ -240,8 +241,7 @@ def test_a_list_that_cannot_be_written_costs_only_the_convenience(tmp_path: Path
     directory = made(tmp_path / "photos")
     assert known.remembered() == {}
     assert known.find(tmp_path / "photos", None) == [directory]
-    with pytest.raises(IndexNotFound):
-        known.find(tmp_path, None)
+    assert known.find(tmp_path, None) == [directory]  # by looking for it
 
 
 def test_a_write_that_fails_leaves_the_list_as_it_was(
@@ -288,6 +288,127 @@ def test_a_list_that_somebody_else_holds_is_waited_for_and_then_left(
     assert known.remembered() == {}
     known.remember(directory, tmp_path / "photos")
     assert known.remembered() == {directory: tmp_path / "photos"}
+
+
+# -- somebody else's -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def strangers(tmp_path: Path, listed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An index in a folder above, as anybody could put one into /tmp; it is another user's."""
+    directory = made(tmp_path / "above")
+    listed.unlink()
+    (tmp_path / "above" / "mine").mkdir()
+    owned_by(monkeypatch, directory, 4242)
+    return directory
+
+
+def owned_by(monkeypatch: pytest.MonkeyPatch, directory: Path, uid: int) -> None:
+    lstat = os.lstat
+
+    def with_owner(path: Path) -> object:
+        return SimpleNamespace(st_uid=uid) if Path(path) == directory else lstat(path)
+
+    monkeypatch.setattr(os, "lstat", with_owner)
+
+
+needs_users = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no users of that kind there")
+
+
+@needs_users
+def test_somebody_elses_index_is_not_used_by_itself(tmp_path: Path, strangers: Path) -> None:
+    above, mine = strangers.parent, strangers.parent / "mine"
+    for start in (above, mine):
+        assert known.holding(start) is None
+        with pytest.raises(IndexNotFound, match="is another user's") as caught:
+            known.find(start, None)
+        assert f"--index {strangers}" in caught.value.hint
+    assert known.holding(mine, named=True) is None  # the folder above was not named
+    assert known.find(made(mine).parent, None) == [mine / FOLDER]
+
+
+@needs_users
+def test_somebody_elses_index_is_used_when_it_is_named(tmp_path: Path, strangers: Path) -> None:
+    above, mine = strangers.parent, strangers.parent / "mine"
+    assert known.find(mine, strangers) == known.find(mine, above) == [strangers]
+    assert known.holding(above, named=True) == strangers
+    assert known.find(above, None, named=True) == [strangers]
+    with known.opened(above, None, print) as (stores, _):
+        assert stores[0].root == above
+    known.remember(strangers, above)  # as an index run does
+    assert known.find(mine, None) == [strangers]
+
+
+@needs_users
+def test_an_index_of_root_and_under_sudo_that_of_the_caller_are_used(
+    tmp_path: Path, strangers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = strangers.parent / "mine"
+    for user, sudo, owner, used in (
+        *((0, "", 4242, False), (0, "4242", 4242, True), (0, "no number", 4242, False)),
+        *((1000, "4242", 4242, False), (1000, "", 0, True), (4242, "", 4242, True)),
+    ):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        monkeypatch.setenv("SUDO_UID", sudo)
+        with monkeypatch.context() as patch:
+            owned_by(patch, strangers, owner)
+            assert (known.holding(mine) == strangers) == used
+    monkeypatch.delattr(os, "geteuid")  # Windows
+    assert known.holding(mine) == strangers
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may give files away"
+)
+def test_a_link_to_an_index_of_ours_is_whose_who_made_it(tmp_path: Path, listed: Path) -> None:
+    directory = made(tmp_path / "photos")
+    listed.unlink()
+    (tmp_path / "above" / "mine").mkdir(parents=True)
+    link = tmp_path / "above" / FOLDER
+    link.symlink_to(directory)
+    assert known.holding(tmp_path / "above" / "mine") == link
+    os.chown(link, 4242, -1, follow_symlinks=False)
+    assert known.holding(tmp_path / "above" / "mine") is None
+    os.chown(directory, 4242, -1)
+    assert known.holding(tmp_path / "photos") is None
+
+
+@needs_users
+def test_a_folder_of_somebody_else_that_may_not_be_entered_is_passed_over(
+    strangers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exists = Store.exists
+
+    def may_not(directory: Path) -> bool:
+        if directory == strangers:
+            raise PermissionError(13, "Permission denied", str(directory))
+        return exists(directory)
+
+    monkeypatch.setattr(Store, "exists", may_not)
+    assert known.holding(strangers.parent / "mine") is None
+    owned_by(monkeypatch, strangers, os.geteuid())
+    with pytest.raises(PermissionError):  # ours: it is not to be passed over in silence
+        known.holding(strangers.parent / "mine")
+
+
+# -- a folder of its own -------------------------------------------------------------------------
+
+
+def test_an_index_is_made_in_an_empty_folder_or_goes_on_where_a_run_was_killed(
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "index"
+    known.require_own_folder(place)
+    place.mkdir()
+    known.require_own_folder(place)
+    for name in (CATALOG, f"{CATALOG}-journal", "writer.lock", "writer.txt"):
+        (place / name).touch()
+    known.require_own_folder(place)
+    (place / "letter.txt").touch()
+    with pytest.raises(UsageError, match=r"has other things in it, letter\.txt for example"):
+        known.require_own_folder(place)
+    made(tmp_path / "photos", place)
+    known.require_own_folder(place)  # it is an index by now
 
 
 # -- opened --------------------------------------------------------------------------------------

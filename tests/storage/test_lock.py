@@ -1,5 +1,6 @@
 """One process writes at a time, and a lock does not outlive its holder."""
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from fakes import (
 from small_index import QUERY, add, check, forest, holder, pictures
 
 from clipsearch.errors import (
+    IndexExists,
     IndexLocked,
     IndexUnreadable,
 )
@@ -30,6 +32,25 @@ def test_a_second_writer_is_told_at_once(root: Path, directory: Path) -> None:
     first.close()
     with Store.open_for_writing(directory) as second:
         add(second, pictures(1))
+
+
+def test_an_index_that_was_made_meanwhile_is_not_made_again(root: Path, directory: Path) -> None:
+    with Store.create(directory, root, fake_spec()) as first:
+        vectors = add(first, pictures(3))
+    for wait in (False, True):
+        with pytest.raises(IndexExists, match="has made an index at"):
+            Store.create(directory, root, fake_spec(), wait=wait)
+    with Store.open_for_writing(directory) as store:
+        check(store, vectors)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no links for everybody there")
+def test_the_name_of_the_holder_is_written_through_no_link(root: Path, directory: Path) -> None:
+    directory.mkdir()
+    (root / "letter.txt").write_text("mine")
+    (directory / "writer.txt").symlink_to(root / "letter.txt")
+    Store.create(directory, root, fake_spec()).close()
+    assert (root / "letter.txt").read_text() == "mine"
 
 
 def test_the_lock_is_free_after_a_failure_to_open(writer: Store, directory: Path) -> None:

@@ -1,5 +1,6 @@
 """``clipsearch domain init|show|check``."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +9,7 @@ import typer
 
 from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, say
+from clipsearch.cli.options import files
 from clipsearch.cli.options.collection import UnderOption, directory_of_one
 from clipsearch.cli.render.domain import domain_text, gate_record, gate_text
 from clipsearch.cli.render.json_lines import json_line
@@ -58,17 +60,13 @@ def init_command(
             f"no domain '{copy}' is shipped{did_you_mean(copy, taxonomy.shipped())}",
             hint=f"There is {', '.join(taxonomy.shipped())}.",
         )
-    text = taxonomy.source(copy) if copy else taxonomy.starter()
-    try:
-        with file.open("x", encoding="utf-8") as opened:
-            opened.write(text)
-    except FileExistsError as error:
+    if os.path.lexists(file):
         raise UsageError(
             f"{file} is there already", hint="Name another file, or remove that one first."
-        ) from error
-    except OSError as error:
-        raise UsageError(f"cannot write {file}: {error.strerror}") from error
-    say(f"wrote {file}; edit it, try it with: clipsearch domain check {file}")
+        )
+    files.check(file, option="domain init")
+    files.write(file, taxonomy.source(copy) if copy else taxonomy.starter())
+    say(f"edit it, and try it with: clipsearch domain check {file}")
     return ExitCode.OK
 
 

@@ -77,6 +77,7 @@ def duplicates_command(
             show_default=False,
         ),
     ] = None,
+    force: html_file.ForceOption = False,
     quiet: Annotated[
         bool, typer.Option("-q", "--quiet", help="Print nothing; the exit code tells.")
     ] = False,
@@ -100,7 +101,6 @@ def duplicates_command(
       clipsearch duplicates --all-but-best -0 | xargs -0 trash-put
     """
     _check(copies, bursts, threshold, all_but_best, json, null)
-    html_file.check(html)
     if folder is not None:
         if where.under is not None:
             raise UsageError("the folder is given twice", hint="Leave out --under.")
@@ -108,7 +108,7 @@ def duplicates_command(
     measured: list[Likeness] = []
     notify: Notify = (lambda message: None) if quiet else say
     with opened(where, index) as (stores, only), progress() as bar:
-        html_file.keep_pictures(html, stores)
+        html_file.check(html, stores, force=force)
         model = shared_model(stores).label
         if not quiet:
             tell_left_out(stores, only)
@@ -131,6 +131,10 @@ def duplicates_command(
             )
     show = _shown(absolute)
     notes = reports.notes(found, [] if threshold else measured, looked=not bursts)
+    if html is not None:  # before anything is printed, since whoever reads that may go away
+        from clipsearch.web.pages import duplicates as duplicates_page
+
+        html_file.write(html, duplicates_page.page(found.groups, notes), force=force)
     if not quiet:
         for line in [*notes, *reports.stale_lines(found, show)]:
             say(line)
@@ -143,10 +147,6 @@ def duplicates_command(
             show_table(reports.table(found.groups, show))
         else:
             reports.write_paths(found.groups, show, end, stream)
-    if html is not None:
-        from clipsearch.web.pages import duplicates as duplicates_page
-
-        html_file.write(html, duplicates_page.page(found.groups, notes))
     return ExitCode.OK if found.groups else ExitCode.NO_MATCH
 
 

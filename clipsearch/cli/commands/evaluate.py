@@ -8,7 +8,7 @@ import typer
 
 from clipsearch.cli.app import DeviceOption, IndexOption, commands, progress, say
 from clipsearch.cli.options.collection import UnderOption, directory_of_one, say_skipped
-from clipsearch.cli.options.files import check, keep_pictures, write
+from clipsearch.cli.options.files import ForceOption, check, write
 from clipsearch.cli.render.evaluation import evaluation_lines, evaluation_record, evaluation_tables
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.cli.render.table import show
@@ -44,6 +44,7 @@ def evaluate_command(
             show_default=False,
         ),
     ] = None,
+    force: ForceOption = False,
     under: UnderOption = None,
     device: DeviceOption = "auto",
     index: IndexOption = None,
@@ -61,9 +62,8 @@ def evaluate_command(
       clipsearch evaluate test.csv --under ~/Pictures --html report.html
       clipsearch evaluate captions.tsv --json
     """
-    check(html)
     with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
-        keep_pictures(html, [store])
+        check(html, [store], force=force)
         test_set = read(labelled, Collection(store).domain)
         with progress() as bar:
             findings = evaluate(store, test_set, Encoders.of(store.spec, device, say), bar)
@@ -73,7 +73,7 @@ def evaluate_command(
         from clipsearch.web.pages import evaluation
 
         hint = "The index has the result; name another file and run the same command again."
-        write(html, evaluation.page(findings), hint)
+        write(html, evaluation.page(findings), force=force, hint=hint)
     if json:
         sys.stdout.buffer.write(json_line(evaluation_record(findings)))
     else:

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli.app import DeviceOption, IndexOption, commands, say
-from clipsearch.cli.options import files
 from clipsearch.cli.options.answer import AnswerOptions
 from clipsearch.cli.options.filters import FilterOptions
 from clipsearch.cli.options.groups import grouped
@@ -93,8 +92,7 @@ def _answer_one(
     tell = (lambda line: None) if show.quiet else say
     query = what.query()
     with opened(where, index) as (stores, only):
-        files.keep_pictures(show.html, stores)
-        files.keep_pictures(show.montage, stores)
+        show.check_files(stores)
         for note in search.notes(query):
             tell(note)
         collections = [Collection(store) for store in stores]
@@ -104,9 +102,11 @@ def _answer_one(
         tested = tested_lines(collections)
         for line in [*left_out(stores, only), *tested]:
             tell(line)
-    for line in [*found.explanation, *answer_lines(found, strict=answer.strict, all=answer.all)]:
+    lines = list(answer_lines(found, strict=answer.strict, all=answer.all))
+    for line in [*found.explanation, *lines]:
         tell(line)
     if not found.hits:
+        show.write([], [], query.said, stores[0].spec.label, lines, tested)
         return ExitCode.NO_MATCH
     if sys.stdout.isatty() and found.matching > len(found.hits) and not answer.all:
         tell(f"{matches(found.matching, len(found.hits))} (-k shows more)")

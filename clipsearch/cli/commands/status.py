@@ -34,7 +34,7 @@ def status_command(
       clipsearch status ~/Pictures --json
     """
     start = (folder or Path()).resolve()
-    for directory in known.find(start, index, say):
+    for directory in known.find(start, index, say, named=folder is not None):
         with Store.open(directory) as store:
             status, assured = store.status(), Collection(store)
             if json:

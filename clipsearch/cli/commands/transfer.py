@@ -16,6 +16,7 @@ from clipsearch.indexing.transfer.export import export
 from clipsearch.indexing.transfer.import_ import ImportOptions, import_embeddings
 from clipsearch.indexing.transfer.layout import Kind, has_pyarrow
 from clipsearch.models.choice import ModelChoice
+from clipsearch.storage import known
 from clipsearch.text import printable
 
 app = commands()
@@ -61,6 +62,7 @@ def export_command(
                 f"there are {len(stores)} indexed folders here, and an export is of one",
                 hint="Say which one you mean with --under FOLDER.",
             )
+        known.protect(Path(os.path.realpath(folder)), stores)
         tell_left_out(stores, only)
         kind: Kind = "parquet" if parquet or (parquet is None and has_pyarrow()) else "jsonl"
         rows = export(stores[0], folder, kind, only, bar)

@@ -57,7 +57,7 @@ def verify_command(
     """
     start = (folder or Path()).resolve()
     code = ExitCode.OK
-    for directory in known.find(start, index, say):
+    for directory in known.find(start, index, say, named=folder is not None):
         with Store.open_for_writing(directory) if repair else Store.open(directory) as store:
             root = store.root
             exclude = store.scope.exclude

@@ -37,7 +37,7 @@ def directory_of_one(about: Sequence[Path], under: Path | None, index: Path | No
             holder = known.holding(path.resolve())
             if holder is not None:
                 return holder
-    found = known.find(start, index, say)
+    found = known.find(start, index, say, named=under is not None)
     if len(found) > 1:
         raise UsageError(
             f"there are {len(found)} indexed folders below {start}",

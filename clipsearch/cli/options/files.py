@@ -1,44 +1,93 @@
-"""The files that ``--html`` and ``--montage`` name."""
+"""The files that a user names for the program to write: no other room writes them.
+
+What clipsearch did not write is not overwritten without ``--force``, and an index's own files and
+indexed pictures never are. Links are followed first, and a file is replaced as one step.
+"""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from clipsearch.cli.app import say
 from clipsearch.errors import UsageError
+from clipsearch.paths import is_marked, write_whole
 
 if TYPE_CHECKING:
     from clipsearch.storage.catalog import Store
 
+ForceOption = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Overwrite a file that clipsearch did not write; never an indexed picture, or what "
+        "an index is made of.",
+    ),
+]
 
-def check(path: Path | None, option: str = "--html") -> None:
-    """Raise UsageError, before any work is done, if there can be no such file."""
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        raise UsageError(
-            f"cannot write {path}", hint=f"{option} takes a file in a folder that exists."
-        )
 
+def check(
+    path: Path | None,
+    stores: "Sequence[Store]" = (),
+    *,
+    option: str = "--html",
+    force: bool = False,
+) -> None:
+    """Raise UsageError, before any work is done, for a file that cannot or may not be written.
 
-def keep_pictures(path: Path | None, stores: "Sequence[Store]") -> None:
-    """Raise UsageError if the file is a picture of a collection: these are never changed."""
+    stores: the open collections, in case they are on no list.
+    """
     if path is None:
         return
-    from clipsearch.records import Filter
+    from clipsearch.storage import known  # here: the options of every command load this file
 
-    folder, name = os.path.split(path.absolute())
-    itself = os.fsencode(os.path.join(os.path.realpath(folder), name))
-    if any(store.count(Filter(paths=frozenset({itself}))) for store in stores):
-        raise UsageError(
-            f"{path} is a picture of the collection, and is not written over",
-            hint="Give the file another name.",
-        )
+    target = _target(path, option)
+    known.protect(target, stores)
+    _require_ours(path, target, force)
 
 
-def write(path: Path, content: str | bytes, hint: str = "") -> None:
-    """Write the file and say so. Raises UsageError, with this hint."""
+def write(path: Path, content: str | bytes, *, force: bool = False, hint: str = "") -> None:
+    """Write a file as one step, and say so. Raises UsageError, where the disk fails with this hint.
+
+    It is checked again, since another program may have made one of this name meanwhile.
+    """
+    check(path, force=force)
+    target = _target(path)
     try:
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666
+        write_whole(target, content.encode() if isinstance(content, str) else content, mode)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", hint=hint) from error
     say(f"wrote {path}")
+
+
+def _target(path: Path, option: str = "--html") -> Path:
+    """Where the file lies, its links followed. Raises UsageError if there can be no such file."""
+    target = Path(os.path.realpath(path))
+    hint = f"{option} takes a file in a folder that exists."
+    if target.is_dir() or not target.parent.is_dir():
+        raise UsageError(f"cannot write {path}", hint=hint)
+    if path.exists() and not path.is_file():  # a device or a FIFO
+        raise UsageError(f"cannot write {path}: it is not a regular file", hint=hint)
+    if path.is_symlink() and not path.exists():
+        # Whoever made the link would choose where the file appears.
+        raise UsageError(f"cannot write {path}: it is a link that leads nowhere", hint=hint)
+    return target
+
+
+def _require_ours(path: Path, target: Path, force: bool) -> None:
+    """Raise UsageError for a file that is not ours to overwrite. An empty one holds nothing."""
+    if not target.exists():
+        return
+    try:
+        if not (force or target.stat().st_size == 0 or is_marked(target)):
+            raise UsageError(
+                f"{path} is there already, and clipsearch did not write it",
+                hint="Name another file, or add --force to overwrite this one.",
+            )
+        if not os.access(target, os.W_OK):
+            raise UsageError(f"cannot write {path}: it is write-protected")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="Name another.") from error

@@ -1,7 +1,7 @@
 """Options that say how hits are printed and shown."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +16,7 @@ from clipsearch.paths import absolute_path, relative_path, shown_path
 if TYPE_CHECKING:
     from clipsearch.cli.render.hits import Show, Write
     from clipsearch.records import Hit
+    from clipsearch.storage.catalog import Store
 
 
 AbsoluteOption = Annotated[
@@ -64,6 +65,7 @@ class HitOptions:
             show_default=False,
         ),
     ] = None
+    force: files.ForceOption = False
     preview: Annotated[
         bool, typer.Option("--preview", help="Also draw the thumbnails in the terminal.")
     ] = False
@@ -74,8 +76,6 @@ class HitOptions:
     def check(self) -> None:
         """Raise UsageError, before any work is done, for what cannot be."""
         self.writer()
-        files.check(self.html)
-        files.check(self.montage, "--montage")
         if self.open_page and self.html is None:
             raise UsageError("--open shows the page of --html", hint="Add --html FILE.")
         if self.montage is not None:
@@ -91,6 +91,11 @@ class HitOptions:
             from clipsearch.cli.render.preview import require_terminal
 
             require_terminal()
+
+    def check_files(self, stores: "Sequence[Store]") -> None:
+        """Raise UsageError, before any work is done, for files that may not be written."""
+        files.check(self.html, stores, force=self.force)
+        files.check(self.montage, stores, option="--montage", force=self.force)
 
     def show(self) -> "Show":
         """How a path is printed."""
@@ -130,35 +135,49 @@ class HitOptions:
         said: Iterable[str],
         notes: Sequence[str],
     ) -> None:
-        """Print the hits, and show them as pictures where that was asked for.
+        """Write the page and the montage that were asked for, then print the hits.
 
-        classes: of each hit; only the page needs them. asked: the query in words. said: the
-        verdict and how much was found, for its heading. notes: what is to be known of the answer, a
-        line each. Raises UsageError for what cannot be written.
+        In this order since whoever reads the hits may go away, as ``head`` does. Without hits the
+        page says so, in place of an earlier one, and there is no montage. classes: of each hit;
+        only the page needs them. asked: the query in words. said: the verdict and how much was
+        found, for its heading. notes: what is to be known of the answer, a line each. Raises
+        UsageError for what cannot be written.
         """
-        if not self.quiet:
-            self.writer()(hits, model, sys.stdout.buffer)
-        if self.html is None and self.montage is None and not self.preview:
-            return
-        from clipsearch.images.thumbnails import thumbnails_of
-        from clipsearch.web.pages import contact_sheet
+        shown = self.html is not None or self.montage is not None or self.preview
+        pictures = _thumbnails(hits) if shown and hits else {}
+        if self.html is not None:
+            from clipsearch.web.pages import contact_sheet
 
-        pictures = thumbnails_of(hits)
-        if self.preview:
+            page = contact_sheet.page(
+                hits, classes, pictures, asked, said, [f"ranked by {model}", *notes]
+            )
+            files.write(self.html, page, force=self.force)
+        if self.montage is not None:
+            self._write_montage(self.montage, hits, pictures)
+        if hits and not self.quiet:
+            self.writer()(hits, model, sys.stdout.buffer)
+        if hits and self.preview:
             from clipsearch.cli.render.preview import preview
 
             sys.stdout.flush()
             preview(hits, pictures)
-        if self.html is not None:
-            page = contact_sheet.page(
-                hits, classes, pictures, asked, said, [f"ranked by {model}", *notes]
-            )
-            files.write(self.html, page)
-        if self.montage is not None:
-            from clipsearch.images.montage import MOST, format_of, montage
-
-            if len(hits) > MOST:
-                say(f"the montage has the first {MOST:,} of {len(hits):,} hits")
-            files.write(self.montage, montage(hits, pictures, format_of(self.montage.name)))
         if self.open_page and self.html is not None:
             typer.launch(self.html.absolute().as_uri())
+
+    def _write_montage(
+        self, path: Path, hits: "Sequence[Hit]", pictures: Mapping[bytes, bytes]
+    ) -> None:
+        from clipsearch.images.montage import MOST, format_of, montage
+
+        if not hits:
+            say("no montage written: no match")
+            return
+        if len(hits) > MOST:
+            say(f"the montage has the first {MOST:,} of {len(hits):,} hits")
+        files.write(path, montage(hits, pictures, format_of(path.name)), force=self.force)
+
+
+def _thumbnails(hits: "Sequence[Hit]") -> Mapping[bytes, bytes]:
+    from clipsearch.images.thumbnails import thumbnails_of  # here: Pillow costs a query 30 ms
+
+    return thumbnails_of(hits)

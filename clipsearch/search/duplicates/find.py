@@ -12,6 +12,7 @@ indexed is in no group.
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -166,7 +167,8 @@ def _worse(member: Member) -> tuple[object, ...]:
 def _by_content(pictures: Iterable[Member]) -> tuple[list[list[Member]], list[bytes]]:
     """Pictures with one content together; and the paths of copies that are not there any more.
 
-    A file without a copy is not looked for: most are in no group, and a disk may be slow.
+    A file without a copy is not looked for: most are in no group, and a disk may be slow. A file
+    that is found under several paths counts once, under the best of them.
     """
     classes: dict[bytes, list[Member]] = {}
     for member in pictures:
@@ -176,9 +178,34 @@ def _by_content(pictures: Iterable[Member]) -> tuple[list[list[Member]], list[by
     for members in classes.values():
         there = members if len(members) == 1 else [one for one in members if _is_there(one)]
         stale += [one.path for one in members if one not in there]
-        if there:
-            kept.append(there)
+        files = there if len(there) == 1 else _each_file_once(there)
+        if files:
+            kept.append(files)
     return kept, stale
+
+
+def _each_file_once(members: Iterable[Member]) -> list[Member]:
+    """Members whose files are different ones, the first of each.
+
+    A folder that is mounted twice has each file under two paths, as has one that is indexed under
+    two spellings of its name; removing "the copy" would remove the only one. Hard links are one
+    file, too: removing one of them frees nothing.
+    """
+    seen: set[tuple[str, int, int]] = set()
+    found = []
+    for member in members:
+        with suppress(OSError):  # gone a moment ago
+            status = os.lstat(member.path)
+            # A share that is mounted twice may be two devices, on which one file has one number
+            # and changed at one moment.
+            keys = {
+                ("device", status.st_dev, status.st_ino),
+                ("changed", status.st_ctime_ns, status.st_ino),
+            }
+            if not keys & seen:
+                found.append(member)
+            seen |= keys
+    return found
 
 
 def _is_there(member: Member) -> bool:

@@ -18,6 +18,7 @@ from urllib.parse import quote_plus
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from clipsearch.paths import MARK
 from clipsearch.text import printable
 
 INSIDE = "img-src data:"
@@ -41,6 +42,7 @@ def document(
     return render(
         template,
         title=title,
+        mark=MARK,
         policy=Markup(policy(script, loads)),
         style=Markup("\n".join(map(source, styles))),
         script=Markup(script),

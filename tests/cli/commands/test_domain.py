@@ -291,6 +291,17 @@ def test_init_writes_a_file_that_is_right_and_overwrites_none(run: Run, tmp_path
     assert b"the file is right" in checked.out
 
 
+def test_init_writes_into_no_index_and_through_no_link(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".clipsearch").mkdir()
+    (tmp_path / "link.toml").symlink_to("planted.toml")
+    for name in (".clipsearch/mine.toml", "link.toml"):
+        assert run("domain", "init", name, cwd=tmp_path).code == 2
+    assert not (tmp_path / "planted.toml").exists()
+    assert not (tmp_path / ".clipsearch" / "mine.toml").exists()
+
+
 def test_init_copies_a_shipped_domain(run: Run, tmp_path: Path) -> None:
     assert run("domain", "init", "mine.toml", "--copy", "everyday", cwd=tmp_path).code == 0
     mine = run("domain", "show", "mine.toml", cwd=tmp_path)

@@ -15,6 +15,8 @@ import pytest
 from conftest import ASK, Ran, Run, places_beside, run_here
 from PIL import Image
 
+from clipsearch.cli.render import duplicates as reports
+from clipsearch.paths import is_marked
 from clipsearch.storage.catalog import Store
 
 GROUPS = [
@@ -177,6 +179,52 @@ def test_a_page(run: Run, made: Path, tmp_path: Path) -> None:
     assert "<copy>" not in page
     assert "Content-Security-Policy" in page
     assert "<script" not in page
+
+
+def test_a_page_is_written_first_and_over_no_picture(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "link.html").symlink_to("c.png")
+    (photos / "notes.html").write_text("mine")
+    for name in ("link.html", "notes.html", ".clipsearch/catalog.sqlite3"):
+        before = (photos / name).read_bytes()
+        done = run("duplicates", "--html", name, cwd=photos)
+        assert (done.code, done.out) == (2, b"")
+        assert (photos / name).read_bytes() == before
+    copies = ["duplicates", "--copies", "--html"]
+    assert run(*copies, "notes.html", "--force", cwd=photos).code == 0
+
+    def gone(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(reports, "write_paths", gone)
+    assert run(*copies, "groups.html", cwd=photos).code == 0
+    assert is_marked(photos / "groups.html")
+
+
+@pytest.mark.process
+def test_a_folder_that_is_mounted_twice_has_no_copies(
+    run: Run, photos: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    """``--all-but-best -0 | xargs -0 rm`` would delete the only one there is."""
+    twice = tmp_path / "all"
+    for name in ("one", "two"):
+        (twice / name).mkdir(parents=True)
+        mount = ["mount", "--bind", os.fspath(photos), os.fspath(twice / name)]
+        if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
+            pytest.skip("nothing can be mounted here")
+    try:
+        assert run("index", twice, "--model", tiny_model).code == 0
+        for copies in ([], ["--copies"]):
+            done = run("duplicates", twice, *copies, "--all-but-best", "-0", "--relative")
+            spare = done.out.split(b"\0")[:-1]
+            assert len(spare) == 1 + (not copies)
+        subprocess.run(["xargs", "-0", "rm", "--"], input=done.out, cwd=tmp_path, check=True)
+        assert len([path for path in photos.rglob("b*.png") if path.is_file()]) == 1
+        assert run("duplicates", twice, "--copies").code == 1
+    finally:
+        for name in ("one", "two"):
+            subprocess.run(["umount", os.fspath(twice / name)], check=False)
 
 
 def test_nothing_is_indexed(run: Run, tmp_path: Path) -> None:

@@ -149,6 +149,20 @@ def test_a_page_is_written_beside_the_report(run: Run, collection: Path, tmp_pat
     assert text.rstrip().endswith("</html>")
 
 
+def test_a_page_takes_the_place_of_no_file_of_the_users(run: Run, collection: Path) -> None:
+    (collection / "link.html").symlink_to("wall/0.png")
+    for name in ("link.html", "wall/1.png", ".clipsearch/catalog.sqlite3"):
+        before = (collection / name).read_bytes()
+        done = run("evaluate", ".", "--html", name, "--force", cwd=collection)
+        assert (done.code, done.out) == (2, b"")
+        assert (collection / name).read_bytes() == before
+    (collection / "notes.html").write_text("mine")
+    done = run("evaluate", ".", "--html", "notes.html", cwd=collection)
+    assert done.code == 2
+    assert "add --force" in done.err
+    assert kept(collection).evaluation is None  # before any work is done
+
+
 def test_another_test_set_for_the_collection_around_the_current_folder(
     run: Run, collection: Path, tmp_path: Path
 ) -> None:

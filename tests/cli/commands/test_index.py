@@ -213,6 +213,24 @@ def test_an_index_may_lie_elsewhere_and_nothing_is_written_among_the_pictures(
     assert sorted(root.rglob("*")) == before
 
 
+def test_an_index_takes_a_folder_of_its_own(run: Run, tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "home" / "documents").mkdir(parents=True)
+    for place in (tmp_path / "home", Path("/"), tmp_path / "empty"):
+        done = run("index", tmp_path / "empty", "--index", place, "--model", "no such model")
+        assert done.code == 2
+        assert ("has other things in it" in done.err) == (place.name != "empty")
+    done = run("index", tmp_path / "empty", "--index", tmp_path / "home", "--model", tiny_model)
+    assert (done.code, done.out) == (2, b"")
+    assert f"--index {tmp_path}/home/clipsearch-index" in done.err
+    assert os.listdir(tmp_path / "home") == ["documents"]
+    place = tmp_path / "home" / "clipsearch-index"
+    for _ in range(2):
+        done = run("index", tmp_path / "empty", "--index", place, "--model", tiny_model)
+        assert done.code == 0
+    assert (place / "catalog.sqlite3").is_file()
+
+
 def test_many_missing_pictures_are_kept_until_that_is_accepted(run: Run, collection: Path) -> None:
     """An unmounted disk is an empty folder."""
     for name in NAMES:

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from conftest import (
 )
 from PIL import Image
 
+from clipsearch.cli.options.hits import HitOptions
+from clipsearch.paths import is_marked
 from clipsearch.records import Hit
 from clipsearch.storage.catalog import Store
 from clipsearch.vectors import l2_normalise
@@ -180,6 +184,81 @@ def test_a_page_of_thumbnails(run: Run, made: Path, tmp_path: Path) -> None:
         done = run(*ASK, "snow", *option, cwd=made)
         assert (done.code, done.out) == (2, b"")
         assert said in done.err
+
+
+def test_no_page_or_montage_takes_the_place_of_a_photograph(
+    run: Run, made: Path, collection: Path
+) -> None:
+    make_picture(collection / "since the last run.png", 60)
+    (collection / "link.png").symlink_to("a.png")
+    (collection / "link.html").symlink_to("a.png")
+    before = {path: path.read_bytes() for path in collection.rglob("*") if path.is_file()}
+    for option, name, said in (
+        ("--html", "link.html", "is a picture of the collection"),
+        ("--montage", "link.png", "is a picture of the collection"),
+        ("--montage", made / "a.png", "is a picture of the collection"),
+        ("--montage", "since the last run.png", "is there already"),
+        ("--html", ".clipsearch/catalog.sqlite3", "lies in an index folder"),
+        ("--html", ".clipsearch/page.html", "lies in an index folder"),
+    ):
+        done = run(*ASK, "snow", option, name, cwd=collection)
+        assert (done.code, done.out) == (2, b"")
+        assert said in done.err
+        assert len(done.err.splitlines()) == 2
+    for name in ("link.html", "a.png", ".clipsearch/catalog.sqlite3"):
+        done = run(*ASK, "snow", "--html", name, "--force", cwd=collection)
+        assert (done.code, done.out) == (2, b"")
+    after = {path: path.read_bytes() for path in collection.rglob("*") if path.is_file()}
+    assert after == before
+    done = run(*ASK, "snow", "--montage", "since the last run.png", "--force", cwd=collection)
+    assert done.code == 0
+    assert is_marked(collection / "since the last run.png")
+
+
+def test_the_page_is_there_though_nobody_reads_the_hits(
+    run: Run, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / "hits.html", tmp_path / "hits.png"]
+
+    def gone(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(HitOptions, "writer", lambda _: gone)
+    done = run(*ASK, "snow", "--html", files[0], "--montage", files[1], cwd=made)
+    assert (done.code, done.out) == (0, b"")
+    assert all(map(is_marked, files))
+
+
+@pytest.mark.process
+def test_the_page_is_written_before_a_pipe_is_closed(made: Path, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as head does, once it has seen enough
+    command = [sys.executable, "-m", "clipsearch", *ASK, "snow", "--html", tmp_path / "hits.html"]
+    try:
+        done = subprocess.run(command, cwd=made, stdout=writing, check=False)
+    finally:
+        os.close(writing)
+    assert done.returncode == 0
+    assert is_marked(tmp_path / "hits.html")
+
+
+def test_without_a_match_the_page_says_so_and_yesterdays_montage_stays(
+    run: Run, collection: Path
+) -> None:
+    (collection / "no-pictures").mkdir()
+    pages = ["--html", "hits.html", "--montage", "hits.png"]
+    assert run(*ASK, "snow", *pages, cwd=collection).code == 0
+    montage = (collection / "hits.png").read_bytes()
+    done = run(*ASK, "snow", "--under", "no-pictures", *pages, cwd=collection)
+    assert (done.code, done.out) == (1, b"")
+    assert done.err.endswith(
+        "clipsearch: no match: no indexed picture passes the filters\n"
+        "clipsearch: wrote hits.html\nclipsearch: no montage written: no match\n"
+    )
+    page = (collection / "hits.html").read_text()
+    assert "No match: no indexed picture passes the filters" in page
+    assert "<figure" not in page
+    assert (collection / "hits.png").read_bytes() == montage
 
 
 def test_quiet_leaves_the_answer_to_the_exit_code(run: Run, collection: Path) -> None:

@@ -82,6 +82,13 @@ def test_an_export_says_what_it_wrote_and_overwrites_nothing(run: Run, made: Pat
     assert not (made / "none").exists()
 
 
+def test_an_export_into_an_index_is_refused(run: Run, made: Path) -> None:
+    done = run("export", ".clipsearch/embeddings", "--npy", cwd=made / "photos")
+    assert (done.code, done.out) == (2, b"")
+    assert "lies in an index folder" in done.err
+    assert not (made / "photos" / FOLDER / "embeddings").exists()
+
+
 def test_an_export_is_of_one_collection(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

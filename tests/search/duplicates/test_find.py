@@ -267,3 +267,53 @@ def test_pictures_that_cannot_be_read_are_left_out_of_the_sample(store: Store, r
         path.unlink()
     with pytest.raises(CollectionGone, match="none of the pictures"):
         measured(store)
+
+
+# -- one file under several paths ----------------------------------------------------------------
+
+
+def indexed(folder: Path, directory: Path) -> Store:
+    store = Store.create(directory, folder, fake_spec())
+    reconcile(store, scan.find(os.fsencode(folder)), ColourEncoder)
+    return store
+
+
+def test_hard_links_are_one_file_and_a_copy_of_it_is_another(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    shutil.copy2(root / "06.png", folder / "b.png")
+    os.link(folder / "b.png", folder / "a.png")
+    os.link(folder / "b.png", folder / "c.png")
+    with indexed(folder, tmp_path / "index") as store:
+        for found in (find.copies([store], EVERYTHING), near(store)):
+            assert found.groups == ()
+            assert found.stale == ()
+        shutil.copy2(root / "06.png", folder / "d.png")
+        reconcile(store, scan.find(os.fsencode(folder)), ColourEncoder)
+        for found in (find.copies([store], EVERYTHING), near(store)):
+            assert names(found) == [("copies", ["a.png", "d.png"])]
+
+
+def test_a_folder_under_two_names_has_no_copies_of_itself(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a share that is mounted twice: two devices, on which a file has one number and time."""
+    for name in ("one", "two"):
+        shutil.copytree(root / "sub", tmp_path / name)
+    lstat = os.lstat
+
+    def twice(path: bytes) -> os.stat_result:
+        second = os.path.join(os.fsencode(tmp_path), b"two", b"")
+        found = lstat(path.replace(second, second.replace(b"two", b"one")))
+        facts, more = found.__reduce__()[1]
+        device = found.st_dev + path.startswith(second)
+        return os.stat_result((*facts[:2], device, *facts[3:]), more)
+
+    with (
+        indexed(tmp_path / "one", tmp_path / "index of one") as one,
+        indexed(tmp_path / "two", tmp_path / "index of two") as two,
+    ):
+        assert len(find.copies([one, two], EVERYTHING).groups) == 6
+        monkeypatch.setattr(os, "lstat", twice)
+        assert find.copies([one, two], EVERYTHING).groups == ()
+        monkeypatch.undo()

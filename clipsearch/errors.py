@@ -22,7 +22,8 @@
     ├── DomainError              a domain or a test set cannot be used
     │   ├── BadDomain            a domain file with something wrong in it
     │   ├── BadLabels            a labelled set with something wrong in it
-    │   └── TooFewExamples       too little to measure or to calibrate anything with
+    │   ├── TooFewExamples       too little to measure or to calibrate anything with
+    │   └── NothingLearned       a probe that is no better than guessing
     └── Refused                  understood, and not done: exit code 3
         ├── RefusedByPolicy      asks to identify, verify or track people
         ├── OutOfDomain          a query that has nothing to do with the domain
@@ -153,6 +154,10 @@ class BadLabels(DomainError):
 
 class TooFewExamples(DomainError):
     """Too little to measure or to calibrate anything with."""
+
+
+class NothingLearned(DomainError):
+    """A probe that is no better than guessing."""
 
 
 class Refused(ClipsearchError):

@@ -114,6 +114,13 @@ class KeptProbe:
     """The share that zero-shot classification with the same classes got right."""
     most_frequent: float
     """The share that always saying the most frequent class gets right."""
+    recall: Estimate | None = None
+    """``held_out`` as mean per-class recall; None where an earlier version trained it."""
+
+    @property
+    def guessing(self) -> float:
+        """The mean per-class recall that every way of guessing has on average."""
+        return 1 / len(self.probe.classes)
 
     def to_bytes(self) -> bytes:
         """To be kept; ``from_bytes`` is the inverse."""

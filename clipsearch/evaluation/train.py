@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from clipsearch.domain.intervals import Estimate, proportion
+from clipsearch.domain.intervals import Estimate, proportion, stratified_mean
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.zero_shot import class_embeddings
-from clipsearch.errors import TooFewExamples
+from clipsearch.errors import NothingLearned, TooFewExamples
 from clipsearch.evaluation.labelled import LabelledImages, own_taxonomy, read_single
 from clipsearch.evaluation.probes import (
     Floats,
@@ -43,6 +43,7 @@ from clipsearch.models.load import Encoders
 from clipsearch.records import TextEncoder, Vectors
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.collection import Collection
+from clipsearch.text import percent
 
 Ints = npt.NDArray[np.int64]
 
@@ -70,7 +71,8 @@ def train_on(
     """Train a probe on a labelled set and keep it with the index, which is open for writing.
 
     It replaces a probe of the same name. Also says which pictures cannot be decoded, and why.
-    Raises UsageError or RefusedByPolicy for the name, BadLabels, TooFewExamples, ModelError.
+    Raises UsageError or RefusedByPolicy for the name, BadLabels, TooFewExamples, NothingLearned,
+    ModelError.
     """
     check_name(name)
     taxonomy = own_taxonomy(source, Collection(store).domain)
@@ -100,10 +102,19 @@ def make(
     """Train a probe on all pictures, after measuring on them what such a probe is worth.
 
     labels: classes are those of ``taxonomy``, the labelled set's own. images: ``(n, dim)``.
-    Raises TooFewExamples.
+    Raises TooFewExamples, and NothingLearned for one that is no better than guessing.
     """
     names, actual = taxonomy.class_names, np.asarray(labels.classes)
     given = held_out(images, labels.classes, names)
+    recall = stratified_mean(given == actual, actual)
+    if recall.value <= 1 / len(names):
+        chance = percent(1 / len(names))
+        raise NothingLearned(
+            f"the probe '{name}' is no better than guessing: of pictures that it never saw it gets "
+            f"{percent(recall.value)} right, as the mean of the classes (95 % interval "
+            f"{percent(recall.low)} to {percent(recall.high)}), and guessing {chance}",
+            hint="It is not kept. Look at the labels, or add pictures of each class.",
+        )
     classes = class_embeddings(taxonomy, encoder)
     counts = np.bincount(actual, minlength=len(names))
     return KeptProbe(
@@ -116,6 +127,7 @@ def make(
         held_out=_accuracy(given, actual),
         zero_shot=_accuracy((images @ classes.T).argmax(axis=1), actual),
         most_frequent=float(counts.max() / counts.sum()),
+        recall=recall,
     )
 
 

@@ -11,7 +11,13 @@ from fakes import DIM, DecodeHere, FakeEncoder, fake_spec, unit
 
 from clipsearch.domain import taxonomy
 from clipsearch.domain.taxonomy import Domain
-from clipsearch.errors import ModelMismatch, RefusedByPolicy, TooFewExamples, UsageError
+from clipsearch.errors import (
+    ModelMismatch,
+    NothingLearned,
+    RefusedByPolicy,
+    TooFewExamples,
+    UsageError,
+)
 from clipsearch.evaluation import evaluate, labelled, probes, summary, train
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.metrics import ClassificationReport, MultiLabelReport, RetrievalReport
@@ -317,6 +323,28 @@ def test_a_probe_is_kept_with_what_it_is_worth(store: Store, kept: probes.KeptPr
     for use in (probes.load, probes.ready, probes.remove, probes.query):
         with pytest.raises(UsageError, match="has no probe 'defects'"):
             use(store, "defects")
+
+
+def test_a_probe_that_is_no_better_than_guessing_is_not_kept(
+    store: Store, kept: probes.KeptProbe, tmp_path: Path
+) -> None:
+    for name in ("crack", "dent"):  # the same pictures in both
+        for n in range(5):
+            make(tmp_path / "same", name, "stain", n)
+    encoder = ColourEncoder()
+    encoders = Encoders(lambda: encoder, lambda: encoder)
+    with pytest.raises(NothingLearned, match=r"gets \d+\.\d % right.*and guessing 50\.0 %"):
+        train.train_on(tmp_path / "same", "defects", store, encoders)
+    assert probes.load(store, "defects").made_at == kept.made_at
+    assert kept.recall is not None
+    assert kept.recall.low > kept.guessing == 1 / 4
+
+
+def test_a_probe_of_an_earlier_version_does_not_tell_its_recall(
+    store: Store, kept: probes.KeptProbe
+) -> None:
+    probes.keep(store, dataclasses.replace(kept, recall=None))
+    assert probes.load(store, "defects").recall is None
 
 
 def test_a_probe_is_searched_with_by_class(store: Store, kept: probes.KeptProbe) -> None:

@@ -60,9 +60,10 @@ def train_command(
 
     The classes are the folders' names or the labels, whatever they are; three pictures of each
     are the least. Printed is how many pictures are got right by probes that never saw them, and
-    how many by the classes' names alone (zero-shot). A probe of the same name is replaced. It is
-    a logistic regression on the embeddings, with the strength of its penalty chosen by
-    cross-validation, as in the CLIP paper.
+    how many by the classes' names alone (zero-shot). A probe that is no better than guessing is
+    not kept (exit code 2); any other replaces one of the same name. It is a logistic regression on
+    the embeddings, with the strength of its penalty chosen by cross-validation, as in the CLIP
+    paper.
 
     \b
     Examples:
@@ -77,6 +78,8 @@ def train_command(
         with progress() as bar:
             kept, skipped = train_on(labelled, name, store, encoders, bar)
         say_skipped(skipped)
+        if kept.recall is not None and kept.recall.low <= kept.guessing:
+            say(f"the probe '{name}' may be no better than guessing; more pictures would tell")
         _write(kept, store, json)
     return ExitCode.OK
 

@@ -22,6 +22,12 @@ def probe_lines(kept: KeptProbe) -> list[str]:
         f"  classes   {printable(classes)}",
         *figures,
         f"  always the most frequent class {percent(kept.most_frequent)}",
+        *(
+            f"  mean per-class recall {percent(e.value)}   95 % interval {interval(e)}, "
+            f"by guessing {percent(kept.guessing)}"
+            for e in [kept.recall]
+            if e is not None
+        ),
         f"  penalty   {kept.probe.l2:.3g}",
         f"  trained   {kept.made_at}, on {printable(kept.source)}",
     ]
@@ -35,6 +41,7 @@ def probe_record(kept: KeptProbe) -> dict[str, Any]:
         "held_out": asdict(kept.held_out),
         "zero_shot": asdict(kept.zero_shot),
         "most_frequent": kept.most_frequent,
+        "recall": kept.recall and asdict(kept.recall),
         "l2": kept.probe.l2,
         "model": kept.model,
         "source": kept.source,

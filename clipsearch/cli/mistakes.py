@@ -96,6 +96,8 @@ def _hint(error: typer.TyperException, command: Any, path: str) -> str:
         return f"For example: {shown[0]}"
     if "unexpected extra argument" in str(error):
         return f"Put a text of several words into quotation marks. {see}"
+    if isinstance(error, BadParameter) and "is not readable" in str(error):
+        return "Check its permissions; it may be another user's."
     name = _unknown_command(error)
     if name and " " in name and path == "clipsearch":
         return f'To look for that: clipsearch search "{name}"'

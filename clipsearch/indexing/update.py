@@ -180,10 +180,17 @@ def _kept_scope(store: Store, options: UpdateOptions) -> Scope:
 
 
 def root_of(folder: Path) -> Path:
-    """The folder as an absolute path. Raises UsageError if it is not a folder."""
+    """The folder as an absolute path. Raises UsageError if it is not a folder to be read."""
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise UsageError(f"{folder} {what}", hint="Name a folder that holds pictures.")
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the folder {folder}: {error.strerror}",
+            hint="Check its permissions; it may be another user's. Nothing was changed.",
+        ) from error
     return folder.resolve()
 
 

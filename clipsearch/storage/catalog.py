@@ -103,8 +103,9 @@ class Store(Rows):
             os.close(os.open(directory / CATALOG, os.O_CREAT | os.O_WRONLY, mode & 0o666))
         except OSError as error:
             raise StoreError(
-                f"cannot make the index folder {directory}: {error.strerror}",
-                hint="Put the index elsewhere with --index DIR.",
+                f"cannot make the index folder {directory}: {error.strerror} ({error.filename})",
+                hint="Put the index elsewhere with --index DIR; or, if something else has its "
+                "place, move that away.",
             ) from error
         lock = WriterLock(directory, wait=wait)
         now = schema.now()
@@ -133,7 +134,7 @@ class Store(Rows):
     @classmethod
     def _open(cls, directory: Path, lock: WriterLock | None) -> "Store":
         def prepare(db: Database) -> None:
-            _require_ours(db, directory)
+            schema.require_ours(db, directory / CATALOG)
             if lock is not None:
                 schema.migrate(db)
 
@@ -422,27 +423,6 @@ def _require(directory: Path) -> None:
     if not Store.exists(directory):
         raise IndexNotFound(
             f"there is no index at {directory}", hint="Make one with: clipsearch index FOLDER"
-        )
-
-
-def _require_ours(db: Database, directory: Path) -> None:
-    """Raise unless the file is a catalog, and of a version that this program knows."""
-    version = schema.version(db)
-    if version > schema.VERSION:
-        raise IndexUnreadable(
-            f"the index at {directory} was written by a newer clipsearch "
-            f"(schema {version}; this one knows {schema.VERSION})",
-            hint="Upgrade clipsearch. The index was not touched.",
-        )
-    if version < 1 and schema.is_blank(db):
-        raise IndexNotFound(
-            f"the index at {directory} was never begun",
-            hint="Make it with: clipsearch index FOLDER",
-        )
-    if version < 1:
-        raise IndexUnreadable(
-            f"{directory / CATALOG} is another program's database",
-            hint="Put the index elsewhere with --index DIR.",
         )
 
 

@@ -111,6 +111,12 @@ def _looked_for(start: Path, notify: Callable[[str], None]) -> list[Path]:
     directories, unseen = look_below(start)
     found = [directory for directory in directories if _is_there(directory) and is_ours(directory)]
     left = f"; {unseen} were not looked at" if unseen else ""
+    if not found and os.path.lexists(start / FOLDER):
+        raise IndexNotFound(
+            f"there is no index in {start / FOLDER}: its first run was interrupted, or it is "
+            "something else",
+            hint=f"Make it with: clipsearch index {start}",
+        )
     if not found:
         for directory in _around(start):
             raise IndexNotFound(
@@ -130,10 +136,18 @@ def _looked_for(start: Path, notify: Callable[[str], None]) -> list[Path]:
 def remembered() -> dict[Path, Path]:
     """Index directory -> root, for every collection indexed by this user; may be out of date."""
     try:
-        listed = json.loads(_list().read_text(encoding="utf-8", errors="surrogateescape"))
-        return {Path(directory): Path(root) for directory, root in listed.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
+        return _listed()
+    except (OSError, ValueError):
         return {}
+
+
+def _listed() -> dict[Path, Path]:
+    """The same. Raises OSError if there is no list or it cannot be read, ValueError for garbage."""
+    listed = json.loads(_list().read_text(encoding="utf-8", errors="surrogateescape"))
+    try:
+        return {Path(directory): Path(root) for directory, root in listed.items()}
+    except (AttributeError, TypeError) as error:
+        raise ValueError("it is not what clipsearch writes") from error
 
 
 def remember(directory: Path, root: Path) -> None:
@@ -301,6 +315,16 @@ def _list() -> Path:
 
 
 def _known_collections() -> str:
+    """What is known, or why nothing is; and the next step."""
+    try:
+        _listed()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        return (
+            f"The list of indexed folders, {_list()}, cannot be read ({error}). Name a folder with "
+            "--under FOLDER; clipsearch index FOLDER puts it on the list again."
+        )
     roots = sorted(
         os.fspath(root) for directory, root in remembered().items() if _is_there(directory)
     )

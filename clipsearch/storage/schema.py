@@ -5,7 +5,9 @@ Readers know every version and change nothing; a writer migrates.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
+from clipsearch.errors import IndexNotFound, IndexUnreadable
 from clipsearch.storage.sqlite import Database
 
 VERSION = 4
@@ -77,6 +79,30 @@ def migrate(db: Database) -> None:
 def version(db: Database) -> int:
     """The catalog's schema version; 0 for a file that is not a catalog, or not yet."""
     return int(db.value("PRAGMA user_version"))
+
+
+def require_ours(db: Database, catalog: Path) -> None:
+    """Raise unless the file is a catalog, and of a version that this program knows.
+
+    IndexUnreadable for another program's or a newer one, IndexNotFound for an empty one.
+    """
+    found = version(db)
+    if found > VERSION:
+        raise IndexUnreadable(
+            f"the index at {catalog.parent} was written by a newer clipsearch "
+            f"(schema {found}; this one knows {VERSION})",
+            hint="Upgrade clipsearch. The index was not touched.",
+        )
+    if found < 1 and is_blank(db):
+        raise IndexNotFound(
+            f"the index at {catalog.parent} was never begun",
+            hint="Make it with: clipsearch index FOLDER",
+        )
+    if found < 1:
+        raise IndexUnreadable(
+            f"{catalog} is another program's database",
+            hint="Put the index elsewhere with --index DIR.",
+        )
 
 
 def is_blank(db: Database) -> bool:

@@ -151,19 +151,46 @@ def _raise(error: sqlite3.Error, path: Path) -> NoReturn:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_BUSY:
         raise IndexLocked(
-            f"{path} has been busy for {_BUSY_SECONDS:.0f} seconds", hint="Try again."
+            f"{path} has been busy for {_BUSY_SECONDS:.0f} seconds",
+            hint="Another program has it open, a backup say. Try again when it has finished.",
         ) from error
     if code == sqlite3.SQLITE_FULL:
         raise StoreError(
             f"the disk is full ({path})",
             hint="Make room and run the same command again; what was done so far is kept.",
         ) from error
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+    if code == sqlite3.SQLITE_IOERR:
         raise StoreError(
-            f"cannot write or open {path}: {error}",
-            hint="Put the index elsewhere with --index DIR.",
+            f"cannot read or write {path}: {error}",
+            hint="Is its disk still there and well? What was done so far is kept: run the same "
+            "command again.",
         ) from error
+    if code == sqlite3.SQLITE_READONLY:
+        raise StoreError(
+            f"cannot write to {path}: {error}",
+            hint="It is read-only, or on a disk that is. Change that, or put the index elsewhere "
+            "with --index DIR.",
+        ) from error
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        raise _not_opened(error, path) from error
     raise IndexDamaged(f"cannot read {path}: {error}") from error
+
+
+def _not_opened(error: sqlite3.Error, path: Path) -> StoreError:
+    """Why a file could not be opened, which SQLite does not say."""
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as reason:
+        return StoreError(
+            f"cannot open {path}: {reason.strerror}",
+            hint="Check that it is a file and that you may read it; it may be another user's.",
+        )
+    return StoreError(
+        f"cannot open {path} or its journal: {error}",
+        hint=f"Check that you may write to {path.parent}, or put the index elsewhere with "
+        "--index DIR.",
+    )
 
 
 def _uri(path: PurePath) -> str:

@@ -162,6 +162,19 @@ def test_another_folder_takes_an_index_over_only_if_asked(
     assert (summary.unchanged, summary.embedded) == (4, 2)
 
 
+def test_a_folder_that_may_not_be_read_is_said_to_be_so_before_an_index_is_made(
+    photos: Path, options: UpdateOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shut(path: object) -> None:  # root may read everything
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", shut)
+    with pytest.raises(UsageError, match=f"cannot read the folder {photos}: Permission") as caught:
+        run(photos, options)
+    assert "Check its permissions" in caught.value.hint
+    assert not (photos / FOLDER).exists()
+
+
 def test_what_cannot_be_rehomed_is_an_error(
     photos: Path, tmp_path: Path, options: UpdateOptions
 ) -> None:

@@ -236,12 +236,38 @@ def test_a_damaged_list_is_an_empty_one_and_is_mended(
     assert json.loads(listed.read_text()) == {os.fspath(directory): os.fspath(tmp_path / "photos")}
 
 
+def test_a_list_that_cannot_be_read_is_named_where_nothing_is_found(
+    tmp_path: Path, listed: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    listed.parent.mkdir()
+    for content in ('{"x', "[]"):
+        listed.write_text(content)
+        with pytest.raises(IndexNotFound) as caught:
+            known.find(tmp_path / "photos", None)
+        assert f"The list of indexed folders, {listed}, cannot be read" in caught.value.hint
+        assert "clipsearch index FOLDER" in caught.value.hint
+
+
+@pytest.mark.parametrize("what", ["a file", "an empty catalog"])
+def test_an_index_folder_without_an_index_is_named(tmp_path: Path, what: str) -> None:
+    if what == "a file":
+        (tmp_path / FOLDER).write_text("x")
+    else:
+        (tmp_path / FOLDER).mkdir()
+        (tmp_path / FOLDER / CATALOG).touch()
+    with pytest.raises(IndexNotFound, match=r"there is no index in .*: its first run") as caught:
+        known.find(tmp_path, None)
+    assert caught.value.hint == f"Make it with: clipsearch index {tmp_path}"
+
+
 def test_a_list_that_cannot_be_written_costs_only_the_convenience(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file where the folder should be")
     directory = made(tmp_path / "photos")
     assert known.remembered() == {}
     assert known.find(tmp_path / "photos", None) == [directory]
-    assert known.find(tmp_path, None) == [directory]  # by looking for it
+    assert known.find(tmp_path, None) == [directory]  # by looking, each time
+    assert known.remembered() == {}
 
 
 def test_a_write_that_fails_leaves_the_list_as_it_was(

@@ -14,6 +14,7 @@ from fakes import (
 from small_index import QUERY, add, check, forest, pictures
 
 from clipsearch.errors import (
+    IndexDamaged,
     IndexLocked,
     IndexUnreadable,
     StoreError,
@@ -57,6 +58,47 @@ def test_a_connection_that_fails_is_closed(tmp_path: Path, monkeypatch: pytest.M
     for connection in opened:
         with pytest.raises(sqlite3.ProgrammingError, match="closed"):
             connection.execute("SELECT 1")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "said", "hint"),
+    [
+        (sqlite3.SQLITE_BUSY, IndexLocked, "has been busy for 30 seconds", "Try again when"),
+        (sqlite3.SQLITE_FULL, StoreError, "the disk is full", "Make room"),
+        (sqlite3.SQLITE_IOERR_READ, StoreError, "cannot read or write", "Is its disk still there"),
+        (sqlite3.SQLITE_READONLY, StoreError, "cannot write to", "--index DIR"),
+        (sqlite3.SQLITE_CORRUPT, IndexDamaged, "cannot read", "--rebuild"),
+        (sqlite3.SQLITE_NOTADB, IndexDamaged, "cannot read", "--rebuild"),
+        (sqlite3.SQLITE_CANTOPEN, StoreError, "No such file", "Check that it is a file"),
+    ],
+)
+def test_what_sqlite_cannot_do_says_why_and_the_next_step(
+    tmp_path: Path, code: int, kind: type[StoreError], said: str, hint: str
+) -> None:
+    """Only what is damaged is called so: nobody is sent to rebuild for a disk that is away."""
+    error = sqlite3.OperationalError("sqlite's own words")
+    error.sqlite_errorcode = code
+    with pytest.raises(kind, match=said) as caught:
+        sqlite._raise(error, tmp_path / CATALOG)
+    assert isinstance(caught.value, IndexDamaged) == (kind is IndexDamaged)
+    assert hint in caught.value.hint
+
+
+def test_why_a_catalog_cannot_be_opened_is_asked_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / CATALOG).mkdir()
+    with pytest.raises(StoreError, match="Is a directory") as caught:
+        sqlite.Database(tmp_path / CATALOG, write=False).value("SELECT 1 FROM meta")
+    assert "Check that it is a file and that you may read it" in caught.value.hint
+    (tmp_path / CATALOG).rmdir()
+
+    def shut(*_: object) -> None:  # root may read everything
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", shut)
+    with pytest.raises(StoreError, match=f"cannot open .*{CATALOG}: Permission denied"):
+        sqlite.Database(tmp_path / CATALOG, write=False).value("SELECT 1 FROM meta")
 
 
 # -- all or nothing ------------------------------------------------------------------------------

@@ -28,7 +28,9 @@ app = commands()
 
 @app.command("index")
 def index_command(
-    folders: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders of images.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Folders of images.", readable=False)
+    ],
     model: Annotated[
         str | None,
         typer.Option(

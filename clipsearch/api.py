@@ -47,6 +47,7 @@ from clipsearch.models.load import Encoders
 from clipsearch.paths import absolute, relative
 from clipsearch.records import Filter, Hit, IndexSummary, Tested, Verdict
 from clipsearch.search.answer import answer
+from clipsearch.search.explain import not_calibrated
 from clipsearch.search.query import Query, SearchOptions, Text
 from clipsearch.storage import collection as storage
 from clipsearch.storage import known
@@ -118,7 +119,8 @@ class Hits(Sequence[Hit]):
     ) -> None:
         self.query = query
         self.notes = tuple(notes)
-        """What is to be known of the hits, a line each: whether the collection was tested."""
+        """What is to be known of the hits, a line each: whether the collection was tested, and
+        whether it is calibrated."""
         self.verdict = verdict
         """``strong``, ``weak`` or ``none``; None before the collection was first calibrated."""
         self._hits = tuple(hits)
@@ -213,8 +215,8 @@ class Collection:
         strict: accept a strong match alone (see ``Hits.verdict``). all: the best pictures, whatever
         the verdict. allow_out_of_domain: answer queries that have nothing to do with the domain.
 
-        Raises RefusedByPolicy, OutOfDomain, NotTested with ``require_tested``, UsageError for an
-        empty query, ModelError and IndexUnreadable.
+        Raises RefusedByPolicy, OutOfDomain, NotTested with ``require_tested`` and, before the first
+        calibration, with ``strict``, UsageError for an empty query, ModelError and IndexUnreadable.
         """
         if not query.strip():
             raise UsageError("the query is empty", hint="Say what to look for.")
@@ -230,7 +232,8 @@ class Collection:
             require_tested=require_tested,
         )
         found = answer([current], Query((Text(query),)), options, self._encoders)
-        notes = [storage.tested_line(current), *found.notes]
+        unsure = [] if found.calibrated else not_calibrated(options)
+        notes = [storage.tested_line(current), *unsure, *found.notes]
         return Hits(query, found.hits, notes, found.judgment.verdict)
 
     def classify(

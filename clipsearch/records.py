@@ -324,6 +324,8 @@ class Hit:
     domain: str = ""
     """Name of the domain that its collection is pinned to."""
     tested: Tested = "untested"
+    calibrated: bool = True
+    """Whether it is known what scores mean in its collection."""
     verdict: Verdict | None = None
     """Of the query that found it, where unrelated queries were measured."""
     rate: float | None = None

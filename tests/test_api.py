@@ -17,6 +17,8 @@ import clipsearch
 from clipsearch import api
 from clipsearch.cli.help import pages
 from clipsearch.errors import IndexNotFound, NotTested, OutOfDomain, RefusedByPolicy, UsageError
+from clipsearch.records import Scope
+from clipsearch.storage.catalog import FOLDER, Store
 
 pytestmark = pytest.mark.process
 
@@ -107,6 +109,28 @@ def test_what_there_is_not_is_no_attribute() -> None:
 def test_nothing_new_is_nothing_to_do(photos: Path) -> None:
     summary = clipsearch.index(photos)
     assert (summary.added, summary.unchanged, summary.embedded) == (0, 6, 0)
+
+
+def test_what_is_excluded_stays_excluded(photos: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(photos, tmp_path / "photos")
+    with Store.open_for_writing(copy / FOLDER) as store, store.batch():
+        store.set_scope(Scope(("sub/",)))
+    assert clipsearch.index(copy).removed == 2
+    summary = clipsearch.index(copy)
+    assert (summary.added, summary.unchanged) == (0, 4)
+
+
+def test_before_the_first_calibration_that_is_noted(photos: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(photos, tmp_path / "photos")
+    with Store.open_for_writing(copy / FOLDER) as store, store.batch():
+        store.detach("calibration")
+    with clipsearch.open(copy) as opened:
+        hits = opened.search("a dog", allow_out_of_domain=True)
+        assert (len(hits), hits.verdict) == (6, None)
+        assert hits.notes[1].startswith("not calibrated yet: there is no verdict")
+        for refusing in ({"strict": True}, {"require_tested": True}):
+            with pytest.raises(NotTested):
+                opened.search("a dog", **refusing)
 
 
 def test_hits_are_a_sequence_best_first(collection: clipsearch.Collection) -> None:

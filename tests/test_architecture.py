@@ -98,6 +98,25 @@ def test_each_heavy_library_has_one_file(name: str) -> None:
         assert library != "typer" or room(name) == "cli"
 
 
+HARMLESS = {"FORMATS", "fit", "jpeg", "read_origin"}
+"""What of ``images.decode`` may be used in the program's own process: it decodes no file."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_pools_processes_decode_files(name: str) -> None:
+    if name.startswith("clipsearch.images."):
+        return
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    used = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "clipsearch.images.decode":
+            used |= {alias.name for alias in node.names}
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "decode":
+            used.add(node.attr)
+    assert used <= HARMLESS | {"decode"}  # of bytes
+    assert "decode" not in used or "clipsearch.images.decode" not in imported(name)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_only_the_command_line_prints_and_exits(name: str) -> None:
     if room(name) in ("cli", "__main__"):

@@ -79,7 +79,7 @@ def answer_each(
     if options.require_tested:
         for collection in collections:
             collection.require_tested()
-    if options.strict:
+    if options.strict or options.require_tested:
         for collection in collections:
             collection.require_calibrated()
     options = _with_class(collections, options)

@@ -7,7 +7,7 @@ import numpy as np
 from clipsearch.domain.cut import SHARE
 from clipsearch.search.embed import Aim, Embedded
 from clipsearch.search.judge import Judgment
-from clipsearch.search.query import Query
+from clipsearch.search.query import Query, SearchOptions
 from clipsearch.search.rank import MOST_COUNTED, Ranking
 from clipsearch.storage.collection import Collection
 from clipsearch.text import percent, printable
@@ -53,6 +53,16 @@ def summary(judgment: Judgment, matching: int, shown: int, *, all: bool = False)
     if judgment.verdict == "weak":
         yield weak(judgment)
     yield matches(matching, shown)
+
+
+def not_calibrated(options: SearchOptions) -> Iterator[str]:
+    """What is to be known of an answer before the first calibration, a line each."""
+    yield (
+        "not calibrated yet: there is no verdict, and queries are not checked against the domain; "
+        "let clipsearch index FOLDER finish (no picture is embedded again)"
+    )
+    if options.max_false_alarm < 1:
+        yield "--max-false-alarm is ignored: no rate is known before the first calibration"
 
 
 def explain(

@@ -220,7 +220,14 @@ class Collection:
         rates = alarms.rate(scores).tolist() if alarms else [None] * len(hits)
         right = precision.probability(scores).tolist() if precision else [None] * len(hits)
         return [
-            replace(hit, false_alarm=rate, precision=p, domain=self.domain.name, tested=self.tested)
+            replace(
+                hit,
+                false_alarm=rate,
+                precision=p,
+                domain=self.domain.name,
+                tested=self.tested,
+                calibrated=self.is_calibrated,
+            )
             for hit, rate, p in zip(hits, rates, right, strict=True)
         ]
 

@@ -16,8 +16,8 @@ from conftest import make_picture
 
 from clipsearch.errors import ImageError
 from clipsearch.images import pool as decode_pool
-from clipsearch.images.decode import decode, see
-from clipsearch.images.pool import DecodePool, Outcome
+from clipsearch.images.decode import decode, decode_whole, see
+from clipsearch.images.pool import DecodePool, Outcome, Whole, decoded
 from clipsearch.records import DecodedImage, ImageFile, Preprocessing
 
 SMALL = Preprocessing((16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -64,6 +64,38 @@ def test_without_preprocessing_files_are_seen_and_not_decoded(tmp_path: Path) ->
     assert isinstance(found["gone.jpg"], FileNotFoundError)
 
 
+def test_a_whole_picture_is_made_smaller_and_not_cropped(tmp_path: Path) -> None:
+    make_picture(tmp_path / "a.png", size=(90, 30))
+    files = listed("a.png")
+    with DecodePool(os.fsencode(tmp_path), files, Whole(60), max_pixels=None, ahead=4) as pool:
+        found = outcomes(pool)["a.png"]
+    assert isinstance(found, DecodedImage)
+    assert found.pixels.shape == (20, 60, 3)
+    assert (found.width, found.height) == (90, 30)
+    np.testing.assert_array_equal(found.pixels, decode_whole(tmp_path / "a.png", 60).pixels)
+
+
+@needs_fifo
+def test_one_file_alone_is_decoded_or_says_why_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_picture(tmp_path / "a.png")
+    alone = decode(tmp_path / "a.png", SMALL)
+    found = decoded(os.fsencode(tmp_path / "a.png"), SMALL)
+    np.testing.assert_array_equal(found.pixels, alone.pixels)
+    (tmp_path / "bad.png").write_text("this is no picture")
+    with pytest.raises(ImageError, match="not a picture") as caught:
+        decoded(os.fsencode(tmp_path / "bad.png"), SMALL)
+    assert caught.value.kind == "content"
+    with pytest.raises(FileNotFoundError):
+        decoded(os.fsencode(tmp_path / "gone.png"), SMALL)
+    os.mkfifo(tmp_path / "hangs.png")
+    monkeypatch.setattr(decode_pool, "_SECONDS_PER_FILE", 0.2)
+    with pytest.raises(ImageError, match="did not finish") as caught:
+        decoded(os.fsencode(tmp_path / "hangs.png"), SMALL)
+    assert caught.value.kind == "time"
+
+
 def test_every_file_comes_back_once_with_its_own_picture(tmp_path: Path) -> None:
     names = [f"{n}.png" for n in range(25)]
     for n, name in enumerate(names):
@@ -93,6 +125,7 @@ def test_the_workers_obey_the_size_limit(tmp_path: Path) -> None:
         (outcome,) = outcomes(pool).values()
     assert isinstance(outcome, ImageError)
     assert "the limit is" in str(outcome)
+    assert (outcome.kind, outcome.pixels) == ("pixels", 2000)
 
 
 def test_no_files_need_no_worker(tmp_path: Path) -> None:
@@ -145,6 +178,7 @@ def test_a_worker_that_dies_costs_one_file(tmp_path: Path) -> None:
     crashed = rest.pop(b"b.png")
     assert isinstance(crashed, ImageError)
     assert "crashed" in str(crashed)
+    assert crashed.kind == "crash"
     assert str(-signal.SIGKILL) in str(crashed)
     assert all(isinstance(outcome, DecodedImage) for outcome in rest.values())
 
@@ -157,6 +191,7 @@ def test_a_file_that_takes_for_ever_is_given_up(tmp_path: Path) -> None:
         (outcome,) = outcomes(pool).values()
     assert isinstance(outcome, ImageError)
     assert "did not finish within 1 seconds" in str(outcome)
+    assert outcome.kind == "time"
 
 
 @needs_fifo

@@ -1,10 +1,12 @@
 """Verdict and cut of whole rankings, against numpy over all pictures."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from fakes import FakeEncoder, fake_spec, picture, unit
 
 from clipsearch.domain import background, taxonomy
@@ -222,6 +224,16 @@ def test_before_the_calibration_there_is_no_verdict_and_no_strong_match(tmp_path
         assert ranking.judgment.verdict is None
         with pytest.raises(NotTested, match="not calibrated yet"):
             answer_each([new], [Query((Text("a cat"),))], SearchOptions(strict=True), None)  # type: ignore[arg-type]
+
+
+def test_what_is_tested_and_not_calibrated_is_not_enough(tmp_path: Path) -> None:
+    """An index of an earlier version may be so: an evaluation was kept, and no calibration is."""
+    directory = shutil.copytree(ROOT / "tests/data/earlier_index/index", tmp_path / FOLDER)
+    with Store.open(directory) as store:
+        known = Collection(store)
+        assert (known.tested, known.is_calibrated) == ("tested", False)
+        with pytest.raises(NotTested, match="not calibrated yet"):
+            answer_each([known], [], SearchOptions(require_tested=True), None)  # type: ignore[arg-type]
 
 
 def test_a_batch_answers_as_each_query_alone_does(toys: Collection) -> None:

@@ -28,10 +28,13 @@ from clipsearch.evaluation.metrics import (
 from clipsearch.evaluation.summary import PUBLISHED
 from clipsearch.paths import absolute_path
 from clipsearch.records import Hit
+from clipsearch.search.answer import Answer
+from clipsearch.search.query import SearchOptions
 from clipsearch.storage.evaluations import Evaluation
 from clipsearch.vectors import l2_normalise
-from clipsearch.web.pages import contact_sheet, evaluation
+from clipsearch.web.pages import browse, contact_sheet, evaluation
 from clipsearch.web.pages.document import source
+from clipsearch.web.session import About, PictureId, Shown
 
 PATHS = [
     b"right.png",
@@ -264,3 +267,17 @@ def test_a_path_is_copied_as_it_is(tmp_path: Path) -> None:
     page = Page(contact_sheet.page([hit], [None], {}, "", [], []))
     (copied,) = [value for name, value in page.attributes if name == "data-path"]
     assert copied == f"{tmp_path}/two\nlines\rand 'quotes'.png"
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.1])
+def test_browse_says_that_nothing_is_calibrated(rate: float) -> None:
+    hit = Hit(1, b"a.png", Path("/photos"), 0.25, 48, 40, None, calibrated=False)
+    shown = Shown(
+        Answer([hit], matching=1, classes=(None,), calibrated=False), [PictureId(0, 1)], []
+    )
+    about = About([Path("/photos")], 1, "fake", [], ["untested"])
+    text = browse.answered(about, SearchOptions(max_false_alarm=rate), shown, [])
+    assert "Not calibrated yet: there is no verdict" in text
+    assert ("--max-false-alarm is ignored" in text) is (rate < 1)
+    calibrated = Shown(dataclasses.replace(shown.answer, calibrated=True), shown.ids, [])
+    assert "calibrated" not in browse.answered(about, SearchOptions(), calibrated, [])

@@ -21,7 +21,7 @@ from clipsearch.errors import ClipsearchError, ExitCode, Refused, UsageError
 from clipsearch.models.load import Encoders
 from clipsearch.search import answer as search
 from clipsearch.search import saved
-from clipsearch.search.explain import matches, summary
+from clipsearch.search.explain import matches, not_calibrated, summary
 from clipsearch.search.query import Query, weight_note
 from clipsearch.storage.collection import Collection
 from clipsearch.storage.known import left_out, shared_model, tested_lines
@@ -102,7 +102,8 @@ def _answer_one(
         tested = tested_lines(collections)
         for line in [*left_out(stores, only), *tested]:
             tell(line)
-    lines = list(answer_lines(found, strict=answer.strict, all=answer.all))
+    unsure = [] if found.calibrated else not_calibrated(options)
+    lines = [*unsure, *answer_lines(found, strict=answer.strict, all=answer.all)]
     for line in [*found.explanation, *lines]:
         tell(line)
     if not found.hits:
@@ -130,7 +131,9 @@ def _answer_batch(
         collections = [Collection(store) for store in stores]
         encoders = Encoders.of(shared_model(stores), device, say)
         options = answer.options(only, None, classes=False)
-        for fact in [*left_out(stores, only), *tested_lines(collections)]:
+        calibrated = all(collection.is_calibrated for collection in collections)
+        unsure = [] if calibrated else not_calibrated(options)
+        for fact in [*left_out(stores, only), *tested_lines(collections), *unsure]:
             say(fact)
         for lines in _lines():
             queries = [_query(line) for line in lines]
@@ -163,6 +166,7 @@ def _record(
     judgment = found.judgment if isinstance(found, search.Answer) else None
     return {
         "query": line.decode("utf-8", "replace"),
+        "calibrated": found.calibrated if isinstance(found, search.Answer) else None,
         "verdict": judgment.verdict if judgment else None,
         "rate": rounded(judgment.rate) if judgment else None,
         "matching": found.matching if isinstance(found, search.Answer) else 0,

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +12,12 @@ import typer
 from clipsearch.cli.app import DeviceOption, IndexOption, commands, say
 from clipsearch.cli.render.health import problem_record, problem_text
 from clipsearch.cli.render.json_lines import json_line
-from clipsearch.errors import ExitCode
+from clipsearch.errors import ExitCode, IndexUnreadable
 from clipsearch.images import scan
 from clipsearch.indexing import verify
 from clipsearch.indexing.embed import LoadEncoder
 from clipsearch.models.load import Encoders
-from clipsearch.records import ModelSpec
+from clipsearch.records import Found, ModelSpec
 from clipsearch.storage import known
 from clipsearch.storage.catalog import Store
 
@@ -60,8 +62,7 @@ def verify_command(
     for directory in known.find(start, index, say, named=folder is not None):
         with Store.open_for_writing(directory) if repair else Store.open(directory) as store:
             root = store.root
-            exclude = store.scope.exclude
-            found = scan.find(os.fsencode(root), exclude=exclude) if root.is_dir() else None
+            found = _found(store)
             if found is None:
                 say(f"{root} is not there; the index is checked without its pictures")
             problems = []
@@ -90,6 +91,16 @@ def verify_command(
             )
             say(f"embed what was lost with: clipsearch index {root}")
     return code
+
+
+def _found(store: Store) -> Found | None:
+    """What is in the folder of pictures; None if that is not there."""
+    if not store.root.is_dir():
+        return None
+    exclude: Sequence[str] = ()
+    with suppress(IndexUnreadable):  # which is for the checks to say
+        exclude = store.scope.exclude
+    return scan.find(os.fsencode(store.root), exclude=exclude)
 
 
 def _loads(spec: ModelSpec, device: str) -> LoadEncoder:

@@ -115,6 +115,7 @@ def _facts(rank: int, hit: Hit, model: str) -> dict[str, Any]:
         "precision": rounded(hit.precision),
         "domain": hit.domain,
         "tested": hit.tested,
+        "calibrated": hit.calibrated,
         "verdict": hit.verdict,
         "rate": rounded(hit.rate),
         "collapsed": hit.collapsed,
@@ -166,11 +167,6 @@ def answer_lines(found: Answer, *, strict: bool = False, all: bool = False) -> I
     strict: whether a weak match was not accepted. all: whether hits are shown whatever the verdict.
     """
     rate, verdict = found.judgment.rate, found.judgment.verdict
-    if not found.calibrated:
-        yield (
-            "no verdict: what scores mean here is not measured yet; let clipsearch index FOLDER "
-            "finish (no picture is embedded again)"
-        )
     if found.hits:
         if verdict == "weak" and rate is not None and not all:
             yield weak(found.judgment)

@@ -65,6 +65,7 @@ def status_text(status: CollectionStatus, collection: Collection, model_here: st
         f"  domain   {printable(collection.domain.name)} "
         f"({len(collection.domain.classes)} classes)",
         f"  answers  {tested_line(collection)}",
+        *([] if collection.is_calibrated else ["           not calibrated yet: no verdicts"]),
         f"  index    {printable(os.fspath(status.directory))}",
         *_scope_lines(status.scope),
         f"  sizes    catalogue {size_text(status.catalog_bytes)}, "
@@ -122,7 +123,7 @@ def status_record(status: CollectionStatus, collection: Collection) -> dict[str,
         "tested": collection.tested,
         "evaluated_at": found.made_at if found else None,
         "measures": dict(found.measures) if found else None,
-        "calibrated": collection.false_alarms("text") is not None,
+        "calibrated": collection.is_calibrated,
         "created_at": status.created_at,
         "updated_at": status.updated_at,
     }

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from clipsearch.errors import ClipsearchError, OutOfDomain, Refused
 from clipsearch.images.thumbnails import SIZE
 from clipsearch.records import Hit
-from clipsearch.search.explain import counted, reached, summary
+from clipsearch.search.explain import counted, not_calibrated, reached, summary
 from clipsearch.search.query import SearchOptions
 from clipsearch.web.pages.document import document, policy, render, source
 from clipsearch.web.pages.hits import KEYS, STYLES, Card, Mark, sentence
@@ -76,7 +76,8 @@ def answered(about: About, options: SearchOptions, shown: Shown, marks: Marks) -
     if not answer.hits:
         return _no_match(options, shown, why, marks)
     cut = answer.matching > options.k or (options.all and len(answer.hits) == options.k)
-    said = summary(answer.judgment, answer.matching, len(answer.hits), all=options.all)
+    said = [*([] if answer.calibrated else not_calibrated(options))]
+    said += summary(answer.judgment, answer.matching, len(answer.hits), all=options.all)
     return render(
         "answered.html",
         marks=marks,

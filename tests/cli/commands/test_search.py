@@ -29,7 +29,7 @@ from PIL import Image
 from clipsearch.cli.options.hits import HitOptions
 from clipsearch.paths import is_marked
 from clipsearch.records import Hit
-from clipsearch.storage.catalog import Store
+from clipsearch.storage.catalog import FOLDER, Store
 from clipsearch.vectors import l2_normalise
 
 NAMES = ["a.png", "b.jpg", "c.png", "d.webp", "sub/e.png", "sub/f.jpg"]
@@ -538,3 +538,48 @@ def test_an_index_of_a_newer_program_is_not_touched(run: Run, collection: Path) 
         assert (done.code, done.out) == (2, b"")
         assert "newer clipsearch" in done.err
     assert catalog.read_bytes() == before
+
+
+# -- before the first calibration ----------------------------------------------------------------
+
+
+@pytest.fixture
+def uncalibrated(collection: Path) -> Path:
+    """What an interrupted first run leaves."""
+    with Store.open_for_writing(collection / FOLDER) as store, store.batch():
+        for name in ("domain", "texts", "calibration", "scale"):
+            store.detach(name)
+    return collection
+
+
+def test_before_the_first_calibration_that_is_said(run: Run, uncalibrated: Path) -> None:
+    done = run("search", "quarterly tax report", "--json", cwd=uncalibrated)
+    assert done.code == 0
+    assert "not calibrated yet: there is no verdict, and queries are not checked" in done.err
+    assert "--max-false-alarm" not in done.err
+    found = [json.loads(line) for line in done.lines]
+    assert {hit["calibrated"] for hit in found} == {False}
+    assert {hit["verdict"] for hit in found} == {hit["false_alarm"] for hit in found} == {None}
+    done = run("search", "a cat", "--max-false-alarm", "0.01", cwd=uncalibrated)
+    assert (done.code, "--max-false-alarm is ignored" in done.err) == (0, True)
+    status = run("status", cwd=uncalibrated)
+    assert b"not calibrated yet" in status.out
+
+
+def test_before_the_first_calibration_a_batch_says_so(run: Run, uncalibrated: Path) -> None:
+    done = run("search", "--batch", "-k", "1", cwd=uncalibrated, stdin=b"a cat\n")
+    assert (done.code, json.loads(done.out)["calibrated"]) == (0, False)
+    assert done.err.count("not calibrated yet") == 1
+
+
+@pytest.mark.parametrize("option", ["--strict", "--require-tested"])
+def test_before_the_first_calibration_nothing_is_strong(
+    run: Run, uncalibrated: Path, option: str
+) -> None:
+    done = run("search", "a cat", option, cwd=uncalibrated)
+    assert (done.code, done.out) == (3, b"")
+
+
+def test_before_the_first_calibration_the_policy_holds(run: Run, uncalibrated: Path) -> None:
+    done = run("search", "who is this person", cwd=uncalibrated)
+    assert (done.code, done.out) == (3, b"")

@@ -87,7 +87,7 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         f'"root": {json.dumps(os.fspath(here))}, "id": 7, "width": 640, "height": 480, '
         '"taken_at": "2024-05-01T12:30:00", "model": "ViT-B-16/x", '
         '"false_alarm": 0.01235, "precision": 0.9, "domain": "toys", "tested": "failed", '
-        '"verdict": "weak", "rate": 0.31, '
+        '"calibrated": true, "verdict": "weak", "rate": 0.31, '
         '"collapsed": 0, "camera": "Leica M10", "latitude": -33.9, "longitude": 18.4}'
     )
     assert json.loads(second) == {
@@ -104,6 +104,7 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         "precision": None,
         "domain": "",
         "tested": "untested",
+        "calibrated": True,
         "verdict": None,
         "rate": None,
         "collapsed": 0,

@@ -83,6 +83,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(embed, "DecodePool", DecodeHere)
     monkeypatch.setattr(find, "DecodePool", DecodeHere)
+    monkeypatch.setattr(likeness, "DecodePool", DecodeHere)
     return Path(shutil.copytree(made, tmp_path / "photos"))
 
 

@@ -14,12 +14,12 @@ from clipsearch.errors import StoreError
 from clipsearch.records import Vectors
 from clipsearch.storage import schema
 from clipsearch.storage.sqlite import SQL_VARIABLES, Database
+from clipsearch.storage.vectors.new_vector_file import NewVectorFile
 from clipsearch.storage.vectors.vector_file import (
     CLUSTER_FROM,
     DamagedVectorIndex,
     Half,
     Ids,
-    NewVectorFile,
     VectorIndex,
     count_differing,
 )
@@ -177,7 +177,7 @@ class Embeddings:
                 (ids[ids <= index.stamp.newest_id], vectors[ids <= index.stamp.newest_id])
                 for ids, vectors in self.chunks()
             )
-            wrong = count_differing(self._path, self._dim, index.count, chunks)
+            wrong = count_differing(self._path, self._dim, chunks)
         return f"{wrong} embeddings are not those of the catalogue" if wrong else ""
 
     def update_file(
@@ -210,7 +210,7 @@ class Embeddings:
                 with self._db.snapshot():
                     file.write(_counted(self.chunks(), images, progress))
                 if texts is not None:
-                    file.order_by_cluster(
+                    file.invert(
                         texts,
                         lambda share: progress("finding clusters", int(share * images), images),
                     )

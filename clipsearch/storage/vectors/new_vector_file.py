@@ -45,6 +45,8 @@ class NewVectorFile:
         self._flat = path.with_name(path.name + ".new")
         self._inverted = path.with_name(path.name + ".inverted")
         self._ids = np.empty(0, np.int64)
+        self._newest = 0
+        self._left_out = 0
         self._finished = self._flat
 
     def __enter__(self) -> "NewVectorFile":
@@ -54,8 +56,14 @@ class NewVectorFile:
         for temporary in (self._flat, self._inverted):
             temporary.unlink(missing_ok=True)  # a full disk has better uses for the space
 
-    def write(self, chunks: Iterable[tuple[Ids, Half]]) -> None:
-        """Write chunks of ``(n,)`` ids and ``(n, dim)`` fp16 vectors, flat. Raises OSError."""
+    def write(
+        self, chunks: Iterable[tuple[Ids, Half]], of: int | None = None, newest: int | None = None
+    ) -> None:
+        """Write chunks of ``(n,)`` ids and ``(n, dim)`` fp16 vectors, flat.
+
+        of: how many there should be, up to the id ``newest``; the others are noted as left out.
+        By default there are no others. Raises OSError.
+        """
         with open(self._flat, "w+b", opener=self._opener) as file:
             file.write(_flat_head(self._dim, 0))
             seen = [np.empty(0, np.int64)]
@@ -63,6 +71,8 @@ class NewVectorFile:
                 file.write(np.ascontiguousarray(vectors).data)
                 seen.append(ids)
             self._ids = np.concatenate(seen)
+            self._left_out = 0 if of is None else of - len(self._ids)
+            self._newest = int(self._ids.max(initial=0)) if newest is None else newest
             file.write(struct.pack("<Q", len(self._ids)))
             file.write(self._ids.data)
             end = file.tell()
@@ -173,7 +183,7 @@ class NewVectorFile:
         """Write what is ours behind FAISS's data, which ends at ``end``, and wait for the disk."""
         file.flush()
         sums = blocks.sums(file, end)
-        stamp = Stamp(self._token, int(self._ids.max(initial=0)), len(self._ids))
+        stamp = Stamp(self._token, self._newest, len(self._ids), self._left_out)
         file.seek(end)
         file.write(Trailer(end, self._dim, stamp, cluster_search).pack(sums))
         file.flush()

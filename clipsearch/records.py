@@ -375,6 +375,10 @@ class CollectionStatus:
     """Pictures in the catalogue that are newer than the FAISS file (searched exactly)."""
     clusters: ClusterSearch | None
     """How the FAISS file is searched; None: exactly, and nothing else was tried."""
+    damage: str = ""
+    """Why the FAISS file cannot be used, and the catalogue is searched; "" if it can."""
+    left_out: int = 0
+    """Pictures that no search finds, their embeddings in the catalogue being damaged."""
 
 
 @dataclass(slots=True)

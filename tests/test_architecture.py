@@ -29,7 +29,7 @@ which are no folders, also from each other."""
 ONE_FILE = {
     "torch": "models/open_clip.py",
     "open_clip": "models/open_clip.py",
-    "faiss": "storage/vectors/flat_index.py",
+    "faiss": "storage/vectors/faiss_files.py",
     "sqlite3": "storage/sqlite.py",
     "pyarrow": "indexing/transfer/layout.py",
     "watchfiles": "indexing/watch.py",

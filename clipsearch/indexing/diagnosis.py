@@ -264,6 +264,7 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
     try:
         with Store.open(directory) as store:
             name = str(store.root)
+            damage = store.vector_file_problem()
             status = store.status()
             found = (
                 scan.find(os.fsencode(store.root), exclude=store.scope.exclude)
@@ -309,12 +310,19 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
         )
     else:
         yield Check("index", State.OK, f"{counts}; up to date")
-    if store.damage:
+    if damage:
         yield Check(
             "index",
             State.WARNING,
-            f"{name}: the vector file cannot be used: {store.damage}",
+            f"{name}: the vector file cannot be used: {damage}",
             hint="The next search or index writes it anew.",
+        )
+    if status.left_out:
+        yield Check(
+            "index",
+            State.WARNING,
+            f"{name}: {status.left_out} pictures have a damaged embedding and are not found",
+            hint=f"clipsearch verify --repair {name}, then clipsearch index {name}",
         )
 
 

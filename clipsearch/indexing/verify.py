@@ -50,11 +50,11 @@ def verify(
     yield from (Problem("catalogue", text) for text in broken)
     if broken:
         return  # what it says of anything else may be wrong
+    if problem := store.vector_file_problem():
+        yield Problem("vector file", problem)
     bad = store.bad_vectors()
     for id, path in bad:
         yield Problem("embedding", "its embedding is missing or damaged", path, id)
-    if problem := store.vector_file_problem():
-        yield Problem("vector file", problem)
     if found is None:
         return
     known = store.known()

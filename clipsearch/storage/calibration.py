@@ -79,7 +79,8 @@ def measure(store: Store, domain: Domain, texts: Texts) -> tuple[Calibration, Sc
 
     Without pictures there is no scale.
     """
-    ids = store.ids()
+    parts = [ids for ids, _ in store.embeddings()]  # of those that are whole
+    ids = np.concatenate([np.empty(0, np.int64), *parts])
     if not len(ids):
         return Calibration(domain.fingerprint, 0, 0, text=(), image=(), background=None), None
     sample = np.random.default_rng(0).permutation(ids)[:_SAMPLE]

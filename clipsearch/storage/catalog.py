@@ -238,6 +238,8 @@ class Store(Rows):
             updated_at=self._meta["updated_at"],
             pending=pending,
             clusters=clusters,
+            damage=self.damage,
+            left_out=self.left_out,
         )
 
     # -- embeddings ------------------------------------------------------------------------
@@ -258,9 +260,9 @@ class Store(Rows):
         return np.stack([self.vector(id) for id in ids])
 
     def ids(self, only: Filter = EVERYTHING) -> Ids:
-        """Ids of the pictures that a filter lets through and that have a vector, ``(n,)``.
+        """Ids of the good pictures that a filter lets through, ``(n,)``.
 
-        Ascending; without a filter, those of ``all_vectors``.
+        Ascending.
         """
         ids = self._embeddings.ids()
         return ids if only == EVERYTHING else ids[np.isin(ids, self._ids_among(only))]
@@ -327,17 +329,29 @@ class Store(Rows):
         """Why the FAISS file could not be used, if a search met that; for a message."""
         return self._embeddings.damage
 
+    @property
+    def left_out(self) -> int:
+        """How many good pictures no search finds, as the FAISS file was written without them.
+
+        Their embeddings in the catalog are damaged; ``bad_vectors`` names them.
+        """
+        return self._embeddings.left_out()
+
     def sqlite_problems(self) -> list[str]:
         """What SQLite's own checks find wrong with the catalog; nothing if it is whole."""
         return self._db.problems()
 
     def bad_vectors(self) -> list[tuple[int, bytes]]:
-        """Ids and paths of good pictures without an embedding, or with one that cannot be."""
-        return [(id, path) for id, path in self._of(self._embeddings.bad(), "path")]
+        """Ids and paths of good pictures without an embedding, or with one that is damaged.
+
+        It cannot be one, or it is not the one that the FAISS file was written with.
+        """
+        bad = {*self._embeddings.bad(), *self._embeddings.other_than_in_file()}
+        return [(id, path) for id, path in self._of(sorted(bad), "path")]
 
     def vector_file_problem(self) -> str:
-        """What is wrong with the FAISS file, every embedding in it compared; "" if nothing is."""
-        return self._embeddings.file_problem()
+        """What is wrong with the FAISS file, every block of it checked; "" if nothing is."""
+        return self._embeddings.check_file()
 
     def update_vector_index(
         self,
@@ -350,13 +364,14 @@ class Store(Rows):
         """Write the FAISS file anew, if it has fallen behind by more than a search should carry.
 
         What it lacks is searched in the catalog, at a cost that grows with its number; a new
-        file costs as much as the whole collection. One part in twenty balances the two.
+        file costs as much as the whole collection. One part in twenty balances the two, up to
+        100,000 pictures.
 
         queries: gives unit vectors of texts, ``(q, dim)``, at least two; called only for a new
-        file of ``cluster_from`` vectors or more, which is then ordered by cluster if that is worth
-        it. Without them the file is for exact searches, until an update that has them. anew:
-        write it in any case. progress: told what is being done, and of how many vectors it is
-        done, as for ``indexing.update``. Says whether it was written.
+        file of ``cluster_from`` vectors or more, which is then inverted if that is worth it.
+        Without them the file is for exact searches, until an update that has them. anew: write it
+        in any case. progress: told what is being done, and of how many vectors it is done, as for
+        ``indexing.update``. Says whether it was written.
 
         Raises StoreError.
         """

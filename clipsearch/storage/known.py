@@ -190,6 +190,13 @@ def opened(
                 hint="Name a folder of the collection.",
             )
         yield stores, prefix
+        for store in stores:
+            if count := store.left_out:
+                notify(
+                    f"{count} pictures of {printable(os.fspath(store.root))} have a damaged "
+                    "embedding and are not found; clipsearch verify --repair, then clipsearch "
+                    "index, mends them"
+                )
         damaged = [store for store in stores if store.damage]
     for store in damaged:
         _heal(store, notify)

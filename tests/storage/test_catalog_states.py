@@ -2,9 +2,9 @@
 
 The machine below does to a store whatever a year of use may do to it, in random order. The truth
 is a dict of path -> vector; after every step, a search through the writer, through a fresh reader
-and on a plain copy gives what numpy finds in that dict. It runs twice: with FAISS
-files in the order of the ids, and with files in the order of clusters, where the exact searches are
-compared, and every other search has to keep to what is there.
+and on a plain copy gives what numpy finds in that dict. It runs twice: with flat FAISS
+files, and with inverted ones, where the exact searches are compared, and every other search has to
+keep to what is there.
 """
 
 import shutil
@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from clipsearch.records import Filter, ImageFile, Vectors
 from clipsearch.storage.catalog import FOLDER, VECTORS, Store
-from clipsearch.storage.vectors import clusters
+from clipsearch.storage.vectors import nprobe
 
 FOLDERS = (b"", b"a/", b"a/b/", b"ab/", b"a0/")
 PATHS = [folder + b"%d.png" % n for folder in FOLDERS for n in range(6)] + [b"\xff\xfe.png"]
@@ -250,7 +250,7 @@ class ClusteredStoreMachine(StoreMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patched = pytest.MonkeyPatch()
-        self.patched.setattr(clusters, "is_worth_it", lambda measured: True)
+        self.patched.setattr(nprobe, "is_worth_it", lambda measured: True)
 
     def teardown(self) -> None:
         self.patched.undo()

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, run_here
-from fakes import DecodeHere, FakeEncoder, fake_spec
+from fakes import DecodeHere, FakeEncoder, fake_spec, unit
 from PIL import Image
 
 from clipsearch.images import scan
 from clipsearch.indexing import embed
 from clipsearch.indexing.reconcile import reconcile
 from clipsearch.records import Encoder
-from clipsearch.storage import collection
+from clipsearch.storage import collection, known
 from clipsearch.storage.catalog import FOLDER, Store
 from clipsearch.storage.collection import Collection
 
@@ -58,8 +58,8 @@ def test_it_opens_and_searches(reader: Store) -> None:
         best, *others = reader.search(reader.vector(entry.id), 10)
         assert (best.path, len(others)) == (path, 5)
         assert best.score == pytest.approx(1, abs=1e-3)
-    assert not reader.damage
-    assert reader.status().pending == 0
+    assert "earlier version" in reader.damage  # its vector file, which has no checksums
+    assert reader.status().pending == 6
     assert Collection(reader).false_alarms("text") is not None
     assert not Collection(reader).is_calibrated  # for verdicts, until the next index run
 
@@ -75,6 +75,19 @@ def test_it_stays_tested(reader: Store, root: Path, capsys: pytest.CaptureFixtur
     assert line.startswith("tested on the domain toys with 6 pictures on 2026-")
     assert run_here("status", root) == 0
     assert line in capsys.readouterr().out
+
+
+def test_the_first_search_writes_its_vector_file_again(
+    root: Path,
+) -> None:
+    told: list[str] = []
+    with known.opened(root, None, told.append) as ((store,), _):
+        assert len(store.search(unit(1, 4), 10)) == 6
+    assert len(told) == 1
+    assert "an earlier version of clipsearch wrote it); it was written anew" in told[0]
+    with Store.open(root / FOLDER) as reader:
+        assert reader.status().pending == 0
+        assert not reader.damage
 
 
 def test_an_update_reuses_its_embeddings_and_adds_to_them(root: Path) -> None:

@@ -1,7 +1,7 @@
 """What is indexed, what an update did, and which models there are."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clipsearch.cli.render.json_lines import json_path
@@ -71,6 +71,7 @@ def status_text(status: CollectionStatus, collection: Collection, model_here: st
         f"  sizes    catalogue {size_text(status.catalog_bytes)}, "
         f"vectors {size_text(status.vector_bytes)}",
         f"  search   {_search_text(status.clusters)}",
+        *_damage_lines(status),
         f"  created  {status.created_at}",
         f"  updated  {status.updated_at}",
     ]
@@ -88,6 +89,19 @@ def _scope_lines(scope: Scope) -> list[str]:
     if scope.max_pixels is not None:
         lines.append(f"  limit    {scope.max_pixels:,} pixels a picture")
     return lines
+
+
+def _damage_lines(status: CollectionStatus) -> Iterator[str]:
+    if status.damage:
+        yield (
+            f"  damage   the vector file cannot be used: {status.damage}; searches read the "
+            "catalogue, and the next search or index writes it anew"
+        )
+    if status.left_out:
+        yield (
+            f"  damage   {status.left_out} pictures have a damaged embedding and are not found; "
+            "mend them with: clipsearch verify --repair, then clipsearch index"
+        )
 
 
 def _search_text(clusters: ClusterSearch | None) -> str:
@@ -118,6 +132,8 @@ def status_record(status: CollectionStatus, collection: Collection) -> dict[str,
         "not_in_vector_file": status.pending,
         "search": "clusters" if status.clusters and status.clusters.lists else "exact",
         "clusters": status.clusters._asdict() if status.clusters else None,
+        "vector_file_damage": status.damage or None,
+        "damaged_embeddings": status.left_out,
         "domain": collection.domain.name,
         "domain_fingerprint": collection.domain.fingerprint,
         "tested": collection.tested,

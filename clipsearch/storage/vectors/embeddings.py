@@ -2,6 +2,10 @@
 
 The file may be missing, old or damaged. What it lacks is searched exactly in the catalog, and
 what it has too much is ignored, so a search is right at every moment in between.
+
+SQLite keeps no checksums. A row of the catalog that is no unit vector of the model's length is
+damage: it is never searched or written to the file. One that is, and yet is not what it was, is
+noticed by ``other_than_in_file`` alone.
 """
 
 import uuid
@@ -9,19 +13,22 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from clipsearch.errors import StoreError
 from clipsearch.records import Vectors
 from clipsearch.storage import schema
 from clipsearch.storage.sqlite import SQL_VARIABLES, Database
+from clipsearch.storage.vectors.new_vector_file import NewVectorFile
 from clipsearch.storage.vectors.vector_file import (
     CLUSTER_FROM,
+    TOKEN_SIZE,
     DamagedVectorIndex,
     Half,
     Ids,
-    NewVectorFile,
     VectorIndex,
-    count_differing,
+    differing,
+    identity_of,
 )
 from clipsearch.vectors import top_k
 
@@ -31,6 +38,9 @@ Progress = Callable[[str, int, int], None]
 """Told what is being done, of how many vectors it is done, and of how many in all."""
 
 _ROWS_PER_CHUNK = 16_384
+
+_MOST_NEWER = 100_000
+"""They add 0.4 s to a search; to embed them took hours, and ten million are written in minutes."""
 
 _UNIT = 0.01
 """A unit vector's length after rounding to fp16 is 1 to within a thousandth."""
@@ -55,31 +65,26 @@ class Embeddings:
         found = self._db.value(
             "SELECT vector FROM vectors WHERE id = ? AND length(vector) = ?", (id, 2 * self._dim)
         )
-        if found is None:
+        if found is None or not _are_unit(decoded(found)):
             raise KeyError(id)
         return decoded(found)
 
     def ids(self) -> Ids:
-        """Ids of the pictures that have an embedding, ``(n,)``, ascending."""
-        rows = self._db.rows(
-            "SELECT id FROM vectors WHERE length(vector) = ? ORDER BY id", (2 * self._dim,)
-        )
+        """Ids of the good pictures, ``(n,)``, ascending; a damaged embedding is not noticed."""
+        rows = self._db.rows("SELECT id FROM images WHERE error IS NULL ORDER BY id")
         return np.fromiter((id for (id,) in rows), np.int64)
 
     def chunks(self, newer_than: int = 0) -> Iterator[tuple[Ids, Half]]:
         """Ids ``(n,)`` and embeddings ``(n, dim)`` of all with a greater id, in their order.
 
-        A few megabytes at a time. A vector of another length is damaged, and its picture is not
-        found; ``bad`` names it.
+        A few megabytes at a time. A damaged one is left out; ``bad`` names it.
         """
-        for rows in self._db.batches(
-            _ROWS_PER_CHUNK,
-            "SELECT id, vector FROM vectors WHERE id > ? AND length(vector) = ? ORDER BY id",
-            (newer_than, 2 * self._dim),
-        ):
-            ids = np.fromiter((id for id, _ in rows), np.int64, len(rows))
-            joined = b"".join(vector for _, vector in rows)
-            yield ids, np.frombuffer(joined, np.dtype("<f2")).reshape(len(rows), self._dim)
+        for ids, vectors in self._of_right_length(newer_than):
+            sound = _are_unit(vectors.astype(np.float32))
+            if sound.all():
+                yield ids, vectors
+            else:
+                yield ids[sound], vectors[sound]
 
     def bad(self) -> list[int]:
         """Ids of good pictures without an embedding, or with one that cannot be, ascending.
@@ -92,10 +97,19 @@ class Embeddings:
             (2 * self._dim,),
         )
         odd = {id for (id,) in rows}
-        for ids, vectors in self.chunks():
-            lengths = np.linalg.norm(vectors.astype(np.float32), axis=1)
-            odd.update(ids[~(abs(lengths - 1) < _UNIT)].tolist())
+        for ids, vectors in self._of_right_length():
+            odd.update(ids[~_are_unit(vectors.astype(np.float32))].tolist())
         return sorted(odd)
+
+    def _of_right_length(self, newer_than: int = 0) -> Iterator[tuple[Ids, Half]]:
+        for rows in self._db.batches(
+            _ROWS_PER_CHUNK,
+            "SELECT id, vector FROM vectors WHERE id > ? AND length(vector) = ? ORDER BY id",
+            (newer_than, 2 * self._dim),
+        ):
+            ids = np.fromiter((id for id, _ in rows), np.int64, len(rows))
+            joined = b"".join(vector for _, vector in rows)
+            yield ids, np.frombuffer(joined, np.dtype("<f2")).reshape(len(rows), self._dim)
 
     # -- searched --------------------------------------------------------------------------
 
@@ -107,10 +121,10 @@ class Embeddings:
         ``among`` restricts it to some ids. Inside a snapshot.
         """
         index = self.index()
-        recent = self._newer(index.stamp.newest_id, among)
+        recent = self._best_of_newer(queries, k, index.stamp.newest_id, among)
         answers = []
-        for query, (ids, scores) in zip(
-            queries, index.search_each(queries, k, among, exact=exact), strict=True
+        for query, newer, (ids, scores) in zip(
+            queries, recent, index.search_each(queries, k, among, exact=exact), strict=True
         ):
             # Pictures that were removed since the file was written are still in it: ask for more
             # until enough of what it gives is in the catalog.
@@ -122,36 +136,52 @@ class Embeddings:
                 asked *= 4
                 ids, scores = index.search(query, asked, among, exact=exact)
             found = [(int(id), float(s)) for id, s in zip(ids, scores, strict=True) if id in there]
-            found += zip(*(part.tolist() for part in top_k(query, *recent, k)), strict=True)
-            answers.append(sorted(found, key=lambda scored: (-scored[1], scored[0]))[:k])
+            answers.append(_best([*found, *newer], k))
         return answers
 
     def index(self) -> VectorIndex:
-        """The FAISS file, or an empty index in its place, with ``damage`` saying why."""
-        if self._index is None:
-            token = self._db.value("SELECT value FROM meta WHERE key = 'vector_file'")
-            try:
-                self._index = VectorIndex.read(self._path, self._dim, token)
-            except DamagedVectorIndex as error:
-                self.damage = str(error)
-                self._index = VectorIndex.empty(self._dim)
+        """The FAISS file, or an empty index in its place, with ``damage`` saying why.
+
+        It is looked at again where somebody has written into it since.
+        """
+        if self._index is None or self._index.is_altered(self._path):
+            self._read()
+        assert self._index is not None
         return self._index
 
-    def pending(self) -> int:
-        """How many vectors are newer than the FAISS file."""
-        newest = self.index().stamp.newest_id
-        return int(self._db.value("SELECT count(*) FROM vectors WHERE id > ?", (newest,)))
+    def _read(self, *, whole: bool = False) -> None:
+        """Open the FAISS file; ``whole``: check every block of it."""
+        noted = self._db.value("SELECT value FROM meta WHERE key = 'vector_file'")
+        self.damage = ""
+        try:
+            self._index = VectorIndex.read(self._path, self._dim, *_unpacked(noted), whole=whole)
+        except DamagedVectorIndex as error:
+            self.damage = str(error)
+            self._index = VectorIndex.empty(self._dim)
 
-    def _newer(self, than: int, among: Ids | None) -> tuple[Ids, Half]:
-        """Ids and vectors that the FAISS file does not have."""
-        chunks = list(self.chunks(than))
-        ids = np.concatenate([np.empty(0, np.int64), *(ids for ids, _ in chunks)])
-        empty = np.empty((0, self._dim), np.float16)
-        vectors = np.concatenate([empty, *(vectors for _, vectors in chunks)])
-        if among is not None:
-            wanted = np.isin(ids, among)
-            ids, vectors = ids[wanted], vectors[wanted]
-        return ids, vectors
+    def pending(self) -> int:
+        """How many good pictures are newer than the FAISS file."""
+        newest = self.index().stamp.newest_id
+        counted = "SELECT count(*) FROM images WHERE id > ? AND error IS NULL"
+        return int(self._db.value(counted, (newest,)))
+
+    def left_out(self) -> int:
+        """How many pictures the FAISS file that a search has opened was written without."""
+        return self._index.stamp.left_out if self._index else 0
+
+    def _best_of_newer(
+        self, queries: Vectors, k: int, than: int, among: Ids | None
+    ) -> list[list[tuple[int, float]]]:
+        """For each query the best of what the FAISS file does not have, a chunk at a time."""
+        best: list[list[tuple[int, float]]] = [[] for _ in queries]
+        for ids, vectors in self.chunks(than):
+            if among is not None:
+                wanted = np.isin(ids, among)
+                ids, vectors = ids[wanted], vectors[wanted]
+            for n, query in enumerate(queries):
+                here = zip(*(part.tolist() for part in top_k(query, ids, vectors, k)), strict=True)
+                best[n] = _best([*best[n], *here], k)
+        return best
 
     def _there(self, ids: list[int]) -> set[int]:
         """Those of the ids that the catalog has."""
@@ -165,20 +195,24 @@ class Embeddings:
 
     # -- the FAISS file --------------------------------------------------------------------
 
-    def file_problem(self) -> str:
-        """What is wrong with the FAISS file, every embedding in it compared; "" if nothing is."""
+    def check_file(self) -> str:
+        """What is wrong with the FAISS file, every block of it checked; "" if nothing is."""
         with self._db.snapshot():
-            self._index = None
-            self.damage = ""
-            index = self.index()
+            self._read(whole=True)
+        return self.damage
+
+    def other_than_in_file(self) -> list[int]:
+        """Ids of pictures whose embedding is not the one in the FAISS file, ascending.
+
+        The file's blocks have checksums and the catalog's rows do not: so it is the row that is
+        damaged. Nothing where the file cannot be used.
+        """
+        with self._db.snapshot():
+            newest = self.index().stamp.newest_id
             if self.damage:
-                return self.damage
-            chunks = (
-                (ids[ids <= index.stamp.newest_id], vectors[ids <= index.stamp.newest_id])
-                for ids, vectors in self.chunks()
-            )
-            wrong = count_differing(self._path, self._dim, index.count, chunks)
-        return f"{wrong} embeddings are not those of the catalogue" if wrong else ""
+                return []
+            chunks = ((ids[ids <= newest], of_ids[ids <= newest]) for ids, of_ids in self.chunks())
+            return differing(self._path, self._dim, chunks)
 
     def update_file(
         self,
@@ -194,23 +228,30 @@ class Embeddings:
         mode: the file's permissions. Raises StoreError.
         """
         with self._db.snapshot():
-            self._index = None
+            self._read()
             index = self.index()
             images = self._db.value("SELECT count(*) FROM images WHERE error IS NULL")
             newer = self.pending()
-        gone = index.stamp.vectors - (images - newer)
-        behind = anew or bool(self.damage) or (newer + gone) * 20 > images
+        stamp = index.stamp
+        gone = stamp.vectors + stamp.left_out - (images - newer)
+        mended = bool(stamp.left_out) and gone > 0  # so that no one is told of it any longer
+        behind = (newer + gone) * 20 > images or newer > _MOST_NEWER
         to_cluster = queries is not None and images >= cluster_from
-        if not behind and (index.cluster_search or not to_cluster):
+        if not (anew or self.damage or mended or behind) and (
+            index.cluster_search or not to_cluster
+        ):
+            self._note(index)
             return False
         texts = queries() if queries is not None and to_cluster else None
         token = uuid.uuid4().bytes
         try:
             with NewVectorFile(self._path, self._dim, token, mode) as file:
                 with self._db.snapshot():
-                    file.write(_counted(self.chunks(), images, progress))
+                    newest = self._db.value("SELECT max(id) FROM images WHERE error IS NULL")
+                    chunks = _counted(self.chunks(), images, progress)
+                    file.write(chunks, of=images, newest=newest or 0)
                 if texts is not None:
-                    file.order_by_cluster(
+                    file.invert(
                         texts,
                         lambda share: progress("finding clusters", int(share * images), images),
                     )
@@ -220,11 +261,12 @@ class Embeddings:
                 # backup) may use one id for two pictures: each catalog knows its own file by a
                 # token.
                 with self._db.transaction():
+                    file.replace()
+                    noted = token + identity_of(self._path.stat())
                     self._db.execute_many(
                         "UPDATE meta SET value = ? WHERE key = ?",
-                        [(token, "vector_file"), (schema.now(), "updated_at")],
+                        [(noted, "vector_file"), (schema.now(), "updated_at")],
                     )
-                    file.replace()
         except OSError as error:
             raise StoreError(
                 f"cannot write {self._path}: {error.strerror}",
@@ -232,6 +274,13 @@ class Embeddings:
             ) from error
         self.damage = ""
         return True
+
+    def _note(self, index: VectorIndex) -> None:
+        """Note a file that was copied, and was found whole, as the one that is searched."""
+        noted = index.stamp.token + index.identity
+        if noted != self._db.value("SELECT value FROM meta WHERE key = 'vector_file'"):
+            with self._db.transaction():
+                self._db.execute("UPDATE meta SET value = ? WHERE key = 'vector_file'", (noted,))
 
 
 def decoded(vector: bytes) -> Vectors:
@@ -242,6 +291,24 @@ def decoded(vector: bytes) -> Vectors:
 def encoded(vector: Vectors) -> bytes:
     """A vector ``(dim,)`` as it is stored: fp16, little-endian."""
     return np.asarray(vector, np.dtype("<f2")).tobytes()
+
+
+def _are_unit(vectors: Vectors) -> npt.NDArray[np.bool_]:
+    """Whether each of ``(..., dim)`` vectors is of unit length; one that is not a number is not."""
+    # An infinite one is damage, and no reason for a warning.
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("...i,...i->...", vectors, vectors)
+        near: npt.NDArray[np.bool_] = abs(np.sqrt(squares) - 1) < _UNIT
+    return near
+
+
+def _best(scored: list[tuple[int, float]], k: int) -> list[tuple[int, float]]:
+    return sorted(scored, key=lambda one: (-one[1], one[0]))[:k]
+
+
+def _unpacked(noted: bytes) -> tuple[bytes, bytes]:
+    """The token of the file that a catalog means, and that file's identity, if it is noted."""
+    return noted[:TOKEN_SIZE], noted[TOKEN_SIZE:]
 
 
 def _counted(

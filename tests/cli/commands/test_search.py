@@ -497,11 +497,14 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes(b"")
     else:
         content = bytearray(path.read_bytes())
-        content[:64] = os.urandom(64)
+        if how == "zeroes":
+            content[1500:2500] = bytes(1000)
+        else:
+            content[:64] = os.urandom(64)
         path.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ["missing", "cut short", "empty", "overwritten"])
+@pytest.mark.parametrize("how", ["missing", "cut short", "empty", "overwritten", "zeroes"])
 def test_a_damaged_vector_file_changes_no_answer_and_is_healed(
     run: Run, collection: Path, how: str
 ) -> None:

@@ -3,7 +3,7 @@
 import base64
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,21 @@ def test_status_says_what_is_left_out_and_what_is_tried_again() -> None:
     assert record["max_pixels"] == 4_000_000
 
 
+def test_damage_is_told() -> None:
+    told = replace(status(Path("/photos")), damage="it is damaged", left_out=2)
+    *_, file, rows, _created, _updated = status_text(told, known(), "here").splitlines()
+    assert file == (
+        "  damage   the vector file cannot be used: it is damaged; searches read the catalogue, "
+        "and the next search or index writes it anew"
+    )
+    assert rows == (
+        "  damage   2 pictures have a damaged embedding and are not found; mend them with: "
+        "clipsearch verify --repair, then clipsearch index"
+    )
+    record = status_record(told, known())
+    assert (record["vector_file_damage"], record["damaged_embeddings"]) == ("it is damaged", 2)
+
+
 CLUSTERS = ClusterSearch(lists=5800, probed=181, queries=170, recall=0.9934, scanned=0.034)
 
 
@@ -219,6 +234,8 @@ def test_status_for_programs() -> None:
         "not_in_vector_file": 3,
         "search": "exact",
         "clusters": None,
+        "vector_file_damage": None,
+        "damaged_embeddings": 0,
         "domain": "toys",
         "domain_fingerprint": collection.domain.fingerprint,
         "tested": "failed",

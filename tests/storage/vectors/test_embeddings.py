@@ -5,6 +5,7 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from clipsearch.errors import (
 )
 from clipsearch.records import EmbeddedImage, ImageFile, Vectors
 from clipsearch.storage.catalog import CATALOG, Store
+from clipsearch.storage.vectors import embeddings, vector_file
 from clipsearch.storage.vectors.embeddings import VECTORS
 from clipsearch.vectors import top_k
 
@@ -197,6 +199,134 @@ def test_a_copy_made_between_the_two_files_is_searched_exactly(
         assert reader.damage
 
 
+DAMAGE = {
+    "zeroes": bytes(800),
+    "random bytes": random.Random(1).randbytes(800),
+    "not a number": np.full(400, np.nan, np.float16).tobytes(),
+    "infinite": np.full(400, np.inf, np.float16).tobytes(),
+    "one bit": b"",
+}
+
+
+def overwrite(path: Path, place: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(place)
+        old = file.read(1)
+        file.seek(place)
+        file.write(content or bytes([old[0] ^ 4]))
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("place", [10, 400, 1200])
+def test_damaged_vectors_are_never_believed(
+    writer: Store, directory: Path, content: bytes, place: int
+) -> None:
+    """Zeroes made the best hits vanish, and nothing was said."""
+    vectors = add(writer, forest(60))  # 1,920 bytes behind a head of 134
+    writer.update_vector_index()
+    with Store.open(directory) as early:
+        check(early, vectors)
+        overwrite(directory / VECTORS, place, content)
+        check(early, vectors)  # also by whoever has it open
+        assert early.damage
+    with Store.open(directory) as reader:
+        check(reader, vectors)
+        assert reader.damage == reader.status().damage == "it is damaged"
+        assert reader.vector_file_problem() == "it is damaged"
+    writer.update_vector_index()
+    with Store.open(directory) as reader:
+        check(reader, vectors)
+        assert reader.damage == reader.status().damage == reader.vector_file_problem() == ""
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_list_is_never_believed(writer: Store, directory: Path, content: bytes) -> None:
+    vectors = add(writer, kinds_of_pictures(2000))
+    writer.update_vector_index(texts, cluster_from=1000)
+    size = (directory / VECTORS).stat().st_size
+    overwrite(directory / VECTORS, size - 40_000, content)
+    with Store.open(directory) as reader:
+        for query in texts()[:3]:
+            assert_exact(reader.search(query, 10), vectors, query, 10)
+        assert reader.damage == "it is damaged"
+    writer.update_vector_index(texts, cluster_from=1000)
+    assert writer.status().clusters is not None
+    assert not writer.vector_file_problem()
+
+
+def test_a_copied_file_that_is_whole_is_noted_by_the_next_update(
+    writer: Store, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(writer, forest(60))
+    writer.update_vector_index()
+    content = (directory / VECTORS).read_bytes()
+    (directory / "copy").write_bytes(content)
+    os.replace(directory / "copy", directory / VECTORS)
+    monkeypatch.setattr(vector_file, "ALWAYS_CHECKED", 0)
+    checks: list[bool] = []
+    real = vector_file._checked
+
+    def checked(*arguments: Any, whole: bool) -> vector_file.Trailer:
+        checks.append(whole)
+        return real(*arguments, whole=whole)
+
+    monkeypatch.setattr(vector_file, "_checked", checked)
+    for _ in range(2):
+        assert not writer.update_vector_index()
+    with Store.open(directory) as reader:
+        reader.search(QUERY, 3)
+    assert checks == [True, False, False]
+
+
+# -- damage to the catalog's own vectors ---------------------------------------------------------
+
+NO_EMBEDDING = {
+    "zeroes": bytes(2 * DIM),
+    "not a number": np.full(DIM, np.nan, "<f2").tobytes(),
+    "infinite": np.full(DIM, np.inf, "<f2").tobytes(),
+    "too long": np.full(DIM, 2, "<f2").tobytes(),
+    "cut": bytes(7),
+}
+
+
+@pytest.mark.parametrize("content", NO_EMBEDDING.values(), ids=NO_EMBEDDING)
+@pytest.mark.parametrize("in_the_file", [True, False])
+def test_a_damaged_row_of_the_catalogue_is_left_out_and_told_of(
+    writer: Store, directory: Path, content: bytes, in_the_file: bool
+) -> None:
+    vectors = add(writer, forest(60))
+    if in_the_file:
+        writer.update_vector_index()
+    newest = max(writer.known().items(), key=lambda known: known[1].id)
+    path, id = newest[0], newest[1].id
+    writer._db.execute("UPDATE vectors SET vector = ? WHERE id = ?", (content, id))
+    assert writer.bad_vectors() == [(id, path)]
+    with pytest.raises(KeyError):
+        writer.vector(id)
+    if in_the_file:
+        check(writer, vectors)  # which has it as it was
+        assert not writer.vector_file_problem()
+    writer.update_vector_index(anew=True)
+    without = {own: vector for own, vector in vectors.items() if own != path}
+    assert_exact(writer.search(QUERY, 70), without, QUERY, 70)
+    assert writer.status().left_out == writer.left_out == 1
+    assert not writer.update_vector_index()
+    with writer.batch():
+        writer.forget([id])
+    assert writer.update_vector_index()  # so that it is told of no longer
+    assert writer.status().left_out == 0
+
+
+def test_a_row_that_could_be_an_embedding_is_compared_with_the_file(writer: Store) -> None:
+    """The file has checksums and the catalogue has none: so it is the row that is damaged."""
+    add(writer, forest(60))
+    writer.update_vector_index()
+    other = half(unit(77)).tobytes()
+    writer._db.execute("UPDATE vectors SET vector = ? WHERE id IN (3, 9)", (other,))
+    assert [id for id, _ in writer.bad_vectors()] == [3, 9]
+    assert not writer.vector_file_problem()
+
+
 # -- when the FAISS file is written --------------------------------------------------------------
 
 
@@ -224,6 +354,19 @@ def test_the_faiss_file_is_written_only_when_much_has_changed(
     writer.update_vector_index()  # 6 of 100
     assert snapshot(directory)[VECTORS] != first
     assert writer.status().pending == 0
+
+
+def test_a_large_collections_newer_pictures_are_bounded_in_number(
+    writer: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One in twenty of ten millions would take seconds to search."""
+    monkeypatch.setattr(embeddings, "_MOST_NEWER", 2)
+    add(writer, pictures(100))
+    writer.update_vector_index()
+    add(writer, pictures(2, start=100))
+    assert not writer.update_vector_index()
+    add(writer, pictures(1, start=102))
+    assert writer.update_vector_index()
 
 
 def test_a_small_collections_first_pictures_are_written_at_once(

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -66,6 +66,12 @@ def run(arguments: Sequence[str]) -> int:
         # What no command expects of its files: a name too long, a folder that may not be entered.
         if debug:
             traceback.print_exc()
+        if _takes_no_more(sys.stdout):
+            _complain(
+                f"cannot write to standard output: {error.strerror or error}",
+                "Make room where it goes, or send it elsewhere.",
+            )
+            return ExitCode.ERROR
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         _complain(
             f"{where}{error.strerror or error}",
@@ -84,15 +90,25 @@ def run(arguments: Sequence[str]) -> int:
         return ExitCode.ERROR
 
 
+def _takes_no_more(stream: TextIO) -> bool:
+    """Whether what was written cannot be: then it is silenced, or Python would try at its exit."""
+    try:
+        stream.flush()
+    except OSError:
+        silence(stream)
+        return True
+    return False
+
+
 def _interrupt(signal_number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
 def _complain(message: str, hint: str, kind: str = "error") -> None:
-    from clipsearch.text import printable
+    from clipsearch.text import printable, shortened
 
     hints = [f"  {printable(hint)}"] if hint else []
-    _last_words(f"clipsearch: {kind}: {printable(message)}", *hints)
+    _last_words(f"clipsearch: {kind}: {printable(shortened(message, 1000))}", *hints)
 
 
 def _last_words(*lines: str) -> None:

@@ -158,6 +158,10 @@ def _raise(error: sqlite3.Error, path: Path) -> NoReturn:
             f"the disk is full ({path})",
             hint="Make room and run the same command again; what was done so far is kept.",
         ) from error
+    if _may_not_be_read(path):
+        raise StoreError(
+            f"you may not read {path}", hint="Ask whoever owns it, or give yourself the right."
+        ) from error
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         raise StoreError(
             f"cannot write or open {path}: {error}",
@@ -167,6 +171,16 @@ def _raise(error: sqlite3.Error, path: Path) -> NoReturn:
         f"cannot read {path}: {error}",
         hint=f"If it is damaged, delete {path.parent} and index again.",
     ) from error
+
+
+def _may_not_be_read(path: Path) -> bool:
+    try:
+        with path.open("rb"):
+            return False
+    except PermissionError:
+        return True
+    except OSError:
+        return False
 
 
 def _uri(path: PurePath) -> str:

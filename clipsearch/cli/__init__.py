@@ -4,19 +4,22 @@ Only this top floor prints and only it chooses which store, model and encoder ar
 time to import (torch above all) is imported by the command that needs it, when it needs it.
 """
 
+import errno
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 import typer
 
 from clipsearch.cli import completion
 from clipsearch.cli.app import Interrupted, ReaderGone, app, silence, tell
 from clipsearch.errors import ClipsearchError, ExitCode, Refused
+
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) if os.name == "posix" else (errno.ENOSPC,)
 
 
 def main() -> NoReturn:
@@ -66,7 +69,9 @@ def run(arguments: Sequence[str]) -> int:
         # What no command expects of its files: a name too long, a folder that may not be entered.
         if debug:
             traceback.print_exc()
-        if _takes_no_more(sys.stdout):
+        # Files that are written have a name, and SQLite's errors are ours.
+        if error.errno in _FULL and error.filename is None:
+            silence(sys.stdout)  # or Python would try again at its exit
             _complain(
                 f"cannot write to standard output: {error.strerror or error}",
                 "Make room where it goes, or send it elsewhere.",
@@ -88,16 +93,6 @@ def run(arguments: Sequence[str]) -> int:
                 "This is a bug. Run it again with --debug and report what it prints.",
             )
         return ExitCode.ERROR
-
-
-def _takes_no_more(stream: TextIO) -> bool:
-    """Whether what was written cannot be: then it is silenced, or Python would try at its exit."""
-    try:
-        stream.flush()
-    except OSError:
-        silence(stream)
-        return True
-    return False
 
 
 def _interrupt(signal_number: int, frame: object) -> NoReturn:

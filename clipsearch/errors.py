@@ -36,8 +36,13 @@ Only the command line catches the root of this tree, and ``serving``, which answ
 from enum import IntEnum
 from typing import Literal
 
+from clipsearch.text import shortened
+
 FailureKind = Literal["content", "pixels", "time", "memory", "crash"]
 """Why a picture cannot be decoded: what is in the file, a limit, or what became of the decoder."""
+
+_MOST = 1000
+"""Characters of a message or a hint: what is repeated in it may be as long as a file."""
 
 
 class ExitCode(IntEnum):
@@ -59,8 +64,8 @@ class ClipsearchError(Exception):
     """The root of the tree: a message for people, and the next step as ``hint``."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(shortened(message, _MOST))
+        self.hint = shortened(hint, _MOST)
 
 
 class UsageError(ClipsearchError):

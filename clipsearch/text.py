@@ -45,8 +45,11 @@ def percent(share: float | None) -> str:
 
 
 def shortened(text: str, most: int = 80) -> str:
-    """Text as a message repeats it: of a long one, the beginning."""
-    return text if len(text) <= most else f"{text[: most - 3].rstrip()}..."
+    """Text as a message repeats it: of a long one, the beginning and the end."""
+    if len(text) <= most:
+        return text
+    end = most // 4
+    return f"{text[: most - end - 3]}...{text[-end:]}"
 
 
 def printable(text: str) -> str:

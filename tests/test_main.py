@@ -72,6 +72,24 @@ def test_messages_that_nobody_can_read_change_no_exit_code(tmp_path: Path, strea
     assert (done.returncode, done.stdout, done.stderr) == (2, b"", b"")
 
 
+@pytest.mark.parametrize("arguments", ["help scores", "--help"])
+def test_a_full_standard_output_is_called_that(tmp_path: Path, arguments: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m clipsearch {arguments} >/dev/full', sys.executable],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.splitlines()) == (
+        2,
+        [
+            b"clipsearch: error: cannot write to standard output: No space left on device",
+            b"  Make room where it goes, or send it elsewhere.",
+        ],
+    )
+
+
 def test_standard_input_that_is_closed_is_an_empty_one(tmp_path: Path) -> None:
     done = subprocess.run(
         ["sh", "-c", 'exec "$0" -m clipsearch search - <&-', sys.executable],

@@ -7,7 +7,8 @@ from fakes import ESCAPES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipsearch.text import close, did_you_mean, printable, size_text
+from clipsearch.errors import UsageError
+from clipsearch.text import close, did_you_mean, printable, shortened, size_text
 
 NAMES = ["lighthouse", "house", "ViT-B-16", "jpeg"]
 
@@ -75,3 +76,19 @@ def test_printable_text_is_one_line_and_obeys_nobody(text: str) -> None:
 )
 def test_sizes_are_said_as_people_say_them(count: int, text: str) -> None:
     assert size_text(count) == text
+
+
+@given(st.text(max_size=200), st.integers(10, 100))
+def test_a_long_text_is_repeated_by_its_beginning_and_its_end(text: str, most: int) -> None:
+    short = shortened(text, most)
+    assert len(short) == min(len(text), most)
+    if len(text) > most:
+        beginning, _, end = short.partition("...")
+        assert text.startswith(beginning[: most // 2])
+        assert text.endswith(end[-(most // 4) :])
+
+
+def test_no_error_is_as_long_as_what_it_repeats() -> None:
+    error = UsageError(f"'{10_000 * 'x'}' is nothing", hint=10_000 * "y")
+    assert len(str(error)) == len(error.hint) == 1000
+    assert str(error).endswith("x' is nothing")

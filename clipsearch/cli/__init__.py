@@ -4,6 +4,8 @@ Only this top floor prints and only it chooses which store, model and encoder ar
 time to import (torch above all) is imported by the command that needs it, when it needs it.
 """
 
+import errno
+import os
 import signal
 import sys
 import traceback
@@ -16,6 +18,8 @@ import typer
 from clipsearch.cli import completion
 from clipsearch.cli.app import Interrupted, ReaderGone, app, error_lines, silence, tell
 from clipsearch.errors import ClipsearchError, ExitCode, Refused
+
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) if os.name == "posix" else (errno.ENOSPC,)
 
 
 def main() -> NoReturn:
@@ -62,7 +66,15 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         if debug:
             traceback.print_exc()
-        _last_words(*error_lines(error))
+        told: ClipsearchError | OSError = error
+        if error.errno in _FULL and error.filename is None:
+            # Files that are written have a name, and SQLite's errors are ours.
+            silence(sys.stdout)  # or Python would try again at its exit
+            told = ClipsearchError(
+                f"cannot write to standard output: {error.strerror or error}",
+                hint="Make room where it goes, or send it elsewhere.",
+            )
+        _last_words(*error_lines(told))
         return ExitCode.ERROR
     except Exception as error:
         # Python's own exit code for this is 1, which would read as "no match".

@@ -29,6 +29,7 @@ from clipsearch.domain.words import Vocabulary
 from clipsearch.domain.zero_shot import class_embeddings, encode_all
 from clipsearch.errors import OutOfDomain
 from clipsearch.records import TextEncoder, Vectors
+from clipsearch.text import shortened
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -123,8 +124,9 @@ class Gate:
         """``judge``, raising OutOfDomain, with the nearest classes named, on a refusal."""
         verdict = self.judge(query, vector)
         if not verdict.inside:
+            said = shortened(" ".join(query.split()))
             raise OutOfDomain(
-                f"'{' '.join(query.split())}' seems to have nothing to do with the domain "
+                f"'{said}' seems to have nothing to do with the domain "
                 f"{self._domain.name}; its nearest classes are {', '.join(verdict.nearest)}",
                 hint="Put it in other words, or search all the same with --allow-out-of-domain.",
             )

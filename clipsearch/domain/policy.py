@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from clipsearch.errors import RefusedByPolicy
+from clipsearch.text import shortened
 
 SOURCE = (
     'The model card, "Out-of-Scope Use": surveillance and facial recognition are "always '
@@ -54,7 +55,9 @@ def check(text: str) -> None:
     """Raise RefusedByPolicy if the policy refuses this text."""
     found = refusal(text)
     if found is not None:
-        raise RefusedByPolicy(f"'{' '.join(text.split())}' {found.reason}", hint=found.source)
+        raise RefusedByPolicy(
+            f"'{shortened(' '.join(text.split()))}' {found.reason}", hint=found.source
+        )
 
 
 def language_note(text: str) -> str | None:

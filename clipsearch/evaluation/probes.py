@@ -20,7 +20,7 @@ from clipsearch.domain.zero_shot import Ranked
 from clipsearch.errors import IndexUnreadable, ModelMismatch, UsageError
 from clipsearch.records import Vectors
 from clipsearch.storage.catalog import Store
-from clipsearch.text import did_you_mean
+from clipsearch.text import did_you_mean, shortened
 from clipsearch.vectors import l2_normalise
 
 Floats = npt.NDArray[np.float64]
@@ -147,7 +147,8 @@ def check_name(name: str) -> None:
     """Raise UsageError for a name that no command line can hold, RefusedByPolicy for its words."""
     if not re.fullmatch(r"[\w][\w.-]*", name):
         raise UsageError(
-            f"'{name}' is no name for a probe", hint="Use letters, digits, and - _ . between them."
+            f"'{shortened(name)}' is no name for a probe",
+            hint="Use letters, digits, and - _ . between them.",
         )
     policy.check(re.sub(r"[._-]+", " ", name))
 
@@ -207,9 +208,9 @@ def remove(store: Store, name: str) -> None:
 
 
 def _unknown(store: Store, name: str) -> UsageError:
-    others = ", ".join(names(store))
+    others, meant = ", ".join(names(store)), did_you_mean(name, names(store))
     return UsageError(
-        f"the index of {store.root} has no probe '{name}'{did_you_mean(name, names(store))}",
+        f"the index of {store.root} has no probe '{shortened(name)}'{meant}",
         hint=(f"It has: {others}. " if others else "")
         + "Train one with: clipsearch probe train LABELLED --name NAME",
     )
@@ -238,7 +239,7 @@ def query(store: Store, asked: str) -> Vectors:
     if not any(at):
         choices = ", ".join(f"@{name}/{cls}" for cls in probe.classes)
         meant = did_you_mean(wanted, probe.classes)
-        what = f"has no class '{wanted}'{meant}" if wanted else "has several classes"
+        what = f"has no class '{shortened(wanted)}'{meant}" if wanted else "has several classes"
         raise UsageError(f"the probe '{name}' {what}", hint=f"Say which: {choices}.")
     direction: Vectors = probe.directions[at.index(True)]
     return direction

@@ -5,7 +5,8 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from clipsearch.errors import WeightsNotFound
+from clipsearch.errors import UnknownModel, WeightsNotFound
+from clipsearch.text import shortened
 
 SECONDS_TO_ANSWER = 4.0
 """How long the hub may take to say that it is there."""
@@ -56,10 +57,19 @@ def cached_models() -> list[tuple[str, Path]]:
 def get(repo: str, names: Sequence[str], *, offline: bool, notify: Callable[[str], None]) -> Path:
     """The first of ``names`` in ``repo``, from the cache or else from the hub.
 
-    Raises WeightsNotFound if it is not cached and ``offline`` is set, the hub does not answer
-    within seconds, or the repository has none of the files.
+    Raises UnknownModel if ``repo`` is no name that the hub gives, and WeightsNotFound if it is not
+    cached and ``offline`` is set, the hub does not answer within seconds, or the repository has
+    none of the files.
     """
-    found = cached(repo, names)
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = cached(repo, names)
+    except HFValidationError as error:
+        raise UnknownModel(
+            f"'{shortened(repo)}' is no name of a model on the hub",
+            hint="Say hf-hub:ORG/REPO, for example hf-hub:laion/CLIP-ViT-B-16-laion2B-s34B-b88K.",
+        ) from error
     if found is not None:
         return found
     if offline or is_offline():

@@ -7,12 +7,14 @@ error and never a model that is random in parts.
 
 import logging
 import os
+import pickletools
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -291,6 +293,16 @@ def _load(files: ModelFiles) -> Any:
             ) from error
         try:
             load_checkpoint(model, os.fspath(files.weights), strict=True, weights_only=True)
+        except UnpicklingError as error:
+            if _holds_code(files.weights, error):
+                raise BadCheckpoint(
+                    f"{files.weights} is a pickle with code in it, which is not run",
+                    hint="Save the weights alone, best as safetensors, where you trust the file.",
+                ) from error
+            raise BadCheckpoint(
+                f"{files.weights} holds no weights: it is no pickle of tensors",
+                hint="The file may be cut short or of another kind. Fetch it again.",
+            ) from error
         except Exception as error:
             # open_clip, torch, pickle and safetensors each have their own way of saying it.
             raise BadCheckpoint(
@@ -351,6 +363,15 @@ def _tokenizer(name: str, pretrained: str | None, weights: Path) -> Any:
                 f"the tokenizer of {name} cannot be loaded: {_first_line(error)}",
                 hint="Models with a tokenizer of their own may need: pip install transformers",
             ) from error
+
+
+def _holds_code(weights: Path, error: UnpicklingError) -> bool:
+    """Whether a pickle that torch refused names anything to call; it is read and never run."""
+    if "GLOBAL" in str(error):
+        return True
+    with suppress(Exception), weights.open("rb") as file:
+        return any("GLOBAL" in opcode.name for opcode, _, _ in pickletools.genops(file))
+    return False
 
 
 def _first_line(error: Exception) -> str:

@@ -15,6 +15,7 @@ Preprocessing always comes from the model's own configuration or from its tag, n
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 from clipsearch.errors import BadCheckpoint, ModelMismatch, UnknownModel, WeightsNotFound
 from clipsearch.models import hub, weights
 from clipsearch.records import ModelFiles, ModelSpec, Preprocessing
-from clipsearch.text import did_you_mean
+from clipsearch.text import did_you_mean, shortened
 
 DEFAULT_NAME, DEFAULT_TAG = "ViT-B-16", "laion2b_s34b_b88k"
 DEFAULT_REPO = "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"
@@ -62,6 +63,14 @@ def resolve(
 
     Raises UnknownModel, WeightsNotFound, BadCheckpoint.
     """
+    folder = Path(name.removeprefix("local-dir:")).expanduser()
+    # With weights beside it, the name of an architecture is one, whatever lies in this folder.
+    is_folder = os.path.isdir(folder) and (pretrained is None or name not in architectures())
+    if pretrained is not None and (name == POCKET or name.startswith("hf-hub:") or is_folder):
+        raise UnknownModel(
+            f"'{shortened(name)}' has weights of its own, and --pretrained names others",
+            hint="Leave out --pretrained (CLIPSEARCH_PRETRAINED); it goes with an architecture.",
+        )
     if name == POCKET:
         return _from_folder(pocket_folder(), POCKET)
     if name.startswith("hf-hub:"):
@@ -69,8 +78,7 @@ def resolve(
         config = hub.get(repo, (hub.CONFIG,), offline=offline, notify=notify)
         hub.get(repo, hub.WEIGHTS, offline=offline, notify=notify)
         return _from_folder(config.parent, name)
-    folder = Path(name.removeprefix("local-dir:")).expanduser()
-    if folder.is_dir():
+    if is_folder:
         return _from_folder(folder.resolve(), str(folder.resolve()))
     return _from_architecture(name, pretrained, offline, notify)
 
@@ -159,9 +167,9 @@ def _from_architecture(
 ) -> ModelFiles:
     asked, name = name, name.replace("/", "-")  # people write ViT-B/16 too
     config_path = _config_folder() / f"{name}.json"
-    if not config_path.is_file():
+    if not os.path.isfile(config_path):  # nor is a name that is too long for a file
         raise UnknownModel(
-            f"there is neither a model nor a folder called '{asked}'"
+            f"there is neither a model nor a folder called '{shortened(asked)}'"
             f"{did_you_mean(name, [POCKET, *architectures()])}",
             hint=_LIST,
         )
@@ -174,7 +182,7 @@ def _from_architecture(
             )
         pretrained = DEFAULT_TAG
     file = Path(pretrained).expanduser()
-    if file.is_file():
+    if os.path.isfile(file):
         stated = _preprocessing_beside(file, name, notify)
         return _files(name, str(file.resolve()), model_cfg, stated, file.resolve())
     if (name, pretrained) == (DEFAULT_NAME, DEFAULT_TAG):
@@ -185,7 +193,7 @@ def _from_architecture(
         published = published_weights(name).get(pretrained, {})
         if not published:
             raise UnknownModel(
-                f"'{pretrained}' is neither a file nor published weights of {name}"
+                f"'{shortened(pretrained)}' is neither a file nor published weights of {name}"
                 f"{did_you_mean(pretrained, _tags(name))}",
                 hint=f"Published: {', '.join(_tags(name)) or 'none'}.",
             )

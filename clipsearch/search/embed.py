@@ -36,7 +36,7 @@ from clipsearch.search.fusion import Ingredient, mix
 from clipsearch.search.query import Class, Image, Part, Probe, Query, Stored, Text, weight_note
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.collection import Collection
-from clipsearch.text import did_you_mean
+from clipsearch.text import did_you_mean, shortened
 
 _GOOD, _BAD, _UNWANTED = 0.75, 0.15, 0.5
 
@@ -201,7 +201,7 @@ class _Parts:
     def _probe(self, name: str) -> Vectors:
         if len(self._collections) > 1:
             raise UsageError(
-                f"'@{name}' is no saved query, and a probe belongs to one of the "
+                f"'@{shortened(name)}' is no saved query, and a probe belongs to one of the "
                 f"{len(self._collections)} indexed folders here",
                 hint="Say which one you mean with --under FOLDER.",
             )
@@ -309,7 +309,7 @@ def class_index(collections: Sequence[Collection], name: str) -> int:
     index = domain.find_class(name)
     if index is None:
         raise UsageError(
-            f"the domain {domain.name} has no class '{name}'"
+            f"the domain {domain.name} has no class '{shortened(name)}'"
             f"{did_you_mean(name, domain.class_names)}",
             hint="clipsearch domain show lists its classes.",
         )

@@ -26,7 +26,7 @@ from clipsearch.search.query import (
 )
 from clipsearch.storage import known
 from clipsearch.storage.catalog import Store
-from clipsearch.text import did_you_mean
+from clipsearch.text import did_you_mean, shortened
 
 _PATIENCE = 10.0
 """Seconds to wait for others who change the queries, each for a moment."""
@@ -53,7 +53,8 @@ def save(name: str, query: Query) -> None:
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UsageError(
-            f"'{name}' is no name for a query", hint="Use letters, digits, and - _ . between them."
+            f"'{shortened(name)}' is no name for a query",
+            hint="Use letters, digits, and - _ . between them.",
         )
     named = {part.name for part in query.parts if isinstance(part, Probe) and "/" not in part.name}
     if name in named:
@@ -185,7 +186,7 @@ def unknown(name: str) -> UsageError:
     """What to raise for a name that no query has."""
     names = ", ".join(everything())
     return UsageError(
-        f"there is no saved query '{name}'{did_you_mean(name, everything())}",
+        f"there is no saved query '{shortened(name)}'{did_you_mean(name, everything())}",
         hint=(f"There are: {names}. " if names else "")
         + "Save one with: clipsearch query save NAME QUERY",
     )

@@ -21,6 +21,7 @@ from clipsearch.search.suggest import suggest
 from clipsearch.storage.catalog import CATALOG, Store
 from clipsearch.storage.collection import Collection, tested_line
 from clipsearch.storage.known import shared_model
+from clipsearch.text import shortened
 
 _IDLE = 8
 """So many sets of open collections wait for the next request; a browser makes six at once."""
@@ -44,7 +45,7 @@ class PictureId(NamedTuple):
         """The inverse. Raises UsageError."""
         found = re.fullmatch(r"(\d{1,9})-(\d{1,18})", text, re.ASCII)
         if found is None:
-            raise UsageError(f"'{text}' is no picture", hint="Reload the page.")
+            raise UsageError(f"'{shortened(text)}' is no picture", hint="Reload the page.")
         return cls(int(found[1]), int(found[2]))
 
 

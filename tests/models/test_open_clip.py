@@ -1,8 +1,9 @@
 """open_clip says what is right: the same embeddings, from the same files, or an error."""
 
 import os
+import pickle
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,35 @@ def test_a_pickled_checkpoint_gives_the_same_embeddings(
     ours, theirs = OpenClipEncoder(files, "cpu"), OpenClipEncoder(tiny_files, "cpu")
     np.testing.assert_array_equal(ours.encode_images(pixels(3)), theirs.encode_images(pixels(3)))
     np.testing.assert_array_equal(ours.encode_texts(TEXTS), theirs.encode_texts(TEXTS))
+
+
+class Code:
+    """What a pickle can have called when it is read."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("called",)
+
+
+def save_plainly(what: object, path: Path) -> None:
+    path.write_bytes(pickle.dumps(what))
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("save", [torch.save, save_plainly])
+def test_a_pickle_with_code_in_it_is_called_that_and_not_run(
+    tmp_path: Path,
+    tiny_files: ModelFiles,
+    monkeypatch: pytest.MonkeyPatch,
+    save: Callable[[object, Path], object],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save({"weights": Code()}, tmp_path / "weights.bin")
+    with pytest.raises(BadCheckpoint, match="is a pickle with code in it, which is not run"):
+        OpenClipEncoder(ModelFiles(tiny_files.spec, tmp_path / "weights.bin"), "cpu")
+    (tmp_path / "weights.bin").write_bytes(b"no weights at all")
+    with pytest.raises(BadCheckpoint, match="holds no weights"):
+        OpenClipEncoder(ModelFiles(tiny_files.spec, tmp_path / "weights.bin"), "cpu")
+    assert not (tmp_path / "called").exists()
 
 
 def test_the_text_tower_of_a_pickled_checkpoint_is_kept_where_it_can_be_mapped(

@@ -72,6 +72,30 @@ def resolve(name: str, pretrained: str | None = None, said: list[str] | None = N
     return registry.resolve(name, pretrained, offline=True, notify=notify)
 
 
+@pytest.mark.parametrize("name", ["../x", "a/..b", "a/b/c", "a b", "x" * 5000])
+def test_what_is_no_name_on_the_hub_is_an_unknown_model(name: str) -> None:
+    with pytest.raises(UnknownModel, match="is no name of a model on the hub") as caught:
+        resolve(f"hf-hub:{name}")
+    assert len(str(caught.value)) < 200
+
+
+def test_a_model_with_weights_of_its_own_takes_no_others(tmp_path: Path) -> None:
+    folder = str(snapshot(tmp_path / "mine"))
+    for name in ("pocket", "hf-hub:someone/tiny", folder):
+        with pytest.raises(UnknownModel, match="has weights of its own") as caught:
+            resolve(name, "openai")
+        assert "Leave out --pretrained" in caught.value.hint
+
+
+def test_an_architecture_with_weights_is_no_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ViT-B-16").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsNotFound, match="not in the hub's cache"):
+        resolve("ViT-B-16", "laion2b_s34b_b88k")
+
+
 # -- folders -----------------------------------------------------------------------------------
 
 

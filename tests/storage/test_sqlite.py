@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NoReturn
 
 import pytest
 from fakes import (
@@ -22,6 +23,7 @@ from clipsearch.errors import (
 from clipsearch.records import ImageFile
 from clipsearch.storage import sqlite
 from clipsearch.storage.catalog import CATALOG, Store
+from clipsearch.storage.sqlite import Database
 
 
 @pytest.mark.parametrize(
@@ -264,3 +266,19 @@ def test_a_reader_that_waits_in_vain_says_so(
             reader.search(QUERY, 1)
         writer._db.execute("ROLLBACK")
         assert reader.search(QUERY, 1) == []
+
+
+def test_a_catalog_that_may_not_be_read_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "catalog").mkdir()  # which SQLite cannot open, whoever asks
+
+    def refuse(path: Path, mode: str) -> NoReturn:
+        raise PermissionError(13, "Permission denied", path)
+
+    with pytest.raises(StoreError, match=r"cannot open .*catalog: Is a directory"):
+        Database(tmp_path / "catalog", write=False)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(StoreError, match=r"cannot open .*catalog: Permission denied") as caught:
+        Database(tmp_path / "catalog", write=False)
+    assert "--index" not in caught.value.hint

@@ -17,6 +17,7 @@ from clipsearch.models.load import Encoders
 from clipsearch.records import Filter, ModelSpec, TextEncoder
 from clipsearch.search.query import Query, SearchOptions, Text
 from clipsearch.storage.known import shared_model
+from clipsearch.text import shortened
 from clipsearch.web.server import Fields, Server, Site
 from clipsearch.web.session import OpenCollections
 
@@ -108,5 +109,5 @@ def filter_options(fields: Fields) -> FilterOptions:
 def _number(name: str, fields: Fields) -> int:
     text = fields.get(name) or "0"
     if not text.isdecimal() or len(text) > 9:
-        raise UsageError(f"'{text}' is no {name} in pixels", hint="For example 1000.")
+        raise UsageError(f"'{shortened(text)}' is no {name} in pixels", hint="For example 1000.")
     return int(text)

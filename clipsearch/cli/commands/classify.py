@@ -28,6 +28,7 @@ from clipsearch.errors import ExitCode, IndexNotFound, UsageError
 from clipsearch.evaluation.classify import Labels, classify, pictures_of
 from clipsearch.models.choice import ModelChoice
 from clipsearch.storage.catalog import Store
+from clipsearch.text import shortened
 
 app = commands()
 
@@ -119,6 +120,15 @@ def classify_command(
             "--confusion compares classes with folders; it goes with neither --texts nor --csv",
             hint="For example: clipsearch classify sample_data --confusion",
         )
+    if json and csv:
+        raise UsageError(
+            "--json and --csv each say how classes are printed", hint="Choose one of them."
+        )
+    if confusion and count is not None:
+        raise UsageError(
+            "--confusion counts the first class of each picture, and -k asks for several",
+            hint="Leave one of them out.",
+        )
     labels = Labels(None if texts is None else _texts(texts), probe, domain)
     with ExitStack() as stack:
         directory = _directory(paths or [], under, index)
@@ -174,7 +184,7 @@ def _texts(source: str) -> list[str]:
     foreign = [(text, note) for text in texts if (note := policy.language_note(text))]
     if foreign:
         text, note = foreign[0]
-        say(f"'{text}': {note}")
+        say(f"'{shortened(text)}': {note}")
     return texts
 
 

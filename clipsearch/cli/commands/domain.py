@@ -92,6 +92,10 @@ def show_command(
       clipsearch domain show
       clipsearch domain show parts.toml --json
     """
+    if domain is not None and under is not None:
+        raise UsageError(
+            "a domain is named, and --under asks for that of an index", hint="Choose one of them."
+        )
     if domain is not None:
         shown = taxonomy.load(domain)
     else:

@@ -9,7 +9,7 @@ from clipsearch.cli.app import commands
 from clipsearch.cli.commands import COMMANDS
 from clipsearch.cli.help import pages
 from clipsearch.errors import ExitCode, UsageError
-from clipsearch.text import did_you_mean
+from clipsearch.text import did_you_mean, shortened
 
 app = commands()
 
@@ -46,7 +46,8 @@ def help_command(
     else:
         see = f"clipsearch {topic} --help" if topic in COMMANDS else "clipsearch help"
         raise UsageError(
-            f"there is no help topic '{topic}'{did_you_mean(topic, found)}", hint=f"See: {see}"
+            f"there is no help topic '{shortened(topic)}'{did_you_mean(topic, found)}",
+            hint=f"See: {see}",
         )
     return ExitCode.OK
 

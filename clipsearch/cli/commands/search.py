@@ -77,6 +77,11 @@ def search_command(
         )
     if batch:
         _check_batch(what, show)
+        if answer.explain:
+            raise UsageError(
+                "--batch prints JSON lines, and --explain speaks of one answer",
+                hint="Ask that one query alone.",
+            )
         return _answer_batch(answer, where, show, device, index)
     return _answer_one(what, answer, where, show, device, index)
 

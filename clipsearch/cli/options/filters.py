@@ -13,7 +13,7 @@ import typer
 
 from clipsearch.cli import completion
 from clipsearch.errors import UsageError
-from clipsearch.text import did_you_mean
+from clipsearch.text import did_you_mean, shortened
 
 if TYPE_CHECKING:
     from clipsearch.records import Filter, Near
@@ -143,7 +143,8 @@ def moment(text: str, now: datetime) -> str:
             parsed = parsed.astimezone().replace(tzinfo=None)
     except (ValueError, OverflowError) as error:  # the year 10000, in local time
         raise UsageError(
-            f"'{text}' is no date", hint="Say for example 2024, 2024-05-31, yesterday or 7d."
+            f"'{shortened(text)}' is no date",
+            hint="Say for example 2024, 2024-05-31, yesterday or 7d.",
         ) from error
     return parsed.isoformat(timespec="seconds")
 
@@ -160,7 +161,7 @@ def suffixes(types: list[str]) -> frozenset[bytes]:
         if not found:
             known = sorted(os.fsdecode(suffix)[1:] for suffix in SUFFIXES)
             raise UsageError(
-                f"'{name}' is no type of picture{did_you_mean(plain, known)}",
+                f"'{shortened(name)}' is no type of picture{did_you_mean(plain, known)}",
                 hint=f"There are {', '.join(known)}.",
             )
         wanted |= found
@@ -175,7 +176,7 @@ def place(text: str) -> "Near":
     try:
         latitude, longitude, km = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise UsageError(f"'{text}' is no place and distance", hint=hint) from error
+        raise UsageError(f"'{shortened(text)}' is no place and distance", hint=hint) from error
     # Written so that what is not a number is refused as well.
     if not -90 <= latitude <= 90:
         raise UsageError(f"{latitude:g} is no latitude, which is from -90 to 90", hint=hint)

@@ -5,6 +5,7 @@ very bytes that open the file.
 """
 
 import os
+import re
 import string
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from clipsearch.paths import shown_path
 from clipsearch.records import Hit
 from clipsearch.search.answer import Answer
 from clipsearch.search.explain import reached, weak
-from clipsearch.text import percent, printable, rounded
+from clipsearch.text import percent, printable, rounded, shortened
 
 Show = Callable[[Hit], bytes]
 """A hit's path as it is to be printed."""
@@ -68,23 +69,27 @@ def write_template(template: str, show: Show, end: bytes) -> Write:
     nothing = replace(nothing, camera="camera", latitude=0.5, longitude=0.5)
 
     def line(rank: int, hit: Hit, model: str) -> bytes:
+        facts = _facts(rank, hit, model)
         paths = {"path": os.fsdecode(show(hit)), "root": os.fsdecode(hit.root)}
-        return os.fsencode(formatter.vformat(text, (), _facts(rank, hit, model) | paths)) + end
+        try:
+            return os.fsencode(formatter.vformat(text, (), facts | paths)) + end
+        except (ValueError, KeyError, IndexError) as error:  # a width may be another field
+            raise UsageError(
+                f"'{shortened(template)}' is no template: {shortened(str(error.args[0]))}",
+                hint=f"For example {{score:.3f}} {{path}}. Fields: {', '.join(facts)}.",
+            ) from error
 
-    try:
-        line(1, nothing, "model")
-    except (ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
-        names = ", ".join(_facts(1, nothing, "model"))
-        raise UsageError(
-            f"'{template}' is no template: {error.args[0] if error.args else 'it is too wide'}",
-            hint=f"For example {{score:.3f}} {{path}}. Fields: {names}.",
-        ) from error
+    line(1, nothing, "model")
 
     def write(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
         for rank, hit in enumerate(hits, start=1):
             stream.write(line(rank, hit, model))
 
     return write
+
+
+_DIGITS = 3
+"""Of a width or a precision in a template: more would fill the memory."""
 
 
 class _Fields(string.Formatter):
@@ -96,6 +101,8 @@ class _Fields(string.Formatter):
         return fields[name], name
 
     def format_field(self, value: Any, spec: str) -> str:
+        if any(len(number) > _DIGITS for number in re.findall(r"\d+", spec)):
+            raise ValueError(f"a width has at most {_DIGITS} digits")
         return "" if value is None else format(value, spec)
 
 

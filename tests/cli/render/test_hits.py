@@ -134,6 +134,7 @@ def test_a_template_has_the_fields_of_the_json_lines(here: Path) -> None:
     "template",
     [
         *("{nothing}", "{}", "{0}", "{path.__class__}", "{path[0]}", "{score!r:d}", "{score:d}"),
+        *("{score:9999999999}", "{score:.99999f}", "{path:x>1000}", "{path:{id}000}"),
         *("{", "}", "{path", "{score:.3f", "{:}", "{path:.2f}", "{taken_at:.1f}"),
     ],
 )

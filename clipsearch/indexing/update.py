@@ -17,7 +17,7 @@ from clipsearch.errors import IndexDamaged, IndexLocked, IndexNotFound, ModelMis
 from clipsearch.images import scan
 from clipsearch.indexing.embed import Progress
 from clipsearch.indexing.reconcile import reconcile
-from clipsearch.indexing.rehome import rehome
+from clipsearch.indexing.rehome import moved_to, rehome
 from clipsearch.models import registry
 from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.models.load import Encoders
@@ -93,7 +93,7 @@ def update(
             files = options.model.files(notify)
             store = stack.enter_context(Store.create(directory, root, files.spec))
         else:
-            if options.index:
+            if options.index or not root.is_relative_to(store.root):
                 rehome(store, root, asked=options.rehome, notify=notify)
             # An index without pictures is not bound to its model, which perhaps never worked.
             may_change = options.rebuild or store.is_empty()
@@ -146,9 +146,10 @@ def root_of(folder: Path) -> Path:
 
 
 def place_of(root: Path, index: Path | None) -> Path:
-    """Where the index lies that ``root`` is in, or where its own is to be made."""
-    holder = None if index else known.holding(root)
-    return holder or known.directory_for(root, index)
+    """Where the index lies that ``root`` is in or was moved from, or where one is to be made."""
+    if index is not None:
+        return known.directory_for(root, index)
+    return known.holding(root) or moved_to(root) or known.directory_for(root, None)
 
 
 def model_for(store: Store, choice: ModelChoice, *, may_change: bool, notify: Notify) -> ModelFiles:

@@ -4,13 +4,15 @@ An index inside its folder travels with it, and needs none of this.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from clipsearch.errors import UsageError
+from clipsearch.errors import StoreError, UsageError
 from clipsearch.images.scan import content_hash
 from clipsearch.models.choice import Notify
 from clipsearch.paths import absolute
 from clipsearch.records import IndexedImage
+from clipsearch.storage import known
 from clipsearch.storage.catalog import FOLDER, Store
 from clipsearch.text import printable
 
@@ -36,22 +38,35 @@ def rehome(store: Store, root: Path, *, asked: bool, notify: Notify) -> None:
             f"the index at {store.directory} lies in its own folder, and moves with it",
             hint=f"Move {FOLDER} to {root}, and index that without --index.",
         )
-    if not asked and old.exists():
-        raise UsageError(
-            f"the index at {store.directory} is that of {old}, not of {root}",
-            hint=f"Name another place with --index. If the pictures are now in {root}, add "
-            "--rehome.",
-        )
-    if not asked and not _is_moved(store, root):
-        raise UsageError(
-            f"the index at {store.directory} is that of {old}, which is gone, and {root} does "
-            "not have the same pictures under the same names",
-            hint="Is a disk not mounted? If this folder is to take the place of the old one, "
-            "add --rehome; for an index of its own, name another place with --index.",
-        )
+    if not asked:
+        move = f"clipsearch index {root} --index {store.directory} --rehome"
+        if old.exists():
+            raise UsageError(
+                f"the index at {store.directory} is that of {old}, not of {root}",
+                hint=f"Name another place with --index. If the pictures have moved: {move}",
+            )
+        if not _is_moved(store, root):
+            raise UsageError(
+                f"the index at {store.directory} is that of {old}, which is gone, and {root} "
+                "does not have the same pictures under the same names",
+                hint="Is a disk not mounted? If not, name another place with --index; or make "
+                f"this folder the index's own: {move}",
+            )
     with store.batch():
         store.set_root(root)
     notify(printable(f"the index at {store.directory} was of {old}, and is now of {root}"))
+
+
+def moved_to(root: Path) -> Path | None:
+    """The remembered index whose folder is gone and whose pictures now lie in ``root``."""
+    for directory, old in known.remembered().items():
+        with suppress(StoreError, OSError):
+            if directory == old / FOLDER or old.exists():
+                continue
+            with Store.open(directory) as store:
+                if store.root == old and _is_moved(store, root):
+                    return directory
+    return None
 
 
 def _is_moved(store: Store, root: Path) -> bool:

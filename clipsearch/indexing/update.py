@@ -27,7 +27,7 @@ from clipsearch.images import scan
 from clipsearch.images.scan import is_excluded
 from clipsearch.indexing.embed import Progress
 from clipsearch.indexing.reconcile import reconcile
-from clipsearch.indexing.rehome import rehome
+from clipsearch.indexing.rehome import moved_to, rehome
 from clipsearch.models import registry
 from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.models.load import Encoders
@@ -115,7 +115,7 @@ def update(
             store, files = _made(directory, root, options, notify)
         stack.enter_context(store)
         if files is None:
-            if options.index:
+            if options.index or not root.is_relative_to(store.root):
                 rehome(store, root, asked=options.rehome, notify=notify)
             # An index without pictures is not bound to its model, which perhaps never worked.
             may_change = options.rebuild or store.is_empty()
@@ -195,15 +195,15 @@ def root_of(folder: Path) -> Path:
 
 
 def place_of(root: Path, index: Path | None) -> Path:
-    """Where the index lies that ``root`` is in, or where its own is to be made.
+    """Where the index lies that ``root`` is in or was moved from, or where one is to be made.
 
     Raises UsageError for an ``index`` that is a folder with other things in it.
     """
-    holder = None if index else known.holding(root, named=True)
-    directory = holder or known.directory_for(root, index)
     if index is not None:
+        directory = known.directory_for(root, index)
         known.require_own_folder(directory)
-    return directory
+        return directory
+    return known.holding(root, named=True) or moved_to(root) or known.directory_for(root, None)
 
 
 def model_for(store: Store, choice: ModelChoice, *, may_change: bool, notify: Notify) -> ModelFiles:

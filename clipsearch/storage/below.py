@@ -26,8 +26,10 @@ class Seen(NamedTuple):
 def look_below(start: Path) -> Seen:
     """Look for index folders below ``start``, the nearest folders first.
 
-    Not below folders that have one, through links, or in hidden folders.
+    Not below folders that have one, through links, in hidden folders, or in a whole file system.
     """
+    if start == start.parent:
+        return Seen([], "the folders below the root of the file system")
     until = time.monotonic() + _SECONDS
     directories: list[Path] = []
     level, looked_at, is_all = [start], 0, True

@@ -1,5 +1,6 @@
 """A mistyped command line is answered with what may have been meant."""
 
+import os
 import re
 import shlex
 import signal
@@ -32,6 +33,16 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 def no_signals(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process the signal handlers belong to pytest."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+def test_a_folder_that_may_not_be_read_is_not_sent_to_the_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
+    assert cli.run(["search", "x", "--under", str(tmp_path)]) == 2
+    said, hint = capsys.readouterr().err.splitlines()
+    assert said.endswith("is not readable")
+    assert hint == "  Check its permissions; it may be another user's."
 
 
 MISTAKES = [

@@ -126,16 +126,19 @@ def test_a_rebuild_saves_what_can_be_read_of_a_damaged_catalog(
     assert summary.embedded == 6
 
 
+@pytest.mark.parametrize("named", [True, False])
 def test_a_moved_folder_keeps_its_index_that_lies_elsewhere(
-    photos: Path, tmp_path: Path, options: UpdateOptions
+    photos: Path, tmp_path: Path, options: UpdateOptions, named: bool
 ) -> None:
+    index = tmp_path / "index" if named else None  # it is remembered
     options = replace(options, index=tmp_path / "index")
     run(photos, options)
     moved, said = tmp_path / "moved", list[str]()
     photos.rename(moved)
-    summary, used = run(moved, options, said.append)
+    summary, used = run(moved, replace(options, index=index), said.append)
     assert (summary.unchanged, summary.embedded, used) == (6, 0, [])
     assert said == [f"the index at {tmp_path / 'index'} was of {photos}, and is now of {moved}"]
+    assert not (moved / FOLDER).exists()
     assert known.remembered() == {tmp_path / "index": moved}
     with Store.open(tmp_path / "index") as store:
         assert store.root == moved

@@ -187,6 +187,8 @@ def test_what_was_not_looked_at_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(below, "_FOLDERS", 2)
     with pytest.raises(IndexNotFound, match="more than the nearest 2 folders were not looked at"):
         known.find(tmp_path / "new", None)
+    with pytest.raises(IndexNotFound, match="the folders below the root of the file system were"):
+        known.find(Path(tmp_path.anchor), None)
 
 
 def test_remembering_twice_writes_once(tmp_path: Path, listed: Path) -> None:

@@ -16,6 +16,7 @@ from clipsearch.errors import ExchangeError, ImageError, IndexNotFound, UsageErr
 from clipsearch.images import scan
 from clipsearch.images.pool import DecodePool
 from clipsearch.indexing.embed import LoadEncoder, Progress, embed_files, reason
+from clipsearch.indexing.rehome import rehome
 from clipsearch.indexing.transfer.layout import Export, array, read, rows_of
 from clipsearch.indexing.update import model_for, place_of
 from clipsearch.indexing.verify import SAME
@@ -103,10 +104,7 @@ def import_embeddings(
             files = _model_of(exported, choice, notify)
         else:
             if not folder.is_relative_to(store.root):
-                raise UsageError(
-                    f"the index at {directory} is that of {store.root}, not of {folder}",
-                    hint="Name another place with --index.",
-                )
+                rehome(store, folder, asked=False, notify=notify)
             files = model_for(store, choice, may_change=False, notify=notify)
         require_model(exported, files.spec)
         base = store.root if store else folder

@@ -267,7 +267,8 @@ def test_quiet_leaves_the_answer_to_the_exit_code(run: Run, collection: Path) ->
     (collection / "no-pictures").mkdir()
     done = run(*ASK, "-q", "snow", "--under", "no-pictures", cwd=collection)
     assert (done.code, done.out, done.err) == (1, b"", "")
-    done = run(*ASK, "-q", "snow", cwd=collection.parent)
+    (collection.parent / "elsewhere").mkdir()
+    done = run(*ASK, "-q", "snow", cwd=collection.parent / "elsewhere")
     assert (done.code, done.out) == (2, b"")
     assert done.err.startswith("clipsearch: error: ")
 

@@ -303,6 +303,9 @@ def _heal(store: Store, notify: Callable[[str], None]) -> None:
     Nobody waits for clusters here: a large collection is searched exactly until the next `index`.
     """
     where = printable(f"the vector file of {store.root} cannot be used ({store.damage})")
+    if not (is_ours(store.directory) or store.directory in remembered()):
+        notify(f"{where}; the catalogue was searched instead")  # named to be read, and no more
+        return
     try:
         with Store.open_for_writing(store.directory) as writer:
             if not writer.update_vector_index():

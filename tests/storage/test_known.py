@@ -6,16 +6,17 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from fakes import fake_spec
+from fakes import fake_spec, other_stat
+from small_index import QUERY, add, pictures, snapshot
 
 from clipsearch import paths
 from clipsearch.errors import IndexNotFound, UsageError
 from clipsearch.records import Filter
 from clipsearch.storage import known
 from clipsearch.storage.catalog import CATALOG, FOLDER, Store
+from clipsearch.storage.vectors.embeddings import VECTORS
 
 
 def made(root: Path, directory: Path | None = None) -> Path:
@@ -273,8 +274,9 @@ def strangers(tmp_path: Path, listed: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def owned_by(monkeypatch: pytest.MonkeyPatch, directory: Path, uid: int) -> None:
     lstat = os.lstat
 
-    def with_owner(path: Path) -> object:
-        return SimpleNamespace(st_uid=uid) if Path(path) == directory else lstat(path)
+    def with_owner(path: Path) -> os.stat_result:
+        found = lstat(path)
+        return other_stat(found, uid=uid) if os.fspath(path) == os.fspath(directory) else found
 
     monkeypatch.setattr(os, "lstat", with_owner)
 
@@ -304,6 +306,24 @@ def test_somebody_elses_index_is_used_when_it_is_named(tmp_path: Path, strangers
         assert stores[0].root == above
     known.remember(strangers, above)  # as an index run does
     assert known.find(mine, None) == [strangers]
+
+
+@needs_users
+def test_somebody_elses_damaged_index_is_read_and_not_mended(strangers: Path) -> None:
+    with Store.open_for_writing(strangers) as store:
+        add(store, pictures(3))
+        store.update_vector_index(anew=True)
+    os.truncate(strangers / VECTORS, 100)
+    before = snapshot(strangers)
+    told: list[str] = []
+    with known.opened(strangers.parent, None, told.append) as (stores, _):
+        assert len(stores[0].search(QUERY, 5)) == 3
+    assert [line.rpartition("; ")[2] for line in told] == ["the catalogue was searched instead"]
+    assert snapshot(strangers) == before
+    known.remember(strangers, strangers.parent)
+    with known.opened(strangers.parent, None, told.append) as (stores, _):
+        stores[0].search(QUERY, 5)
+    assert "written anew" in told[-1]
 
 
 @needs_users

@@ -15,7 +15,7 @@ from clipsearch.errors import IndexLocked, IndexNotFound, StoreError, UsageError
 from clipsearch.images.scan import content_hash
 from clipsearch.paths import absolute, data_dir, held, relative, write_whole
 from clipsearch.records import Filter, ModelSpec
-from clipsearch.storage.catalog import FOLDER, OWN_NAMES, Store
+from clipsearch.storage.catalog import BEGUN, FOLDER, Store
 from clipsearch.storage.collection import Collection, tested_line
 from clipsearch.text import printable
 
@@ -36,7 +36,7 @@ def require_own_folder(directory: Path) -> None:
     """Raise UsageError for a folder with other things in it, where no index is to be made."""
     if Store.exists(directory) or not directory.is_dir():
         return
-    others = sorted(set(os.listdir(directory)) - OWN_NAMES)
+    others = sorted(set(os.listdir(directory)) - BEGUN)
     if others:
         raise UsageError(
             f"{directory} has other things in it, {others[0]} for example; an index takes a "

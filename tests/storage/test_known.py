@@ -391,9 +391,11 @@ def test_an_index_is_made_in_an_empty_folder_or_goes_on_where_a_run_was_killed(
     for name in (CATALOG, f"{CATALOG}-journal", "writer.lock", "writer.txt"):
         (place / name).touch()
     known.require_own_folder(place)
-    (place / "letter.txt").touch()
-    with pytest.raises(UsageError, match=r"has other things in it, letter\.txt for example"):
-        known.require_own_folder(place)
+    for name in ("letter.txt", "rebuild", VECTORS):  # the last two would be overwritten
+        (place / name).touch()
+        with pytest.raises(UsageError, match=f"has other things in it, {name} for example"):
+            known.require_own_folder(place)
+        (place / name).unlink()
     made(tmp_path / "photos", place)
     known.require_own_folder(place)  # it is an index by now
 

@@ -5,7 +5,9 @@ decodes for real, but in this process. `Model` knows nothing of SQLite and FAISS
 """
 
 import hashlib
+import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 
@@ -82,6 +84,16 @@ def forget_origins(catalog: sqlite3.Connection) -> None:
     for column in ("camera", "latitude", "longitude", "failure"):
         catalog.execute(f"ALTER TABLE images DROP COLUMN {column}")
     catalog.execute("PRAGMA user_version = 2")
+
+
+def other_stat(
+    status: os.stat_result, *, uid: int | None = None, device: int | None = None
+) -> os.stat_result:
+    """What is known of a file, but for its owner or its device."""
+    facts, more = status.__reduce__()[1]
+    changed = {stat.ST_UID: uid, stat.ST_DEV: device}
+    wanted = [fact if changed.get(n) is None else changed[n] for n, fact in enumerate(facts)]
+    return os.stat_result(wanted, more)
 
 
 class FakeEncoder:

@@ -98,3 +98,31 @@ def test_readers_and_a_writer_while_files_come_and_go(tmp_path: Path, tiny_model
     with Store.open(root / FOLDER) as store:
         assert set(store.known()) == {file.path for file in found.files}
         assert list(verify.verify(store, found, lambda: FakeEncoder(32), 99)) == []
+
+
+@pytest.mark.parametrize("options", [[], ["--wait"]])
+def test_two_first_runs_at_once(tmp_path: Path, tiny_model: Path, options: list[str]) -> None:
+    """Both make the index; one of them is first, and the other is told so or waits."""
+    for number in range(3):
+        root = tmp_path / f"photos {number}"
+        root.mkdir()
+        for n in range(8):
+            make_picture(root / f"{n}.png", n)
+        program = [sys.executable, HERE / "hashing_program.py", "index", ".", *options]
+        runs = [
+            subprocess.Popen(
+                [*program, "--model", tiny_model],
+                cwd=root,
+                env={**os.environ, "EMBEDDED": str(tmp_path / "embedded")},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        said = [run.communicate(timeout=120)[1] for run in runs]
+        codes = sorted(run.returncode for run in runs)
+        assert codes == [0, 0] or (codes == [0, 2] and not options), said
+        for run, text in zip(runs, said, strict=True):
+            assert run.returncode == 0 or "another clipsearch is writing to" in text
+        with Store.open(root / FOLDER) as store:
+            assert store.count() == 8

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clipsearch.paths import shown_path
+from clipsearch.paths import shown_path, write_whole
 from clipsearch.records import Hit
 
 
@@ -45,3 +45,17 @@ def test_every_shown_path_opens_the_file(here: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.chdir(folder)
         with open(shown_path(hit(b"x.png", here / "photos")), "rb") as file:
             assert file.read() == b"content"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no links for everybody there")
+def test_a_file_is_replaced_through_no_link_that_somebody_planted(here: Path) -> None:
+    (here / "letter.txt").write_text("mine")
+    for name in (f"list.json.{os.getpid()}", "list.json.tmp", "list.json.partial", ".list.json"):
+        (here / name).symlink_to("letter.txt")
+    planted = set(os.listdir(here))
+    write_whole(here / "list.json", b"whole")
+    assert (here / "list.json").read_bytes() == b"whole"
+    assert (here / "list.json").stat().st_mode & 0o777 == 0o600
+    assert (here / "letter.txt").read_text() == "mine"
+    assert set(os.listdir(here)) == planted | {"list.json"}
+    write_whole(here / ("x" * 255), b"a name as long as any may be")

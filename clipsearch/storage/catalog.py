@@ -42,8 +42,8 @@ CATALOG = "catalog.sqlite3"
 REBUILD = "rebuild"
 """Where in the index folder the next index is made, to take its place when it is whole."""
 
-OWN_NAMES = frozenset({CATALOG, f"{CATALOG}-journal", VECTORS, REBUILD, LOCK, HOLDER})
-"""What lies in an index folder, also after a first run that was killed."""
+BEGUN = frozenset({CATALOG, f"{CATALOG}-journal", LOCK, HOLDER})
+"""What a first run that was killed can leave in its folder, which is no index yet."""
 
 
 class Store(Rows):

@@ -16,7 +16,7 @@ from clipsearch.images.scan import content_hash
 from clipsearch.paths import absolute, data_dir, held, relative, write_whole
 from clipsearch.records import Filter, ModelSpec
 from clipsearch.storage.below import look_below
-from clipsearch.storage.catalog import FOLDER, OWN_NAMES, Store
+from clipsearch.storage.catalog import BEGUN, FOLDER, Store
 from clipsearch.storage.collection import Collection, tested_line
 from clipsearch.text import printable
 
@@ -37,7 +37,7 @@ def require_own_folder(directory: Path) -> None:
     """Raise UsageError for a folder with other things in it, where no index is to be made."""
     if Store.exists(directory) or not directory.is_dir():
         return
-    others = sorted(set(os.listdir(directory)) - OWN_NAMES)
+    others = sorted(set(os.listdir(directory)) - BEGUN)
     if others:
         raise UsageError(
             f"{directory} has other things in it, {others[0]} for example; an index takes a "
@@ -354,6 +354,9 @@ def _heal(store: Store, notify: Callable[[str], None]) -> None:
     Nobody waits for clusters here: a large collection is searched exactly until the next `index`.
     """
     where = printable(f"the vector file of {store.root} cannot be used ({store.damage})")
+    if not (is_ours(store.directory) or store.directory in remembered()):
+        notify(f"{where}; the catalogue was searched instead")  # named to be read, and no more
+        return
     try:
         with Store.open_for_writing(store.directory) as writer:
             if not writer.update_vector_index():

@@ -6,11 +6,10 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from conftest import TINY_CONFIG, make_picture, save_snapshot
-from fakes import DecodeHere, FakeEncoder, fake_spec
+from fakes import DecodeHere, FakeEncoder, fake_spec, other_stat
 from filelock import FileLock
 from small_index import snapshot
 
@@ -366,9 +365,10 @@ def test_nothing_is_written_to_somebody_elses_index_above(
     before = snapshot(tmp_path / FOLDER)
     lstat = os.lstat
 
-    def strangers(path: Path) -> object:
-        above = Path(os.fsdecode(path)) == tmp_path / FOLDER
-        return SimpleNamespace(st_uid=4242) if above else lstat(path)
+    def strangers(path: Path) -> os.stat_result:
+        found = lstat(path)
+        above = os.fspath(path) == os.fspath(tmp_path / FOLDER)
+        return other_stat(found, uid=4242) if above else found
 
     monkeypatch.setattr(os, "lstat", strangers)
     assert run(photos, options)[0].added == 6

@@ -7,16 +7,17 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from fakes import fake_spec
+from fakes import fake_spec, other_stat
+from small_index import QUERY, add, pictures, snapshot
 
 from clipsearch import paths
 from clipsearch.errors import IndexNotFound, UsageError
 from clipsearch.records import Filter
 from clipsearch.storage import below, known
 from clipsearch.storage.catalog import CATALOG, FOLDER, Store
+from clipsearch.storage.vectors.embeddings import VECTORS
 
 
 def made(root: Path, directory: Path | None = None) -> Path:
@@ -334,8 +335,9 @@ def strangers(tmp_path: Path, listed: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def owned_by(monkeypatch: pytest.MonkeyPatch, directory: Path, uid: int) -> None:
     lstat = os.lstat
 
-    def with_owner(path: Path) -> object:
-        return SimpleNamespace(st_uid=uid) if Path(path) == directory else lstat(path)
+    def with_owner(path: Path) -> os.stat_result:
+        found = lstat(path)
+        return other_stat(found, uid=uid) if os.fspath(path) == os.fspath(directory) else found
 
     monkeypatch.setattr(os, "lstat", with_owner)
 
@@ -365,6 +367,24 @@ def test_somebody_elses_index_is_used_when_it_is_named(tmp_path: Path, strangers
         assert stores[0].root == above
     known.remember(strangers, above)  # as an index run does
     assert known.find(mine, None) == [strangers]
+
+
+@needs_users
+def test_somebody_elses_damaged_index_is_read_and_not_mended(strangers: Path) -> None:
+    with Store.open_for_writing(strangers) as store:
+        add(store, pictures(3))
+        store.update_vector_index(anew=True)
+    os.truncate(strangers / VECTORS, 100)
+    before = snapshot(strangers)
+    told: list[str] = []
+    with known.opened(strangers.parent, None, told.append) as (stores, _):
+        assert len(stores[0].search(QUERY, 5)) == 3
+    assert [line.rpartition("; ")[2] for line in told] == ["the catalogue was searched instead"]
+    assert snapshot(strangers) == before
+    known.remember(strangers, strangers.parent)
+    with known.opened(strangers.parent, None, told.append) as (stores, _):
+        stores[0].search(QUERY, 5)
+    assert "written anew" in told[-1]
 
 
 @needs_users
@@ -432,9 +452,11 @@ def test_an_index_is_made_in_an_empty_folder_or_goes_on_where_a_run_was_killed(
     for name in (CATALOG, f"{CATALOG}-journal", "writer.lock", "writer.txt"):
         (place / name).touch()
     known.require_own_folder(place)
-    (place / "letter.txt").touch()
-    with pytest.raises(UsageError, match=r"has other things in it, letter\.txt for example"):
-        known.require_own_folder(place)
+    for name in ("letter.txt", "rebuild", VECTORS):  # the last two would be overwritten
+        (place / name).touch()
+        with pytest.raises(UsageError, match=f"has other things in it, {name} for example"):
+            known.require_own_folder(place)
+        (place / name).unlink()
     made(tmp_path / "photos", place)
     known.require_own_folder(place)  # it is an index by now
 

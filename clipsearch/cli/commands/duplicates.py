@@ -90,7 +90,8 @@ def duplicates_command(
     member is a copy of the best or nearly so: saved anew, smaller, brighter, cropped a little.
     What that means to the model is measured on the collection, once, and then both pictures are
     looked at, of moving ones the first frame; pages that differ in a few words look the same.
-    Files that have changed since they were indexed are left out. Exit code 1: no groups.
+    Files that have changed since they were indexed are left out. A file under several paths, by a
+    mount or by hard links, is one file and no copy of itself. Exit code 1: no groups.
 
     \b
     Examples:

@@ -1,6 +1,7 @@
 """What a user names is written as one step, and never over what is not ours to overwrite."""
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -205,3 +206,14 @@ def test_a_page_is_no_wider_readable_than_the_one_before(photos: Path) -> None:
     Path("new.html").chmod(0o600)
     files.write(Path("new.html"), PAGE)
     assert Path("new.html").stat().st_mode & 0o777 == 0o600
+
+
+WRITES = re.compile(r"""\.write_(text|bytes)\(|open\([^)]*["'][wxa]b?\+?["']|\.save\(""")
+
+
+def test_no_other_room_of_the_program_writes_what_a_user_names() -> None:
+    package = Path(files.__file__).parents[2]
+    sources = [*package.glob("cli/**/*.py"), *package.glob("web/**/*.py")]
+    assert len(sources) > 40
+    found = [path for path in sources if WRITES.search(path.read_text(encoding="utf-8"))]
+    assert [path.name for path in found] == ["query.py"]  # ``saved.save``, in a file of our own

@@ -159,6 +159,8 @@ class DecodeHere:
                 match self._wanted:
                     case None:
                         yield file, decode.see(path, self._max_pixels)
+                    case "origin":
+                        yield file, decode.read_origin(path)
                     case Whole(longest):
                         yield file, decode.decode_whole(path, longest, self._max_pixels)
                     case Preprocessing() as prepared:

@@ -98,7 +98,7 @@ def test_each_heavy_library_has_one_file(name: str) -> None:
         assert library != "typer" or room(name) == "cli"
 
 
-HARMLESS = {"FORMATS", "fit", "jpeg", "read_origin"}
+HARMLESS = {"FORMATS", "fit", "jpeg"}
 """What of ``images.decode`` may be used in the program's own process: it decodes no file."""
 
 

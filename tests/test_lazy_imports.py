@@ -109,7 +109,7 @@ def test_help_loads_next_to_nothing(run_process: Run, arguments: list[str]) -> N
 def test_a_text_is_searched_without_what_draws_and_decodes(run_process: Run, made: Path) -> None:
     done = run_process(*ASK, "a red bicycle", cwd=made, command=IMPORT_TIMES)
     assert done.code == 0
-    assert not imported(done.err) & {"PIL", "rich", "jinja2"}
+    assert not imported(done.err) & {"PIL", "rich", "jinja2", "multiprocessing"}
 
 
 def test_a_small_collection_is_searched_without_faiss(run_process: Run, made: Path) -> None:

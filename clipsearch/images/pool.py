@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
+from typing import Literal
 
 from clipsearch.errors import ClipsearchError, ImageError
 from clipsearch.paths import absolute
-from clipsearch.records import DecodedImage, ImageFile, Preprocessing, SeenImage
+from clipsearch.records import DecodedImage, ImageFile, Origin, Preprocessing, SeenImage
 
-Outcome = DecodedImage | SeenImage | ImageError | OSError
+Outcome = DecodedImage | SeenImage | Origin | ImageError | OSError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,9 @@ class Whole:
     """Pixels: it is made smaller until no side is longer."""
 
 
-Wanted = Preprocessing | Whole | None
-"""What is wanted of each file: the pixels for a model, those of the whole picture, or, without
-either, a ``SeenImage``: the file is read and its header looked at."""
+Wanted = Preprocessing | Whole | Literal["origin"] | None
+"""What is wanted of each file: the pixels for a model, those of the whole picture, an ``Origin``
+from its header alone, or, with None, a ``SeenImage``: the file is read and its header looked at."""
 
 _SECONDS_PER_FILE = 60.0
 """No picture below the pixel limit takes a healthy decoder this long, even from a slow disk."""
@@ -230,7 +231,7 @@ def _without_interrupts() -> Iterator[None]:
 def _work(pipe: Connection, wanted: Wanted, max_pixels: int | None) -> None:
     """The worker process: a path in, an outcome out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where the mask above does not exist
-    from clipsearch.images.decode import decode, decode_whole, see
+    from clipsearch.images.decode import decode, decode_whole, read_origin, see
 
     pipe.send(None)  # ready
     while True:
@@ -243,6 +244,8 @@ def _work(pipe: Connection, wanted: Wanted, max_pixels: int | None) -> None:
             match wanted:
                 case None:
                     outcome = see(path, max_pixels)
+                case "origin":
+                    outcome = read_origin(path)
                 case Whole(longest):
                     outcome = decode_whole(path, longest, max_pixels)
                 case Preprocessing():

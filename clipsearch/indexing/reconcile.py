@@ -3,11 +3,11 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 from clipsearch.errors import CollectionGone, ImageError
 from clipsearch.images.limits import Limits
+from clipsearch.images.pool import DecodePool
 from clipsearch.images.scan import content_hash, is_excluded
 from clipsearch.indexing.changes import diff, is_worth_a_try
 from clipsearch.indexing.embed import LoadEncoder, Outcome, Progress, embed_files, reason
@@ -191,12 +191,8 @@ def _look_at(
 ) -> None:
     """Read the camera and the place of pictures that were indexed before these were looked for.
 
-    From their headers, and once. In this process: the decoders have survived these very files.
+    From their headers, and once.
     """
-    from clipsearch.images.decode import (
-        read_origin,  # here, since it is slow to load, and done once
-    )
-
     root = os.fsencode(store.root)
     known = store.known(under)  # as it is now: files were moved and copied
     unseen = {
@@ -204,24 +200,20 @@ def _look_at(
         for path, entry in known.items()
         if entry.unseen
     }
-    ids = {file.path: unseen[file] for file in found.files if file in unseen}
-
-    def read(path: bytes) -> Origin | None:
-        try:
-            return read_origin(absolute(root, path))
-        except OSError:
-            return None  # the next run will try again
-
-    paths = sorted(ids)
-    with ThreadPoolExecutor(_READERS) as readers:
-        for start in range(0, len(paths), _FILES_PER_COMMIT):
-            progress("reading cameras and places", start, len(paths))
-            some = paths[start : start + _FILES_PER_COMMIT]
-            read_now = zip(some, readers.map(read, some), strict=True)
-            origins = [(ids[path], origin) for path, origin in read_now if origin is not None]
-            with store.batch():
-                store.set_origins(origins)
-            summary.looked_at += len(origins)
+    files = [file for file in found.files if file in unseen]
+    origins: list[tuple[int, Origin]] = []
+    with DecodePool(
+        root, files, "origin", max_pixels=None, ahead=_FILES_PER_COMMIT, workers=_READERS
+    ) as pool:
+        for done, (file, outcome) in enumerate(pool, start=1):
+            if not isinstance(outcome, OSError):  # which the next run will meet again
+                origins.append((unseen[file], outcome if isinstance(outcome, Origin) else Origin()))
+            if len(origins) == _FILES_PER_COMMIT or done == len(files):
+                progress("reading cameras and places", done, len(files))
+                with store.batch():
+                    store.set_origins(origins)
+                summary.looked_at += len(origins)
+                origins = []
 
 
 def _commit(

@@ -27,7 +27,6 @@ from clipsearch.errors import (
     UsageError,
 )
 from clipsearch.evaluation import probes
-from clipsearch.images import pool
 from clipsearch.images.scan import content_hash
 from clipsearch.models.load import Encoders
 from clipsearch.paths import require_regular
@@ -252,6 +251,8 @@ def image_vector(stores: Sequence[Store], image: Path, encoders: Encoders) -> Ve
 
     Raises UsageError if the file cannot be read as a picture.
     """
+    from clipsearch.images import pool  # here, since no text query needs other processes
+
     try:
         vector = _stored_vector(stores, image)
         if vector is None:

@@ -19,11 +19,13 @@ from clipsearch.errors import (
     UsageError,
 )
 from clipsearch.evaluation import evaluate, labelled, probes, summary, train
+from clipsearch.evaluation.classify import Labels, classes_of
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.metrics import ClassificationReport, MultiLabelReport, RetrievalReport
 from clipsearch.indexing import embed
 from clipsearch.models.load import Encoders
-from clipsearch.records import Pixels, Vectors
+from clipsearch.records import EmbeddedImage, Filter, ImageFile, Pixels, Vectors
+from clipsearch.search.embed import class_index
 from clipsearch.storage import collection, evaluations
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.collection import Collection
@@ -383,3 +385,45 @@ def test_names_that_the_policy_refuses() -> None:
     probes.check_name("defects-2024.v1")
     with pytest.raises(RefusedByPolicy):
         probes.check_name("face-recognition")
+
+
+# -- classes in another order --------------------------------------------------------------------
+
+
+def test_classes_in_another_order_change_no_answer(store: Store, folder: Path) -> None:
+    """Not of ``classify``, of ``--class``, of ``evaluate``, or of an index that takes the cache."""
+    images = [f"{name}/{name}{n}.png" for name in NAMES for n in (0, 2)]
+    files = [ImageFile(os.fsencode(name), 1, 1) for name in images]
+    vectors = [unit(os.path.dirname(name).encode()) for name in images]
+    with store.batch():
+        store.add(
+            EmbeddedImage(file, file.path[:20], 16, 16, None, vector)
+            for file, vector in zip(files, vectors, strict=True)
+        )
+
+    def answers() -> tuple[object, ...]:
+        known = Collection(store)
+        ids = store.ids()
+        ranked = classes_of(Labels(), store, store.spec, ColourEncoder).rank(
+            store.vectors(ids.tolist()), 1
+        )
+        of_class = {
+            name: known.restricted(Filter(of_class=class_index([known], name))).ids
+            for name in NAMES
+        }
+        report = run(store, folder).report
+        assert isinstance(report, ClassificationReport)
+        recalls = {result.name: result.recall for result in report.per_class}
+        confusions = [(one.actual, one.predicted) for one in report.confusions]
+        first = [names[0].name for names in ranked]
+        return first, known.nearest_classes(ids.tolist()), of_class, recalls, confusions
+
+    collection.calibrate(store, ColourEncoder)
+    before = answers()
+    assert before[0] == [os.path.dirname(name) for name in images]
+    for turned in ("other order", "first order again"):
+        domain = Collection(store).domain
+        collection.pin(store, dataclasses.replace(domain, classes=domain.classes[::-1]))
+        collection.calibrate(store, ColourEncoder)
+        assert answers() == before, turned
+        assert Collection(store).tested == "tested"

@@ -18,7 +18,7 @@ from clipsearch.errors import ImageError
 from clipsearch.images import pool as decode_pool
 from clipsearch.images.decode import decode, decode_whole, see
 from clipsearch.images.pool import DecodePool, Outcome, Whole, decoded
-from clipsearch.records import DecodedImage, ImageFile, Preprocessing
+from clipsearch.records import DecodedImage, ImageFile, Origin, Preprocessing
 
 SMALL = Preprocessing((16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 LIMIT = 10**8
@@ -73,6 +73,16 @@ def test_a_whole_picture_is_made_smaller_and_not_cropped(tmp_path: Path) -> None
     assert found.pixels.shape == (20, 60, 3)
     assert (found.width, found.height) == (90, 30)
     np.testing.assert_array_equal(found.pixels, decode_whole(tmp_path / "a.png", 60).pixels)
+
+
+def test_a_header_alone_tells_the_origin(tmp_path: Path) -> None:
+    make_picture(tmp_path / "a.png")
+    with DecodePool(
+        os.fsencode(tmp_path), listed("a.png", "gone.png"), "origin", max_pixels=None, ahead=4
+    ) as pool:
+        found = outcomes(pool)
+    assert found["a.png"] == Origin()
+    assert isinstance(found["gone.png"], FileNotFoundError)
 
 
 @needs_fifo

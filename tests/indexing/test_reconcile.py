@@ -57,7 +57,8 @@ from clipsearch.storage.vectors.embeddings import VECTORS
 @pytest.fixture(autouse=True)
 def decode_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starting processes takes longer than all else here; one test below does it."""
-    monkeypatch.setattr(embed, "DecodePool", DecodeHere)
+    for module in (embed, room):
+        monkeypatch.setattr(module, "DecodePool", DecodeHere)
 
 
 def no_encoder() -> Encoder:

@@ -1,15 +1,24 @@
 """What has settled between two looks, and of what happens in folders one is told."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import make_picture
+from fakes import DecodeHere, FakeEncoder
 
+from clipsearch.errors import ImageError
+from clipsearch.images import decode
+from clipsearch.indexing import embed
+from clipsearch.indexing import watch as room
 from clipsearch.indexing.changes import diff
-from clipsearch.indexing.watch import happenings, settled
-from clipsearch.records import Found, ImageFile, KnownImage
+from clipsearch.indexing.update import UpdateOptions
+from clipsearch.indexing.watch import Watched, happenings, settled
+from clipsearch.models.choice import ModelChoice
+from clipsearch.models.load import Encoders
+from clipsearch.records import Found, ImageFile, IndexSummary, KnownImage, ModelFiles, Scope
+from clipsearch.storage.catalog import FOLDER, Store
 
 A, B, C = (ImageFile(name, 10, 1) for name in (b"a.png", b"b.png", b"c.png"))
 
@@ -96,3 +105,54 @@ def test_a_folder_that_was_away_is_told_of_when_it_is_back(tmp_path: Path) -> No
     next_of(told, root)
     make_picture(root / "a.png")
     next_of(told, root)
+
+
+# -- a watched folder ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def look(
+    photos: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, shared_cache: None
+) -> Callable[[], IndexSummary]:
+    """One update after another of six pictures, without those in ``sub``."""
+    monkeypatch.setattr(room, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(embed, "DecodePool", DecodeHere)
+    options = UpdateOptions(ModelChoice(str(tiny_model), offline=True), exclude=["sub/"])
+    watched = Watched(photos, options)
+
+    def encoders(files: ModelFiles) -> Encoders:
+        return Encoders(lambda: FakeEncoder(files.spec.dim), lambda: FakeEncoder(files.spec.dim))
+
+    def once() -> IndexSummary:
+        summary, more = watched.look_again(encoders, lambda message: None, room._no_bar)
+        assert summary is not None
+        assert not more
+        return summary
+
+    return once
+
+
+def test_a_watched_folder_keeps_to_what_is_excluded_now(
+    look: Callable[[], IndexSummary], photos: Path
+) -> None:
+    assert look().added == 4
+    make_picture(photos / "sub" / "new.png", 50)
+    assert (look().added, look().unchanged) == (0, 4)
+    with Store.open_for_writing(photos / FOLDER) as store, store.batch():
+        store.set_scope(Scope(("*.webp",)))  # as another run of index leaves it
+    summary = look()
+    assert (summary.added, summary.removed) == (3, 1)
+    with Store.open(photos / FOLDER) as store:
+        assert store.scope == Scope(("*.webp",))
+
+
+def test_what_failed_is_not_tried_again_with_every_change(
+    look: Callable[[], IndexSummary], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(path: bytes, *_: object) -> None:
+        raise ImageError("the decoder crashed on it", kind="crash")
+
+    monkeypatch.setattr(decode, "decode", crash)
+    first, second = look(), look()
+    assert (len(first.failed), first.waiting) == (4, 4)
+    assert (second.failed, second.still_failed, second.waiting) == ([], 4, 4)

@@ -1,5 +1,6 @@
 """``clipsearch index``: what it does and says, and what is left when it cannot do it."""
 
+import json
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from conftest import (
     save_snapshot,
 )
 
+from clipsearch.indexing import diagnosis
 from clipsearch.models import registry
 
 NAMES = ["a.png", "b.jpg", "c.webp", "sub/d.png", "sub/e.png"]
@@ -166,6 +168,20 @@ def test_what_is_excluded_leaves_the_collection(run: Run, collection: Path) -> N
     done = run("index", collection, "--exclude", "*.webp", "--exclude", "sub/d.png")
     assert done.code == 0
     assert sorted(rows(collection)) == ["a.png", "b.jpg", "sub/e.png"]
+
+
+def test_what_is_excluded_stays_so_for_every_command(run: Run, collection: Path) -> None:
+    run("index", collection, "--exclude", "sub/", "--max-pixels", "5000")
+    assert ": 0 added, 0 changed, 0 moved, 0 removed, 3 " in counts(run("index", collection))
+    status = run("status", cwd=collection).lines
+    assert "  excluded sub/" in status
+    assert "  limit    5,000 pixels a picture" in status
+    record = json.loads(run("status", "--json", cwd=collection).out)
+    assert (record["exclude"], record["max_pixels"]) == (["sub/"], 5000)
+    assert run("verify", "--sample", "0", cwd=collection).out == b""
+    (check,) = diagnosis.indexes(collection)
+    assert check.text.endswith("; up to date")
+    assert ": 2 added" in counts(run("index", collection, "--no-exclude"))
 
 
 def test_a_folder_without_pictures_is_an_index_without_pictures(

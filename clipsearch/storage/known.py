@@ -111,17 +111,17 @@ def _looked_for(start: Path, notify: Callable[[str], None]) -> list[Path]:
     directories, unseen = look_below(start)
     found = [directory for directory in directories if _is_there(directory) and is_ours(directory)]
     left = f"; {unseen} were not looked at" if unseen else ""
-    if not found and os.path.lexists(start / FOLDER):
-        raise IndexNotFound(
-            f"there is no index in {start / FOLDER}: its first run was interrupted, or it is "
-            "something else",
-            hint=f"Make it with: clipsearch index {start}",
-        )
     if not found:
         for directory in _around(start):
             raise IndexNotFound(
                 f"the index at {directory} is another user's, and is not used by itself",
                 hint=f"If you trust it, name it: --index {directory}",
+            )
+        if os.path.lexists(start / FOLDER):
+            raise IndexNotFound(
+                f"there is no index in {start / FOLDER}: its first run was interrupted, or it is "
+                "something else",
+                hint=f"Make it with: clipsearch index {start}",
             )
         raise IndexNotFound(
             f"no indexed folder holds {start} or lies below it{left}", hint=_known_collections()

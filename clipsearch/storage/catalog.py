@@ -51,6 +51,8 @@ class Store(Rows):
         super().__init__(directory, db)
         self._lock = lock
         self._embeddings = Embeddings(db, directory, self.spec.dim)
+        self._file: tuple[int, int] | None = None
+        """What tells the catalog's file from one that took its place."""
 
     # -- opening and closing ---------------------------------------------------------------
 
@@ -131,10 +133,13 @@ class Store(Rows):
     def _connected(
         cls, directory: Path, lock: WriterLock | None, prepare: Callable[[Database], None]
     ) -> "Store":
+        identity = _identity(directory / CATALOG)
         db = Database(directory / CATALOG, write=lock is not None)
         try:
             prepare(db)
-            return cls(directory, db, lock)
+            store = cls(directory, db, lock)
+            store._file = identity
+            return store
         except BaseException:
             db.close()  # Windows cannot delete a folder while a file in it is open
             raise
@@ -158,6 +163,11 @@ class Store(Rows):
         """The folder of pictures, wherever the index and it have traveled."""
         root: bytes = self._meta["root"]
         return Path(os.fsdecode(root)) if root else self.directory.parent
+
+    def is_replaced(self) -> bool:
+        """Whether a rebuild has put another catalog in its place; this one still reads the old."""
+        now = _identity(self.directory / CATALOG)
+        return now is not None and now != self._file
 
     def require_root(self) -> None:
         """Raise IndexUnreadable if the index was copied out of its folder, and no one knows which.
@@ -408,6 +418,14 @@ def _require_ours(db: Database, directory: Path) -> None:
             f"{directory / CATALOG} is another program's database",
             hint="Put the index elsewhere with --index DIR.",
         )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _size(path: Path) -> int:

@@ -6,10 +6,17 @@ from pathlib import Path
 
 import pytest
 from conftest import make_picture
+from fakes import DecodeHere, FakeEncoder, OtherEncoder, fake_spec, rebuild
 
+from clipsearch.indexing import embed, watch
 from clipsearch.indexing.changes import diff
-from clipsearch.indexing.watch import happenings, settled
-from clipsearch.records import Found, ImageFile, KnownImage
+from clipsearch.indexing.update import UpdateOptions
+from clipsearch.indexing.watch import Watched, happenings, settled
+from clipsearch.models import registry
+from clipsearch.models.choice import ModelChoice, Notify
+from clipsearch.models.load import Encoders
+from clipsearch.records import Found, ImageFile, IndexSummary, KnownImage, ModelFiles
+from clipsearch.storage.catalog import FOLDER, Store
 
 A, B, C = (ImageFile(name, 10, 1) for name in (b"a.png", b"b.png", b"c.png"))
 
@@ -47,6 +54,40 @@ def test_what_has_not_settled_is_left_as_the_catalogue_knows_it(
 def test_folders_that_cannot_be_read_and_links_are_passed_on() -> None:
     seen = Found([A], [(b"locked", "Permission denied")], links=3)
     assert settled(seen, seen, {})[0] == seen
+
+
+def test_a_rebuild_with_another_model_is_gone_on_with_in_that_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New pictures are embedded by the model that the index has by then."""
+    monkeypatch.setattr(watch, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(embed, "DecodePool", DecodeHere)
+    monkeypatch.setattr(registry, "locate", lambda spec: ModelFiles(spec, Path("weights")))
+    towers: dict[str, FakeEncoder] = {"fake": FakeEncoder(), "other": OtherEncoder()}
+
+    def encoders(choice: ModelChoice, files: ModelFiles, notify: Notify) -> Encoders:
+        tower = towers[files.spec.name]
+        return Encoders(lambda: tower, lambda: tower)
+
+    monkeypatch.setattr(ModelChoice, "encoders", encoders)
+    monkeypatch.setattr(watch, "load_text_encoder", lambda files, load: load())
+    root = tmp_path / "photos"
+    root.mkdir()
+    make_picture(root / "0.png", 0)
+    Store.create(root / FOLDER, root, fake_spec()).close()
+    watched = Watched(root, UpdateOptions())
+    kept = watch._kept_encoders(ModelChoice(), lambda _: None)
+
+    def look() -> IndexSummary | None:
+        return watched.look_again(kept, pytest.fail, watch._no_bar)[0]
+
+    assert look() is not None
+    rebuild(root / FOLDER, fake_spec(fingerprint="e" * 64, name="other"), OtherEncoder())
+    make_picture(root / "1.png", 1)
+    summary = look()
+    assert summary is not None
+    assert (summary.added, summary.unchanged) == (1, 1)
+    assert (towers["fake"].pictures, towers["other"].pictures) == (1, 1)
 
 
 def next_of(told: Iterator[set[Path]], folder: Path) -> None:

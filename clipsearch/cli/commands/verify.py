@@ -59,6 +59,8 @@ def verify_command(
     code = ExitCode.OK
     for directory in known.find(start, index):
         with Store.open_for_writing(directory) if repair else Store.open(directory) as store:
+            if folder is not None and index is not None:
+                known.require_about(folder, store)
             root = store.root
             found = scan.find(os.fsencode(root)) if root.is_dir() else None
             if found is None:

@@ -162,12 +162,13 @@ class Hits(Sequence[Hit]):
 class Collection:
     """An indexed folder, open for questions. Use as a context manager, or ``close`` it.
 
-    It sees what an index run commits meanwhile. Encoders are loaded when they are first needed.
+    It sees what an index run commits meanwhile, a rebuild with another model included. Encoders are
+    loaded when they are first needed.
     """
 
     def __init__(self, store: Store, under: bytes = b"", device: str = "auto") -> None:
         """Use ``clipsearch.open``. under: the only folder of it that is meant."""
-        self._store = store
+        self._opened = store
         self._only = Filter(under=under)
         self._device = device
         self._encoders = Encoders.of(store.spec, device)
@@ -255,10 +256,11 @@ class Collection:
 
         Raises UsageError, RefusedByPolicy for a text, BadDomain, ModelError.
         """
-        start = Path(os.fsdecode(absolute(os.fsencode(self.root), self._only.under)))
-        pictures, _ = pictures_of([Path(path) for path in paths], self._store, start)
+        store = self._store
+        start = Path(os.fsdecode(absolute(os.fsencode(store.root), self._only.under)))
+        pictures, _ = pictures_of([Path(path) for path in paths], store, start)
         model = ModelChoice(device=self._device, offline=True)
-        done = classify(pictures, Labels(texts, probe, domain), self._store, model, k=k)
+        done = classify(pictures, Labels(texts, probe, domain), store, model, k=k)
         return list(done.found)
 
     def embeddings(self) -> tuple[list[Path], npt.NDArray[np.float16]]:
@@ -266,18 +268,19 @@ class Collection:
 
         Each row is of unit length, up to the rounding to float16. Raises IndexUnreadable.
         """
-        images = {image.id: image.path for image in self._store.images(self._only)}
+        store = self._store
+        images = {image.id: image.path for image in store.images(self._only)}
         paths: list[Path] = []
-        rows = [np.empty((0, self.dim), np.float16)]
-        for ids, vectors in self._store.embeddings():
+        rows = [np.empty((0, store.spec.dim), np.float16)]
+        for ids, vectors in store.embeddings():
             here = [n for n, id in enumerate(ids.tolist()) if id in images]
             rows.append(np.asarray(vectors[here], np.float16))
-            paths += [self.root / os.fsdecode(images[int(ids[n])]) for n in here]
+            paths += [store.root / os.fsdecode(images[int(ids[n])]) for n in here]
         return paths, np.concatenate(rows)
 
     def close(self) -> None:
         """Close the index."""
-        self._store.close()
+        self._opened.close()
 
     def __enter__(self) -> "Collection":
         return self
@@ -292,6 +295,16 @@ class Collection:
 
     def __repr__(self) -> str:
         return f"<Collection {self.root}: {len(self)} pictures, {self.model}, {self.domain}>"
+
+    @property
+    def _store(self) -> Store:
+        """The index that is there now, opened again, with its model, where it was rebuilt."""
+        if self._opened.is_replaced():
+            opened = Store.open(self._opened.directory)
+            self._opened.close()
+            self._opened = opened
+            self._encoders = Encoders.of(opened.spec, self._device)
+        return self._opened
 
     @property
     def _known(self) -> storage.Collection:

@@ -119,3 +119,11 @@ def absolute_path(hit: Hit) -> bytes:
 def relative_path(hit: Hit) -> bytes:
     """A hit's path from the current folder, through its parents if need be."""
     return os.path.relpath(absolute_path(hit), os.fsencode(Path.cwd()))
+
+
+def size_of(path: Path) -> int:
+    """How many bytes a file has; 0 if it is not there or may not be looked at."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -9,6 +9,8 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -24,9 +26,11 @@ from clipsearch.records import (
     ModelSpec,
     Pixels,
     Preprocessing,
+    TextEncoder,
     Vectors,
 )
-from clipsearch.storage.catalog import Store
+from clipsearch.storage import collection
+from clipsearch.storage.catalog import REBUILD, Store
 from clipsearch.vectors import l2_normalise, top_k
 
 DIM = 16
@@ -121,6 +125,32 @@ class FakeEncoder:
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         self.texts += texts
         return np.stack([unit(text.encode(), self.dim) for text in texts])
+
+
+class OtherEncoder(FakeEncoder):
+    """Another model of the same dimension: what it says means nothing to the first."""
+
+    def encode_images(self, pixels: Pixels) -> Vectors:
+        return -super().encode_images(pixels)[:, ::-1]
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        return -super().encode_texts(texts)[:, ::-1]
+
+
+def rebuild(directory: Path, spec: ModelSpec, encoder: TextEncoder) -> None:
+    """Put an index of the same pictures by another model in the place of this one.
+
+    encoder: an ``OtherEncoder``, in whose space the new embeddings lie.
+    """
+    with (
+        Store.open_for_writing(directory) as old,
+        Store.create(directory / REBUILD, old.root, spec) as new,
+    ):
+        with new.batch():
+            new.add(replace(image, vector=-image.vector[::-1]) for image in old.whole(old.ids()))
+        collection.calibrate(new, lambda: encoder)
+        new.update_vector_index(anew=True)
+        old.replace_with(new)
 
 
 class DecodeHere:

@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SAMPLES, make_picture, places_beside
+from fakes import FakeEncoder, OtherEncoder, fake_spec, picture, rebuild
 
 import clipsearch
 from clipsearch import api
 from clipsearch.cli.help import pages
 from clipsearch.errors import IndexNotFound, NotTested, OutOfDomain, RefusedByPolicy, UsageError
+from clipsearch.models.load import Encoders
 from clipsearch.records import Scope
+from clipsearch.storage import collection as storage
 from clipsearch.storage.catalog import FOLDER, Store
 
 pytestmark = pytest.mark.process
@@ -131,6 +134,28 @@ def test_before_the_first_calibration_that_is_noted(photos: Path, tmp_path: Path
         for refusing in ({"strict": True}, {"require_tested": True}):
             with pytest.raises(NotTested):
                 opened.search("a dog", **refusing)
+
+
+def test_an_open_collection_follows_a_rebuild_with_another_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    with Store.create(root / FOLDER, root, fake_spec()) as store:
+        with store.batch():
+            store.add(picture(b"%d.png" % seed, seed) for seed in range(5))
+        storage.calibrate(store, FakeEncoder)
+    towers = {"fake": Encoders(FakeEncoder, FakeEncoder)}
+    towers["other"] = Encoders(OtherEncoder, OtherEncoder)
+    monkeypatch.setattr(Encoders, "of", lambda spec, *_: towers[spec.name])
+    with clipsearch.open(root) as opened:
+        before = opened.search("a cat", all=True, allow_out_of_domain=True)
+        rebuild(root / FOLDER, fake_spec(fingerprint="e" * 64, name="other"), OtherEncoder())
+        after = opened.search("a cat", all=True, allow_out_of_domain=True)
+        assert opened.model == "other"
+        assert after.paths == before.paths
+        assert [h.score for h in after] == pytest.approx([h.score for h in before], abs=1e-5)
+        assert len(opened.embeddings()[0]) == len(opened) == 5
 
 
 def test_hits_are_a_sequence_best_first(collection: clipsearch.Collection) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from clipsearch.errors import IndexExists, IndexNotFound, IndexUnreadable, StoreError
-from clipsearch.paths import absolute
+from clipsearch.paths import absolute, size_of
 from clipsearch.records import (
     EVERYTHING,
     CollectionStatus,
@@ -61,7 +61,7 @@ class Store(Rows):
     def exists(directory: Path) -> bool:
         """Whether there is an index at ``directory``; an empty file is none yet."""
         catalog = directory / CATALOG
-        return catalog.is_file() and _size(catalog) > 0
+        return catalog.is_file() and size_of(catalog) > 0
 
     @classmethod
     def open(cls, directory: Path) -> "Store":
@@ -177,6 +177,10 @@ class Store(Rows):
         self._meta["root"] = _root_of(self.directory, root)
         self._set("root", self._meta["root"])
 
+    def is_replaced(self) -> bool:
+        """Whether a rebuild has put another catalog in its place; this one still reads the old."""
+        return self._db.is_replaced()
+
     def require_root(self) -> None:
         """Raise IndexUnreadable if the index was copied out of its folder, and no one knows which.
 
@@ -232,8 +236,8 @@ class Store(Rows):
             failed=[(path, reason) for path, reason, _ in failed],
             failures=[failure for _, _, failure in failed],
             scope=self.scope,
-            catalog_bytes=_size(self.directory / CATALOG),
-            vector_bytes=_size(self.directory / VECTORS),
+            catalog_bytes=size_of(self.directory / CATALOG),
+            vector_bytes=size_of(self.directory / VECTORS),
             created_at=self._meta["created_at"],
             updated_at=self._meta["updated_at"],
             pending=pending,
@@ -439,10 +443,3 @@ def _require(directory: Path) -> None:
         raise IndexNotFound(
             f"there is no index at {directory}", hint="Make one with: clipsearch index FOLDER"
         )
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

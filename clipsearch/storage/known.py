@@ -183,13 +183,9 @@ def opened(
         ]
         for store in stores:
             store.require_root()
-        prefix = relative(start, stores[0].root)
-        if under is not None and not prefix and not _holds(start, stores):
-            raise UsageError(
-                f"{under} is not in {stores[0].root}, which is what the index at {index} is of",
-                hint="Name a folder of the collection.",
-            )
-        yield stores, prefix
+        if under is not None and index is not None:
+            require_about(under, stores[0])
+        yield stores, relative(start, stores[0].root)
         for store in stores:
             if count := store.left_out:
                 notify(
@@ -235,6 +231,16 @@ def protect(path: Path, stores: Sequence[Store] = ()) -> None:
                     f"{path} is a picture of the collection {store.root}, and is never overwritten",
                     hint="Give the file another name.",
                 )
+
+
+def require_about(folder: Path, store: Store) -> None:
+    """Raise UsageError where a folder and an index are named that have nothing to do with it."""
+    start = folder.resolve()
+    if not start.is_relative_to(store.root) and not store.root.is_relative_to(start):
+        raise UsageError(
+            f"{folder} is not in {store.root}, which is what the index at {store.directory} is of",
+            hint="Name a folder of the collection, or leave out --index (CLIPSEARCH_INDEX).",
+        )
 
 
 def shared_model(stores: Sequence[Store]) -> ModelSpec:
@@ -341,11 +347,6 @@ def _known_collections() -> str:
         f"Indexed folders: {', '.join(roots)}. Go to one, name one with --under FOLDER, "
         "or index another with: clipsearch index FOLDER"
     )
-
-
-def _holds(folder: Path, stores: Sequence[Store]) -> bool:
-    """Whether all these collections lie in ``folder``."""
-    return all(store.root.is_relative_to(folder) for store in stores)
 
 
 def _heal(store: Store, notify: Callable[[str], None]) -> None:

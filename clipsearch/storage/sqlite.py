@@ -32,6 +32,7 @@ class Database:
     def __init__(self, path: Path, *, write: bool) -> None:
         """Open ``path``; with ``write``, make it if it is not there."""
         self._path = path
+        before = _identity(path)
         # A reader, too, opens it for writing where it may: a writer that was killed at a commit
         # leaves a journal, which whoever comes next has to roll back. On read-only media SQLite
         # is content to read.
@@ -56,6 +57,12 @@ class Database:
         except BaseException:
             self.close()
             raise
+        self._file = before or _identity(path)
+
+    def is_replaced(self) -> bool:
+        """Whether another file is at this path by now; this connection still reads the old one."""
+        now = _identity(self._path)
+        return now is not None and now != self._file
 
     def close(self) -> None:
         """Close the connection; a second time does nothing."""
@@ -191,6 +198,14 @@ def _not_opened(error: sqlite3.Error, path: Path) -> StoreError:
         hint=f"Check that you may write to {path.parent}, or put the index elsewhere with "
         "--index DIR.",
     )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _uri(path: PurePath) -> str:

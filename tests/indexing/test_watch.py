@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 from conftest import make_picture
-from fakes import DecodeHere, FakeEncoder
+from fakes import DecodeHere, FakeEncoder, OtherEncoder, fake_spec, rebuild
 
 from clipsearch.errors import ImageError
 from clipsearch.images import decode
-from clipsearch.indexing import embed
-from clipsearch.indexing import watch as room
+from clipsearch.indexing import embed, watch
 from clipsearch.indexing.changes import diff
 from clipsearch.indexing.update import UpdateOptions
 from clipsearch.indexing.watch import Watched, happenings, settled
-from clipsearch.models.choice import ModelChoice
+from clipsearch.models import registry
+from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.models.load import Encoders
 from clipsearch.records import Found, ImageFile, IndexSummary, KnownImage, ModelFiles, Scope
 from clipsearch.storage.catalog import FOLDER, Store
@@ -56,6 +56,40 @@ def test_what_has_not_settled_is_left_as_the_catalogue_knows_it(
 def test_folders_that_cannot_be_read_and_links_are_passed_on() -> None:
     seen = Found([A], [(b"locked", "Permission denied")], links=3)
     assert settled(seen, seen, {})[0] == seen
+
+
+def test_a_rebuild_with_another_model_is_gone_on_with_in_that_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New pictures are embedded by the model that the index has by then."""
+    monkeypatch.setattr(watch, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(embed, "DecodePool", DecodeHere)
+    monkeypatch.setattr(registry, "locate", lambda spec: ModelFiles(spec, Path("weights")))
+    towers: dict[str, FakeEncoder] = {"fake": FakeEncoder(), "other": OtherEncoder()}
+
+    def encoders(choice: ModelChoice, files: ModelFiles, notify: Notify) -> Encoders:
+        tower = towers[files.spec.name]
+        return Encoders(lambda: tower, lambda: tower)
+
+    monkeypatch.setattr(ModelChoice, "encoders", encoders)
+    monkeypatch.setattr(watch, "load_text_encoder", lambda files, load: load())
+    root = tmp_path / "photos"
+    root.mkdir()
+    make_picture(root / "0.png", 0)
+    Store.create(root / FOLDER, root, fake_spec()).close()
+    watched = Watched(root, UpdateOptions())
+    kept = watch._kept_encoders(ModelChoice(), lambda _: None)
+
+    def look() -> IndexSummary | None:
+        return watched.look_again(kept, pytest.fail, watch._no_bar)[0]
+
+    assert look() is not None
+    rebuild(root / FOLDER, fake_spec(fingerprint="e" * 64, name="other"), OtherEncoder())
+    make_picture(root / "1.png", 1)
+    summary = look()
+    assert summary is not None
+    assert (summary.added, summary.unchanged) == (1, 1)
+    assert (towers["fake"].pictures, towers["other"].pictures) == (1, 1)
 
 
 def next_of(told: Iterator[set[Path]], folder: Path) -> None:
@@ -115,7 +149,7 @@ def look(
     photos: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, shared_cache: None
 ) -> Callable[[], IndexSummary]:
     """One update after another of six pictures, without those in ``sub``."""
-    monkeypatch.setattr(room, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(watch, "QUIET_SECONDS", 0)
     monkeypatch.setattr(embed, "DecodePool", DecodeHere)
     options = UpdateOptions(ModelChoice(str(tiny_model), offline=True), exclude=["sub/"])
     watched = Watched(photos, options)
@@ -124,7 +158,7 @@ def look(
         return Encoders(lambda: FakeEncoder(files.spec.dim), lambda: FakeEncoder(files.spec.dim))
 
     def once() -> IndexSummary:
-        summary, more = watched.look_again(encoders, lambda message: None, room._no_bar)
+        summary, more = watched.look_again(encoders, lambda message: None, watch._no_bar)
         assert summary is not None
         assert not more
         return summary

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import make_picture
-from fakes import FakeEncoder, fake_spec, picture, unit
+from fakes import FakeEncoder, OtherEncoder, fake_spec, picture, rebuild, unit
 
 from clipsearch.errors import UsageError
 from clipsearch.records import ModelSpec, TextEncoder
@@ -80,6 +80,23 @@ def test_the_text_tower_is_that_of_the_model_that_the_index_has_now(
     one.answer(CAT, OPTIONS)
     assert loaded == ["fake", "another"]
     assert one.about().model == "another"
+
+
+def test_a_rebuild_with_another_model_of_the_same_dimension_is_answered_by_it(
+    tmp_path: Path,
+) -> None:
+    """Embeddings and texts are those of one model, before and after; never one of each."""
+    towers: dict[str, FakeEncoder] = {"fake": FakeEncoder(), "other": OtherEncoder()}
+    directory = made(tmp_path / "a", fake_spec())
+    with closing(OpenCollections([directory], lambda spec: towers[spec.name])) as collections:
+        before = collections.answer(CAT, OPTIONS).answer.hits
+        rebuild(directory, fake_spec(fingerprint="e" * 64, name="other"), OtherEncoder())
+        after = collections.answer(CAT, OPTIONS).answer.hits
+        assert towers["other"].texts
+        assert [hit.path for hit in after] == [hit.path for hit in before]
+        assert [hit.score for hit in after] == pytest.approx(
+            [hit.score for hit in before], abs=1e-5
+        )
 
 
 def test_the_newest_are_listed_without_a_model(one: OpenCollections, loaded: list[str]) -> None:

@@ -36,6 +36,8 @@ def status_command(
     start = (folder or Path()).resolve()
     for directory in known.find(start, index, say, named=folder is not None):
         with Store.open(directory) as store:
+            if folder is not None and index is not None:
+                known.require_about(folder, store)
             status, assured = store.status(), Collection(store)
             if json:
                 record = status_record(status, assured)

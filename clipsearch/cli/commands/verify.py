@@ -61,6 +61,8 @@ def verify_command(
     code = ExitCode.OK
     for directory in known.find(start, index, say, named=folder is not None):
         with Store.open_for_writing(directory) if repair else Store.open(directory) as store:
+            if folder is not None and index is not None:
+                known.require_about(folder, store)
             root = store.root
             found = _found(store)
             if found is None:

@@ -25,9 +25,11 @@ def directory_of_one(about: Sequence[Path], under: Path | None, index: Path | No
 
     That is ``index`` or the collection of ``under`` if one of them is given; else the collection
     that the current folder is in; else the one that the files it is ``about`` are in; else the
-    one below the current folder. Raises IndexNotFound, and UsageError if there are several.
+    one below the current folder. Raises IndexNotFound, and UsageError
+    if there are several, or if ``index`` is not that of ``under``.
     """
     from clipsearch.storage import known
+    from clipsearch.storage.catalog import Store
 
     start = (under or Path()).resolve()
     if under is not None and not under.exists():
@@ -43,6 +45,9 @@ def directory_of_one(about: Sequence[Path], under: Path | None, index: Path | No
             f"there are {len(found)} indexed folders below {start}",
             hint="Say which one you mean with --under FOLDER.",
         )
+    if under is not None and index is not None:
+        with Store.open(found[0]) as store:
+            known.require_about(under, store)
     return found[0]
 
 

@@ -63,7 +63,8 @@ def holding(folder: Path, *, named: bool = False) -> Path | None:
 def is_ours(directory: Path) -> bool:
     """Whether an index folder is this user's, or root's, who may write everywhere anyway.
 
-    As for git: under sudo, also that of the user who called it. Without users, all are.
+    As for git: under sudo, also that of the user who called it. Without users, all are. Raises
+    OSError if it is not there.
     """
     if not hasattr(os, "geteuid"):
         return True
@@ -71,10 +72,7 @@ def is_ours(directory: Path) -> bool:
     if os.geteuid() == 0:
         with suppress(ValueError):
             ours.add(int(os.environ.get("SUDO_UID", "")))
-    try:
-        return os.lstat(directory).st_uid in ours  # a link counts for whoever made it
-    except OSError:
-        return False
+    return os.lstat(directory).st_uid in ours  # a link counts for whoever made it
 
 
 def find(
@@ -318,7 +316,7 @@ def _around(folder: Path) -> Iterator[Path]:
             try:
                 if Store.exists(directory):
                     yield directory
-            except OSError:  # others' folders, which may not be entered, are no reason to stop
+            except PermissionError:  # others' folders are no reason to stop
                 if is_ours(directory):
                     raise
 
@@ -355,7 +353,7 @@ def _heal(store: Store, notify: Callable[[str], None]) -> None:
     Nobody waits for clusters here: a large collection is searched exactly until the next `index`.
     """
     where = printable(f"the vector file of {store.root} cannot be used ({store.damage})")
-    if not (is_ours(store.directory) or store.directory in remembered()):
+    if not (store.directory in remembered() or is_ours(store.directory)):
         notify(f"{where}; the catalogue was searched instead")  # named to be read, and no more
         return
     try:

@@ -184,7 +184,7 @@ def test_a_traceback_is_shown_only_to_those_who_ask(run: Run, photos: Path) -> N
 
 
 def raising(error: BaseException) -> object:
-    def find(*_: object) -> None:
+    def find(*_: object, **__: object) -> None:
         raise error
 
     return find

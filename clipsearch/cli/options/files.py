@@ -43,7 +43,7 @@ def check(
         return
     from clipsearch.storage import known  # here: the options of every command load this file
 
-    target = _target(path, option)
+    target = target_of(path, option)
     known.protect(target, stores)
     _require_ours(path, target, force)
 
@@ -54,7 +54,7 @@ def write(path: Path, content: str | bytes, *, force: bool = False, hint: str = 
     It is checked again, since another program may have made one of this name meanwhile.
     """
     check(path, force=force)
-    target = _target(path)
+    target = target_of(path)
     try:
         mode = target.stat().st_mode & 0o777 if target.exists() else 0o666
         write_whole(target, content.encode() if isinstance(content, str) else content, mode)
@@ -63,7 +63,7 @@ def write(path: Path, content: str | bytes, *, force: bool = False, hint: str = 
     say(f"wrote {path}")
 
 
-def _target(path: Path, option: str = "--html") -> Path:
+def target_of(path: Path, option: str = "--html") -> Path:
     """Where the file lies, its links followed. Raises UsageError if there can be no such file."""
     target = Path(os.path.realpath(path))
     hint = f"{option} takes a file in a folder that exists."

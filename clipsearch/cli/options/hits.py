@@ -76,6 +76,9 @@ class HitOptions:
     def check(self) -> None:
         """Raise UsageError, before any work is done, for what cannot be."""
         self.writer()
+        for path, option in ((self.html, "--html"), (self.montage, "--montage")):
+            if path is not None:
+                files.target_of(path, option)
         if self.open_page and self.html is None:
             raise UsageError("--open shows the page of --html", hint="Add --html FILE.")
         if self.montage is not None:

@@ -30,12 +30,6 @@ def test_what_contradicts_itself_is_an_error(run: Run, arguments: str, said: str
     assert said in done.err
 
 
-def test_an_option_goes_over_a_variable(run: Run, tmp_path: Path) -> None:
-    env = {"CLIPSEARCH_MODEL": "ViT-B-16", "CLIPSEARCH_PRETRAINED": "openai"}
-    done = run("index", "none", "--model", "pocket", env=env)
-    assert "none does not exist" in done.err
-
-
 @pytest.mark.parametrize(
     "arguments", ["status {}", "verify {}", "probe list --under {}", "search x --under {}"]
 )

@@ -66,7 +66,7 @@ def resolve(
     folder = Path(name.removeprefix("local-dir:")).expanduser()
     # With weights beside it, the name of an architecture is one, whatever lies in this folder.
     is_folder = os.path.isdir(folder) and (pretrained is None or name not in architectures())
-    if pretrained is not None and (name == POCKET or name.startswith("hf-hub:") or is_folder):
+    if pretrained is not None and brings_weights(name):
         raise UnknownModel(
             f"'{shortened(name)}' has weights of its own, and --pretrained names others",
             hint="Leave out --pretrained (CLIPSEARCH_PRETRAINED); it goes with an architecture.",
@@ -81,6 +81,14 @@ def resolve(
     if is_folder:
         return _from_folder(folder.resolve(), str(folder.resolve()))
     return _from_architecture(name, pretrained, offline, notify)
+
+
+def brings_weights(name: str) -> bool:
+    """Whether a model is named with its weights, so that none can be named beside it."""
+    if name == POCKET or name.startswith("hf-hub:"):
+        return True
+    folder = Path(name.removeprefix("local-dir:")).expanduser()
+    return name not in architectures() and os.path.isdir(folder)
 
 
 def locate(spec: ModelSpec) -> ModelFiles:

@@ -396,7 +396,7 @@ def test_filters_hold(server: Server) -> None:
         ("type=doc", "&#x27;doc&#x27; is no type of picture"),
         ("like=/etc/passwd", "&#x27;/etc/passwd&#x27; is no picture"),
         ("class=nothing", "has no class &#x27;nothing&#x27;"),
-        ("q=0:cat", "has a weight of 0"),
+        ("q=^0:cat", "has a weight of 0"),
         ("q=@nothing", "has no probe &#x27;nothing&#x27;"),
         ("like=0-999", "no longer in the index"),
         ("like=7-1", "no longer in the index"),
@@ -411,7 +411,7 @@ def test_bad_input_is_answered_in_words(server: Server, fields: str, says: str) 
 
 
 def test_a_box_takes_what_the_command_line_takes(server: Server) -> None:
-    assert ids(ask(server, "hits?q=2:a+cat&all=on").text) == ids(
+    assert ids(ask(server, "hits?q=^2:a+cat&all=on").text) == ids(
         ask(server, "hits?q=a+cat&all=on").text
     )
     saved.save("cats", Query((Text("a cat"), Text("a dog", weight=2.0))))

@@ -1,5 +1,6 @@
 """``clipsearch index``."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from clipsearch.cli.render.status import summary_lines
 from clipsearch.domain import taxonomy
 from clipsearch.errors import ClipsearchError, ExitCode, UsageError
 from clipsearch.indexing.update import UpdateOptions, update
+from clipsearch.models import registry
 from clipsearch.models.choice import ModelChoice
 
 app = commands()
@@ -124,6 +126,9 @@ def index_command(
             "--index names the place of one index, but there are several folders",
             hint="Index them one by one.",
         )
+    if model and pretrained and pretrained == os.environ.get("CLIPSEARCH_PRETRAINED"):
+        # The variable is a default, which an option goes over.
+        pretrained = None if registry.brings_weights(model) else pretrained
     options = UpdateOptions(
         model=ModelChoice(model, pretrained, device, batch_size, offline),
         index=index,

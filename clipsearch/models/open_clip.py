@@ -300,7 +300,8 @@ def _load(files: ModelFiles) -> Any:
                     hint="Save the weights alone, best as safetensors, where you trust the file.",
                 ) from error
             raise BadCheckpoint(
-                f"{files.weights} holds no weights: it is no pickle of tensors",
+                f"{files.weights} does not hold the weights of {files.spec.label}: it is not a "
+                "pickle of tensors",
                 hint="The file may be cut short or of another kind. Fetch it again.",
             ) from error
         except Exception as error:

@@ -49,14 +49,11 @@ def test_embeddings_that_changed_places_are_found_and_mended(run: Run, collectio
     swap_two_embeddings(collection)
     done = run("verify", "--sample", "5", cwd=collection)
     assert done.code == 2
-    first, second, third = done.lines
-    assert first.startswith("vector file: 2 embeddings")
-    assert second.startswith("embedding: ")
-    assert third.startswith("embedding: ")
+    assert [line.split(":")[0] for line in done.lines] == ["embedding", "embedding"]
     assert "verify --repair mends" in done.err
     done = run("verify", "--sample", "5", "--json", cwd=collection)
     kinds = [json.loads(line)["kind"] for line in done.lines]
-    assert (done.code, kinds) == (2, ["vector file", "embedding", "embedding"])
+    assert (done.code, kinds) == (2, ["embedding", "embedding"])
     done = run("verify", "--sample", "5", "--repair", cwd=collection)
     assert done.code == 0
     assert "2 pictures with a wrong embedding are forgotten" in done.err

@@ -201,13 +201,13 @@ def _work(pipe: Connection, preprocessing: Preprocessing | None, max_pixels: int
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where the mask above does not exist
     from clipsearch.images.decode import decode, see
 
-    pipe.send(None)  # ready
+    outcome: Outcome | None = None  # at first: ready
     while True:
         try:
+            pipe.send(outcome)
             path = pipe.recv()
         except (EOFError, OSError):
             return
-        outcome: Outcome
         try:
             if preprocessing is None:
                 outcome = see(path, max_pixels)
@@ -215,7 +215,3 @@ def _work(pipe: Connection, preprocessing: Preprocessing | None, max_pixels: int
                 outcome = decode(path, preprocessing, max_pixels)
         except (ImageError, OSError) as error:
             outcome = error
-        try:
-            pipe.send(outcome)
-        except OSError:
-            return

@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
@@ -24,11 +24,40 @@ def cache_dir() -> Path:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Replace a file as one step, for its owner's eyes only. Raises OSError."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(path.parent, 0o700)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     with open(temporary, "wb", opener=_owner_only) as file:
         file.write(data)
-    os.replace(temporary, path)
+    put_in_place(temporary, path)
+
+
+def put_in_place(written: Path, path: Path) -> None:
+    """Rename a file to ``path``, so that a power cut leaves the old file or the new one.
+
+    Without the first fsync the name may reach the disk before the data. Raises OSError.
+    """
+    with written.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(written, path)
+    sync_folder(path.parent)
+
+
+def make_folder(path: Path, mode: int) -> None:
+    """Make a folder, and those above it, that outlast a power cut. Raises OSError."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(made.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names in a folder outlast a power cut; nothing where the system cannot do it."""
+    with suppress(OSError):  # Windows opens no folder, and some shares sync none
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 @contextmanager
@@ -40,7 +69,7 @@ def held(path: Path, seconds: float) -> Iterator[None]:
     """
     from filelock import FileLock  # here, since no reader needs it and it is slow to load
 
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(path.parent, 0o700)
     with FileLock(path.with_name(f"{path.name}.lock"), timeout=seconds, mode=0o600):
         yield
 

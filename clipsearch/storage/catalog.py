@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from clipsearch.errors import IndexNotFound, IndexUnreadable, StoreError
-from clipsearch.paths import absolute
+from clipsearch.paths import absolute, make_folder, sync_folder
 from clipsearch.records import (
     EVERYTHING,
     CollectionStatus,
@@ -93,7 +93,7 @@ class Store(Rows):
             # No wider than the folder of pictures itself: the index tells what is in it. But for
             # its owner to write to, even where the pictures are not.
             mode = root.stat().st_mode & 0o777 | 0o700
-            directory.mkdir(mode=mode, parents=True, exist_ok=True)
+            make_folder(directory, mode)
             # Nor are its files, where the folder was there before and is open to more people:
             # SQLite's journal and the FAISS file have the mode of the catalog.
             os.close(os.open(directory / CATALOG, os.O_CREAT | os.O_WRONLY, mode & 0o666))
@@ -371,6 +371,7 @@ class Store(Rows):
         try:
             for name in (CATALOG, VECTORS):
                 os.replace(other.directory / name, self.directory / name)
+            sync_folder(self.directory)
         except OSError as error:
             raise StoreError(
                 f"cannot replace the old index: {error.strerror}",

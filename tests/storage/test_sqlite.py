@@ -222,3 +222,18 @@ def test_a_reader_that_waits_in_vain_says_so(
             reader.search(QUERY, 1)
         writer._db.execute("ROLLBACK")
         assert reader.search(QUERY, 1) == []
+
+
+def test_a_commit_empties_the_journal_and_closing_takes_it_away(
+    writer: Store, directory: Path
+) -> None:
+    """A journal that is only deleted may be there again after a power cut, and undo the commit."""
+    journal = directory / f"{CATALOG}-journal"
+    add(writer, pictures(3))
+    assert journal.read_bytes() == b""
+    with Store.open(directory) as reader:
+        assert reader.count() == 3
+    writer.close()
+    assert not journal.exists()
+    with Store.open(directory) as reader:
+        assert reader.count() == 3

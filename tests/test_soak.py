@@ -9,6 +9,7 @@ be compared with what the file holds or held.
 """
 
 import html
+import http.client
 import json
 import os
 import random
@@ -19,7 +20,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -288,11 +288,11 @@ def ask_a_page(
     try:
         with urllib.request.urlopen(address, timeout=60) as reply:
             page = reply.read().decode()
-    except OSError as error:  # it was killed
-        if process.poll() is None and not isinstance(error.__cause__ or error, ConnectionError):
-            time.sleep(0.5)
-            if process.poll() is None:
-                programs.wrong.append(f"browse answered {error!r}")
+    except (OSError, http.client.HTTPException) as error:
+        try:
+            process.wait(5)  # it was killed
+        except subprocess.TimeoutExpired:
+            programs.wrong.append(f"browse answered {error!r}")
         return
     cards = re.findall(r'data-path="([^"]*)".*?class="score"[^>]*>([-0-9.]+)<', page)
     prefix = f"{programs.root}/"

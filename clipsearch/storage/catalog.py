@@ -11,7 +11,7 @@ forever and nothing is joined by row position.
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +234,10 @@ class Store(Rows):
             with suppress(KeyError):  # removed a moment ago
                 return self.vector(id)
         return None
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Reads inside see one moment: what ``ids`` tells has ``vectors``, whatever is removed."""
+        return self._db.snapshot()
 
     def vectors(self, ids: Sequence[int]) -> Vectors:
         """The stored embeddings of these pictures, ``(n, dim)``. Raises KeyError as ``vector``."""

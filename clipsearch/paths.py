@@ -39,18 +39,45 @@ def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
 
     mode: permissions, less the user's umask; by default for the owner alone. Raises OSError.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(path.parent, 0o700)
     # A name that nobody can guess, made with O_EXCL, follows no link that somebody put there.
     temporary = path.with_name(f".{os.urandom(8).hex()}.partial")
     try:
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def put_in_place(written: Path, path: Path) -> None:
+    """Rename a file to ``path``, so that a power cut leaves the old file or the new one.
+
+    Without the first fsync the name may reach the disk before the data. Raises OSError.
+    """
+    with written.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(written, path)
+    sync_folder(path.parent)
+
+
+def make_folder(path: Path, mode: int) -> None:
+    """Make a folder, and those above it, that outlast a power cut. Raises OSError."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(made.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names in a folder outlast a power cut; nothing where the system cannot do it."""
+    with suppress(OSError):  # Windows opens no folder, and some shares sync none
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 @contextmanager
@@ -62,7 +89,7 @@ def held(path: Path, seconds: float) -> Iterator[None]:
     """
     from filelock import FileLock  # here, since no reader needs it and it is slow to load
 
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(path.parent, 0o700)
     with FileLock(path.with_name(f"{path.name}.lock"), timeout=seconds, mode=0o600):
         yield
 

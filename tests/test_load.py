@@ -89,14 +89,14 @@ def test_a_million_rows_are_opened_searched_and_added_to(tmp_path: Path) -> None
     assert grown < 1.5 * 2**30  # the vectors alone are 1 GB, and mapped
     query = Texts().encode_texts(["one"])[0]
     with Store.open(root / FOLDER) as store:
-        ((hits, _),) = rank_each([Collection(store)], [Embedded(query)], SearchOptions(all=True))
-        assert len(hits) == 10
+        (ranking,) = rank_each([Collection(store)], [Embedded(query)], SearchOptions(all=True))
+        assert len(ranking.hits) == 10
         started = time.monotonic()
-        ((hits, _),) = rank_each([Collection(store)], [Embedded(query)], SearchOptions(all=True))
+        (ranking,) = rank_each([Collection(store)], [Embedded(query)], SearchOptions(all=True))
         assert time.monotonic() - started < 5  # no promise, but a scan in Python takes minutes
         assert store.status().images == count
-        (best,) = store.search(store.vector(hits[3].id), 1)
-        assert best.id == hits[3].id
+        (best,) = store.search(store.vector(ranking.hits[3].id), 1)
+        assert best.id == ranking.hits[3].id
     with Store.open_for_writing(root / FOLDER) as store:
         with store.batch():
             store.add([next(rows(1))])

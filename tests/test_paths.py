@@ -1,4 +1,4 @@
-"""Paths as the user would type them."""
+"""Paths as the user would type them, and files that outlast a power cut."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clipsearch.paths import shown_path, write_whole
+from clipsearch.paths import make_folder, shown_path, write_whole
 from clipsearch.records import Hit
 
 
@@ -59,3 +59,57 @@ def test_a_file_is_replaced_through_no_link_that_somebody_planted(here: Path) ->
     assert (here / "letter.txt").read_text() == "mine"
     assert set(os.listdir(here)) == planted | {"list.json"}
     write_whole(here / ("x" * 255), b"a name as long as any may be")
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is synced and renamed from now on, in order: names of files and folders."""
+    log: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def syncs(file: int) -> None:
+        log.append(f"sync {Path(os.readlink(f'/proc/self/fd/{file}')).name}")
+        fsync(file)
+
+    def replaces(source: Path, target: Path) -> None:
+        log.append(f"rename to {target.name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", syncs)
+    monkeypatch.setattr(os, "replace", replaces)
+    return log
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks /proc")
+
+
+@needs_proc
+def test_a_file_is_replaced_so_that_a_power_cut_leaves_the_old_or_the_new(
+    here: Path, done: list[str]
+) -> None:
+    write_whole(here / "data" / "list.json", b"{}")
+    made, written, *others = done
+    assert made == "sync here"  # that has the folder
+    assert written.startswith("sync .")
+    assert written.endswith(".partial")
+    assert others == ["rename to list.json", "sync data"]
+    assert (here / "data" / "list.json").read_bytes() == b"{}"
+
+
+@needs_proc
+def test_each_folder_that_is_made_is_kept_by_the_one_above(here: Path, done: list[str]) -> None:
+    make_folder(here / "a" / "b", 0o700)
+    assert sorted(done) == ["sync a", "sync here"]
+    make_folder(here / "a" / "b", 0o700)
+    assert len(done) == 2
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: int) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    make_folder(here / "a", 0o700)
+    assert (here / "a").is_dir()

@@ -233,13 +233,13 @@ def _work(pipe: Connection, wanted: Wanted, max_pixels: int | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where the mask above does not exist
     from clipsearch.images.decode import decode, decode_whole, read_origin, see
 
-    pipe.send(None)  # ready
+    outcome: Outcome | None = None  # at first: ready
     while True:
         try:
+            pipe.send(outcome)
             path = pipe.recv()
         except (EOFError, OSError):
             return
-        outcome: Outcome
         try:
             match wanted:
                 case None:
@@ -252,7 +252,3 @@ def _work(pipe: Connection, wanted: Wanted, max_pixels: int | None) -> None:
                     outcome = decode(path, wanted, max_pixels)
         except (ImageError, OSError) as error:
             outcome = error
-        try:
-            pipe.send(outcome)
-        except OSError:
-            return

@@ -28,6 +28,7 @@ from torch.overrides import TorchFunctionMode
 from clipsearch.errors import BadCheckpoint, DeviceError, ModelError, WeightsNotFound
 from clipsearch.models.text_encoder import supports
 from clipsearch.models.weights import text_tower_copy
+from clipsearch.paths import put_in_place
 from clipsearch.records import ModelFiles, Pixels, Preprocessing, Vectors
 from clipsearch.text import did_you_mean
 from clipsearch.vectors import l2_normalise
@@ -140,7 +141,7 @@ class OpenClipEncoder:
         with suppress(OSError, SafetensorError):  # a cache; queries work without it, slower
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             save_file(tower, temporary)
-            os.replace(temporary, path)
+            put_in_place(temporary, path)
 
 
 def published_weights(architecture: str) -> Mapping[str, Mapping[str, Any]]:

@@ -50,10 +50,11 @@ def _strong(collection: Collection, only: Filter) -> Iterator[tuple[float, float
     level, texts = collection.level(only), collection.texts
     if level is None or texts is None:
         return
-    ids = collection.store.ids(only)
-    if not len(ids):
-        return
-    pictures = collection.store.vectors(ids[:: -(-len(ids) // _PICTURES)].tolist())
+    with collection.store.snapshot():
+        ids = collection.store.ids(only)
+        if not len(ids):
+            return
+        pictures = collection.store.vectors(ids[:: -(-len(ids) // _PICTURES)].tolist())
     scores = (texts.gate.classes - level.centre) @ pictures.T  # (classes, pictures)
     best, rows, tops = scores.argmax(axis=1), np.arange(len(scores)), []
     for _ in range(min(BEST, len(pictures))):

@@ -11,14 +11,14 @@ forever and nothing is joined by row position.
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clipsearch.errors import IndexExists, IndexNotFound, IndexUnreadable, StoreError
-from clipsearch.paths import absolute, size_of
+from clipsearch.paths import absolute, make_folder, size_of, sync_folder
 from clipsearch.records import (
     EVERYTHING,
     CollectionStatus,
@@ -97,7 +97,7 @@ class Store(Rows):
             # No wider than the folder of pictures itself: the index tells what is in it. But for
             # its owner to write to, even where the pictures are not.
             mode = root.stat().st_mode & 0o777 | 0o700
-            directory.mkdir(mode=mode, parents=True, exist_ok=True)
+            make_folder(directory, mode)
             # Nor are its files, where the folder was there before and is open to more people:
             # SQLite's journal and the FAISS file have the mode of the catalog.
             os.close(os.open(directory / CATALOG, os.O_CREAT | os.O_WRONLY, mode & 0o666))
@@ -258,6 +258,10 @@ class Store(Rows):
             with suppress(KeyError):  # removed a moment ago
                 return self.vector(id)
         return None
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Reads inside see one moment: what ``ids`` tells has ``vectors``, whatever is removed."""
+        return self._db.snapshot()
 
     def vectors(self, ids: Sequence[int]) -> Vectors:
         """The stored embeddings of these pictures, ``(n, dim)``. Raises KeyError as ``vector``."""
@@ -423,6 +427,7 @@ class Store(Rows):
             self._db.close()
             for name in (CATALOG, VECTORS):
                 os.replace(self.directory / name, directory / name)
+            sync_folder(directory)
         except OSError as error:
             raise StoreError(
                 f"cannot replace the old index: {error.strerror}",

@@ -199,12 +199,13 @@ class Collection:
         )
         if only == EVERYTHING or self.texts is None:
             return whole
-        ids = self.store.ids(only)
-        if len(ids) > _SUBSET:
-            return whole
-        if not len(ids):
-            return None
-        vectors = self.store.vectors(ids.tolist())
+        with self.store.snapshot():
+            ids = self.store.ids(only)
+            if len(ids) > _SUBSET:
+                return whole
+            if not len(ids):
+                return None
+            vectors = self.store.vectors(ids.tolist())
         background = background_of(self.domain, self.texts, [vectors.astype(np.float16)])
         return Level(len(ids), vectors.mean(axis=0), whole.centre, background)
 

@@ -32,6 +32,7 @@ class Database:
     def __init__(self, path: Path, *, write: bool) -> None:
         """Open ``path``; with ``write``, make it if it is not there."""
         self._path = path
+        self._write = write
         before = _identity(path)
         # A reader, too, opens it for writing where it may: a writer that was killed at a commit
         # leaves a journal, which whoever comes next has to roll back. On read-only media SQLite
@@ -47,7 +48,9 @@ class Database:
             )
         try:
             if write:
-                self.execute("PRAGMA journal_mode = DELETE")
+                # A journal whose deletion is lost in a power cut would undo the commit, or, once
+                # another catalog has taken this one's place, ruin that. It is emptied and synced.
+                self.execute("PRAGMA journal_mode = TRUNCATE")
                 self.execute("PRAGMA synchronous = FULL")
                 # A batch that outgrows the cache would lock all readers out until it ends.
                 self.execute("PRAGMA cache_spill = OFF")
@@ -66,6 +69,9 @@ class Database:
 
     def close(self) -> None:
         """Close the connection; a second time does nothing."""
+        if self._write:
+            with suppress(sqlite3.Error):  # it is open no more, or the disk fails
+                self._connection.execute("PRAGMA journal_mode = DELETE")  # deletes an empty one
         self._connection.close()
 
     def execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:

@@ -295,6 +295,16 @@ def test_a_worker_that_cannot_be_started_is_an_error_and_no_hang(
         list(pool)
 
 
+def test_a_worker_whose_parent_is_gone_before_it_is_ready_ends_without_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # it would ignore interrupts here
+    ours, theirs = multiprocessing.Pipe()
+    ours.close()
+    decode_pool._work(theirs, SMALL, None)
+    theirs.close()
+
+
 @pytest.mark.process
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks /proc")
 def test_the_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:

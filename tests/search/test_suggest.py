@@ -1,8 +1,10 @@
 """Suggestions: names that are answered strongly when they are asked, and no two for one picture."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from fakes import FakeEncoder, fake_spec, picture, unit
 
 from clipsearch.models.load import Encoders
@@ -74,3 +76,23 @@ def test_nothing_is_suggested_before_scores_mean_anything(tmp_path: Path) -> Non
     directory = made(tmp_path / "a", [b"%d.png" % n for n in range(3)], vectors, calibrated=False)
     with Store.open(directory) as store:
         assert suggest([Collection(store)], ENCODERS) == []
+
+
+def test_pictures_are_read_at_the_moment_at_which_they_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that an index run removed in between would be missing."""
+    inside, vectors = list[bool](), Store.vectors
+
+    def noted(store: Store, ids: Sequence[int]) -> Vectors:
+        inside.append(store._db._connection.in_transaction)
+        return vectors(store, ids)
+
+    root = tmp_path / "photos"
+    names = [b"%d.png" % n for n in range(5)]
+    directory = made(root, names, [unit(n) for n in range(5)])
+    monkeypatch.setattr(Store, "vectors", noted)
+    with Store.open(directory) as store:
+        suggest([Collection(store)], ENCODERS)
+        assert Collection(store).level(Filter(ids=frozenset({1, 2}))) is not None
+    assert inside == [True, True]

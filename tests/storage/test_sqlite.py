@@ -282,3 +282,18 @@ def test_a_catalog_that_may_not_be_read_says_so(
     with pytest.raises(StoreError, match=r"cannot open .*catalog: Permission denied") as caught:
         Database(tmp_path / "catalog", write=False)
     assert "--index" not in caught.value.hint
+
+
+def test_a_commit_empties_the_journal_and_closing_takes_it_away(
+    writer: Store, directory: Path
+) -> None:
+    """A journal that is only deleted may be there again after a power cut, and undo the commit."""
+    journal = directory / f"{CATALOG}-journal"
+    add(writer, pictures(3))
+    assert journal.read_bytes() == b""
+    with Store.open(directory) as reader:
+        assert reader.count() == 3
+    writer.close()
+    assert not journal.exists()
+    with Store.open(directory) as reader:
+        assert reader.count() == 3

@@ -22,7 +22,7 @@ from clipsearch.records import DecodedImage, ImageFile, Preprocessing, SeenImage
 
 Outcome = DecodedImage | SeenImage | ImageError | OSError
 
-_SECONDS_PER_FILE = 60.0
+SECONDS_PER_FILE = 60.0
 """No picture below the pixel limit takes a healthy decoder this long, even from a slow disk."""
 
 _SECONDS_TO_NOTICE = 0.1
@@ -45,7 +45,7 @@ class DecodePool:
         max_pixels: int | None,
         ahead: int,
         workers: int | None = None,
-        timeout: float = _SECONDS_PER_FILE,
+        timeout: float = SECONDS_PER_FILE,
     ) -> None:
         """``ahead``: how many decoded pictures may wait for the caller.
 

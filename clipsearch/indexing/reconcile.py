@@ -9,7 +9,14 @@ from functools import cache
 from clipsearch.errors import CollectionGone, ImageError
 from clipsearch.images.scan import content_hash
 from clipsearch.indexing.changes import diff
-from clipsearch.indexing.embed import LoadEncoder, Outcome, Progress, embed_files, reason
+from clipsearch.indexing.embed import (
+    EmbedFiles,
+    LoadEncoder,
+    Outcome,
+    Progress,
+    embed_files,
+    reason,
+)
 from clipsearch.paths import absolute
 from clipsearch.records import (
     EmbeddedImage,
@@ -41,13 +48,14 @@ def reconcile(
     under: bytes = b"",
     prune: bool = False,
     max_pixels: int | None = None,
+    embed: EmbedFiles = embed_files,
     progress: Progress = lambda doing, done, total: None,
 ) -> IndexSummary:
     """Make ``store`` agree with what was ``found`` below ``under``.
 
     load_encoder: called at most once, and only if there is a picture to embed (decoding runs
     meanwhile) or a collection so large that it is to be searched through clusters. prune: remove
-    what is missing even if that is much of the collection.
+    what is missing even if that is much of the collection. embed: where pictures are embedded.
 
     Every batch is committed as soon as it is embedded. Raises CollectionGone, before anything is
     removed, if too much is missing at once; ModelError and StoreError leave what is committed.
@@ -72,7 +80,7 @@ def reconcile(
         summary.removed = len(missing)
     if any(entry.unseen for entry in known.values()):
         _look_at(store, found, under, summary, progress)
-    for batch in embed_files(
+    for batch in embed(
         os.fsencode(store.root),
         to_embed,
         store.spec.preprocessing,

@@ -15,7 +15,7 @@ from pathlib import Path
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.errors import IndexLocked, IndexNotFound, ModelMismatch, UsageError
 from clipsearch.images import scan
-from clipsearch.indexing.embed import Progress
+from clipsearch.indexing.embed import EmbedFiles, Progress, embed_files
 from clipsearch.indexing.reconcile import reconcile
 from clipsearch.models import registry
 from clipsearch.models.choice import ModelChoice, Notify
@@ -58,13 +58,15 @@ def update(
     *,
     look: Look | None = None,
     encoders: Callable[[ModelFiles], Encoders] | None = None,
+    embed_with: Callable[[ModelFiles], EmbedFiles] = lambda files: embed_files,
     progress: Progress = lambda doing, done, total: None,
     notify: Notify = lambda message: None,
 ) -> IndexSummary:
     """Bring the index of ``folder`` up to date, creating it if there is none.
 
     look: by default all pictures that the options do not exclude. encoders: of a model; by default
-    they are loaded for this update, if they are needed.
+    they are loaded for this update, if they are needed. embed_with: what embeds pictures with a
+    model, by default on this machine.
 
     Every batch is committed as soon as it is embedded. Raises UsageError if ``folder`` is not a
     folder, IndexLocked, ModelError, StoreError, and CollectionGone if too much is missing at once.
@@ -107,6 +109,7 @@ def update(
             under=under,
             prune=options.prune,
             max_pixels=options.max_pixels,
+            embed=embed_with(files),
             progress=progress,
         )
         if rebuild:

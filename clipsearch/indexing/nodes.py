@@ -8,7 +8,7 @@ import os
 import pickle
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from clipsearch.errors import ClipsearchError, ClusterError, ModelError, WeightsNotFound
+from clipsearch.errors import ClipsearchError, ClusterError, WeightsNotFound
 from clipsearch.images.pool import SECONDS_PER_FILE, Decoder
 from clipsearch.indexing.embed import Outcome, embed_decoded
 from clipsearch.models import registry, weights
@@ -37,6 +37,72 @@ _NEVER = threading.Event()
 
 PACKAGES = ("clipsearch", "open_clip_torch", "ray")
 """Those whose versions must be the same on all machines."""
+
+
+_MOST_THREADS = 16
+"""A batch of 16 pictures keeps no more of them busy."""
+
+_DECODING_SHARE = 0.25
+"""Of a machine's CPUs, never promised to a model. With none left for reading, all would wait."""
+
+RAY_STATUS = "`ray status` on a machine of the cluster says what runs there."
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """How much of a cluster is used, and for what."""
+
+    workers: int | None = None
+    """Models loaded at once; None: as many as there is room for."""
+    gpus_per_worker: float | None = None
+    """None: one, if the cluster has any."""
+    device: str = "auto"
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What workers and decoding tasks claim of a cluster."""
+
+    workers: int
+    """How many there are."""
+    gpus: float
+    """Of each worker."""
+    cpus: float
+    """Of each worker, as the engine is told."""
+    threads: int
+    """Of each worker, in truth."""
+    cpus_to_decode: float
+    """Of each decoding task."""
+
+
+def room_on(nodes: Sequence[Mapping[str, float]], options: ClusterOptions) -> Room:
+    """How workers fit on nodes that have these ``CPU``s and ``GPU``s.
+
+    On a GPU, a worker claims it and no CPU: those decode. On CPUs, a node works as one machine
+    does alone: a model with all its threads, and as many decoding processes; the engine is told
+    that the model takes three quarters of them. Raises ClusterError if there is no room.
+    """
+    cpus = [int(has.get("CPU", 0)) for has in nodes]
+    if not any(cpus):
+        raise ClusterError("the cluster has no CPUs to read pictures with", hint=RAY_STATUS)
+    gpus = options.gpus_per_worker
+    if gpus is None:
+        wanted = options.device == "auto" or options.device.startswith("cuda")
+        gpus = 1.0 if wanted and any(has.get("GPU") for has in nodes) else 0.0
+    if gpus:
+        most = sum(int(has.get("GPU", 0) / gpus + 1e-9) for has in nodes)
+        threads, claimed, cpus_to_decode = 1, 0.0, 1.0
+    else:
+        threads = min(_MOST_THREADS, *(count for count in cpus if count))
+        if options.workers:
+            threads = max(1, min(threads, sum(cpus) // options.workers))
+        most = sum(count // threads for count in cpus)
+        claimed, cpus_to_decode = (1 - _DECODING_SHARE) * threads, _DECODING_SHARE
+    if not most:
+        raise ClusterError(f"no node of the cluster has {gpus:g} GPUs", hint=RAY_STATUS)
+    workers = min(options.workers or most, most)
+    return Room(workers, gpus, claimed, threads, cpus_to_decode)
 
 
 class Decoding:
@@ -177,7 +243,7 @@ def weights_here(model: ModelFiles) -> ModelFiles | None:
         with suppress(OSError):
             if path.is_file() and weights.sha256_of(path) == model.spec.weights_sha256:
                 return ModelFiles(model.spec, path)
-    with suppress(ModelError):
+    with suppress(ClipsearchError):  # no model of that name, or another one
         return registry.locate(model.spec)
     return None
 

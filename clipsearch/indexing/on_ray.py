@@ -20,7 +20,6 @@ import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -31,7 +30,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from clipsearch.errors import ClusterError, UsageError
 from clipsearch.indexing.embed import EmbedFiles, LoadEncoder, Progress
 from clipsearch.indexing.nodes import (
+    RAY_STATUS,
     Batch,
+    ClusterOptions,
     Decoding,
     Embedding,
     Failure,
@@ -40,6 +41,7 @@ from clipsearch.indexing.nodes import (
     answer,
     complaint,
     is_there,
+    room_on,
 )
 from clipsearch.models.load import load_encoder
 from clipsearch.records import ImageFile, ModelFiles, Preprocessing
@@ -57,30 +59,12 @@ _FILES_PER_ROUND = 1_000_000
 
 _GPU_BATCH = 256
 _CPU_BATCH = 16
-_MOST_THREADS = 16
-"""A batch of 16 pictures keeps no more of them busy."""
-
-_DECODING_SHARE = 0.25
-"""Of a machine's CPUs, never promised to a model. With none left for reading, all would wait."""
-
 _SAMPLE = 16
 """How many pictures a node is asked for."""
 
 _SECONDS_TO_CONNECT = 10
 _SECONDS_TO_ANSWER = 120
 _SECONDS_WITHOUT_PROGRESS = 1800
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterOptions:
-    """How much of a cluster is used, and for what."""
-
-    workers: int | None = None
-    """Models loaded at once; None: as many as there is room for."""
-    gpus_per_worker: float | None = None
-    """None: one, if the cluster has any."""
-    device: str = "auto"
-    batch_size: int | None = None
 
 
 @contextmanager
@@ -107,17 +91,6 @@ def connected(
         yield lambda files: partial(_Cluster(options, load).embed_files, files)
     finally:
         ray.shutdown()
-
-
-@dataclass(frozen=True, slots=True)
-class _Room:
-    """What a worker and a decoding task claim, and how many workers there can be."""
-
-    workers: int
-    gpus: float
-    cpus: float
-    threads: int
-    cpus_to_decode: float
 
 
 class _Cluster:
@@ -178,7 +151,7 @@ class _Cluster:
         sent: Fetch | None,
     ) -> Iterator[Batch]:
         """Embed files once; those whose worker dies are missing from what is yielded."""
-        room = _room(ray.nodes(), self._options)
+        room = room_on([node["Resources"] for node in ray.nodes() if node["Alive"]], self._options)
         batch = self._options.batch_size or (_GPU_BATCH if room.gpus else _CPU_BATCH)
         step = min(_FILES_PER_ROW, batch)
         rows = [{"row": pickle.dumps(files[n : n + step])} for n in range(0, len(files), step)]
@@ -224,34 +197,6 @@ class _Cluster:
                     yield made
         except ray.exceptions.RayError:
             return  # a node died with embeddings that had not been fetched
-
-
-def _room(nodes: Sequence[dict[str, Any]], options: ClusterOptions) -> _Room:
-    """How workers fit on the nodes.
-
-    On a GPU, a worker claims it and no CPU: those decode. On CPUs, a node works as one machine
-    does alone: a model with all its threads, and as many decoding processes; Ray is told that the
-    model takes three quarters of them. Raises ClusterError if there is no room for a worker.
-    """
-    has = [node["Resources"] for node in nodes if node["Alive"]]
-    cpus = [int(resources.get("CPU", 0)) for resources in has]
-    if not any(cpus):
-        raise ClusterError("the cluster has no CPUs to read pictures with", hint=_STATUS)
-    gpus = options.gpus_per_worker
-    if gpus is None:
-        wanted = options.device == "auto" or options.device.startswith("cuda")
-        gpus = 1.0 if wanted and any(resources.get("GPU") for resources in has) else 0.0
-    if gpus:
-        each = [int(resources.get("GPU", 0) / gpus + 1e-9) for resources in has]
-        threads, claimed, cpus_to_decode = 1, 0.0, 1.0
-    else:
-        threads = min(_MOST_THREADS, *(count for count in cpus if count))
-        each = [count // threads for count in cpus]
-        claimed, cpus_to_decode = (1 - _DECODING_SHARE) * threads, _DECODING_SHARE
-    if not sum(each):
-        raise ClusterError(f"no node of the cluster has {gpus:g} GPUs", hint=_STATUS)
-    workers = min(options.workers or sum(each), sum(each))
-    return _Room(workers, gpus, claimed, threads, cpus_to_decode)
 
 
 def _ask_nodes(model: ModelFiles, root: bytes, files: Sequence[ImageFile]) -> list[str]:
@@ -324,10 +269,9 @@ def _no_cluster(address: str, error: Exception) -> ClusterError:
             f"this machine is in no Ray cluster: {_last_line(error)}",
             hint="Start one with `ray start --head`, or name its address: --ray HOST:PORT",
         )
-    return ClusterError(f"there is no Ray cluster at {address}: {_last_line(error)}", hint=_STATUS)
-
-
-_STATUS = "`ray status` on a machine of the cluster says what runs there."
+    return ClusterError(
+        f"there is no Ray cluster at {address}: {_last_line(error)}", hint=RAY_STATUS
+    )
 
 
 def _name(node: dict[str, Any]) -> str:

@@ -174,11 +174,11 @@ def _place(
             )
         return nullcontext(lambda files: embed_files)
     try:
-        from clipsearch.indexing import on_ray  # a second, and the extra
+        from clipsearch.indexing import on_ray  # slow to load, and an extra
+        from clipsearch.indexing.nodes import ClusterOptions
     except ImportError as error:
         raise UsageError(
             f"--ray needs Ray, which is not installed ({error})",
             hint="Install it with: pip install 'clipsearch[ray]'",
         ) from error
-    options = on_ray.ClusterOptions(workers, gpus_per_worker, device, batch_size)
-    return on_ray.connected(ray, options)
+    return on_ray.connected(ray, ClusterOptions(workers, gpus_per_worker, device, batch_size))

@@ -59,8 +59,16 @@ _FILES_PER_ROUND = 1_000_000
 
 _GPU_BATCH = 256
 _CPU_BATCH = 16
+_BATCHES_PER_WORKER = 2
+"""One that is embedded and one that waits, so that a worker is never idle. When this process is
+killed, the cluster may still embed those; so there are no more."""
+
 _SAMPLE = 16
 """How many pictures a node is asked for."""
+
+_HTTP2_SETTINGS = b"\4"
+_HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0" + _HTTP2_SETTINGS + bytes(5)
+"""The preface of RFC 9113 and an empty SETTINGS frame, which a gRPC server answers with its own."""
 
 _SECONDS_TO_CONNECT = 10
 _SECONDS_TO_ANSWER = 120
@@ -178,7 +186,10 @@ class _Cluster:
                 batch_size=-(-batch // step),
                 batch_format="numpy",
                 compute=ray.data.ActorPoolStrategy(
-                    min_size=1, max_size=room.workers, initial_size=room.workers
+                    min_size=1,
+                    max_size=room.workers,
+                    initial_size=room.workers,
+                    max_tasks_in_flight_per_actor=_BATCHES_PER_WORKER,
                 ),
                 num_cpus=room.cpus,
                 num_gpus=room.gpus,
@@ -235,7 +246,7 @@ def _ask_nodes(model: ModelFiles, root: bytes, files: Sequence[ImageFile]) -> li
 
 
 def _reach(address: str) -> None:
-    """Raise if nobody listens there: Ray would try for a minute."""
+    """Raise if nobody listens there, or not to gRPC: Ray would try for minutes."""
     if address == "auto":
         return
     host, colon, port = address.rpartition(":")
@@ -246,7 +257,13 @@ def _reach(address: str) -> None:
             "Run clipsearch on a machine of the cluster.",
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_CONNECT).close()
+        where = (host.strip("[]"), int(port))
+        with socket.create_connection(where, _SECONDS_TO_CONNECT) as connection:
+            if os.environ.get("RAY_USE_TLS") == "1":
+                return
+            connection.sendall(_HTTP2_GREETING)
+            if connection.recv(9)[3:4] != _HTTP2_SETTINGS:
+                raise OSError("something else listens there")
     except (OSError, OverflowError) as error:
         raise _no_cluster(address, error) from error
 

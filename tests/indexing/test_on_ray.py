@@ -232,8 +232,8 @@ def test_a_run_that_is_killed_is_taken_up(
     assert f"{1000 - kept} added" in session.run(nodes.address)
     assert len(session.noted) == 1000
     twice = session.noted.total() - 1000
-    # What each of the two workers had at hand, and one batch on its way here.
-    assert twice <= 3 * BATCH
+    # The two batches that each of the two workers had, and one that was on its way here.
+    assert twice <= 5 * BATCH
     tally["pictures embedded twice after a run on two nodes was killed"] += twice
     is_as(session.index, alone)
 
@@ -255,7 +255,7 @@ def test_ctrl_c_ends_the_work_of_the_cluster(
     embedded = session.noted.total()
     time.sleep(3)
     assert session.noted.total() == embedded
-    assert embedded - len(rows(session.index)) <= 3 * BATCH
+    assert embedded - len(rows(session.index)) <= 3 * BATCH  # of one worker
 
 
 def test_a_picture_that_kills_its_decoder_is_named_and_not_tried_again(

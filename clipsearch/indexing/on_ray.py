@@ -2,7 +2,7 @@
 
 ::
 
-    here            paths, 16 at a time
+    here            paths, a batch at a time
     any CPU         tasks of ``Decoding``: files -> pixels of the model's size
     each worker     actors of ``Embedding``: pixels -> embeddings, with the model loaded once
     here            embeddings, committed as they come
@@ -46,10 +46,10 @@ from clipsearch.indexing.nodes import (
 from clipsearch.models.load import load_encoder
 from clipsearch.records import ImageFile, ModelFiles, Preprocessing
 
-_FILES_PER_ROW = 16
-"""What crosses the network at once: 2.4 MB of pixels at 224 x 224."""
+_FILES_PER_ROW = 64
+"""What crosses the network at once, or one batch: 10 MB of pixels at 224 x 224."""
 
-_ROWS_PER_TASK = 64
+_ROWS_PER_TASK = 16
 """At most; fewer where that leaves a CPU without work. A task that dies is decoded again."""
 
 _TASKS_PER_CPU = 8

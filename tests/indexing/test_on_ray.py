@@ -12,7 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,6 @@ from conftest import ROOT, Run, make_picture
 from clipsearch.vectors import l2_normalise
 
 pytest.importorskip("ray")
-
-pytestmark = pytest.mark.slow
 
 BATCH = 16
 
@@ -196,6 +196,7 @@ def is_as(index: Path, alone: Path) -> None:
     assert (vectors(index) * vectors(alone)).sum(axis=1).min() >= 0.99999
 
 
+@pytest.mark.slow
 def test_a_node_that_goes_down_costs_its_batch_and_no_picture(
     session: Session, alone: Path, start: Callable[[int], Nodes], tally: "Counter[str]"
 ) -> None:
@@ -217,6 +218,7 @@ def test_a_node_that_goes_down_costs_its_batch_and_no_picture(
     is_as(session.index, alone)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_is_taken_up(
     session: Session, alone: Path, start: Callable[[int], Nodes], tally: "Counter[str]"
 ) -> None:
@@ -238,6 +240,7 @@ def test_a_run_that_is_killed_is_taken_up(
     is_as(session.index, alone)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_work_of_the_cluster(
     session: Session, start: Callable[[int], Nodes]
 ) -> None:
@@ -258,6 +261,7 @@ def test_ctrl_c_ends_the_work_of_the_cluster(
     assert embedded - len(rows(session.index)) <= 3 * BATCH  # of one worker
 
 
+@pytest.mark.slow
 def test_a_picture_that_kills_its_decoder_is_named_and_not_tried_again(
     tmp_path: Path, session: Session, start: Callable[[int], Nodes]
 ) -> None:
@@ -275,3 +279,96 @@ def test_a_picture_that_kills_its_decoder_is_named_and_not_tried_again(
     assert "0 added" in said
     assert "2 unchanged" in said
     assert session.noted.total() == 2
+
+
+@pytest.fixture
+def blind_node(tmp_path: Path) -> Iterator[Callable[[str, Path], None]]:
+    """Joins a node to a cluster that sees nothing in a folder."""
+    apart = ["unshare", "--mount", "--kill-child", "--fork"]
+    if subprocess.run([*apart, "true"], check=False, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("needs a mount namespace of its own")
+    started: list[subprocess.Popen[bytes]] = []
+
+    def join(address: str, folder: Path) -> None:
+        ray = f"{sys.executable} -c 'from ray.scripts.scripts import main; main()'"
+        command = f"mount -t tmpfs none {folder} && {ray} start --address={address} --num-cpus=2 "
+        command += "--node-name=blind --object-store-memory=100000000 --block"
+        started.append(
+            subprocess.Popen(
+                [*apart, "sh", "-c", command],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        )
+        assert started[0].stdout
+        for line in started[0].stdout:
+            if b"Ray runtime started" in line:
+                return
+        pytest.fail("the node did not start")
+
+    yield join
+    for process in started:
+        os.killpg(process.pid, signal.SIGTERM)  # Ray ends what belongs to the node
+        process.communicate(timeout=60)
+
+
+@pytest.mark.slow
+def test_a_node_that_does_not_see_the_folder_is_named(
+    session: Session,
+    start: Callable[[int], Nodes],
+    blind_node: Callable[[str, Path], None],
+) -> None:
+    nodes = start(1)
+    blind_node(nodes.address, session.folder)
+    process = session.begin(nodes.address)
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out) == (2, b"")
+    first, hint = err.decode().splitlines()
+    assert first.startswith("clipsearch: error: node blind (")
+    assert f"does not see the folder {session.folder}" in first
+    assert "Mount the folder" in hint
+    assert not session.noted
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "there is no Ray cluster at 127.0.0.1:1: "),
+        ("127.0.0.1:{http}", "something else listens there"),
+        ("ray://127.0.0.1:10001", "is no address of a Ray cluster"),
+        ("head", "is no address of a Ray cluster"),
+    ],
+)
+def test_a_wrong_address_is_named(
+    address: str, message: str, run: Run, photos: Path, tiny_model: Path
+) -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        address = address.format(http=server.server_port)
+        ran = run("index", photos, "--model", tiny_model, "--ray", address)
+    assert (ran.code, ran.out) == (2, b"")
+    assert message in ran.err
+    assert not (photos / ".clipsearch").exists()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("ray_version", "python_version"), [("2.40.0", "{ours}"), ("{ours}", "3.9.1")]
+)
+def test_another_version_on_the_cluster_is_named(ray_version: str, python_version: str) -> None:
+    from ray._private.utils import check_version_info, compute_version_info
+
+    from clipsearch.indexing import on_ray
+
+    ours = compute_version_info()
+    theirs = (ray_version.format(ours=ours[0]), python_version.format(ours=ours[1]))
+    cluster = dict(zip(("ray_version", "python_version"), theirs, strict=True))
+    with pytest.raises(RuntimeError, match="Version mismatch") as raised:
+        check_version_info(cluster, "here")
+    error = on_ray._no_cluster("head:6379", raised.value)
+    assert str(error) == (
+        f"the cluster at head:6379 runs Ray {theirs[0]} with Python {theirs[1]}, "
+        f"and this machine Ray {ours[0]} with Python {ours[1]}"
+    )

@@ -9,7 +9,7 @@ travel, batches are committed. Rates leave out the first fifth and the last tent
 time of this process, which alone holds the index, gives the most pictures per second that one index
 can take, however large the cluster.
 
-``machine``: FOLDER indexed with the local pool and with --ray, in turn, three times each.
+``machine``: FOLDER indexed with the local pool and with --ray, in turn; medians.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 # Ray's workers give way to all other programs; on a shared machine that would be measured instead.
-os.environ["RAY_worker_niceness"] = "0"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (that is its name)
 
 import numpy as np
 from ray.cluster_utils import Cluster
@@ -123,10 +123,10 @@ def _rate(workers: int, pictures: int, batch_size: int) -> tuple[float, float]:
     return done / (end[1] - start[1]), (end[2] - start[2]) / done
 
 
-def machine(folder: Path, model: str) -> None:
+def machine(folder: Path, model: str, rounds: int) -> None:
     with cluster(os.cpu_count() or 1) as address:
         runs: dict[str, list[tuple[float, float, float]]] = {"local": [], "--ray": []}
-        for _ in range(3):
+        for _ in range(rounds):
             for how, added in (("local", []), ("--ray", ["--ray", address])):
                 runs[how].append(_indexed(folder, model, added))
     for how, figures in runs.items():
@@ -188,8 +188,9 @@ if __name__ == "__main__":
     command = commands.add_parser("machine")
     command.add_argument("folder", type=Path)
     command.add_argument("--model", default="pocket")
+    command.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     if given.command == "simulated":
         simulated(given.workers, given.pictures, given.batch_size)
     else:
-        machine(given.folder, given.model)
+        machine(given.folder, given.model, given.rounds)

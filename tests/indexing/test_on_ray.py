@@ -331,6 +331,25 @@ def test_a_node_that_does_not_see_the_folder_is_named(
     assert not session.noted
 
 
+@pytest.mark.slow
+def test_weights_are_sent_to_a_node_that_lacks_them(
+    tmp_path: Path,
+    session: Session,
+    start: Callable[[int], Nodes],
+    blind_node: Callable[[str, Path], None],
+) -> None:
+    session.folder = tmp_path / "photos"
+    session.folder.mkdir()
+    for n in range(100):
+        make_picture(session.folder / f"{n}.png", seed=n)
+    nodes = start(1)
+    blind_node(nodes.address, session.model)
+    assert "100 added" in session.run(nodes.address)
+    (sent,) = (Path(os.environ["CLIPSEARCH_CACHE_DIR"]) / "weights").iterdir()
+    original = session.model / "open_clip_model.safetensors"
+    assert sent.read_bytes() == original.read_bytes()
+
+
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("address", "message"),

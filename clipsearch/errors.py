@@ -18,6 +18,7 @@
     │   │   └── IndexDamaged     the catalog is damaged; index --rebuild saves what can be read
     │   ├── ModelMismatch        the index was made with another model
     │   └── CollectionGone       the pictures are not where the index says (an unmounted disk?)
+    ├── ClusterError             a Ray cluster cannot be used, or one of its nodes
     ├── ExchangeError            an export cannot be written, or is not what it should be
     ├── DomainError              a domain or a test set cannot be used
     │   ├── BadDomain            a domain file with something wrong in it
@@ -139,6 +140,10 @@ class ModelMismatch(StoreError):
 
 class CollectionGone(StoreError):
     """The pictures are not where the index says they are."""
+
+
+class ClusterError(ClipsearchError):
+    """A Ray cluster cannot be used: it is not there, another version, or a node lacks something."""
 
 
 class ExchangeError(ClipsearchError):

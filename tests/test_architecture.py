@@ -32,6 +32,7 @@ ONE_FILE = {
     "faiss": "storage/vectors/faiss_files.py",
     "sqlite3": "storage/sqlite.py",
     "pyarrow": "indexing/transfer/layout.py",
+    "ray": "indexing/on_ray.py",
     "watchfiles": "indexing/watch.py",
 }
 

@@ -37,7 +37,7 @@ Wanted = Preprocessing | Whole | Literal["origin"] | None
 """What is wanted of each file: the pixels for a model, those of the whole picture, an ``Origin``
 from its header alone, or, with None, a ``SeenImage``: the file is read and its header looked at."""
 
-_SECONDS_PER_FILE = 60.0
+SECONDS_PER_FILE = 60.0
 """No picture below the pixel limit takes a healthy decoder this long, even from a slow disk."""
 
 _SECONDS_TO_NOTICE = 0.1
@@ -60,7 +60,7 @@ class DecodePool:
         max_pixels: int | None,
         ahead: int,
         workers: int | None = None,
-        timeout: float = _SECONDS_PER_FILE,
+        timeout: float = SECONDS_PER_FILE,
     ) -> None:
         """``ahead``: how many decoded pictures may wait for the caller."""
         self._root = root
@@ -135,7 +135,7 @@ def decoded(path: bytes, preprocessing: Preprocessing) -> DecodedImage:
     """
     decoder = Decoder(preprocessing, None)
     try:
-        outcome = decoder.decode(path, _SECONDS_PER_FILE, threading.Event())
+        outcome = decoder.decode(path, SECONDS_PER_FILE, threading.Event())
     finally:
         decoder.stop()
     if isinstance(outcome, ImageError | OSError):

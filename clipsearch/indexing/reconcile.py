@@ -10,7 +10,14 @@ from clipsearch.images.limits import Limits
 from clipsearch.images.pool import DecodePool
 from clipsearch.images.scan import content_hash, is_excluded
 from clipsearch.indexing.changes import diff, is_worth_a_try
-from clipsearch.indexing.embed import LoadEncoder, Outcome, Progress, embed_files, reason
+from clipsearch.indexing.embed import (
+    EmbedFiles,
+    LoadEncoder,
+    Outcome,
+    Progress,
+    embed_files,
+    reason,
+)
 from clipsearch.paths import absolute
 from clipsearch.records import (
     EmbeddedImage,
@@ -43,6 +50,7 @@ def reconcile(
     under: bytes = b"",
     prune: bool = False,
     try_failed: bool = True,
+    embed: EmbedFiles = embed_files,
     progress: Progress = lambda doing, done, total: None,
 ) -> IndexSummary:
     """Make ``store`` agree with what was ``found`` below ``under``, within its scope.
@@ -50,7 +58,7 @@ def reconcile(
     load_encoder: called at most once, and only if there is a picture to embed (decoding runs
     meanwhile) or a collection so large that it is to be searched through clusters. prune: remove
     what is missing even if that is much of the collection. try_failed: decode again what failed
-    and may succeed now.
+    and may succeed now. embed: where pictures are embedded.
 
     Every batch is committed as soon as it is embedded. Raises CollectionGone, before anything is
     removed, if too much is missing at once; ModelError and StoreError leave what is committed.
@@ -82,7 +90,7 @@ def reconcile(
         summary.removed = len(missing)
     if any(entry.unseen for entry in known.values()):
         _look_at(store, found, under, summary, progress)
-    for batch in embed_files(
+    for batch in embed(
         os.fsencode(store.root),
         to_embed,
         store.spec.preprocessing,

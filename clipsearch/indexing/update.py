@@ -25,7 +25,7 @@ from clipsearch.errors import (
 )
 from clipsearch.images import scan
 from clipsearch.images.scan import is_excluded
-from clipsearch.indexing.embed import Progress
+from clipsearch.indexing.embed import EmbedFiles, Progress, embed_files
 from clipsearch.indexing.reconcile import reconcile
 from clipsearch.indexing.rehome import moved_to, rehome
 from clipsearch.models import registry
@@ -84,6 +84,7 @@ def update(
     look: Look | None = None,
     try_failed: bool = True,
     encoders: Callable[[ModelFiles], Encoders] | None = None,
+    embed_with: Callable[[ModelFiles], EmbedFiles] = lambda files: embed_files,
     progress: Progress = lambda doing, done, total: None,
     notify: Notify = lambda message: None,
 ) -> IndexSummary:
@@ -91,8 +92,9 @@ def update(
 
     look: by default all pictures that are not excluded. try_failed: decode again what failed and
     may succeed now. encoders: of a model; by default they are loaded for this update, if they are
-    needed. What the options say of the scope, and of a new index's domain, is kept before anything
-    is embedded, so that it holds when another run goes on with an interrupted one.
+    needed. embed_with: what embeds pictures with a model, by default on this machine. What the
+    options say of the scope, and of a new index's domain, is kept before anything is embedded, so
+    that it holds when another run goes on with an interrupted one.
 
     Every batch is committed as soon as it is embedded. Raises UsageError if ``folder`` is not a
     folder, IndexLocked, ModelError, StoreError, and CollectionGone if too much is missing at once.
@@ -151,6 +153,7 @@ def update(
             under=under,
             prune=options.prune,
             try_failed=try_failed,
+            embed=embed_with(files),
             progress=progress,
         )
         if rebuild:

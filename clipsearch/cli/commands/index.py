@@ -1,6 +1,8 @@
 """``clipsearch index``."""
 
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -21,9 +23,11 @@ from clipsearch.cli.options.walk import ExcludeOption, MaxPixelsOption, NoExclud
 from clipsearch.cli.render.status import summary_lines
 from clipsearch.domain import taxonomy
 from clipsearch.errors import ClipsearchError, ExitCode, UsageError
+from clipsearch.indexing.embed import EmbedFiles, embed_files
 from clipsearch.indexing.update import UpdateOptions, update
 from clipsearch.models import registry
 from clipsearch.models.choice import ModelChoice
+from clipsearch.records import ModelFiles
 
 app = commands()
 
@@ -108,6 +112,37 @@ def index_command(
     ] = False,
     max_pixels: MaxPixelsOption = None,
     offline: OfflineOption = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="HOST:PORT|auto",
+            envvar="CLIPSEARCH_RAY",
+            help="Decode and embed on the Ray cluster at this address, or, with auto, on the one "
+            "that this machine belongs to. See clipsearch help scale.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            metavar="N",
+            help="Models to load on the cluster (default: one per GPU, or one per node).",
+            show_default=False,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            "--gpus-per-worker",
+            min=0,
+            metavar="X",
+            help="GPUs for each of them; 0.5 lets two share one (default: 1 if there are any).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> int:
     """Bring the index of each folder up to date.
 
@@ -120,6 +155,7 @@ def index_command(
       clipsearch index ./photos --exclude '*_thumb.jpg' --exclude raw/old
       clipsearch index /mnt/readonly/photos --index ~/photo-index
       clipsearch index ./parts --domain parts.toml
+      clipsearch index /mnt/shared/archive --ray auto
     """
     if index is not None and len(folders) > 1:
         raise UsageError(
@@ -142,20 +178,48 @@ def index_command(
         wait=wait,
     )
     code = ExitCode.OK
-    for folder in folders:
-        try:
-            with progress() as bar:
-                summary = update(folder, options, progress=bar, notify=say)
-        except (ClipsearchError, OSError) as error:
-            if len(folders) == 1 or isinstance(error, BrokenPipeError):
-                raise
-            # The others are no worse for it. No folder is refused, so an error is the worst.
-            for line in error_lines(error):
-                tell(line)
-            code = ExitCode.ERROR
-            continue
-        for line in summary_lines(str(folder), summary):
-            say(line)
-        if summary.unreadable or (strict and (summary.failed or summary.still_failed)):
-            code = ExitCode.ERROR
+    with _place(ray, workers, gpus_per_worker, device, batch_size) as embed_with:
+        for folder in folders:
+            try:
+                with progress() as bar:
+                    summary = update(
+                        folder, options, embed_with=embed_with, progress=bar, notify=say
+                    )
+            except (ClipsearchError, OSError) as error:
+                if len(folders) == 1 or isinstance(error, BrokenPipeError):
+                    raise
+                # The others are no worse for it. No folder is refused, so an error is the worst.
+                for line in error_lines(error):
+                    tell(line)
+                code = ExitCode.ERROR
+                continue
+            for line in summary_lines(str(folder), summary):
+                say(line)
+            if summary.unreadable or (strict and (summary.failed or summary.still_failed)):
+                code = ExitCode.ERROR
     return code
+
+
+def _place(
+    ray: str | None,
+    workers: int | None,
+    gpus_per_worker: float | None,
+    device: str,
+    batch_size: int | None,
+) -> AbstractContextManager[Callable[[ModelFiles], EmbedFiles]]:
+    """Where pictures are embedded: on this machine, or on a cluster while the context lasts."""
+    if ray is None:
+        if workers is not None or gpus_per_worker is not None:
+            raise UsageError(
+                "--workers and --gpus-per-worker are about a cluster", hint="Add --ray auto."
+            )
+        return nullcontext(lambda files: embed_files)
+    try:
+        from clipsearch.indexing import on_ray  # slow to load, and an extra
+        from clipsearch.indexing.nodes import ClusterOptions
+    except ImportError as error:
+        raise UsageError(
+            f"--ray needs Ray, which is not installed ({error})",
+            hint="Install it with: pip install 'clipsearch[ray]'",
+        ) from error
+    return on_ray.connected(ray, ClusterOptions(workers, gpus_per_worker, device, batch_size))

@@ -8,7 +8,17 @@ from conftest import Run
 from clipsearch.cli.commands import COMMANDS
 from clipsearch.cli.help import pages
 
-TOPICS = {"scores", "queries", "domains", "models", "exit-codes", "recipes", "speed", "safety"}
+TOPICS = {
+    "scores",
+    "queries",
+    "domains",
+    "models",
+    "exit-codes",
+    "recipes",
+    "speed",
+    "safety",
+    "scale",
+}
 
 
 def test_the_topics_are_listed_with_what_they_are_about(run: Run) -> None:

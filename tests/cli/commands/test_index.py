@@ -453,3 +453,20 @@ def test_a_model_that_was_asked_for_by_name_is_not_replaced(run: Run, photos: Pa
     assert "laion/CLIP-ViT-B-16-laion2B-s34B-b88K is not in the hub's cache" in done.err
     assert "clipsearch models" in done.err
     assert not (photos / ".clipsearch").exists()
+
+
+def test_a_cluster_needs_the_extra(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "clipsearch.indexing.on_ray", raising=False)
+    monkeypatch.delattr("clipsearch.indexing.on_ray", raising=False)
+    ran = run("index", photos, "--ray", "auto")
+    assert ran.code == 2
+    assert "--ray needs Ray, which is not installed" in ran.err
+    assert "pip install 'clipsearch[ray]'" in ran.err
+
+
+@pytest.mark.parametrize("option", ["--workers", "--gpus-per-worker"])
+def test_options_of_a_cluster_need_one(option: str, run: Run, photos: Path) -> None:
+    ran = run("index", photos, option, "2")
+    assert ran.code == 2
+    assert "Add --ray auto." in ran.err

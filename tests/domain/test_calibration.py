@@ -170,6 +170,7 @@ class TestPrecision:
             got = fit_precision(*hits(seed, 100))
             assert Precision.from_json(got.to_json()) == got
 
+    @pytest.mark.process
     def test_isotonic_is_scikit_learns(self) -> None:
         isotonic = pytest.importorskip("sklearn.isotonic")
         from clipsearch.domain.calibration import _isotonic

@@ -796,6 +796,7 @@ def test_a_bomb_beside_the_pixels_takes_no_memory(chunk: bytes, decoded: Decoded
     assert peak < 20_000_000
 
 
+@pytest.mark.process
 def test_of_thousands_of_frames_only_the_first_is_decoded(decoded: Decoded) -> None:
     first, *others = (Image.new("L", (300, 300), shade) for shade in [9, *range(100, 200)])
     data = encoded(first, "GIF", save_all=True, append_images=others * 30, optimize=False)

@@ -100,7 +100,7 @@ def test_one_file_alone_is_decoded_or_says_why_not(
     with pytest.raises(FileNotFoundError):
         decoded(os.fsencode(tmp_path / "gone.png"), SMALL)
     os.mkfifo(tmp_path / "hangs.png")
-    monkeypatch.setattr(decode_pool, "_SECONDS_PER_FILE", 0.2)
+    monkeypatch.setattr(decode_pool, "SECONDS_PER_FILE", 0.2)
     with pytest.raises(ImageError, match="did not finish") as caught:
         decoded(os.fsencode(tmp_path / "hangs.png"), SMALL)
     assert caught.value.kind == "time"
@@ -194,6 +194,7 @@ def test_a_worker_that_dies_costs_one_file(tmp_path: Path) -> None:
 
 
 @needs_fifo
+@pytest.mark.process
 def test_a_file_that_takes_for_ever_is_given_up(tmp_path: Path) -> None:
     make_picture(tmp_path / "after.png")
     os.mkfifo(tmp_path / "hangs.png")
@@ -205,6 +206,7 @@ def test_a_file_that_takes_for_ever_is_given_up(tmp_path: Path) -> None:
 
 
 @needs_fifo
+@pytest.mark.process
 def test_the_run_goes_on_after_a_file_that_takes_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,6 +194,7 @@ def test_defaults_that_are_spelt_out_change_nothing(tiny_files: ModelFiles) -> N
     assert supports(replace(tiny_files.spec, model_cfg=model_cfg))
 
 
+@pytest.mark.process
 def test_of_open_clips_architectures_exactly_those_that_fit_are_supported(
     tiny_files: ModelFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:

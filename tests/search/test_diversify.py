@@ -87,6 +87,7 @@ def vectors_of(stores: list[Store], hits: list[Hit]) -> Vectors:
     folder=st.sampled_from([b"", b"a"]),
     least=st.sampled_from([4, 100]),
 )
+@pytest.mark.process
 def test_hits_differ_and_what_is_left_out_does_not(
     shared: list[Store],
     monkeypatch: pytest.MonkeyPatch,

@@ -260,5 +260,5 @@ class ClusteredStoreMachine(StoreMachine):
 TestStoreStates = StoreMachine.TestCase
 TestStoreStates.settings = settings(deadline=None, max_examples=20, stateful_step_count=25)
 
-TestClusteredStoreStates = ClusteredStoreMachine.TestCase
+TestClusteredStoreStates = pytest.mark.process(ClusteredStoreMachine.TestCase)
 TestClusteredStoreStates.settings = settings(deadline=None, max_examples=20, stateful_step_count=25)

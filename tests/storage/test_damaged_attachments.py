@@ -128,6 +128,7 @@ def read_everything(store: Store) -> str:
 
 
 @pytest.mark.parametrize("name", ["calibration", "evaluation", "evaluation of captions"])
+@pytest.mark.process
 def test_a_measurement_with_something_else_in_it_is_used_or_counts_as_none(
     store: Store, name: str
 ) -> None:

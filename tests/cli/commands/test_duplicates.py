@@ -62,6 +62,7 @@ def test_groups_are_paths_with_an_empty_line_between(run: Run, made: Path) -> No
     assert "slightly changed copies of 7 pictures" in likeness
 
 
+@pytest.mark.process
 def test_what_is_measured_is_kept(photos: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def measures() -> bool:
         capfd.readouterr()

@@ -137,6 +137,7 @@ def test_too_few_pictures_exit_with_1_and_change_nothing(
     assert kept(collection).evaluation == before
 
 
+@pytest.mark.process
 def test_a_page_is_written_beside_the_report(run: Run, collection: Path, tmp_path: Path) -> None:
     hostile = "<img src=x onerror=alert(1)>.png"
     make_picture(collection / "wall" / hostile, seed=99)
@@ -163,6 +164,7 @@ def test_a_page_takes_the_place_of_no_file_of_the_users(run: Run, collection: Pa
     assert kept(collection).evaluation is None  # before any work is done
 
 
+@pytest.mark.process
 def test_another_test_set_for_the_collection_around_the_current_folder(
     run: Run, collection: Path, tmp_path: Path
 ) -> None:

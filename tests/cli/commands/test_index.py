@@ -332,6 +332,7 @@ def test_another_model_is_refused_and_the_index_stays_as_it_is(
     assert after == before
 
 
+@pytest.mark.process
 def test_a_rebuild_changes_the_model(
     run: Run, collection: Path, other_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -368,6 +369,7 @@ def test_a_rebuild_that_fails_leaves_an_index_that_can_be_searched(
     assert run_here("index", collection) == 0
 
 
+@pytest.mark.process
 def test_a_rebuild_takes_up_the_weights_that_are_now_under_the_models_name(
     run: Run, own_cache: Path, made: Path, tmp_path: Path, tiny_model: Path, other_model: Path
 ) -> None:
@@ -387,6 +389,7 @@ def test_a_rebuild_takes_up_the_weights_that_are_now_under_the_models_name(
     assert len(run(*ASK, "a cat", cwd=collection).lines) == 5
 
 
+@pytest.mark.process
 def test_a_first_run_with_a_model_that_does_not_work_binds_to_nothing(
     run: Run,
     tmp_path: Path,

@@ -436,6 +436,7 @@ def test_a_picture_of_one_collection_is_compared_with_those_of_both(
     assert [line.split("/", 1)[1] for line in done.lines] == expected
 
 
+@pytest.mark.process
 def test_collections_of_different_models_are_not_ranked_together(
     run: Run, two: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
@@ -454,6 +455,7 @@ def test_collections_of_different_models_are_not_ranked_together(
 # -- changes -----------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_every_change_of_the_folder_is_in_the_next_answer(
     run: Run, collection: Path, oracle: Oracle
 ) -> None:

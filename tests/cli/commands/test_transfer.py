@@ -49,6 +49,7 @@ def hits(run: Run, root: Path) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "npy"])
+@pytest.mark.process
 def test_there_and_back_the_hits_are_the_same(
     run: Run, made: Path, copy: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +127,7 @@ def test_without_pyarrow_parquet_is_an_error_that_names_the_extra(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.process
 def test_without_pyarrow_an_export_is_in_json_lines_and_can_be_imported(
     run: Run, made: Path, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +159,7 @@ def own_paths(made: Path) -> list[str]:
     return [os.path.relpath(json.loads(row)["image_path"], made / "photos") for row in rows]
 
 
+@pytest.mark.process
 def test_what_clip_retrieval_wrote_is_imported(
     run: Run,
     made: Path,
@@ -176,6 +179,7 @@ def test_what_clip_retrieval_wrote_is_imported(
     assert [hit[:2] for hit in hits(run, copy)] == expected
 
 
+@pytest.mark.process
 def test_embeddings_of_other_pictures_are_not_imported(
     made: Path,
     copy: Path,

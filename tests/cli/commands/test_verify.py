@@ -45,6 +45,7 @@ def test_a_whole_index(run: Run, collection: Path) -> None:
     assert done.err == f"clipsearch: {collection}: nothing is damaged\n"
 
 
+@pytest.mark.process
 def test_embeddings_that_changed_places_are_found_and_mended(run: Run, collection: Path) -> None:
     swap_two_embeddings(collection)
     done = run("verify", "--sample", "5", cwd=collection)

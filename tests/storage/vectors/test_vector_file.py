@@ -528,6 +528,7 @@ def test_with_clusters_too_a_filter_is_exact(
         assert_is_oracle(found, query, ids[named], vectors[named], 10)
 
 
+@pytest.mark.process
 def test_the_recall_that_is_claimed_is_what_a_brute_force_search_confirms(
     by_cluster: VectorIndex, collection: tuple[Ids, Half]
 ) -> None:

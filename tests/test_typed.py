@@ -44,7 +44,9 @@ WHOLE: dict[str, Any] = {
 
 def test_every_kind_of_value_is_read() -> None:
     assert typed.from_json(Tree, json.dumps(WHOLE)) == Tree(
-        *("oak", 3, (1.0, 2.5)),
+        "oak",
+        3,
+        (1.0, 2.5),
         leaves=(Leaf("a"), Leaf("b", 1.0), Leaf("c")),
         names=("x", "y"),
         marks={"top": 1.0, "low": -0.5},

@@ -151,8 +151,15 @@ def evaluate(
         newest=int(ids.max(initial=0)),
     )
     findings = Findings(
-        *(evaluation, report, answers, store.spec, domain, gate, test_set),
-        *(found.reused, found.failed),
+        evaluation,
+        report,
+        answers,
+        store.spec,
+        domain,
+        gate,
+        test_set,
+        found.reused,
+        found.failed,
     )
     if findings.tested != "untested":
         evaluations.keep(store, evaluation)

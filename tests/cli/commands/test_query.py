@@ -40,8 +40,15 @@ def test_a_picture_that_was_found_is_good_or_bad(run: Run, made: Path) -> None:
     records = [json.loads(line) for line in found.lines]
     last, first = records[-1], records[0]
     done = run(
-        *(*ASK, "a cat", "--json", "-k", "20"),
-        *("--like", str(last["id"]), "--unlike", first["path"]),
+        *ASK,
+        "a cat",
+        "--json",
+        "-k",
+        "20",
+        "--like",
+        str(last["id"]),
+        "--unlike",
+        first["path"],
         cwd=made,
     )
     again = [json.loads(line) for line in done.lines]

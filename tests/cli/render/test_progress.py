@@ -69,7 +69,7 @@ def test_index_tells_what_it_is_doing_and_takes_that_away_again(
     for seed in range(12):
         make_picture(root / f"{seed}.png", seed)
     out, shown = on_a_terminal(
-        *(sys.executable, "-m", "clipsearch", "index", root, "--model", tiny_model)
+        sys.executable, "-m", "clipsearch", "index", root, "--model", tiny_model
     )
     assert out == ""
     text = plain(shown)
@@ -97,7 +97,9 @@ def test_a_download_shows_a_bar_on_a_terminal_and_on_nothing_else(
 
     (tmp_path / "two").mkdir()
     done = run_process(
-        *("-c", DOWNLOAD, weights.as_uri()),
+        "-c",
+        DOWNLOAD,
+        weights.as_uri(),
         env={"HOME": str(tmp_path / "two")},
         command=[sys.executable],
     )

@@ -109,6 +109,7 @@ def update(
             max_pixels=options.max_pixels,
             progress=progress,
         )
+        known.tell_of_left_out(target, notify)
         if rebuild:
             collection.carry_over(store, target)
         if options.domain:

@@ -110,15 +110,20 @@ def opened(
             )
         yield stores, prefix
         for store in stores:
-            if count := store.left_out:
-                notify(
-                    f"{count} pictures of {printable(os.fspath(store.root))} have a damaged "
-                    "embedding and are not found; clipsearch verify --repair, then clipsearch "
-                    "index, mends them"
-                )
+            tell_of_left_out(store, notify)
         damaged = [store for store in stores if store.damage]
     for store in damaged:
         _heal(store, notify)
+
+
+def tell_of_left_out(store: Store, notify: Callable[[str], None]) -> None:
+    """Tell of pictures that no search finds, since their embeddings are damaged."""
+    if store.left_out:
+        notify(
+            f"{store.left_out} pictures of {printable(os.fspath(store.root))} have a damaged "
+            "embedding and are not found; mend them with: clipsearch verify --repair, then "
+            "clipsearch index"
+        )
 
 
 def shared_model(stores: Sequence[Store]) -> ModelSpec:

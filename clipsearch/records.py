@@ -378,7 +378,7 @@ class CollectionStatus:
     damage: str = ""
     """Why the FAISS file cannot be used, and the catalogue is searched; "" if it can."""
     left_out: int = 0
-    """Pictures that no search finds, their embeddings in the catalogue being damaged."""
+    """Pictures that no search finds: their embeddings in the catalogue are damaged."""
 
 
 @dataclass(slots=True)

@@ -156,6 +156,7 @@ def update(
             embed=embed_with(files),
             progress=progress,
         )
+        known.tell_of_left_out(target, notify)
         if rebuild:
             collection.carry_over(store, target)
         if options.domain:

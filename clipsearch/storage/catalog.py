@@ -343,7 +343,7 @@ class Store(Rows):
 
         Their embeddings in the catalog are damaged; ``bad_vectors`` names them.
         """
-        return self._embeddings.left_out()
+        return self._embeddings.left_out
 
     def sqlite_problems(self) -> list[str]:
         """What SQLite's own checks find wrong with the catalog; nothing if it is whole."""

@@ -185,12 +185,7 @@ def opened(
             require_about(under, stores[0])
         yield stores, relative(start, stores[0].root)
         for store in stores:
-            if count := store.left_out:
-                notify(
-                    f"{count} pictures of {printable(os.fspath(store.root))} have a damaged "
-                    "embedding and are not found; clipsearch verify --repair, then clipsearch "
-                    "index, mends them"
-                )
+            tell_of_left_out(store, notify)
         damaged = [store for store in stores if store.damage]
     for store in damaged:
         _heal(store, notify)
@@ -238,6 +233,16 @@ def require_about(folder: Path, store: Store) -> None:
         raise UsageError(
             f"{folder} is not in {store.root}, which is what the index at {store.directory} is of",
             hint="Name a folder of the collection, or leave out --index (CLIPSEARCH_INDEX).",
+        )
+
+
+def tell_of_left_out(store: Store, notify: Callable[[str], None]) -> None:
+    """Tell of pictures that no search finds, since their embeddings are damaged."""
+    if store.left_out:
+        notify(
+            f"{store.left_out} pictures of {printable(os.fspath(store.root))} have a damaged "
+            "embedding and are not found; mend them with: clipsearch verify --repair, then "
+            "clipsearch index"
         )
 
 

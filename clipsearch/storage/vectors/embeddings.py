@@ -57,6 +57,8 @@ class Embeddings:
         self._index: VectorIndex | None = None
         self.damage = ""
         """Why the FAISS file could not be used, if a search met that; for a message."""
+        self.left_out = 0
+        """How many pictures the FAISS file that was opened or written is without."""
 
     # -- in the catalog --------------------------------------------------------------------
 
@@ -158,16 +160,13 @@ class Embeddings:
         except DamagedVectorIndex as error:
             self.damage = str(error)
             self._index = VectorIndex.empty(self._dim)
+        self.left_out = self._index.stamp.left_out
 
     def pending(self) -> int:
         """How many good pictures are newer than the FAISS file."""
         newest = self.index().stamp.newest_id
         counted = "SELECT count(*) FROM images WHERE id > ? AND error IS NULL"
         return int(self._db.value(counted, (newest,)))
-
-    def left_out(self) -> int:
-        """How many pictures the FAISS file that a search has opened was written without."""
-        return self._index.stamp.left_out if self._index else 0
 
     def _best_of_newer(
         self, queries: Vectors, k: int, than: int, among: Ids | None
@@ -273,6 +272,7 @@ class Embeddings:
                 hint="No picture is lost: searches read the catalogue until it can be written.",
             ) from error
         self.damage = ""
+        self.left_out = file.left_out
         return True
 
     def _note(self, index: VectorIndex) -> None:

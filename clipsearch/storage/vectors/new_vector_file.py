@@ -46,7 +46,8 @@ class NewVectorFile:
         self._inverted = path.with_name(path.name + ".inverted")
         self._ids = np.empty(0, np.int64)
         self._newest = 0
-        self._left_out = 0
+        self.left_out = 0
+        """How many pictures it was written without."""
         self._finished = self._flat
 
     def __enter__(self) -> "NewVectorFile":
@@ -71,7 +72,7 @@ class NewVectorFile:
                 file.write(np.ascontiguousarray(vectors).data)
                 seen.append(ids)
             self._ids = np.concatenate(seen)
-            self._left_out = 0 if of is None else of - len(self._ids)
+            self.left_out = 0 if of is None else of - len(self._ids)
             self._newest = int(self._ids.max(initial=0)) if newest is None else newest
             file.write(struct.pack("<Q", len(self._ids)))
             file.write(self._ids.data)
@@ -183,7 +184,7 @@ class NewVectorFile:
         """Write what is ours behind FAISS's data, which ends at ``end``, and wait for the disk."""
         file.flush()
         sums = blocks.sums(file, end)
-        stamp = Stamp(self._token, self._newest, len(self._ids), self._left_out)
+        stamp = Stamp(self._token, self._newest, len(self._ids), self.left_out)
         file.seek(end)
         file.write(Trailer(end, self._dim, stamp, cluster_search).pack(sums))
         file.flush()

@@ -524,6 +524,26 @@ def test_a_damaged_vector_file_changes_no_answer_and_is_healed(
     assert run(*ASK, "snow", "--json", cwd=collection) == expected
 
 
+def test_a_damaged_embedding_in_the_catalogue_is_told_of(run: Run, collection: Path) -> None:
+    """A vector of zeroes scored 0 for any query, and its picture was never seen again."""
+    with sqlite3.connect(collection / ".clipsearch" / "catalog.sqlite3") as catalog:
+        size = "length(vector)"
+        catalog.execute(f"UPDATE vectors SET vector = zeroblob({size}) WHERE id = 1")
+    catalog.close()
+    assert run("index", collection).code == 0
+    whole = run(*ASK, "snow", cwd=collection)
+    assert whole.out.count(b"\n") == 6  # the vector file has it as it was
+    (collection / ".clipsearch" / "vectors.faiss").unlink()
+    told = f"1 pictures of {collection} have a damaged embedding and are not found"
+    assert told in run("index", collection).err
+    done = run(*ASK, "snow", cwd=collection)
+    assert told in done.err
+    assert done.out.count(b"\n") == 5
+    run("verify", collection, "--repair")
+    assert told not in run("index", collection).err
+    assert run(*ASK, "snow", cwd=collection).out == whole.out
+
+
 def test_a_damaged_catalogue_is_an_error_and_no_empty_answer(run: Run, collection: Path) -> None:
     catalog = collection / ".clipsearch" / "catalog.sqlite3"
     catalog.write_bytes(b"not a catalogue" * 1000)

@@ -18,8 +18,34 @@ Pixels = npt.NDArray[np.uint8]
 """Pictures ready for the image tower, shape ``(n, height, width, 3)``, RGB, 0 to 255."""
 
 
+class Span(NamedTuple):
+    """Bytes inside a file: a member of an archive."""
+
+    path: bytes
+    """The archive's, absolute. Empty where nobody knows it: no file is ever found there."""
+    offset: int
+    size: int
+    """Bytes."""
+
+
+Source = bytes | Span
+"""Where a picture's bytes are: in a file of its own, by its absolute path, or inside another."""
+
+
+class Archived(NamedTuple):
+    """What a catalog tells of a picture that is not a file of its own."""
+
+    archive: bytes | None
+    """The archive's path, relative to the collection's root; None where nobody knows it."""
+    offset: int
+    """Where the picture begins in it; its size is that of the picture."""
+    caption: str | None
+    url: str | None
+    """Where it was downloaded from."""
+
+
 class ImageFile(NamedTuple):
-    """A file as a directory listing tells of it.
+    """A file as a directory listing tells of it, or a member as its archive's header does.
 
     A named tuple and not a dataclass: a walk makes one for every file, and this is the kind of
     record that Python makes fastest.
@@ -31,6 +57,8 @@ class ImageFile(NamedTuple):
     """Bytes."""
     mtime_ns: int
     """Modification time in nanoseconds since the epoch."""
+    span: Span | None = None
+    """Where its bytes are, if it is a member of an archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +208,8 @@ class EmbeddedImage:
     camera: str | None = None
     latitude: float | None = None
     longitude: float | None = None
+    archived: Archived | None = None
+    """Only of a picture that is not a file of its own."""
 
 
 class IndexedImage(NamedTuple):
@@ -192,11 +222,13 @@ class IndexedImage(NamedTuple):
     """Bytes."""
     mtime_ns: int
     content_hash: bytes
-    """BLAKE2b-160 of the file's bytes."""
+    """BLAKE2b-160 of the file's bytes; empty where nobody knows it."""
     width: int
-    """Of the picture as it is looked at, in pixels."""
+    """Of the picture as it is looked at, in pixels; 0 where nobody knows it."""
     height: int
     taken_at: str | None
+    span: Span | None = None
+    """Where its bytes are, if it is not a file of its own."""
 
 
 Tested = Literal["tested", "failed", "untested"]
@@ -283,6 +315,12 @@ class Hit:
     longitude: float | None = None
     collapsed: int = 0
     """How many pictures with no better score were folded into it, being nearly the same."""
+    span: Span | None = None
+    """Where its bytes are, if it is not a file of its own."""
+    caption: str | None = None
+    """As its archive tells it."""
+    url: str | None = None
+    """Where it was downloaded from, as its archive tells it."""
 
 
 class ClusterSearch(NamedTuple):

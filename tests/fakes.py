@@ -141,12 +141,12 @@ class DecodeHere:
         from clipsearch.images import decode  # here, since it is slow to load
 
         for file in self._files:
-            path = absolute(self._root, file.path)
+            source = file.span or absolute(self._root, file.path)
             try:
                 if self._preprocessing is None:
-                    yield file, decode.see(path, self._max_pixels)
+                    yield file, decode.see(source, self._max_pixels)
                 else:
-                    yield file, decode.decode(path, self._preprocessing, self._max_pixels)
+                    yield file, decode.decode(source, self._preprocessing, self._max_pixels)
             except (ImageError, OSError) as error:
                 yield file, error
 

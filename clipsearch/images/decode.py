@@ -26,7 +26,8 @@ from PIL import Image, UnidentifiedImageError
 
 from clipsearch.errors import ImageError
 from clipsearch.images.scan import content_hash
-from clipsearch.records import DecodedImage, Origin, Pixels, Preprocessing, SeenImage
+from clipsearch.images.shards import opened
+from clipsearch.records import DecodedImage, Origin, Pixels, Preprocessing, SeenImage, Source
 
 pillow_heif.register_heif_opener()
 # Pillow's own guard counts pixels before a JPEG is scaled down; ours follows (max_pixels).
@@ -82,14 +83,14 @@ def default_max_pixels() -> int:
 
 
 def decode(
-    path: bytes | str, preprocessing: Preprocessing, max_pixels: int | None = None
+    source: Source | str, preprocessing: Preprocessing, max_pixels: int | None = None
 ) -> DecodedImage:
-    """Read, hash and decode one file of at most ``max_pixels`` (``default_max_pixels``).
+    """Read, hash and decode one picture of at most ``max_pixels`` (``default_max_pixels``).
 
     Raises ImageError if the file is no picture that can be decoded, and OSError if it cannot be
     opened or read at all.
     """
-    with open(path, "rb") as file:
+    with opened(source) as file:
         digest = content_hash(file)
         if file.tell() == 0:
             raise ImageError("the file is empty")
@@ -101,12 +102,12 @@ def decode(
     return DecodedImage(pixels, digest, width, height, told.taken_at, *told.origin)
 
 
-def see(path: bytes | str, max_pixels: int | None = None) -> SeenImage:
-    """Read and hash one file, and look at its header; no pixel is decoded.
+def see(source: Source | str, max_pixels: int | None = None) -> SeenImage:
+    """Read and hash one picture, and look at its header; no pixel is decoded.
 
     Raises ImageError if its header is that of no picture, and OSError if it cannot be read.
     """
-    with open(path, "rb") as file:
+    with opened(source) as file:
         digest = content_hash(file)
         file.seek(0)
         with _plain_reasons():
@@ -148,12 +149,12 @@ def _exif_of_header(image: Image.Image, file: BinaryIO) -> Image.Exif:
     return exif
 
 
-def upright(path: bytes | str, preprocessing: Preprocessing) -> Image.Image:
+def upright(source: Source | str, preprocessing: Preprocessing) -> Image.Image:
     """One picture as RGB, upright, as ``decode`` has it before it is resized and cropped.
 
     Raises as ``decode``.
     """
-    with open(path, "rb") as file, _plain_reasons():
+    with opened(source) as file, _plain_reasons():
         return _open_upright(file, preprocessing, default_max_pixels())[0]
 
 

@@ -184,7 +184,7 @@ def _look_at(
         for path, entry in known.items()
         if entry.unseen
     }
-    ids = {file.path: unseen[file] for file in found.files if file in unseen}
+    ids = {file.path: unseen[file[:3]] for file in found.files if file[:3] in unseen}
 
     def read(path: bytes) -> Origin | None:
         try:

@@ -89,6 +89,12 @@ def update(
             may_change = rebuild or store.is_empty()
             files = model_for(store, options.model, may_change=may_change, notify=notify)
             rebuild = rebuild or files.spec.fingerprint != store.spec.fingerprint
+            if rebuild and store.has_archived():
+                raise UsageError(
+                    f"the index at {directory} has pictures of archives, which only import adds; "
+                    "another one would be without them",
+                    hint="Import them into a new index, with import --index DIR.",
+                )
         known.remember(directory, store.root)
         target = store
         if rebuild:

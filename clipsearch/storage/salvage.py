@@ -29,6 +29,12 @@ def copy(damaged: Database, empty: Database) -> int:
             if added and vector is not None:
                 empty.execute("INSERT INTO vectors VALUES (?, ?)", (facts[0], vector))
             copied += added
+    for id, *archived in _readable(damaged, "SELECT * FROM archived"):
+        empty.execute(
+            "INSERT OR IGNORE INTO archived SELECT ?, ?, ?, ?, ?"
+            " WHERE EXISTS (SELECT 1 FROM images WHERE id = ?)",
+            (id, *archived, id),
+        )
     empty.execute_many(
         "INSERT OR REPLACE INTO attachments VALUES (?, ?)",
         _readable(damaged, "SELECT name, value FROM attachments"),

@@ -15,7 +15,7 @@ A, B, C = (ImageFile(name, 10, 1) for name in (b"a.png", b"b.png", b"c.png"))
 
 
 def known(*files: ImageFile) -> dict[bytes, KnownImage]:
-    return {file.path: KnownImage(n, *file[1:], False) for n, file in enumerate(files)}
+    return {file.path: KnownImage(n, *file[1:3], False) for n, file in enumerate(files)}
 
 
 def test_what_both_looks_saw_is_taken_as_it_is() -> None:

@@ -244,7 +244,7 @@ def match(
             else:
                 seen.add(file.path)
                 entry = known.get(file.path)
-                if entry is None or entry.failed or (entry.size, entry.mtime_ns) != file[1:]:
+                if entry is None or entry.failed or (entry.size, entry.mtime_ns) != file[1:3]:
                     wanted.append(Row(file, number, row, content_hash))
                 else:
                     old += 1

@@ -215,10 +215,10 @@ def _share_with_neighbour(store: Store, vectors: Vectors, similarity: float) -> 
 
 def _read(store: Store, image: IndexedImage) -> Image.Image:
     """A picture at no more than a few times the size that the model takes."""
-    path = absolute(os.fsencode(store.root), image.path)
-    if not is_as_indexed(path, image.size, image.mtime_ns):
+    source = image.span or absolute(os.fsencode(store.root), image.path)
+    if not is_as_indexed(source, image.size, image.mtime_ns):
         raise ImageError("it has changed since it was indexed")
-    picture = decode.upright(path, store.spec.preprocessing)
+    picture = decode.upright(source, store.spec.preprocessing)
     longest = _LARGER * max(store.spec.preprocessing.size)
     picture.thumbnail((longest, longest))
     return picture

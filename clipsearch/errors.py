@@ -31,6 +31,10 @@ Only the command line catches the root of this tree, and ``serving``, which answ
 """
 
 from enum import IntEnum
+from typing import Literal
+
+FailureKind = Literal["content", "pixels", "time", "memory", "crash"]
+"""Why a picture cannot be decoded: what is in the file, a limit, or what became of the decoder."""
 
 
 class ExitCode(IntEnum):
@@ -62,6 +66,12 @@ class UsageError(ClipsearchError):
 
 class ImageError(ClipsearchError):
     """One picture cannot be read or decoded; the message is the reason, without the path."""
+
+    def __init__(self, message: str, *, kind: FailureKind = "content", pixels: int = 0) -> None:
+        """``pixels``: of a picture that has too many of them."""
+        super().__init__(message)
+        self.kind: FailureKind = kind
+        self.pixels = pixels
 
 
 class ModelError(ClipsearchError):

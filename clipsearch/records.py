@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipsearch import typed
+from clipsearch.errors import FailureKind
 
 Vectors = npt.NDArray[np.float32]
 """Embeddings of shape ``(n, dim)``, float32, each row of unit length."""
@@ -71,13 +72,50 @@ class Found:
     links: int = 0
     """Symbolic links to pictures or folders, which are not followed."""
 
-    def below(self, folder: bytes) -> "Found":
-        """The same, seen from above: of the folder that has what was walked over as ``folder``."""
-        if not folder:
-            return self
-        files = [file._replace(path=folder + b"/" + file.path) for file in self.files]
-        unreadable = [(folder + b"/" + path, why) for path, why in self.unreadable]
-        return Found(files, unreadable, self.links)
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which files of a folder are indexed; kept with the index."""
+
+    exclude: tuple[str, ...]
+    """Globs of files and folders that are left out."""
+    max_pixels: int | None = None
+    """Pictures of more pixels fail; None takes the machine's limit."""
+
+    def to_json(self) -> str:
+        """The record as JSON text; ``from_json`` is its inverse."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Scope":
+        """Rebuild a record from ``to_json``'s text. Raises ValueError for any other."""
+        scope: Scope = typed.from_json(cls, text)
+        if scope.max_pixels is not None and scope.max_pixels < 1:
+            raise ValueError("the limit of pixels is not a positive number")
+        return scope
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a picture could not be decoded, and what would have to change for another result."""
+
+    kind: FailureKind
+    decoders: str
+    """Names and versions of what tried to decode it."""
+    pixels: int = 0
+    """How many the picture has, where they are too many."""
+    tries: int = 1
+    """How often it failed so, the file being the same."""
+
+    def to_json(self) -> str:
+        """The record as JSON text; ``from_json`` is its inverse."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Failure":
+        """Rebuild a record from ``to_json``'s text. Raises ValueError for any other."""
+        failure: Failure = typed.from_json(cls, text)
+        return failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +128,8 @@ class KnownImage:
     failed: bool
     unseen: bool = False
     """Indexed before cameras and places were read: its header is to be looked at once."""
+    failure: Failure | None = None
+    """Of a picture that failed; None where an earlier version kept no more than the reason."""
 
 
 class Origin(NamedTuple):
@@ -350,6 +390,9 @@ class CollectionStatus:
     spec: ModelSpec
     images: int
     failed: list[tuple[bytes, str]]
+    failures: list[Failure | None]
+    """Of each picture in ``failed``, what was kept of its failure."""
+    scope: Scope
     catalog_bytes: int
     vector_bytes: int
     created_at: str
@@ -372,7 +415,9 @@ class IndexSummary:
     failed: list[tuple[bytes, str]] = field(default_factory=list)
     """Pictures that failed in this run, with the reason."""
     still_failed: int = 0
-    """Pictures that failed in an earlier run and have not changed since."""
+    """Pictures that failed in an earlier run and were not tried again, since nothing changed."""
+    waiting: int = 0
+    """Failed pictures that the next run will try again."""
     unreadable: list[tuple[bytes, str]] = field(default_factory=list)
     links: int = 0
     embedded: int = 0

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipsearch.errors import ImageError
-from clipsearch.images.pool import Outcome
+from clipsearch.images.pool import Outcome, Wanted, Whole
 from clipsearch.paths import absolute
 from clipsearch.records import (
     EmbeddedImage,
@@ -78,9 +78,10 @@ def unsynchronised(store: Store) -> Store:
 
 
 def forget_origins(catalog: sqlite3.Connection) -> None:
-    """Make a catalogue one of schema version 2, which knew no cameras and places."""
-    for column in ("camera", "latitude", "longitude"):
+    """Make a catalogue one of schema version 2, which knew no cameras, places and failures."""
+    for column in ("camera", "latitude", "longitude", "failure"):
         catalog.execute(f"ALTER TABLE images DROP COLUMN {column}")
+    catalog.execute("DROP TABLE archived")
     catalog.execute("PRAGMA user_version = 2")
 
 
@@ -118,14 +119,15 @@ class DecodeHere:
         self,
         root: bytes,
         files: Sequence[ImageFile],
-        preprocessing: Preprocessing | None,
+        wanted: Wanted,
         *,
         max_pixels: int | None,
         ahead: int,
+        workers: int | None = None,
     ) -> None:
         self._root = root
         self._files = files
-        self._preprocessing, self._max_pixels = preprocessing, max_pixels
+        self._wanted, self._max_pixels = wanted, max_pixels
 
     def __enter__(self) -> "DecodeHere":
         return self
@@ -143,10 +145,13 @@ class DecodeHere:
         for file in self._files:
             source = file.span or absolute(self._root, file.path)
             try:
-                if self._preprocessing is None:
-                    yield file, decode.see(source, self._max_pixels)
-                else:
-                    yield file, decode.decode(source, self._preprocessing, self._max_pixels)
+                match self._wanted:
+                    case None:
+                        yield file, decode.see(source, self._max_pixels)
+                    case Whole(longest):
+                        yield file, decode.decode_whole(source, longest, self._max_pixels)
+                    case Preprocessing() as prepared:
+                        yield file, decode.decode(source, prepared, self._max_pixels)
             except (ImageError, OSError) as error:
                 yield file, error
 

@@ -25,6 +25,7 @@ import pillow_heif
 from PIL import Image, UnidentifiedImageError
 
 from clipsearch.errors import ImageError
+from clipsearch.images.limits import default_max_pixels
 from clipsearch.images.scan import content_hash
 from clipsearch.images.shards import opened
 from clipsearch.records import DecodedImage, Origin, Pixels, Preprocessing, SeenImage, Source
@@ -70,18 +71,6 @@ _PLAIN = ("1", "L", "P", "RGB", "YCbCr", "CMYK")
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def default_max_pixels() -> int:
-    """The largest picture to decode: 256 megapixels, or less where memory is small.
-
-    A decoded pixel can take 12 bytes on its way (RGBA, RGB and the composite), and two or more
-    pictures are decoded at once, so a thirty-second of the memory in bytes is a safe count.
-    """
-    limit = 256_000_000
-    with suppress(AttributeError, ValueError, OSError):  # no sysconf on Windows
-        limit = min(limit, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 32)
-    return limit
-
-
 def decode(
     source: Source | str, preprocessing: Preprocessing, max_pixels: int | None = None
 ) -> DecodedImage:
@@ -90,6 +79,30 @@ def decode(
     Raises ImageError if the file is no picture that can be decoded, and OSError if it cannot be
     opened or read at all.
     """
+    # Twice the target keeps the final resampling's result: 0.18/255 away on average.
+    least = 2 * max(preprocessing.size)
+    return _decoded(source, least, lambda image: fit(image, preprocessing), max_pixels)
+
+
+def decode_whole(source: Source | str, longest: int, max_pixels: int | None = None) -> DecodedImage:
+    """As ``decode``, the whole picture, made smaller until no side is longer than ``longest``.
+
+    Raises as ``decode``.
+    """
+
+    def smaller(image: Image.Image) -> Pixels:
+        image.thumbnail((longest, longest))
+        return np.array(image)
+
+    return _decoded(source, longest // 2, smaller, max_pixels)
+
+
+def _decoded(
+    source: Source | str,
+    least: int,
+    finish: Callable[[Image.Image], Pixels],
+    max_pixels: int | None,
+) -> DecodedImage:
     with opened(source) as file:
         digest = content_hash(file)
         if file.tell() == 0:
@@ -97,8 +110,8 @@ def decode(
         file.seek(0)
         with _plain_reasons():
             limit = max_pixels or default_max_pixels()
-            image, width, height, told = _open_upright(file, preprocessing, limit)
-            pixels = fit(image, preprocessing)
+            image, width, height, told = _open_upright(file, least, limit)
+            pixels = finish(image)
     return DecodedImage(pixels, digest, width, height, told.taken_at, *told.origin)
 
 
@@ -149,15 +162,6 @@ def _exif_of_header(image: Image.Image, file: BinaryIO) -> Image.Exif:
     return exif
 
 
-def upright(source: Source | str, preprocessing: Preprocessing) -> Image.Image:
-    """One picture as RGB, upright, as ``decode`` has it before it is resized and cropped.
-
-    Raises as ``decode``.
-    """
-    with opened(source) as file, _plain_reasons():
-        return _open_upright(file, preprocessing, default_max_pixels())[0]
-
-
 @contextmanager
 def _plain_reasons() -> Iterator[None]:
     """Whatever a decoder raises becomes an ImageError with a plain reason."""
@@ -169,7 +173,7 @@ def _plain_reasons() -> Iterator[None]:
     except ImageError:
         raise
     except MemoryError as error:
-        raise ImageError("decoding it needs more memory than there is") from error
+        raise ImageError("decoding it needs more memory than there is", kind="memory") from error
     except Exception as error:
         # A decoder fed with damaged data raises whatever it stumbles over (struct.error,
         # SyntaxError, ...). To the reader of the message they are all one thing.
@@ -177,9 +181,12 @@ def _plain_reasons() -> Iterator[None]:
 
 
 def _open_upright(
-    file: BinaryIO, preprocessing: Preprocessing, max_pixels: int
+    file: BinaryIO, least: int, max_pixels: int
 ) -> "tuple[Image.Image, int, int, _Metadata]":
-    """Open as RGB and upright, at reduced resolution where the format offers that for free."""
+    """Open as RGB and upright, at reduced resolution where the format offers that for free.
+
+    least: pixels that both sides keep, if they have as many.
+    """
     image: Image.Image = Image.open(file, formats=FORMATS)
     width, height = _checked_size(image, max_pixels)
     if image.format == "TIFF":
@@ -187,10 +194,8 @@ def _open_upright(
         width, height = image.size
     told = _metadata(image.getexif)
     if image.format in ("JPEG", "MPO"):
-        # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size at a fraction of the cost. Twice
-        # the target keeps the final resampling's result: 0.18/255 away on average.
-        longer = 2 * max(preprocessing.size)
-        image.draft("RGB", (longer, longer))
+        # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size at a fraction of the cost.
+        image.draft("RGB", (least, least))
     image = to_rgb(image)
     if told.orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[told.orientation])
@@ -204,7 +209,9 @@ def _checked_size(image: Image.Image, max_pixels: int) -> tuple[int, int]:
     if width * height > max_pixels:
         raise ImageError(
             f"{width} x {height} pixels are {width * height / 1e6:,.0f} megapixels; "
-            f"the limit is {max_pixels / 1e6:,.0f}"
+            f"the limit is {max_pixels / 1e6:,.0f}",
+            kind="pixels",
+            pixels=width * height,
         )
     return width, height
 

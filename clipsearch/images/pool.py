@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
 
@@ -22,6 +23,19 @@ from clipsearch.paths import absolute
 from clipsearch.records import DecodedImage, ImageFile, Preprocessing, SeenImage, Source
 
 Outcome = DecodedImage | SeenImage | ImageError | OSError
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The whole picture, and not what a model takes of it."""
+
+    longest: int
+    """Pixels: it is made smaller until no side is longer."""
+
+
+Wanted = Preprocessing | Whole | None
+"""What is wanted of each file: the pixels for a model, those of the whole picture, or, without
+either, a ``SeenImage``: the file is read and its header looked at."""
 
 _SECONDS_PER_FILE = 60.0
 """No picture below the pixel limit takes a healthy decoder this long, even from a slow disk."""
@@ -41,18 +55,14 @@ class DecodePool:
         self,
         root: bytes,
         files: Sequence[ImageFile],
-        preprocessing: Preprocessing | None,
+        wanted: Wanted,
         *,
         max_pixels: int | None,
         ahead: int,
         workers: int | None = None,
         timeout: float = _SECONDS_PER_FILE,
     ) -> None:
-        """``ahead``: how many decoded pictures may wait for the caller.
-
-        Without ``preprocessing``, files are read and their headers looked at: the outcome is a
-        ``SeenImage``.
-        """
+        """``ahead``: how many decoded pictures may wait for the caller."""
         self._root = root
         self._total = len(files)
         self._todo = iter(files)
@@ -60,7 +70,7 @@ class DecodePool:
         self._done: queue.Queue[tuple[ImageFile, Outcome] | BaseException]
         self._done = queue.Queue(maxsize=max(1, ahead))
         self._stopped = threading.Event()
-        self._arguments = (preprocessing, max_pixels)
+        self._arguments = (wanted, max_pixels)
         self._timeout = timeout
         count = min(len(files), workers or os.cpu_count() or 1)
         self._attendants = [
@@ -117,15 +127,32 @@ class DecodePool:
             worker.stop()
 
 
+def decoded(path: bytes, preprocessing: Preprocessing) -> DecodedImage:
+    """Decode one file, at an absolute path, in a process of its own.
+
+    Raises ImageError if it cannot be decoded, OSError if it cannot be read, and ClipsearchError
+    if no process can be started.
+    """
+    decoder = Decoder(preprocessing, None)
+    try:
+        outcome = decoder.decode(path, _SECONDS_PER_FILE, threading.Event())
+    finally:
+        decoder.stop()
+    if isinstance(outcome, ImageError | OSError):
+        raise outcome
+    assert isinstance(outcome, DecodedImage)
+    return outcome
+
+
 class Decoder:
     """One decoding process and the pipe to it."""
 
-    def __init__(self, preprocessing: Preprocessing | None, max_pixels: int | None) -> None:
+    def __init__(self, wanted: Wanted, max_pixels: int | None) -> None:
         # "spawn" everywhere: a fork would copy torch's threads and locks in an unknown state.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=_work, args=(theirs, preprocessing, max_pixels), daemon=True
+            target=_work, args=(theirs, wanted, max_pixels), daemon=True
         )
         with _without_interrupts():
             self._process.start()
@@ -149,10 +176,14 @@ class Decoder:
                 if self._pipe.poll(min(left, _SECONDS_TO_NOTICE)):
                     outcome = self._pipe.recv()
                     return outcome
-            outcome = ImageError(f"the decoder did not finish within {timeout:.0f} seconds")
+            outcome = ImageError(
+                f"the decoder did not finish within {timeout:.0f} seconds", kind="time"
+            )
         except (EOFError, OSError):
             self._process.join(5)
-            outcome = ImageError(f"the decoder crashed on it (exit {self._process.exitcode})")
+            outcome = ImageError(
+                f"the decoder crashed on it (exit {self._process.exitcode})", kind="crash"
+            )
         self.stop()
         return outcome
 
@@ -197,10 +228,10 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(pipe: Connection, preprocessing: Preprocessing | None, max_pixels: int | None) -> None:
+def _work(pipe: Connection, wanted: Wanted, max_pixels: int | None) -> None:
     """The worker process: where a picture is in, an outcome out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where the mask above does not exist
-    from clipsearch.images.decode import decode, see
+    from clipsearch.images.decode import decode, decode_whole, see
 
     pipe.send(None)  # ready
     while True:
@@ -210,10 +241,13 @@ def _work(pipe: Connection, preprocessing: Preprocessing | None, max_pixels: int
             return
         outcome: Outcome
         try:
-            if preprocessing is None:
-                outcome = see(source, max_pixels)
-            else:
-                outcome = decode(source, preprocessing, max_pixels)
+            match wanted:
+                case None:
+                    outcome = see(source, max_pixels)
+                case Whole(longest):
+                    outcome = decode_whole(source, longest, max_pixels)
+                case Preprocessing():
+                    outcome = decode(source, wanted, max_pixels)
         except (ImageError, OSError) as error:
             outcome = error
         try:

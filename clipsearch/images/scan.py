@@ -53,8 +53,7 @@ def find(root: bytes, *, exclude: Sequence[str] = (), under: bytes = b"") -> Fou
     outside the root is read. Devices, sockets and FIFOs are no pictures, whatever their names.
     Raises CollectionGone if ``root`` itself cannot be listed.
     """
-    names = tuple(os.fsencode(glob) for glob in (*EXCLUDED, *exclude) if "/" not in glob)
-    paths = tuple(os.fsencode(glob.strip("/")) for glob in exclude if "/" in glob)
+    names, paths = _globs((*EXCLUDED, *exclude))
     files: list[ImageFile] = []
     unreadable: list[tuple[bytes, str]] = []
     links = 0
@@ -96,6 +95,25 @@ def find(root: bytes, *, exclude: Sequence[str] = (), under: bytes = b"") -> Fou
                 unreadable.append((path, error.strerror or str(error)))
     files.sort()
     return Found(files, sorted(unreadable), links)
+
+
+def is_excluded(path: bytes, exclude: Sequence[str]) -> bool:
+    """Whether ``find`` leaves out the file at ``path`` for these globs, or a folder above it.
+
+    path: relative to the root, as are globs with a slash.
+    """
+    names, paths = _globs(exclude)
+    parts = path.split(b"/")
+    return any(
+        _matches(name, names) or _matches(b"/".join(parts[: n + 1]), paths)
+        for n, name in enumerate(parts)
+    )
+
+
+def _globs(exclude: Sequence[str]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """Globs for names, and globs for paths."""
+    names = tuple(os.fsencode(glob) for glob in exclude if "/" not in glob)
+    return names, tuple(os.fsencode(glob.strip("/")) for glob in exclude if "/" in glob)
 
 
 def _leads_to_folder(link: "os.DirEntry[bytes]") -> bool:

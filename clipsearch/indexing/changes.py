@@ -3,7 +3,11 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from clipsearch.records import ImageFile, KnownImage
+from clipsearch.images.limits import Limits
+from clipsearch.records import Failure, ImageFile, KnownImage
+
+_TRIES = 3
+"""A decoder that hangs takes a minute each time, so nothing is tried more often for luck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,22 +18,26 @@ class Changes:
     changed: list[ImageFile]
     missing: list[bytes]
     unchanged: int
+    again: list[ImageFile]
+    """Unchanged files that could not be decoded before, and perhaps can be now."""
     still_failed: int
-    """Unchanged files that could not be decoded before: they are not tried again."""
+    """Unchanged files that could not be decoded before, and cannot be now."""
 
 
 def diff(
     found: Iterable[ImageFile],
     known: Mapping[bytes, KnownImage],
     unreadable: Collection[bytes] = (),
+    limits: Limits | None = None,
 ) -> Changes:
     """Sort the files found into added, changed and unchanged, and name the missing.
 
     A file whose size and modification time are the catalogue's is unchanged; nothing else is
     asked of it. What lies below an ``unreadable`` folder is not missing: nothing is known of it.
-    Whether an added file is a missing one under a new name is for its content to say.
+    Whether an added file is a missing one under a new name is for its content to say. limits:
+    those that hold now; without them no failed file is sorted out to be tried again.
     """
-    added, changed, seen = [], [], set()
+    added, changed, again, seen = [], [], [], set()
     unchanged = still_failed = 0
     for file in found:
         seen.add(file.path)
@@ -38,12 +46,25 @@ def diff(
             added.append(file)
         elif (entry.size, entry.mtime_ns) != (file.size, file.mtime_ns):
             changed.append(file)
+        elif entry.failed and limits and is_worth_a_try(entry.failure, limits):
+            again.append(file)
         elif entry.failed:
             still_failed += 1
         else:
             unchanged += 1
     missing = [path for path in known if path not in seen and not any_below(path, unreadable)]
-    return Changes(added, changed, missing, unchanged, still_failed)
+    return Changes(added, changed, missing, unchanged, again, still_failed)
+
+
+def is_worth_a_try(failure: Failure | None, limits: Limits) -> bool:
+    """Whether a file that failed, and has not changed, may be decoded under these limits."""
+    if failure is None:  # an earlier version did not keep why
+        return True
+    if failure.kind == "pixels":
+        return failure.pixels <= limits.max_pixels
+    if failure.decoders != limits.decoders:
+        return True
+    return failure.kind != "content" and failure.tries < _TRIES
 
 
 def any_below(path: bytes, folders: Collection[bytes]) -> bool:

@@ -295,7 +295,7 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
         yield Check(
             "index",
             State.WARNING,
-            f"{counts}; {new} new, changed or excluded, {gone} gone",
+            f"{counts}; {new} new or changed, {gone} gone",
             hint=f"clipsearch index {name}",
         )
     else:
@@ -311,7 +311,7 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
 
 def _changes(store: Store) -> Sequence[int]:
     """How many files are new or changed, and how many gone."""
-    found = scan.find(os.fsencode(store.root))
+    found = scan.find(os.fsencode(store.root), exclude=store.scope.exclude)
     changes = diff(found.files, store.known(), [path for path, _ in found.unreadable])
     return len(changes.added) + len(changes.changed), len(changes.missing)
 

@@ -7,13 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 from clipsearch.errors import CollectionGone, ImageError
-from clipsearch.images.scan import content_hash
-from clipsearch.indexing.changes import diff
+from clipsearch.images.limits import Limits
+from clipsearch.images.scan import content_hash, is_excluded
+from clipsearch.indexing.changes import diff, is_worth_a_try
 from clipsearch.indexing.embed import LoadEncoder, Outcome, Progress, embed_files, reason
 from clipsearch.paths import absolute
 from clipsearch.records import (
     EmbeddedImage,
     Encoder,
+    Failure,
     Found,
     ImageFile,
     IndexSummary,
@@ -40,14 +42,15 @@ def reconcile(
     *,
     under: bytes = b"",
     prune: bool = False,
-    max_pixels: int | None = None,
+    try_failed: bool = True,
     progress: Progress = lambda doing, done, total: None,
 ) -> IndexSummary:
-    """Make ``store`` agree with what was ``found`` below ``under``.
+    """Make ``store`` agree with what was ``found`` below ``under``, within its scope.
 
     load_encoder: called at most once, and only if there is a picture to embed (decoding runs
     meanwhile) or a collection so large that it is to be searched through clusters. prune: remove
-    what is missing even if that is much of the collection.
+    what is missing even if that is much of the collection. try_failed: decode again what failed
+    and may succeed now.
 
     Every batch is committed as soon as it is embedded. Raises CollectionGone, before anything is
     removed, if too much is missing at once; ModelError and StoreError leave what is committed.
@@ -55,17 +58,23 @@ def reconcile(
     started = time.monotonic()
     load_encoder = cache(load_encoder)
     known = store.known(under)
-    changes = diff(found.files, known, [path for path, _ in found.unreadable])
+    scope = store.scope
+    limits = Limits.here(scope.max_pixels)
+    changes = diff(found.files, known, [path for path, _ in found.unreadable], limits)
+    again = changes.again if try_failed else []
+    passed_over = len(changes.again) - len(again)
     summary = IndexSummary(
         unchanged=changes.unchanged,
-        still_failed=changes.still_failed,
+        still_failed=changes.still_failed + passed_over,
+        waiting=passed_over,
         unreadable=list(found.unreadable),
         links=found.links,
     )
     missing = set(changes.missing)
-    candidates = sorted([*changes.added, *changes.changed])
+    candidates = sorted([*changes.added, *changes.changed, *again])
     to_embed = _reuse(store, candidates, known, missing, summary, progress)
-    _guard_against_loss(store, found, known, missing, prune)
+    excluded = {path for path in missing if is_excluded(path, scope.exclude)}
+    _guard_against_loss(store, found, len(known) - len(excluded), missing - excluded, prune)
     if missing:
         with store.batch():
             store.remove(missing)
@@ -77,10 +86,10 @@ def reconcile(
         to_embed,
         store.spec.preprocessing,
         load_encoder,
-        max_pixels=max_pixels,
+        max_pixels=scope.max_pixels,
         progress=progress,
     ):
-        _commit(store, batch, known, summary)
+        _commit(store, batch, known, limits, summary)
     store.update_vector_index(lambda: _class_prompts(load_encoder(), progress), progress=progress)
     summary.seconds = time.monotonic() - started
     return summary
@@ -100,15 +109,15 @@ def _class_prompts(encoder: Encoder, progress: Progress) -> Vectors:
 def _guard_against_loss(
     store: Store,
     found: Found,
-    known: dict[bytes, KnownImage],
+    known: int,
     missing: set[bytes],
     prune: bool,
 ) -> None:
     all_gone = bool(missing) and not found.files
-    many_gone = len(missing) > max(_LOSS_COUNT, _LOSS_SHARE * len(known))
+    many_gone = len(missing) > max(_LOSS_COUNT, _LOSS_SHARE * known)
     if (all_gone or many_gone) and not prune:
         raise CollectionGone(
-            f"{len(missing)} of {len(known)} indexed pictures are missing from {store.root}",
+            f"{len(missing)} of {known} indexed pictures are missing from {store.root}",
             hint="Nothing was removed from the index. Is the disk mounted? "
             "If they are gone for good, add --prune.",
         )
@@ -151,11 +160,21 @@ def _reuse(
                     summary.moved += 1
                 else:
                     store.add_copy(file, same[0][0])
-                    if file.path in known:
-                        summary.changed += 1
-                    else:
-                        summary.added += 1
+                    _count(file, known, summary)
     return sorted(others)
+
+
+def _count(file: ImageFile, known: Mapping[bytes, KnownImage], summary: IndexSummary) -> None:
+    """Count a picture that the index did not have as it is: new to it, or changed."""
+    entry = known.get(file.path)
+    if entry is None or _is_as_known(file, entry):  # the latter failed before
+        summary.added += 1
+    else:
+        summary.changed += 1
+
+
+def _is_as_known(file: ImageFile, entry: KnownImage) -> bool:
+    return (entry.size, entry.mtime_ns) == (file.size, file.mtime_ns)
 
 
 def _content_hash(store: Store, file: ImageFile) -> bytes | None:
@@ -208,6 +227,7 @@ def _commit(
     store: Store,
     batch: Sequence[tuple[ImageFile, Outcome]],
     known: Mapping[bytes, KnownImage],
+    limits: Limits,
     summary: IndexSummary,
 ) -> None:
     """Keep what became of some files."""
@@ -217,14 +237,22 @@ def _commit(
                 case EmbeddedImage():
                     store.add([outcome])
                     summary.embedded += 1
-                    if file.path in known:
-                        summary.changed += 1
-                    else:
-                        summary.added += 1
+                    _count(file, known, summary)
                 case ImageError():
-                    store.add_failed(file, str(outcome))
+                    failure = _failure(file, outcome, known.get(file.path), limits)
+                    store.add_failed(file, str(outcome), failure)
                     summary.failed.append((file.path, str(outcome)))
+                    summary.waiting += is_worth_a_try(failure, limits)
                 case FileNotFoundError():
                     pass  # deleted since the walk; the next run will see that
                 case OSError():
                     summary.unreadable.append((file.path, reason(outcome)))
+
+
+def _failure(
+    file: ImageFile, error: ImageError, before: KnownImage | None, limits: Limits
+) -> Failure:
+    """What is kept of a failure. before: what the catalogue knew of the file's path."""
+    failed = before.failure if before and _is_as_known(file, before) else None
+    tries = failed.tries if failed and failed.decoders == limits.decoders else 0
+    return Failure(error.kind, limits.decoders, error.pixels, tries + 1)

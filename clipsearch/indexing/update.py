@@ -13,15 +13,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipsearch.domain.taxonomy import Domain
-from clipsearch.errors import IndexLocked, IndexNotFound, ModelMismatch, UsageError
+from clipsearch.errors import (
+    IndexLocked,
+    IndexNotFound,
+    IndexUnreadable,
+    ModelMismatch,
+    UsageError,
+)
 from clipsearch.images import scan
+from clipsearch.images.scan import is_excluded
 from clipsearch.indexing.embed import Progress
 from clipsearch.indexing.reconcile import reconcile
 from clipsearch.models import registry
 from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.models.load import Encoders
 from clipsearch.paths import relative
-from clipsearch.records import Found, IndexSummary, ModelFiles
+from clipsearch.records import Found, IndexSummary, ModelFiles, Scope
 from clipsearch.storage import collection, known
 from clipsearch.storage.catalog import REBUILD, Store
 from clipsearch.text import printable
@@ -35,9 +42,11 @@ class UpdateOptions:
     index: Path | None = None
     """Where the index lies; None: in the folder, or where it is remembered to be."""
     exclude: Sequence[str] = ()
-    """Globs of files and folders to leave out."""
+    """Globs of files and folders to leave out from now on, beside those that are kept."""
+    no_exclude: bool = False
+    """Forget the globs that are kept with the index."""
     max_pixels: int | None = None
-    """Images of more pixels fail; None takes the machine's limit."""
+    """Images of more pixels fail from now on; None takes the limit that is kept, if any."""
     domain: Domain | None = None
     """To be the index's own from now on."""
     rebuild: bool = False
@@ -46,6 +55,13 @@ class UpdateOptions:
     """Remove what is missing even if that is much of the collection."""
     wait: bool = False
     """Wait while another run writes to the same index."""
+
+    def scope(self, kept: Scope) -> Scope:
+        """Which files are to be indexed, after what was kept."""
+        exclude = () if self.no_exclude else kept.exclude
+        return Scope(
+            tuple(dict.fromkeys((*exclude, *self.exclude))), self.max_pixels or kept.max_pixels
+        )
 
 
 Look = Callable[[Store, bytes], Found]
@@ -57,14 +73,17 @@ def update(
     options: UpdateOptions,
     *,
     look: Look | None = None,
+    try_failed: bool = True,
     encoders: Callable[[ModelFiles], Encoders] | None = None,
     progress: Progress = lambda doing, done, total: None,
     notify: Notify = lambda message: None,
 ) -> IndexSummary:
     """Bring the index of ``folder`` up to date, creating it if there is none.
 
-    look: by default all pictures that the options do not exclude. encoders: of a model; by default
-    they are loaded for this update, if they are needed.
+    look: by default all pictures that are not excluded. try_failed: decode again what failed and
+    may succeed now. encoders: of a model; by default they are loaded for this update, if they are
+    needed. What the options say of the scope, and of a new index's domain, is kept before anything
+    is embedded, so that it holds when another run goes on with an interrupted one.
 
     Every batch is committed as soon as it is embedded. Raises UsageError if ``folder`` is not a
     folder, IndexLocked, ModelError, StoreError, and CollectionGone if too much is missing at once.
@@ -96,13 +115,25 @@ def update(
                     hint="Import them into a new index, with import --index DIR.",
                 )
         known.remember(directory, store.root)
+        scope = _kept_scope(store, options)
         target = store
         if rebuild:
             target = stack.enter_context(_rebuilding(store, directory / REBUILD, files))
-        under = b"" if rebuild else relative(root, store.root)
+            with target.batch():
+                target.set_scope(scope)
+        if options.domain and store.attachment("domain") is None:
+            collection.pin(store, options.domain)
+        under = relative(root, store.root)
+        if is_excluded(under, scope.exclude):
+            raise UsageError(
+                f"{folder} is excluded from the index of {store.root}",
+                hint="clipsearch status lists what is; index with --no-exclude undoes it.",
+            )
+        if rebuild:
+            under = b""
         progress("looking for pictures", 0, 0)
         if look is None:
-            found = scan.find(os.fsencode(store.root), exclude=options.exclude, under=under)
+            found = scan.find(os.fsencode(store.root), exclude=scope.exclude, under=under)
         else:
             found = look(store, under)
         loaded = encoders(files)
@@ -112,7 +143,7 @@ def update(
             lambda: loaded.both,
             under=under,
             prune=options.prune,
-            max_pixels=options.max_pixels,
+            try_failed=try_failed,
             progress=progress,
         )
         if rebuild:
@@ -124,6 +155,21 @@ def update(
         if rebuild:
             store.replace_with(target)
     return summary
+
+
+def _kept_scope(store: Store, options: UpdateOptions) -> Scope:
+    """The scope that the options make of the one that the index had; kept with it."""
+    before = None
+    try:
+        before = store.scope
+    except IndexUnreadable:
+        if not options.no_exclude:
+            raise
+    scope = options.scope(before or Scope(()))
+    if scope != before:
+        with store.batch():
+            store.set_scope(scope)
+    return scope
 
 
 def root_of(folder: Path) -> Path:

@@ -92,7 +92,8 @@ def _wrong_embeddings(
     chosen = np.random.default_rng().permutation(len(good))[:sample]
     ids = dict(good[n] for n in sorted(chosen))
     root = os.fsencode(store.root)
-    for batch in embed_files(root, list(ids), store.spec.preprocessing, load_encoder):
+    prepared, limit = store.spec.preprocessing, store.scope.max_pixels
+    for batch in embed_files(root, list(ids), prepared, load_encoder, max_pixels=limit):
         for file, outcome in batch:
             # Otherwise it changed since the walk; the next run of index will see to it.
             if isinstance(outcome, EmbeddedImage) and _is_still(store, file, outcome):

@@ -8,19 +8,35 @@ time. This is the one room that imports watchfiles.
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clipsearch.errors import CollectionGone, IndexLocked, StoreError, UsageError
+from clipsearch.errors import (
+    CollectionGone,
+    IndexLocked,
+    IndexNotFound,
+    StoreError,
+    UsageError,
+)
 from clipsearch.images import scan
 from clipsearch.images.scan import SUFFIXES
 from clipsearch.indexing.embed import Progress
 from clipsearch.indexing.update import UpdateOptions, place_of, root_of, update
 from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.models.load import Encoders, load_text_encoder
-from clipsearch.records import Encoder, Found, ImageFile, IndexSummary, KnownImage, ModelFiles
+from clipsearch.paths import relative
+from clipsearch.records import (
+    Encoder,
+    Found,
+    ImageFile,
+    IndexSummary,
+    KnownImage,
+    ModelFiles,
+    Scope,
+)
 from clipsearch.storage.catalog import Store
 from clipsearch.text import printable
 
@@ -65,13 +81,14 @@ class Watched:
                 notify(printable(f"{self.folder}: {error.hint}"))
             return None, isinstance(error, IndexLocked)
         self._is_indexed, self._complaint = True, ""
+        # What they say is kept with the index, where another run may change it meanwhile.
+        self._options = replace(self._options, exclude=(), no_exclude=False, max_pixels=None)
         return summary, bool(moving)
 
     def _round(
         self, encoders: Callable[[ModelFiles], Encoders], notify: Notify, progress: Progress
     ) -> tuple[IndexSummary, set[bytes]]:
-        exclude = self._options.exclude
-        before = scan.find(os.fsencode(self.root), exclude=exclude)
+        before = self._seen()
         time.sleep(QUIET_SECONDS)
         if self._is_indexed and not Store.exists(self.place):
             # To make another one would hide that a disk is not mounted.
@@ -82,8 +99,9 @@ class Watched:
         moving: set[bytes] = set()
 
         def look(store: Store, under: bytes) -> Found:
+            exclude = store.scope.exclude
             now = scan.find(os.fsencode(store.root), exclude=exclude, under=under)
-            found, still = settled(before.below(under), now, store.known(under))
+            found, still = settled(before, now, store.known(under))
             moving.update(still)
             return found
 
@@ -91,11 +109,21 @@ class Watched:
             self.root,
             self._options,
             look=look,
+            try_failed=not self._is_indexed,  # once, and not with every change
             encoders=encoders,
             progress=progress,
             notify=notify,
         )
         return summary, moving
+
+    def _seen(self) -> Found:
+        """What is in the folder now, relative to the root of its index."""
+        root, kept = self.root, Scope(())
+        if Store.exists(self.place):
+            with suppress(IndexNotFound), Store.open(self.place) as store:
+                root, kept = store.root, store.scope
+        exclude = self._options.scope(kept).exclude
+        return scan.find(os.fsencode(root), exclude=exclude, under=relative(self.root, root))
 
 
 def _no_bar() -> AbstractContextManager[Progress]:

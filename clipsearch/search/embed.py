@@ -27,6 +27,7 @@ from clipsearch.errors import (
     UsageError,
 )
 from clipsearch.evaluation import probes
+from clipsearch.images import pool
 from clipsearch.images.scan import content_hash
 from clipsearch.models.load import Encoders
 from clipsearch.paths import require_regular
@@ -239,13 +240,12 @@ def image_vector(stores: Sequence[Store], image: Path, encoders: Encoders) -> Ve
 
     Raises UsageError if the file cannot be read as a picture.
     """
-    from clipsearch.images import decode  # here, since no text query needs its decoders
-
     try:
         vector = _stored_vector(stores, image)
         if vector is None:
-            decoded = decode.decode(os.fspath(image), stores[0].spec.preprocessing)
-            vector = encoders.both.encode_images(decoded.pixels[np.newaxis])[0]
+            path = os.fsencode(os.path.abspath(image))
+            picture = pool.decoded(path, stores[0].spec.preprocessing)
+            vector = encoders.both.encode_images(picture.pixels[np.newaxis])[0]
     except OSError as error:
         raise UsageError(
             f"cannot read {image}: {error.strerror}", hint="Name a picture."

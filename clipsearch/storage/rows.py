@@ -1,16 +1,28 @@
 """The rows of a catalog: pictures and their vectors, attachments, and the model that made them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from clipsearch.errors import IndexUnreadable, ModelMismatch
-from clipsearch.records import Archived, EmbeddedImage, ImageFile, KnownImage, ModelSpec, Origin
+from clipsearch.records import (
+    Archived,
+    EmbeddedImage,
+    Failure,
+    ImageFile,
+    KnownImage,
+    ModelSpec,
+    Origin,
+    Scope,
+)
 from clipsearch.storage import filters, schema
 from clipsearch.storage.sqlite import SQL_VARIABLES, Database
 from clipsearch.storage.vectors.embeddings import decoded, encoded
 from clipsearch.storage.vectors.vector_file import Ids
+
+_SCOPE = "scope"
+"""The attachment that says which files are indexed."""
 
 
 class Rows:
@@ -58,6 +70,22 @@ class Rows:
         self._set("model", spec.to_json())
         self.spec = spec
 
+    @property
+    def scope(self) -> Scope:
+        """Which files of the folder are indexed. Raises IndexUnreadable if that is damaged."""
+        text = self.attachment(_SCOPE)
+        try:
+            return Scope(()) if text is None else Scope.from_json(text)
+        except ValueError as error:  # to exclude nothing could index what nobody wanted there
+            raise IndexUnreadable(
+                f"the index at {self.directory} does not tell any more what is excluded from it",
+                hint="Say it again: clipsearch index FOLDER --no-exclude [--exclude GLOB]...",
+            ) from error
+
+    def set_scope(self, scope: Scope) -> None:
+        """Keep which files of the folder are indexed. Inside ``batch``."""
+        self.attach(_SCOPE, scope.to_json())
+
     def _set(self, key: str, value: str | bytes) -> None:
         self._db.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
 
@@ -74,15 +102,15 @@ class Rows:
         """
         where, values = filters.below(under)
         rows = self._db.rows(
-            "SELECT path, id, size, mtime_ns, error IS NOT NULL,"
-            f" camera IS NULL AND error IS NULL FROM {schema.images(self._db)}"
+            "SELECT path, id, size, mtime_ns, error IS NOT NULL, camera IS NULL AND error IS NULL,"
+            f" failure FROM {schema.images(self._db)}"
             f" LEFT JOIN {schema.archived(self._db)} USING (id)"
             f" WHERE archived.id IS NULL AND {where}",
             values,
         )
         return {
-            path: KnownImage(id, size, mtime_ns, bool(failed), bool(unseen))
-            for path, id, size, mtime_ns, failed, unseen in rows
+            path: KnownImage(id, size, mtime_ns, bool(failed), bool(unseen), _failure(failure))
+            for path, id, size, mtime_ns, failed, unseen, failure in rows
         }
 
     def has_archived(self) -> bool:
@@ -97,6 +125,13 @@ class Rows:
             marks = ",".join("?" * len(some))
             found |= self._db.rows(f"SELECT path, id FROM images WHERE path IN ({marks})", some)
         return found
+
+    def _failed(self) -> list[tuple[bytes, str, Failure | None]]:
+        """Path, reason and failure of the pictures that failed, by path."""
+        # Sorted here: with the order left to SQLite, a million rows take four times as long.
+        images = schema.images(self._db)
+        rows = self._db.rows(f"SELECT path, error, failure FROM {images} WHERE error IS NOT NULL")
+        return sorted(((path, why, _failure(failure)) for path, why, failure in rows), key=_path)
 
     def unseen(self) -> int:
         """How many good pictures are still to be looked at for their camera and place."""
@@ -146,7 +181,7 @@ class Rows:
         for image in images:
             facts = (image.content_hash, image.width, image.height, image.taken_at, None)
             origin = (image.camera or "", image.latitude, image.longitude)
-            id = self._insert(image.file, *facts, *origin, vector=encoded(image.vector))
+            id = self._insert(image.file, *facts, *origin, None, vector=encoded(image.vector))
             if image.archived is not None:
                 self._db.execute(
                     "INSERT INTO archived VALUES (?, ?, ?, ?, ?)", (id, *image.archived)
@@ -155,7 +190,7 @@ class Rows:
     def add_copy(self, file: ImageFile, source: int) -> None:
         """Add a file whose content is that of the picture ``source``. Inside ``batch``."""
         row = self._db.row(
-            "SELECT hash, width, height, taken_at, NULL, camera, latitude, longitude, vector"
+            "SELECT hash, width, height, taken_at, NULL, camera, latitude, longitude, NULL, vector"
             " FROM images JOIN vectors USING (id) WHERE id = ?",
             (source,),
         )
@@ -163,9 +198,10 @@ class Rows:
         *facts, vector = row
         self._insert(file, *facts, vector=vector)
 
-    def add_failed(self, file: ImageFile, reason: str) -> None:
+    def add_failed(self, file: ImageFile, reason: str, failure: Failure | None = None) -> None:
         """Remember that a file cannot be decoded, and why. Inside ``batch``."""
-        self._insert(file, None, None, None, None, reason, None, None, None)
+        text = failure.to_json() if failure else None
+        self._insert(file, None, None, None, None, reason, None, None, None, text)
 
     def set_origins(self, origins: Iterable[tuple[int, Origin]]) -> None:
         """Note what pictures, by their ids, tell of their camera and place. Inside ``batch``."""
@@ -194,7 +230,7 @@ class Rows:
         self._db.execute("DELETE FROM images WHERE path = ?", (file.path,))
         id = self._db.execute(
             "INSERT INTO images (path, size, mtime_ns, hash, width, height, taken_at, error,"
-            " camera, latitude, longitude) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " camera, latitude, longitude, failure) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (file.path, file.size, file.mtime_ns, *facts),
         ).lastrowid
         assert id is not None
@@ -226,6 +262,17 @@ class Rows:
     def detach(self, name: str) -> None:
         """Forget an attachment. Inside ``batch``."""
         self._db.execute("DELETE FROM attachments WHERE name = ?", (name,))
+
+
+def _failure(text: Any) -> Failure | None:
+    if text is not None:
+        with suppress(ValueError):  # damaged: the picture is tried again
+            return Failure.from_json(text)
+    return None
+
+
+def _path(failed: tuple[bytes, str, Failure | None]) -> bytes:
+    return failed[0]
 
 
 def _incomplete(directory: Path, what: str) -> IndexUnreadable:

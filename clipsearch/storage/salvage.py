@@ -7,7 +7,8 @@ from clipsearch.errors import StoreError
 from clipsearch.storage.sqlite import Database
 
 _COLUMNS = (
-    "id, path, size, mtime_ns, hash, width, height, taken_at, camera, latitude, longitude, error"
+    "id, path, size, mtime_ns, hash, width, height, taken_at, camera, latitude, longitude,"
+    " failure, error"
 )
 
 

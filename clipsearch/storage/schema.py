@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from clipsearch.storage.sqlite import Database
 
-VERSION = 4
+VERSION = 5
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -22,7 +22,8 @@ CREATE TABLE images (
     taken_at TEXT,
     error TEXT,                            -- why there is no vector; NULL for a good picture
     camera TEXT,                           -- '': it does not tell; NULL: not looked at yet
-    latitude REAL, longitude REAL
+    latitude REAL, longitude REAL,
+    failure TEXT                           -- JSON, of what failed: whether to try it again
 );
 CREATE INDEX images_by_hash ON images (hash);
 -- Apart from images, so that comparing 60,000 paths does not read 60,000 vectors.
@@ -50,10 +51,14 @@ _MIGRATIONS = {
     3: "ALTER TABLE images ADD COLUMN camera TEXT;\n"
     "ALTER TABLE images ADD COLUMN latitude REAL;\n"
     "ALTER TABLE images ADD COLUMN longitude REAL",
-    4: "CREATE TABLE archived (id INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,"
+    4: "ALTER TABLE images ADD COLUMN failure TEXT",
+    5: "CREATE TABLE archived (id INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,"
     " archive BLOB, byte_offset INTEGER NOT NULL, caption TEXT, url TEXT)",
 }
 """What turns a catalog of the version before into one of this version."""
+
+_LATER = {3: ("camera", "latitude", "longitude"), 4: ("failure",)}
+"""The columns of ``images`` that a version added."""
 
 
 def create(db: Database, meta: Mapping[str, str | bytes]) -> None:
@@ -95,15 +100,16 @@ def has_attachments(db: Database) -> bool:
 
 def images(db: Database) -> str:
     """The table of images for a FROM, with all its columns whatever the version."""
-    if version(db) >= 3:
+    missing = [name for since, names in _LATER.items() if version(db) < since for name in names]
+    if not missing:
         return "images"
-    columns = "NULL AS camera, NULL AS latitude, NULL AS longitude"
+    columns = ", ".join(f"NULL AS {name}" for name in missing)
     return f"(SELECT *, {columns} FROM images) AS images"
 
 
 def archived(db: Database) -> str:
     """The table of archived pictures for a JOIN, with no rows before there was one."""
-    if version(db) >= 4:
+    if version(db) >= 5:
         return "archived"
     columns = "NULL AS id, NULL AS archive, NULL AS byte_offset, NULL AS caption, NULL AS url"
     return f"(SELECT {columns} WHERE 0) AS archived"

@@ -24,6 +24,7 @@ from PIL.TiffImagePlugin import IFDRational, ImageFileDirectory_v2
 from clipsearch.errors import ImageError
 from clipsearch.images import decode as decoding
 from clipsearch.images.decode import decode, fit, read_origin, see
+from clipsearch.images.limits import default_max_pixels
 from clipsearch.images.scan import content_hash
 from clipsearch.records import DecodedImage, Origin, Preprocessing, SeenImage
 
@@ -823,11 +824,11 @@ def test_the_limit_is_the_last_size_that_is_decoded(kind: str, decoded: Decoded)
 def test_the_limit_follows_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     gigabyte = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**18}
     monkeypatch.setattr(os, "sysconf", gigabyte.__getitem__, raising=False)
-    assert decoding.default_max_pixels() == 2**30 // 32
+    assert default_max_pixels() == 2**30 // 32
     gigabyte["SC_PHYS_PAGES"] = 2**24
-    assert decoding.default_max_pixels() == 256_000_000
+    assert default_max_pixels() == 256_000_000
     monkeypatch.delattr(os, "sysconf")
-    assert decoding.default_max_pixels() == 256_000_000
+    assert default_max_pixels() == 256_000_000
 
 
 @pytest.mark.parametrize("size", [(100_000, 1), (1, 100_000)])

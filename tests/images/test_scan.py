@@ -112,6 +112,18 @@ def test_under_looks_at_one_part_and_keeps_paths_relative_to_the_root(tmp_path: 
 
 
 @posix_only
+@pytest.mark.parametrize(
+    "globs", [["sub/"], ["sub"], ["*.png"], ["sub/deep"], ["/sub/*"], ["d*p", "*.gif"], ["x/sub"]]
+)
+def test_what_is_excluded_is_what_is_not_found(tmp_path: Path, globs: list[str]) -> None:
+    for name in ("a.jpg", "b.png", "sub/c.jpg", "sub/deep/d.jpg", "subway/e.gif", "deep/sub/f.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = names(tmp_path, exclude=globs)
+    assert found == [path for path in names(tmp_path) if not scan.is_excluded(path, globs)]
+    assert (len(found) < 6) is (globs != ["x/sub"])
+
+
 def test_links_are_counted_and_not_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     touch(outside, "secret.jpg")

@@ -2,8 +2,10 @@
 
 import pytest
 
-from clipsearch.indexing.changes import any_below, diff, is_below
-from clipsearch.records import ImageFile, KnownImage
+from clipsearch.errors import FailureKind
+from clipsearch.images.limits import Limits
+from clipsearch.indexing.changes import any_below, diff, is_below, is_worth_a_try
+from clipsearch.records import Failure, ImageFile, KnownImage
 
 
 def file(path: bytes, size: int = 10, mtime_ns: int = 1_000) -> ImageFile:
@@ -98,3 +100,43 @@ def test_a_path_is_below_its_folders_and_itself(path: bytes, folder: bytes, belo
 
 def test_nothing_is_below_no_folder_at_all() -> None:
     assert not any_below(b"a.jpg", [])
+
+
+# -- what failed ---------------------------------------------------------------------------------
+
+NOW = Limits(max_pixels=1000, decoders="pillow 12")
+
+
+@pytest.mark.parametrize("kind", ["time", "crash", "memory"])
+def test_what_may_be_chance_is_tried_three_times_and_again_by_other_decoders(
+    kind: FailureKind,
+) -> None:
+    assert is_worth_a_try(Failure(kind, "pillow 12", tries=2), NOW)
+    assert not is_worth_a_try(Failure(kind, "pillow 12", tries=3), NOW)
+    assert is_worth_a_try(Failure(kind, "pillow 11", tries=3), NOW)
+
+
+def test_content_that_cannot_be_read_is_left_to_other_decoders() -> None:
+    assert not is_worth_a_try(Failure("content", "pillow 12"), NOW)
+    assert is_worth_a_try(Failure("content", "pillow 11"), NOW)
+
+
+@pytest.mark.parametrize("decoders", ["pillow 12", "pillow 11"])
+def test_too_many_pixels_are_tried_when_the_limit_allows_them(decoders: str) -> None:
+    assert is_worth_a_try(Failure("pixels", decoders, pixels=1000), NOW)
+    assert not is_worth_a_try(Failure("pixels", decoders, pixels=1001), NOW)
+
+
+def test_a_failure_of_unknown_kind_is_tried() -> None:
+    assert is_worth_a_try(None, NOW)
+
+
+def test_failed_files_are_sorted_by_whether_they_are_worth_a_try() -> None:
+    catalogue = {
+        b"a.jpg": KnownImage(1, 10, 1_000, True, failure=Failure("crash", "pillow 12")),
+        b"b.jpg": KnownImage(2, 10, 1_000, True, failure=Failure("content", "pillow 12")),
+    }
+    found = [file(b"a.jpg"), file(b"b.jpg")]
+    changes = diff(found, catalogue, limits=NOW)
+    assert (changes.again, changes.still_failed) == ([file(b"a.jpg")], 1)
+    assert (diff(found, catalogue).again, diff(found, catalogue).still_failed) == ([], 2)

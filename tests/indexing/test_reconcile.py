@@ -25,15 +25,31 @@ from fakes import (
 from PIL import Image
 
 from clipsearch.domain import taxonomy
-from clipsearch.errors import BadCheckpoint, CollectionGone, WeightsNotFound
+from clipsearch.errors import (
+    BadCheckpoint,
+    CollectionGone,
+    FailureKind,
+    ImageError,
+    WeightsNotFound,
+)
 from clipsearch.images import decode as decoding
 from clipsearch.images import scan
 from clipsearch.images.decode import decode, read_origin
+from clipsearch.images.limits import Limits
 from clipsearch.images.pool import DecodePool
 from clipsearch.indexing import embed
 from clipsearch.indexing import reconcile as room
 from clipsearch.indexing.reconcile import reconcile
-from clipsearch.records import Encoder, Found, ImageFile, IndexSummary, Origin, Vectors
+from clipsearch.records import (
+    Encoder,
+    Found,
+    ImageFile,
+    IndexSummary,
+    Origin,
+    Preprocessing,
+    Scope,
+    Vectors,
+)
 from clipsearch.storage.catalog import CATALOG, FOLDER, Store
 from clipsearch.storage.vectors.embeddings import VECTORS
 
@@ -67,13 +83,19 @@ class Collection:
         found: Found | None = None,
         under: bytes = b"",
         prune: bool = False,
+        scope: Scope | None = None,
+        try_failed: bool = True,
     ) -> IndexSummary:
-        """One run; what it embeds is counted anew."""
+        """One run; what it embeds is counted anew. scope: kept from now on."""
         self.encoder.batches.clear()
         found = found or self.find(under)
         load = load_encoder or (lambda: self.encoder)
         with unsynchronised(Store.open_for_writing(self.directory)) as store:
-            return reconcile(store, found, load, under=under, prune=prune)
+            if scope is not None:
+                with store.batch():
+                    store.set_scope(scope)
+                found = scan.find(os.fsencode(self.root), exclude=scope.exclude, under=under)
+            return reconcile(store, found, load, under=under, prune=prune, try_failed=try_failed)
 
     def index_without_model(self, **options: bytes) -> IndexSummary:
         """One run that must not need the model."""
@@ -139,7 +161,8 @@ def counts(summary: IndexSummary) -> dict[str, int]:
         name: getattr(summary, name)
         for name in ("added", "changed", "moved", "removed", "unchanged")
     }
-    numbers |= {"still_failed": summary.still_failed, "embedded": summary.embedded}
+    numbers |= {"still_failed": summary.still_failed, "waiting": summary.waiting}
+    numbers |= {"embedded": summary.embedded}
     numbers |= {"failed": len(summary.failed), "unreadable": len(summary.unreadable)}
     return {name: number for name, number in numbers.items() if number}
 
@@ -466,6 +489,94 @@ def test_a_failed_file_that_changes_is_tried_again(collection: Collection) -> No
     collection.check()
 
 
+@pytest.fixture
+def unlucky(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> list[FailureKind]:
+    """What the decoder of ``a.png`` does next, as long as the list has something; it is indexed."""
+    ahead: list[FailureKind] = []
+
+    def decode_or_fail(path: bytes, prepared: Preprocessing, limit: int | None) -> object:
+        if path.endswith(b"a.png") and ahead:
+            raise ImageError("out of luck", kind=ahead.pop(0))
+        return decode(path, prepared, limit)
+
+    monkeypatch.setattr(decoding, "decode", decode_or_fail)
+    return ahead
+
+
+@pytest.mark.parametrize("kind", ["time", "crash", "memory"])
+def test_a_picture_that_failed_by_chance_is_decoded_by_the_next_run(
+    collection: Collection, unlucky: list[FailureKind], kind: FailureKind
+) -> None:
+    unlucky.append(kind)
+    summary = collection.index()
+    assert counts(summary) == {"added": 5, "embedded": 5, "failed": 1, "waiting": 1}
+    collection.check(b"a.png")
+    assert counts(collection.index()) == {"added": 1, "embedded": 1, "unchanged": 5}
+    collection.check()
+
+
+def test_a_picture_that_fails_each_time_costs_three_runs_and_no_more(
+    collection: Collection, unlucky: list[FailureKind]
+) -> None:
+    unlucky += ["crash", "time", "crash", "crash"]
+    tried = [counts(collection.index()) for _ in range(4)]
+    assert tried[0] == {"added": 5, "embedded": 5, "failed": 1, "waiting": 1}
+    assert tried[1] == {"unchanged": 5, "failed": 1, "waiting": 1}
+    assert tried[2] == {"unchanged": 5, "failed": 1}
+    assert tried[3] == {"unchanged": 5, "still_failed": 1}
+    assert len(unlucky) == 1
+    later(collection.root / "a.png", 1)  # another file, as far as one can tell
+    assert counts(collection.index()) == {"unchanged": 5, "failed": 1, "waiting": 1}
+
+
+def test_what_is_not_to_be_tried_again_now_waits(
+    collection: Collection, unlucky: list[FailureKind]
+) -> None:
+    unlucky += ["crash", "crash"]
+    collection.index()
+    summary = collection.index(no_encoder, try_failed=False)
+    assert counts(summary) == {"unchanged": 5, "still_failed": 1, "waiting": 1}
+    assert len(unlucky) == 1
+
+
+def test_a_picture_that_was_too_large_is_decoded_under_a_higher_limit(
+    collection: Collection,
+) -> None:
+    collection.index(scope=Scope((), max_pixels=48 * 40 - 1))
+    assert counts(collection.index_without_model()) == {"still_failed": 6}
+    assert counts(collection.index(scope=Scope((), max_pixels=100))) == {"still_failed": 6}
+    assert counts(collection.index(scope=Scope((), max_pixels=48 * 40))) == {
+        "added": 6,
+        "embedded": 6,
+    }
+    collection.check()
+
+
+def test_what_cannot_be_read_is_tried_once_by_each_version_of_the_decoders(
+    collection: Collection, unlucky: list[FailureKind], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlucky += ["content", "content"]
+    collection.index()
+    collection.index_without_model()
+    newer = Limits(10**8, "pillow 99")
+    monkeypatch.setattr(Limits, "here", lambda max_pixels=None: newer)
+    assert counts(collection.index()) == {"unchanged": 5, "failed": 1}
+    assert counts(collection.index_without_model()) == {"unchanged": 5, "still_failed": 1}
+    monkeypatch.setattr(Limits, "here", lambda max_pixels=None: Limits(10**8, "pillow 100"))
+    assert counts(collection.index()) == {"added": 1, "embedded": 1, "unchanged": 5}
+
+
+def test_a_failure_that_an_earlier_version_did_not_explain_is_tried_once(
+    collection: Collection,
+) -> None:
+    (collection.root / "bad.png").write_bytes(b"not a picture")
+    collection.index()
+    with closing(sqlite3.connect(collection.directory / CATALOG)) as catalog, catalog:
+        catalog.execute("UPDATE images SET failure = NULL")
+    assert counts(collection.index()) == {"unchanged": 6, "failed": 1}
+    assert counts(collection.index_without_model()) == {"unchanged": 6, "still_failed": 1}
+
+
 def test_a_picture_that_turns_undecodable_is_found_no_more(indexed: Collection) -> None:
     (indexed.root / "a.png").write_bytes(b"overwritten")
     assert counts(indexed.index()) == {"unchanged": 5, "failed": 1}
@@ -716,10 +827,7 @@ def test_progress_ends_where_it_should(thirty: Collection) -> None:
 
 
 def test_pictures_above_the_pixel_limit_fail_with_the_reason(collection: Collection) -> None:
-    with Store.open_for_writing(collection.directory) as store:
-        summary = reconcile(
-            store, collection.find(), lambda: collection.encoder, max_pixels=48 * 40 - 1
-        )
+    summary = collection.index(scope=Scope((), max_pixels=48 * 40 - 1))
     assert counts(summary) == {"failed": 6}
     assert "48 x 40 pixels" in summary.failed[0][1]
 
@@ -734,6 +842,34 @@ def test_names_that_are_not_utf8_are_indexed(collection: Collection) -> None:
     collection.check()
     with Store.open(collection.directory) as store:
         assert name in store.known()
+
+
+# -- what is excluded ----------------------------------------------------------------------------
+
+
+def test_pictures_that_are_excluded_go_even_if_they_are_many(tmp_path: Path) -> None:
+    many = Collection(tmp_path)
+    for n in range(30):
+        many.add(f"private/{n}.png", n)
+    many.add("a.png", 99)
+    many.index()
+    summary = many.index(no_encoder, scope=Scope(("private/",)))
+    assert counts(summary) == {"removed": 30, "unchanged": 1}
+    with Store.open(many.directory) as store:
+        assert list(store.known()) == [b"a.png"]
+
+
+def test_what_is_missing_is_still_guarded_where_something_is_excluded(tmp_path: Path) -> None:
+    many = Collection(tmp_path)
+    for n in range(30):
+        many.add(f"old/{n}.png", n)
+    many.add("private/a.png", 99)
+    many.index()
+    shutil.rmtree(tmp_path / "old")
+    with pytest.raises(CollectionGone, match="30 of 30 indexed pictures are missing"):
+        many.index(no_encoder, scope=Scope(("private",)))
+    with Store.open(many.directory) as store:
+        assert len(store.known()) == 31
 
 
 # -- clusters ------------------------------------------------------------------------------------

@@ -9,12 +9,12 @@ from fakes import DecodeHere, FakeEncoder
 from filelock import FileLock
 
 from clipsearch.domain import taxonomy
-from clipsearch.errors import CollectionGone, IndexLocked, UsageError
+from clipsearch.errors import CollectionGone, IndexLocked, IndexUnreadable, UsageError
 from clipsearch.indexing import embed
 from clipsearch.indexing.update import UpdateOptions, update
 from clipsearch.models.choice import ModelChoice
 from clipsearch.models.load import Encoders
-from clipsearch.records import IndexSummary, ModelFiles
+from clipsearch.records import IndexSummary, ModelFiles, Scope
 from clipsearch.storage import known
 from clipsearch.storage.catalog import FOLDER, Store
 from clipsearch.storage.collection import Collection
@@ -98,3 +98,100 @@ def test_what_cannot_be_indexed_is_an_error(
         run(tmp_path / "other", replace(options, index=photos / FOLDER))
     with FileLock(photos / FOLDER / "writer.lock"), pytest.raises(IndexLocked):
         run(photos, options)
+
+
+# -- what is kept for later runs -----------------------------------------------------------------
+
+
+def indexed(folder: Path) -> set[bytes]:
+    with Store.open(folder / FOLDER) as store:
+        return set(store.known())
+
+
+def scope(folder: Path) -> Scope:
+    with Store.open(folder / FOLDER) as store:
+        return store.scope
+
+
+def test_what_was_excluded_stays_excluded(photos: Path, options: UpdateOptions) -> None:
+    run(photos, replace(options, exclude=["sub/"]))
+    again, used = run(photos, options)
+    assert (again.added, again.unchanged, used) == (0, 4, [])
+    assert indexed(photos) == {b"a.png", b"b.jpg", b"c.png", b"d.webp"}
+    make_picture(photos / "new.png", 50)
+    make_picture(photos / "sub" / "new.png", 51)
+    assert run(photos, options)[0].added == 1
+
+
+def test_another_glob_adds_to_those_that_are_kept(photos: Path, options: UpdateOptions) -> None:
+    run(photos, replace(options, exclude=["sub/"]))
+    summary, _ = run(photos, replace(options, exclude=["*.webp", "sub/"]))
+    assert (summary.removed, scope(photos)) == (1, Scope(("sub/", "*.webp")))
+    run(photos, replace(options, exclude=["*.jpg"], no_exclude=True))
+    assert scope(photos) == Scope(("*.jpg",))
+    assert indexed(photos) == {b"a.png", b"c.png", b"d.webp", b"sub/e.png"}
+    run(photos, replace(options, no_exclude=True))
+    assert scope(photos) == Scope(())
+    assert len(indexed(photos)) == 6
+
+
+def test_the_limit_of_pixels_is_kept_until_another_is_given(
+    photos: Path, options: UpdateOptions
+) -> None:
+    make_picture(photos / "large.png", 50, size=(60, 50))
+    first, _ = run(photos, replace(options, max_pixels=2000))
+    assert (first.added, len(first.failed)) == (6, 1)
+    make_picture(photos / "large too.png", 51, size=(60, 50))
+    again, _ = run(photos, options)
+    assert (again.still_failed, [path for path, _ in again.failed]) == (1, [b"large too.png"])
+    raised, _ = run(photos, replace(options, max_pixels=4000))
+    assert (raised.added, raised.failed, scope(photos)) == (2, [], Scope((), max_pixels=4000))
+
+
+def test_an_interrupted_first_run_has_kept_what_it_was_told(
+    photos: Path, options: UpdateOptions
+) -> None:
+    def stop(doing: str, done: int, total: int) -> None:
+        if doing == "embedding":
+            raise KeyboardInterrupt
+
+    mine = replace(taxonomy.load(taxonomy.DEFAULT), name="mine")
+    told = replace(options, exclude=["sub/"], max_pixels=4000, domain=mine)
+    with pytest.raises(KeyboardInterrupt):
+        update(
+            photos, told, encoders=lambda files: Encoders(FakeEncoder, FakeEncoder), progress=stop
+        )
+    run(photos, options)
+    assert len(indexed(photos)) == 4
+    assert scope(photos) == Scope(("sub/",), 4000)
+    with Store.open(photos / FOLDER) as store:
+        assert Collection(store).domain.name == "mine"
+
+
+def test_a_rebuild_keeps_what_is_excluded(photos: Path, options: UpdateOptions) -> None:
+    run(photos, replace(options, exclude=["sub/"]))
+    summary, _ = run(photos, replace(options, rebuild=True, exclude=["*.webp"]))
+    assert (summary.added, scope(photos)) == (3, Scope(("sub/", "*.webp")))
+
+
+def test_a_folder_that_is_excluded_is_not_indexed_by_its_name(
+    photos: Path, options: UpdateOptions
+) -> None:
+    run(photos, replace(options, exclude=["sub"]))
+    with pytest.raises(UsageError, match="sub is excluded from the index of"):
+        run(photos / "sub", options)
+    assert run(photos / "sub", replace(options, no_exclude=True))[0].added == 2
+
+
+def test_a_damaged_scope_is_said_again_and_not_taken_for_none(
+    photos: Path, options: UpdateOptions
+) -> None:
+    run(photos, replace(options, exclude=["sub/"]))
+    with Store.open_for_writing(photos / FOLDER) as store, store.batch():
+        store.attach("scope", '{"exclude": "sub/", "max_pixels": null}')
+    with pytest.raises(IndexUnreadable, match="what is excluded") as caught:
+        run(photos, options)
+    assert "--no-exclude" in caught.value.hint
+    assert len(indexed(photos)) == 4
+    run(photos, replace(options, no_exclude=True, exclude=["sub/"]))
+    assert (len(indexed(photos)), scope(photos)) == (4, Scope(("sub/",)))

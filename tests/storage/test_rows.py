@@ -13,10 +13,8 @@ from fakes import (
 )
 from small_index import QUERY, add, check, forest, pictures
 
-from clipsearch.errors import (
-    ModelMismatch,
-)
-from clipsearch.records import ImageFile, KnownImage
+from clipsearch.errors import IndexUnreadable, ModelMismatch
+from clipsearch.records import Failure, ImageFile, KnownImage, Scope
 from clipsearch.storage.catalog import CATALOG, Store
 
 # -- changing ------------------------------------------------------------------------------------
@@ -122,6 +120,38 @@ def test_a_failed_file_is_known_and_never_found(writer: Store) -> None:
     status = writer.status()
     assert status.images == 1
     assert status.failed == [(b"a", "the file is empty"), (b"c", "damaged picture (x)")]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"kind": "luck"}', b"\xff", 5])
+def test_a_failure_is_kept_and_a_damaged_one_is_unknown(writer: Store, text: object) -> None:
+    failure = Failure("pixels", "pillow 12", pixels=10**9, tries=2)
+    with writer.batch():
+        writer.add_failed(ImageFile(b"a", 5, 6), "too large", failure)
+    assert writer.known()[b"a"].failure == failure
+    assert writer.status().failures == [failure]
+    with writer.batch():
+        writer._db.execute("UPDATE images SET failure = ?", (text,))
+    assert writer.known()[b"a"] == KnownImage(1, 5, 6, failed=True)
+    assert writer.status().failures == [None]
+
+
+def test_the_scope_is_kept(writer: Store, directory: Path) -> None:
+    assert writer.scope == Scope(())
+    scope = Scope(("private/", "\udce9*"), 10**9)
+    with writer.batch():
+        writer.set_scope(scope)
+    with Store.open(directory) as reader:
+        assert reader.scope == reader.status().scope == scope
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"exclude": [5], "max_pixels": null}', '{"max_pixels": 5}', b"\xff"]
+)
+def test_a_damaged_scope_is_not_taken_for_none(writer: Store, text: str | bytes) -> None:
+    with writer.batch():
+        writer.attach("scope", text)
+    with pytest.raises(IndexUnreadable, match="what is excluded"):
+        _ = writer.scope
 
 
 def test_a_failed_file_that_is_mended_is_found(writer: Store) -> None:

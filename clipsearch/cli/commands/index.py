@@ -7,7 +7,7 @@ import typer
 
 from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, progress, say
-from clipsearch.cli.options.walk import ExcludeOption, MaxPixelsOption
+from clipsearch.cli.options.walk import ExcludeOption, MaxPixelsOption, NoExcludeOption
 from clipsearch.cli.render.status import summary_lines
 from clipsearch.domain import taxonomy
 from clipsearch.errors import ExitCode, UsageError
@@ -56,6 +56,7 @@ def index_command(
     ] = None,
     index: IndexOption = None,
     exclude: ExcludeOption = None,
+    no_exclude: NoExcludeOption = False,
     domain: Annotated[
         str | None,
         typer.Option(
@@ -105,6 +106,7 @@ def index_command(
         model=ModelChoice(model, pretrained, device, batch_size, offline),
         index=index,
         exclude=exclude or [],
+        no_exclude=no_exclude,
         max_pixels=max_pixels,
         domain=taxonomy.load(domain) if domain else None,
         rebuild=rebuild,

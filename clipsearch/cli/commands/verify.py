@@ -60,7 +60,8 @@ def verify_command(
     for directory in known.find(start, index):
         with Store.open_for_writing(directory) if repair else Store.open(directory) as store:
             root = store.root
-            found = scan.find(os.fsencode(root)) if root.is_dir() else None
+            exclude = store.scope.exclude
+            found = scan.find(os.fsencode(root), exclude=exclude) if root.is_dir() else None
             if found is None:
                 say(f"{root} is not there; the index is checked without its pictures")
             problems = []

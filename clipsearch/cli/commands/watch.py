@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, progress, say
-from clipsearch.cli.options.walk import ExcludeOption, MaxPixelsOption
+from clipsearch.cli.options.walk import ExcludeOption, MaxPixelsOption, NoExcludeOption
 from clipsearch.cli.render.status import summary_lines
 from clipsearch.errors import UsageError
 from clipsearch.indexing.update import UpdateOptions
@@ -40,6 +40,7 @@ def watch_command(
         ),
     ] = None,
     exclude: ExcludeOption = None,
+    no_exclude: NoExcludeOption = False,
     max_pixels: MaxPixelsOption = None,
     device: DeviceOption = "auto",
     index: IndexOption = None,
@@ -70,6 +71,7 @@ def watch_command(
         model=ModelChoice(device=device, offline=offline),
         index=index,
         exclude=exclude or [],
+        no_exclude=no_exclude,
         max_pixels=max_pixels,
     )
     for folder, summary in watch(folders or [Path()], options, poll, progress=progress, notify=say):

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipsearch.cli.render.json_lines import json_path
-from clipsearch.records import ClusterSearch, CollectionStatus, IndexSummary
+from clipsearch.images.limits import Limits
+from clipsearch.indexing.changes import is_worth_a_try
+from clipsearch.records import ClusterSearch, CollectionStatus, IndexSummary, Scope
 from clipsearch.storage.collection import Collection, tested_line
 from clipsearch.text import printable, size_text
 
@@ -31,6 +33,8 @@ def summary_lines(root: str, summary: IndexSummary) -> list[str]:
     text = f"{printable(root)}: {', '.join(counts)}"
     if summary.still_failed:
         text += f" ({summary.still_failed} failed before and have not changed)"
+    if summary.waiting:
+        text += f", {summary.waiting} to be tried again by the next run"
     if summary.links:
         text += f", {summary.links} links not followed"
     if summary.looked_at:
@@ -42,11 +46,11 @@ def summary_lines(root: str, summary: IndexSummary) -> list[str]:
 
 def status_text(status: CollectionStatus, collection: Collection, model_here: str) -> str:
     """One collection for people."""
-    spec = status.spec
+    spec, again = status.spec, _to_be_tried_again(status)
     lines = [
         printable(os.fspath(status.root)),
         f"  images   {status.images}",
-        f"  failed   {len(status.failed)}",
+        f"  failed   {len(status.failed)}{f', {again} to be tried again' if again else ''}",
         *(
             f"           {printable(os.fsdecode(path))}: {printable(why)}"
             for path, why in status.failed
@@ -56,6 +60,7 @@ def status_text(status: CollectionStatus, collection: Collection, model_here: st
         f"({len(collection.domain.classes)} classes)",
         f"  answers  {tested_line(collection)}",
         f"  index    {printable(os.fspath(status.directory))}",
+        *_scope_lines(status.scope),
         f"  sizes    catalogue {size_text(status.catalog_bytes)}, "
         f"vectors {size_text(status.vector_bytes)}",
         f"  search   {_search_text(status.clusters)}",
@@ -63,6 +68,19 @@ def status_text(status: CollectionStatus, collection: Collection, model_here: st
         f"  updated  {status.updated_at}",
     ]
     return "\n".join(lines)
+
+
+def _to_be_tried_again(status: CollectionStatus) -> int:
+    """How many of the failed pictures the next run of ``index`` decodes again."""
+    limits = Limits.here(status.scope.max_pixels)
+    return sum(is_worth_a_try(failure, limits) for failure in status.failures)
+
+
+def _scope_lines(scope: Scope) -> list[str]:
+    lines = [f"  excluded {printable(glob)}" for glob in scope.exclude]
+    if scope.max_pixels is not None:
+        lines.append(f"  limit    {scope.max_pixels:,} pixels a picture")
+    return lines
 
 
 def _search_text(clusters: ClusterSearch | None) -> str:
@@ -82,6 +100,9 @@ def status_record(status: CollectionStatus, collection: Collection) -> dict[str,
         "index": json_path(os.fsencode(status.directory)),
         "images": status.images,
         "failed": [{"path": json_path(path), "reason": why} for path, why in status.failed],
+        "to_be_tried_again": _to_be_tried_again(status),
+        "exclude": [json_path(os.fsencode(glob)) for glob in status.scope.exclude],
+        "max_pixels": status.scope.max_pixels,
         "model": status.spec.label,
         "fingerprint": status.spec.fingerprint,
         "dimensions": status.spec.dim,

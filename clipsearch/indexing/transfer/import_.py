@@ -1,8 +1,8 @@
 """Index pictures with embeddings that were made before, by clipsearch or by other programs."""
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
@@ -20,7 +20,7 @@ from clipsearch.indexing.transfer.layout import Export, array, read, rows_of
 from clipsearch.indexing.update import model_for, place_of
 from clipsearch.indexing.verify import SAME
 from clipsearch.models.choice import ModelChoice, Notify
-from clipsearch.paths import absolute, relative
+from clipsearch.paths import relative
 from clipsearch.records import (
     EmbeddedImage,
     Found,
@@ -111,7 +111,8 @@ def import_embeddings(
         require_model(exported, files.spec)
         base = store.root if store else folder
         under = relative(folder, base)
-        found = scan.find(os.fsencode(base), under=under)
+        exclude = store.scope.exclude if store else ()
+        found = scan.find(os.fsencode(base), exclude=exclude, under=under)
         before = store.known(under) if store else {}
         matched = match(exported, os.fsencode(folder), os.fsencode(base), found, before)
         if not matched.wanted and not matched.known:
@@ -263,16 +264,17 @@ def check(
     load_encoder = cache(load_encoder)
     exported, root = matched.exported, matched.root
     order = np.random.default_rng().permutation(len(matched.wanted))
-    candidates = _comparable((matched.wanted[n] for n in order), root)
+    shuffled = [matched.wanted[n] for n in order]
     compared = 0
-    while rows := {row.file: row for row in islice(candidates, sample - compared)}:
-        for batch in embed_files(
-            root, list(rows), spec.preprocessing, load_encoder, progress=progress
-        ):
-            for file, outcome in batch:
-                if isinstance(outcome, EmbeddedImage):
-                    _require_same(exported, rows[file], outcome, spec)
-                    compared += 1
+    with closing(_comparable(shuffled, root, sample)) as candidates:
+        while rows := {row.file: row for row in islice(candidates, sample - compared)}:
+            for batch in embed_files(
+                root, list(rows), spec.preprocessing, load_encoder, progress=progress
+            ):
+                for file, outcome in batch:
+                    if isinstance(outcome, EmbeddedImage):
+                        _require_same(exported, rows[file], outcome, spec)
+                        compared += 1
     if not compared:
         raise ExchangeError(
             f"none of the pictures that {exported.folder} is about can be compared with it",
@@ -281,14 +283,13 @@ def check(
     return compared
 
 
-def _comparable(rows: Iterable[Row], root: bytes) -> Iterator[Row]:
-    """Those rows whose files are still what was embedded."""
-    from clipsearch.images.decode import see  # here, since it is slow to load
-
-    for row in rows:
-        with suppress(ImageError, OSError):
-            if row.is_of(see(absolute(root, row.file.path))):
-                yield row
+def _comparable(rows: Sequence[Row], root: bytes, ahead: int) -> Generator[Row]:
+    """Those rows whose files are still what was embedded, as soon as each has been looked at."""
+    of = {row.file: row for row in rows}
+    with DecodePool(root, list(of), None, max_pixels=None, ahead=ahead, workers=1) as pool:
+        for file, outcome in pool:
+            if isinstance(outcome, SeenImage) and of[file].is_of(outcome):
+                yield of[file]
 
 
 def _require_same(exported: Export, row: Row, made: EmbeddedImage, spec: ModelSpec) -> None:

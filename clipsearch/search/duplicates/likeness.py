@@ -21,7 +21,7 @@ drawings, of which there are many (see ``structure``).
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
@@ -29,12 +29,13 @@ import numpy as np
 from PIL import Image
 
 from clipsearch import typed
-from clipsearch.errors import CollectionGone, ImageError, StoreError
+from clipsearch.errors import CollectionGone, StoreError
 from clipsearch.images import decode
+from clipsearch.images.pool import DecodePool, Whole
 from clipsearch.indexing.embed import LoadEncoder, Progress, encode
 from clipsearch.models.choice import Notify
 from clipsearch.paths import absolute, is_as_indexed
-from clipsearch.records import IndexedImage, Pixels, Preprocessing, Vectors
+from clipsearch.records import DecodedImage, ImageFile, IndexedImage, Pixels, Preprocessing, Vectors
 from clipsearch.search.duplicates import structure
 from clipsearch.storage.catalog import Store
 from clipsearch.text import printable
@@ -51,6 +52,7 @@ Not all of them: one changed copy in twenty is not similar enough, and if every 
 sample had its copy in it, one pair in a thousand would be such.
 """
 _ATTACHMENT = "likeness"
+_DECODED_AHEAD = 4
 _LARGER = 4
 """Pictures are not changed at more than so many times the size that the model takes."""
 _MUCH = 4
@@ -156,26 +158,28 @@ def measure(store: Store, load_encoder: LoadEncoder, progress: Progress) -> Like
     """
     ids, images = store.ids(), store.images()
     chosen = [images[n] for n in np.random.default_rng(0).permutation(len(images))[:_SAMPLE]]
-    originals, small, copies = [], [], []
-    for done, image in enumerate(chosen):
-        progress("changing pictures a little", done, len(chosen))
-        try:
-            picture = _read(store, image)
-            originals.append(store.vector(image.id))
-        except (ImageError, OSError, KeyError):
-            continue  # gone, or changed since it was indexed
-        changed = list(_changed(picture, np.random.default_rng(image.id)))
-        small.append(np.stack([decode.fit(one, SMALL) for one in (picture, *changed)]))
-        copies += [decode.fit(one, store.spec.preprocessing) for one in changed]
-    if not originals:
+    seen = {}
+    for image, picture in _read(store, chosen, progress):
+        with suppress(KeyError):  # removed a moment ago
+            vector = store.vector(image.id)
+            changed = list(_changed(picture, np.random.default_rng(image.id)))
+            small = np.stack([decode.fit(one, SMALL) for one in (picture, *changed)])
+            copies = [decode.fit(one, store.spec.preprocessing) for one in changed]
+            seen[image.id] = vector, small, copies
+    if not seen:
         raise CollectionGone(
             f"none of the pictures in {store.root} can be read",
             hint="Is its disk mounted? Near-duplicates are looked at, not only looked up.",
         )
-    vectors = np.stack(originals)
-    made = encode(load_encoder(), copies, progress).reshape(len(vectors), -1, store.spec.dim)
+    # In one order, whichever was decoded first: the measurement is the same each time.
+    ordered = [seen[image.id] for image in chosen if image.id in seen]
+    vectors = np.stack([vector for vector, _, _ in ordered])
+    changed_copies = [copy for _, _, copies in ordered for copy in copies]
+    made = encode(load_encoder(), changed_copies, progress)
+    made = made.reshape(len(vectors), -1, store.spec.dim)
     similarity = float(np.quantile(np.einsum("ncd,nd->nc", made, vectors), 1 - KEPT))
-    copies_agree, others_agree = _agreements(vectors, np.stack(small), similarity)
+    smalls = np.stack([small for _, small, _ in ordered])
+    copies_agree, others_agree = _agreements(vectors, smalls, similarity)
     return Likeness(
         model=store.spec.fingerprint,
         images=len(ids),
@@ -213,15 +217,23 @@ def _share_with_neighbour(store: Store, vectors: Vectors, similarity: float) -> 
     return float(np.mean(found > 1))
 
 
-def _read(store: Store, image: IndexedImage) -> Image.Image:
-    """A picture at no more than a few times the size that the model takes."""
-    source = image.span or absolute(os.fsencode(store.root), image.path)
-    if not is_as_indexed(source, image.size, image.mtime_ns):
-        raise ImageError("it has changed since it was indexed")
-    picture = decode.upright(source, store.spec.preprocessing)
-    longest = _LARGER * max(store.spec.preprocessing.size)
-    picture.thumbnail((longest, longest))
-    return picture
+def _read(
+    store: Store, images: Sequence[IndexedImage], progress: Progress
+) -> Iterator[tuple[IndexedImage, Image.Image]]:
+    """Each picture that is as it was indexed, at no more than a few times what the model takes."""
+    root, longest = os.fsencode(store.root), _LARGER * max(store.spec.preprocessing.size)
+    there = {
+        image.path: image
+        for image in images
+        if is_as_indexed(image.span or absolute(root, image.path), image.size, image.mtime_ns)
+    }
+    files = [ImageFile(path, 0, 0, image.span) for path, image in there.items()]
+    limit = store.scope.max_pixels
+    with DecodePool(root, files, Whole(longest), max_pixels=limit, ahead=_DECODED_AHEAD) as pool:
+        for done, (file, outcome) in enumerate(pool):
+            progress("changing pictures a little", done, len(files))
+            if isinstance(outcome, DecodedImage):
+                yield there[file.path], Image.fromarray(outcome.pixels)
 
 
 def _changed(picture: Image.Image, random: np.random.Generator) -> Iterator[Image.Image]:

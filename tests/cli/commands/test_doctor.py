@@ -108,7 +108,7 @@ def test_a_folder_that_has_changed_is_a_warning_with_the_next_step(
     code, checks = examined(capsys)
     (index,) = of(checks, "index")
     assert (code, index["state"]) == (0, "warning")
-    assert "2 new, changed or excluded, 1 gone" in index["text"]
+    assert "2 new or changed, 1 gone" in index["text"]
     assert index["hint"] == f"clipsearch index {collection}"
 
 

@@ -17,7 +17,17 @@ from clipsearch.cli.render.status import models_text, status_record, status_text
 from clipsearch.domain.calibration import FalseAlarms
 from clipsearch.domain.pass_marks import Shortfall
 from clipsearch.domain.taxonomy import Domain, DomainClass
-from clipsearch.records import ClusterSearch, CollectionStatus, Hit, IndexSummary, Tested
+from clipsearch.errors import FailureKind
+from clipsearch.images.limits import Limits
+from clipsearch.records import (
+    ClusterSearch,
+    CollectionStatus,
+    Failure,
+    Hit,
+    IndexSummary,
+    Scope,
+    Tested,
+)
 from clipsearch.search.answer import Answer
 from clipsearch.search.judge import Judgment
 from clipsearch.storage.collection import tested_line as line_on_tests
@@ -70,6 +80,7 @@ def test_a_summary_tells_failures_first_and_then_the_counts() -> None:
         unchanged=50,
         failed=[(b"caf\xe9.png", "the file is empty")],
         still_failed=6,
+        waiting=2,
         unreadable=[(b"private", "Permission denied")],
         links=7,
         embedded=5,
@@ -79,7 +90,8 @@ def test_a_summary_tells_failures_first_and_then_the_counts() -> None:
         "skipping caf�.png: the file is empty",
         "cannot read private: Permission denied",
         "photos: 3 added, 2 changed, 1 moved, 4 removed, 50 unchanged, 1 failed "
-        "(6 failed before and have not changed), 7 links not followed; 5 embedded in 1.3 s",
+        "(6 failed before and have not changed), 2 to be tried again by the next run, "
+        "7 links not followed; 5 embedded in 1.3 s",
     ]
 
 
@@ -93,12 +105,17 @@ def test_a_summary_is_short_when_there_is_little_to_tell() -> None:
     ]
 
 
+_WHOLE = Scope(())
+
+
 def status(
     root: Path,
     *,
     reason: str = "the file is empty",
     name: str = "fake",
     clusters: ClusterSearch | None = None,
+    scope: Scope = _WHOLE,
+    kind: FailureKind = "content",
 ) -> CollectionStatus:
     return CollectionStatus(
         root=root,
@@ -106,6 +123,8 @@ def status(
         spec=fake_spec(name=name),
         images=1234,
         failed=[(b"caf\xe9.png", reason)],
+        failures=[Failure(kind, Limits.here().decoders)],
+        scope=scope,
         catalog_bytes=5_000_000,
         vector_bytes=1500,
         created_at="2024-05-01T12:30:00+00:00",
@@ -131,6 +150,19 @@ def test_status_for_people() -> None:
         "  created  2024-05-01T12:30:00+00:00",
         "  updated  2024-05-02T12:30:00+00:00",
     ]
+
+
+def test_status_says_what_is_left_out_and_what_is_tried_again() -> None:
+    scope = Scope(("private/", os.fsdecode(b"caf\xe9*")), 4_000_000)
+    told = status(Path("/photos"), scope=scope, kind="crash")
+    lines = status_text(told, known(), "here").splitlines()
+    assert "  failed   1, 1 to be tried again" in lines
+    at = lines.index("  excluded private/")
+    assert lines[at + 1 : at + 3] == ["  excluded caf�*", "  limit    4,000,000 pixels a picture"]
+    record = json.loads(json_line(status_record(told, known())))
+    assert record["to_be_tried_again"] == 1
+    assert record["exclude"] == ["private/", {"bytes": base64.b64encode(b"caf\xe9*").decode()}]
+    assert record["max_pixels"] == 4_000_000
 
 
 CLUSTERS = ClusterSearch(lists=5800, probed=181, queries=170, recall=0.9934, scanned=0.034)
@@ -178,6 +210,9 @@ def test_status_for_programs() -> None:
                 "reason": "the file is empty",
             }
         ],
+        "to_be_tried_again": 0,
+        "exclude": [],
+        "max_pixels": None,
         "model": "fake",
         "fingerprint": "f" * 64,
         "dimensions": 16,
@@ -204,7 +239,9 @@ def test_no_text_from_an_index_or_a_file_reaches_a_terminal_as_it_is() -> None:
     summary = IndexSummary(failed=[(path, evil)], unreadable=[(path, evil)])
     texts = [
         *summary_lines(evil, summary),
-        *status_text(status(Path(evil), reason=evil, name=evil), known(evil), "here").split("\n"),
+        *status_text(
+            status(Path(evil), reason=evil, name=evil, scope=Scope((evil,))), known(evil), "here"
+        ).split("\n"),
         *domain_text(known(evil).domain).split("\n"),
         line_on_tests(known(evil, evaluated=False)),
         *answer_lines(Answer([], Judgment("none", 0.5), nearest=[hit(path, Path("/"))])),
@@ -212,7 +249,7 @@ def test_no_text_from_an_index_or_a_file_reaches_a_terminal_as_it_is() -> None:
     ]
     for text in texts:
         assert text.replace("\n", "") == printable(text.replace("\n", ""))
-    assert len(texts) == 3 + 12 + 7 + 1 + 1 + 1
+    assert len(texts) == 3 + 13 + 7 + 1 + 1 + 1
 
 
 def test_what_was_tested_is_told_in_a_line() -> None:

@@ -14,6 +14,7 @@ from clipsearch.cli.searching import opened, tell_left_out
 from clipsearch.errors import ExitCode, UsageError
 from clipsearch.indexing.transfer.export import export
 from clipsearch.indexing.transfer.import_ import ImportOptions, import_embeddings
+from clipsearch.indexing.transfer.layout import Kind, has_pyarrow
 from clipsearch.models.choice import ModelChoice
 from clipsearch.text import printable
 
@@ -32,13 +33,14 @@ def export_command(
         Path, typer.Argument(metavar="FOLDER", help="A new folder to write.", show_default=False)
     ],
     parquet: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--parquet/--npy",
             help="Metadata as clip-retrieval writes it, which needs pyarrow, or as JSON lines, "
-            "which needs nothing.",
+            "which needs nothing (default: parquet if pyarrow is installed).",
+            show_default=False,
         ),
-    ] = True,
+    ] = None,
     where: FilterOptions,
     index: IndexOption = None,
 ) -> int:
@@ -60,11 +62,17 @@ def export_command(
                 hint="Say which one you mean with --under FOLDER.",
             )
         tell_left_out(stores, only)
-        rows = export(stores[0], folder, "parquet" if parquet else "jsonl", only, bar)
+        kind: Kind = "parquet" if parquet or (parquet is None and has_pyarrow()) else "jsonl"
+        rows = export(stores[0], folder, kind, only, bar)
     if not rows:
         say("no indexed picture passes the filters; nothing was written")
         return ExitCode.NO_MATCH
     say(f"wrote {rows} embeddings to {_shown(os.fsencode(folder))}")
+    if parquet is None and kind == "jsonl":
+        say(
+            "pyarrow is not installed, so their metadata is in JSON lines, which clipsearch import "
+            "reads; for parquet: pip install 'clipsearch[parquet]'"
+        )
     return ExitCode.OK
 
 

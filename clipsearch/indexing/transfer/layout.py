@@ -171,6 +171,15 @@ def pyarrow() -> tuple[Any, Any]:
     return pa, pq
 
 
+def has_pyarrow() -> bool:
+    """Whether parquet files can be written and read here."""
+    try:
+        pyarrow()
+    except ExchangeError:
+        return False
+    return True
+
+
 def array(path: Path) -> npt.NDArray[Any]:
     """A file of embeddings, mapped: ``(rows, dim)``, of some float type."""
     try:

@@ -112,11 +112,27 @@ def test_without_pyarrow_parquet_is_an_error_that_names_the_extra(
 ) -> None:
     for name in ("pyarrow", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, name, None)
-    done = run("export", tmp_path / "out", cwd=made / "photos")
+    done = run("export", tmp_path / "out", "--parquet", cwd=made / "photos")
     assert (done.code, done.out) == (2, b"")
     assert "parquet files need pyarrow, which is not installed" in done.err
     assert "pip install 'clipsearch[parquet]'" in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_without_pyarrow_an_export_is_in_json_lines_and_can_be_imported(
+    run: Run, made: Path, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    done = run("export", "../json lines", cwd=made / "photos")
+    assert (done.code, done.out) == (0, b"")
+    assert "pyarrow is not installed, so their metadata is in JSON lines" in done.err
+    assert [path.name for path in (made / "json lines" / "metadata").iterdir()] == [
+        "metadata_0.jsonl"
+    ]
+    done = run("import", made / "json lines", "--root", copy)
+    assert done.code == 0
+    assert "7 imported" in done.err
 
 
 def foreign(made: Path, folder: Path, paths: list[str]) -> Path:

@@ -13,7 +13,7 @@ import os
 import re
 import tarfile
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from clipsearch.records import Source, Span
 
@@ -29,20 +29,28 @@ _MOST_HEADER_BYTES = 1 << 20
 _BLOCK = tarfile.BLOCKSIZE
 
 
+class Member(NamedTuple):
+    """One file in an archive."""
+
+    name: bytes
+    """Its path in the archive."""
+    span: Span
+    mtime_ns: int
+    """Modification time in nanoseconds since the epoch."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """The members of one key."""
 
     key: bytes
-    members: dict[str, Span] = field(default_factory=dict)
+    members: dict[str, Member] = field(default_factory=dict)
     """By extension, without the first dot and in lower case."""
-    mtime_ns: dict[str, int] = field(default_factory=dict)
-    """Modification times, by extension; nanoseconds since the epoch."""
 
     @property
-    def picture(self) -> str | None:
-        """The extension of its picture; None if it has none."""
-        return next((extension for extension in PICTURES if extension in self.members), None)
+    def picture(self) -> Member | None:
+        """Its picture; None if it has none."""
+        return next((self.members[kind] for kind in PICTURES if kind in self.members), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +117,8 @@ def _add(
     sample = samples.setdefault(key, Sample(key))
     if extension in sample.members:
         return "a second one of that name"
-    sample.members[extension] = Span(path, member.offset_data, member.size)
-    sample.mtime_ns[extension] = max(0, int(member.mtime)) * 1_000_000_000
+    span = Span(path, member.offset_data, member.size)
+    sample.members[extension] = Member(name, span, max(0, int(member.mtime)) * 1_000_000_000)
     return None
 
 

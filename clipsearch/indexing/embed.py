@@ -1,11 +1,12 @@
 """Picture files to embeddings: decoded in a pool, put into batches, encoded.
 
-``embed_files`` is the one way there, for every command. ``embeddings_of`` goes it only for the
-pictures that an index does not have.
+``embed_files`` goes that way on this machine, for every command. ``embeddings_of`` goes it only
+for the pictures that an index does not have.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -33,6 +34,23 @@ LoadEncoder = Callable[[], Encoder]
 
 Outcome = EmbeddedImage | ImageError | OSError
 """What became of a file: its embedding, or why it has none."""
+
+
+class EmbedFiles(Protocol):
+    """Where pictures are decoded and embedded: ``embed_files`` here, or on a cluster."""
+
+    def __call__(
+        self,
+        root: bytes,
+        files: Sequence[ImageFile],
+        preprocessing: Preprocessing,
+        load_encoder: LoadEncoder,
+        *,
+        max_pixels: int | None = None,
+        progress: Progress = ...,
+    ) -> Iterator[list[tuple[ImageFile, Outcome]]]:
+        """Yield every file once with what became of it, as soon as that is known."""
+
 
 _DECODED_AHEAD = 64
 """Decoded pictures that wait for the model: enough to feed any batch, 10 MB at 224 x 224."""

@@ -300,7 +300,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Told:
     """What the metadata tells of one embedding; what it does not tell is None or 0."""
 
     path: bytes
@@ -318,7 +318,7 @@ class Row:
     """Its archive is None for a picture that is a file, and for one of which nothing is told."""
 
 
-def rows_of(metadata: Path) -> Iterator[Row]:
+def rows_of(metadata: Path) -> Iterator[Told]:
     """What a file of metadata tells of each embedding, in their order.
 
     Raises ExchangeError for a row without a path, or one that cannot be what export writes.
@@ -339,13 +339,13 @@ def rows_of(metadata: Path) -> Iterator[Row]:
             raise _bad(f"row {number} of {metadata} has a content_hash that is none") from error
         if not isinstance(path, bytes):
             raise _bad(f"row {number} of {metadata} has a path_bytes that is none")
-        yield _row(path, content_hash, row)
+        yield _told(path, content_hash, row)
 
 
-def _row(path: bytes, content_hash: bytes | None, told: dict[str, Any]) -> Row:
+def _told(path: bytes, content_hash: bytes | None, told: dict[str, Any]) -> Told:
     """Other programs' columns may hold anything: what is not of its type is not told."""
     archive = _text(told.get("archive"))
-    return Row(
+    return Told(
         path,
         content_hash,
         _count(told.get("bytes")),

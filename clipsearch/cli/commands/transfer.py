@@ -91,11 +91,14 @@ def import_command(
         typer.Option(
             "--root",
             metavar="FOLDER",
-            help="Where the pictures or their archives are. Without it, DIR is indexed by itself, "
-            "and nothing else is read.",
+            help="Where the pictures or their archives are (default: they are not here).",
             show_default=False,
         ),
     ] = None,
+    no_files: Annotated[
+        bool,
+        typer.Option("--no-files", help="Do without the files that DIR names: they are not here."),
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(
@@ -133,8 +136,8 @@ def import_command(
     pictures that are transparent or turned by their EXIF, which not all programs see alike.
 
     Pictures inside tar archives stay there: a hit is archive.tar/picture.jpg, with its caption and
-    URL in --json. Without --root no picture is needed, and none is compared: hits have no
-    thumbnails, and the embeddings are taken on trust. See clipsearch help archives.
+    URL in --json. Without --root DIR is indexed by itself: no picture is compared, so that the
+    embeddings are taken on trust, and hits have no thumbnails. See clipsearch help archives.
 
     \b
     Examples:
@@ -143,7 +146,14 @@ def import_command(
       clipsearch import laion-b16
       clipsearch import laion --root ./photos --model ViT-B-32 --pretrained openai
     """
-    options = ImportOptions(ModelChoice(model, pretrained, device, None, offline), index, sample)
+    options = ImportOptions(
+        ModelChoice(model, pretrained, device, None, offline), index, sample, no_files
+    )
+    if root is not None and no_files:
+        raise UsageError(
+            "--root says where the pictures are, and --no-files that they are not here",
+            hint="Choose one of them.",
+        )
     with progress() as bar:
         done = import_embeddings(source, root, options, progress=bar, notify=say)
     _name("no picture in the folder for", done.missing)

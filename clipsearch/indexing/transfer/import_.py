@@ -47,6 +47,8 @@ class ImportOptions:
     """Where the index lies; None: in the folder, or where it is remembered to be."""
     sample: int = 20
     """How many embeddings are made again from their pictures and compared."""
+    no_files: bool = False
+    """Index the export by itself even if its rows name files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,8 @@ def import_embeddings(
     """Index the pictures of the folder ``root`` with the embeddings of an export.
 
     They are files, or members of the archives there. Without ``root`` the export is indexed by
-    itself: its pictures may be nowhere at all, so none is compared, and hits have no file.
+    itself: its pictures may be nowhere at all, so none is compared, and hits have no file. Where
+    rows name files, that must be asked for with ``no_files``.
 
     Every batch is committed at once. Raises ExchangeError, before anything is imported, for what
     does not hold together and for embeddings that are not their pictures' own; UsageError,
@@ -118,6 +121,12 @@ def import_embeddings(
             matched = match(exported, os.fsencode(folder), os.fsencode(base), found, before)
         members = Members(exported, os.fsencode(base), under, alone=root is None)
         survey = members.survey(store, options.sample)
+        if root is None and survey.files and not options.no_files:
+            raise UsageError(
+                f"{survey.files} of the {exported.rows} rows of {source} name files",
+                hint="Say where they are with --root FOLDER, or that they are not here with "
+                "--no-files.",
+            )
         if not (matched.wanted or matched.known or survey.wanted or survey.known):
             missing = [*matched.missing[:1], *survey.archives]
             raise ExchangeError(

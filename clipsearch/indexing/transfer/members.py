@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from clipsearch.images.scan import SUFFIXES
 from clipsearch.indexing.embed import Progress
 from clipsearch.indexing.transfer.check import Row, unit
 from clipsearch.indexing.transfer.layout import Export, Told, array, rows_of
@@ -33,6 +34,8 @@ class Survey:
     """Some of the wanted, chosen at random, whose archives are there to be compared with."""
     archives: Counter[bytes] = field(default_factory=Counter)
     """Archives that are not there, or too short, with how many rows are of each."""
+    files: int = 0
+    """Rows of the wanted that name a file by its path, and not a key or a member of an archive."""
     odd: list[tuple[bytes, str]] = field(default_factory=list)
     """Rows that cannot be, with the reason."""
 
@@ -75,6 +78,7 @@ class Members:
                     found.archives[told.archived.archive or b""] += 1
                 else:
                     found.wanted += 1
+                    found.files += _names_file(told)
                     if self._alone:
                         continue
                     # Each has the same chance to be in the sample (reservoir sampling).
@@ -142,6 +146,12 @@ class Members:
         archive = absolute(self._root, told.archived.archive or b"")
         span = Span(archive, told.archived.offset, told.size)
         return ImageFile(told.path, told.size, told.mtime_ns, span)
+
+
+def _names_file(told: Told) -> bool:
+    """Whether it is about a file, as far as the name tells: webdataset's keys have no ending."""
+    suffix = os.path.splitext(told.path)[1].lower()
+    return told.archived.archive is None and suffix in SUFFIXES
 
 
 def _is_odd(path: bytes) -> bool:

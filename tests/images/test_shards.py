@@ -117,7 +117,11 @@ def test_what_is_no_archive_is_damaged(tmp_path: Path, kind: str) -> None:
         os.truncate(path, 1 << 31)  # sparse: it would be read into memory
     else:
         whole = path.read_bytes()
-        made = {"nothing": b"", "text": b"<html>not found</html>" * 99, "gzip": gzip.compress(whole)}
+        made = {
+            "nothing": b"",
+            "text": b"<html>not found</html>" * 99,
+            "gzip": gzip.compress(whole),
+        }
         path.write_bytes(made[kind])
     found = read(path)
     assert found.samples == ()

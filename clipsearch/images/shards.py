@@ -89,7 +89,7 @@ def read(path: bytes) -> Shard:
                 else:
                     damage = _end_missing(file, archive.offset)
         except tarfile.TarError as error:
-            damage = f"it is not a tar archive, or damaged ({error})"
+            damage = f"it is {'damaged' if samples else 'not a tar archive'} ({error})"
     return Shard(tuple(samples.values()), tuple(odd), damage)
 
 

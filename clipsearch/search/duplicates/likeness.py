@@ -169,7 +169,8 @@ def measure(store: Store, load_encoder: LoadEncoder, progress: Progress) -> Like
     if not seen:
         raise CollectionGone(
             f"none of the pictures in {store.root} can be read",
-            hint="Is its disk mounted? Near-duplicates are looked at, not only looked up.",
+            hint="Is its disk mounted? Near-duplicates are looked at, not only looked up; those "
+            "imported without files or archives cannot be.",
         )
     # In one order, whichever was decoded first: the measurement is the same each time.
     ordered = [seen[image.id] for image in chosen if image.id in seen]

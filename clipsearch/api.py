@@ -41,11 +41,12 @@ from clipsearch.domain import taxonomy
 from clipsearch.errors import IndexNotFound, UsageError
 from clipsearch.evaluation.classify import Classified, Labels, classify, pictures_of
 from clipsearch.images.thumbnails import SIZE, thumbnails_of
+from clipsearch.indexing.changes import IndexSummary
 from clipsearch.indexing.update import UpdateOptions, update
 from clipsearch.models.choice import ModelChoice
 from clipsearch.models.load import Encoders
 from clipsearch.paths import absolute, relative
-from clipsearch.records import Filter, Hit, IndexSummary, Tested, Verdict
+from clipsearch.records import Filter, Hit, Tested, Verdict
 from clipsearch.search.answer import answer
 from clipsearch.search.explain import not_calibrated
 from clipsearch.search.query import Query, SearchOptions, Text

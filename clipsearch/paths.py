@@ -9,7 +9,7 @@ from pathlib import Path
 
 import platformdirs
 
-from clipsearch.records import Hit
+from clipsearch.records import Hit, Source, Span
 
 
 def data_dir() -> Path:
@@ -118,12 +118,17 @@ def require_regular(path: "os.PathLike[str] | bytes") -> None:
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
 
 
-def is_as_indexed(path: bytes, size: int, mtime_ns: int) -> bool:
-    """Whether there is a regular file of that size and modification time, and no link to one."""
+def is_as_indexed(source: Source, size: int, mtime_ns: int) -> bool:
+    """Whether there is a regular file of that size and modification time, and no link to one.
+
+    For a member of an archive, whether the archive is such a file and long enough.
+    """
     try:
-        status = os.lstat(path)
+        status = os.lstat(source.path if isinstance(source, Span) else source)
     except OSError:
         return False
+    if isinstance(source, Span):
+        return stat.S_ISREG(status.st_mode) and source.offset + size <= status.st_size
     found = (status.st_size, status.st_mtime_ns)
     return stat.S_ISREG(status.st_mode) and found == (size, mtime_ns)
 

@@ -19,8 +19,34 @@ Pixels = npt.NDArray[np.uint8]
 """Pictures ready for the image tower, shape ``(n, height, width, 3)``, RGB, 0 to 255."""
 
 
+class Span(NamedTuple):
+    """Bytes inside a file: a member of an archive."""
+
+    path: bytes
+    """The archive's, absolute. Empty where nobody knows it: no file is ever found there."""
+    offset: int
+    size: int
+    """Bytes."""
+
+
+Source = bytes | Span
+"""Where a picture's bytes are: in a file of its own, by its absolute path, or inside another."""
+
+
+class Archived(NamedTuple):
+    """What a catalog tells of a picture that is not a file of its own."""
+
+    archive: bytes | None
+    """The archive's path, relative to the collection's root; None where nobody knows it."""
+    offset: int
+    """Where the picture begins in it; its size is that of the picture."""
+    caption: str | None
+    url: str | None
+    """Where it was downloaded from."""
+
+
 class ImageFile(NamedTuple):
-    """A file as a directory listing tells of it.
+    """A file as a directory listing tells of it, or a member as its archive's header does.
 
     A named tuple and not a dataclass: a walk makes one for every file, and this is the kind of
     record that Python makes fastest.
@@ -32,6 +58,8 @@ class ImageFile(NamedTuple):
     """Bytes."""
     mtime_ns: int
     """Modification time in nanoseconds since the epoch."""
+    span: Span | None = None
+    """Where its bytes are, if it is a member of an archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +258,8 @@ class EmbeddedImage:
     camera: str | None = None
     latitude: float | None = None
     longitude: float | None = None
+    archived: Archived | None = None
+    """Only of a picture that is not a file of its own."""
 
 
 class IndexedImage(NamedTuple):
@@ -242,11 +272,13 @@ class IndexedImage(NamedTuple):
     """Bytes."""
     mtime_ns: int
     content_hash: bytes
-    """BLAKE2b-160 of the file's bytes."""
+    """BLAKE2b-160 of the file's bytes; empty where nobody knows it."""
     width: int
-    """Of the picture as it is looked at, in pixels."""
+    """Of the picture as it is looked at, in pixels; 0 where nobody knows it."""
     height: int
     taken_at: str | None
+    span: Span | None = None
+    """Where its bytes are, if it is not a file of its own."""
 
 
 Tested = Literal["tested", "failed", "untested"]
@@ -335,6 +367,12 @@ class Hit:
     longitude: float | None = None
     collapsed: int = 0
     """How many pictures with no better score were folded into it, being nearly the same."""
+    span: Span | None = None
+    """Where its bytes are, if it is not a file of its own."""
+    caption: str | None = None
+    """As its archive tells it."""
+    url: str | None = None
+    """Where it was downloaded from, as its archive tells it."""
 
 
 class ClusterSearch(NamedTuple):
@@ -379,31 +417,6 @@ class CollectionStatus:
     """Why the FAISS file cannot be used, and the catalogue is searched; "" if it can."""
     left_out: int = 0
     """Pictures that no search finds: their embeddings in the catalogue are damaged."""
-
-
-@dataclass(slots=True)
-class IndexSummary:
-    """What one run of ``index`` did."""
-
-    added: int = 0
-    changed: int = 0
-    moved: int = 0
-    removed: int = 0
-    unchanged: int = 0
-    failed: list[tuple[bytes, str]] = field(default_factory=list)
-    """Pictures that failed in this run, with the reason."""
-    still_failed: int = 0
-    """Pictures that failed in an earlier run and were not tried again, since nothing changed."""
-    waiting: int = 0
-    """Failed pictures that the next run will try again."""
-    unreadable: list[tuple[bytes, str]] = field(default_factory=list)
-    links: int = 0
-    ignored: Mapping[bytes, int] = field(default_factory=dict)
-    """How many files are not pictures by their names, by ending: see ``Found``."""
-    embedded: int = 0
-    looked_at: int = 0
-    """Pictures of an older index whose camera and place were read, and nothing else."""
-    seconds: float = 0.0
 
 
 class TextEncoder(Protocol):

@@ -87,6 +87,7 @@ def forget_origins(catalog: sqlite3.Connection) -> None:
     """Make a catalogue one of schema version 2, which knew no cameras, places and failures."""
     for column in ("camera", "latitude", "longitude", "failure"):
         catalog.execute(f"ALTER TABLE images DROP COLUMN {column}")
+    catalog.execute("DROP TABLE archived")
     catalog.execute("PRAGMA user_version = 2")
 
 
@@ -184,17 +185,17 @@ class DecodeHere:
         from clipsearch.images import decode  # here, since it is slow to load
 
         for file in self._files:
-            path = absolute(self._root, file.path)
+            source = file.span or absolute(self._root, file.path)
             try:
                 match self._wanted:
                     case None:
-                        yield file, decode.see(path, self._max_pixels)
+                        yield file, decode.see(source, self._max_pixels)
                     case "origin":
-                        yield file, decode.read_origin(path)
+                        yield file, decode.read_origin(source)
                     case Whole(longest):
-                        yield file, decode.decode_whole(path, longest, self._max_pixels)
+                        yield file, decode.decode_whole(source, longest, self._max_pixels)
                     case Preprocessing() as prepared:
-                        yield file, decode.decode(path, prepared, self._max_pixels)
+                        yield file, decode.decode(source, prepared, self._max_pixels)
             except (ImageError, OSError) as error:
                 yield file, error
 

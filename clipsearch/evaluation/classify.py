@@ -18,7 +18,7 @@ from clipsearch.indexing.embed import LoadEncoder, Progress, embeddings_of, unch
 from clipsearch.models import registry
 from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.paths import absolute, relative
-from clipsearch.records import Found, ImageFile, ModelSpec, TextEncoder, Vectors
+from clipsearch.records import Filter, Found, ImageFile, ModelSpec, TextEncoder, Vectors
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.collection import Collection
 from clipsearch.storage.texts import embedded_texts
@@ -184,11 +184,10 @@ def indexed(store: Store, start: Path) -> list[Picture]:
     """The pictures of an index that lie in the folder ``start``, in the order of their paths."""
     inside = start.is_relative_to(store.root)
     base = start if inside else store.root
-    known = store.known(relative(base, store.root))
+    images = store.images(Filter(under=relative(base, store.root)))
     return [
-        _picture(os.fsencode(store.root), path, base, image.id)
-        for path, image in sorted(known.items())
-        if not image.failed
+        _picture(os.fsencode(store.root), image.path, base, image.id)
+        for image in sorted(images, key=lambda image: image.path)
     ]
 
 

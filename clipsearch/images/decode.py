@@ -27,7 +27,8 @@ from PIL import Image, UnidentifiedImageError
 from clipsearch.errors import ImageError
 from clipsearch.images.limits import default_max_pixels
 from clipsearch.images.scan import content_hash
-from clipsearch.records import DecodedImage, Origin, Pixels, Preprocessing, SeenImage
+from clipsearch.images.shards import opened
+from clipsearch.records import DecodedImage, Origin, Pixels, Preprocessing, SeenImage, Source
 
 pillow_heif.register_heif_opener()
 # Pillow's own guard counts pixels before a JPEG is scaled down; ours follows (max_pixels).
@@ -71,19 +72,19 @@ _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling
 
 
 def decode(
-    path: bytes | str, preprocessing: Preprocessing, max_pixels: int | None = None
+    source: Source | str, preprocessing: Preprocessing, max_pixels: int | None = None
 ) -> DecodedImage:
-    """Read, hash and decode one file of at most ``max_pixels`` (``default_max_pixels``).
+    """Read, hash and decode one picture of at most ``max_pixels`` (``default_max_pixels``).
 
     Raises ImageError if the file is no picture that can be decoded, and OSError if it cannot be
     opened or read at all.
     """
     # Twice the target keeps the final resampling's result: 0.18/255 away on average.
     least = 2 * max(preprocessing.size)
-    return _decoded(path, least, lambda image: fit(image, preprocessing), max_pixels)
+    return _decoded(source, least, lambda image: fit(image, preprocessing), max_pixels)
 
 
-def decode_whole(path: bytes | str, longest: int, max_pixels: int | None = None) -> DecodedImage:
+def decode_whole(source: Source | str, longest: int, max_pixels: int | None = None) -> DecodedImage:
     """As ``decode``, the whole picture, made smaller until no side is longer than ``longest``.
 
     Raises as ``decode``.
@@ -93,16 +94,16 @@ def decode_whole(path: bytes | str, longest: int, max_pixels: int | None = None)
         image.thumbnail((longest, longest))
         return np.array(image)
 
-    return _decoded(path, longest // 2, smaller, max_pixels)
+    return _decoded(source, longest // 2, smaller, max_pixels)
 
 
 def _decoded(
-    path: bytes | str,
+    source: Source | str,
     least: int,
     finish: Callable[[Image.Image], Pixels],
     max_pixels: int | None,
 ) -> DecodedImage:
-    with open(path, "rb") as file:
+    with opened(source) as file:
         digest = content_hash(file)
         if file.tell() == 0:
             raise ImageError("the file is empty")
@@ -114,12 +115,12 @@ def _decoded(
     return DecodedImage(pixels, digest, width, height, told.taken_at, *told.origin)
 
 
-def see(path: bytes | str, max_pixels: int | None = None) -> SeenImage:
-    """Read and hash one file, and look at its header; no pixel is decoded.
+def see(source: Source | str, max_pixels: int | None = None) -> SeenImage:
+    """Read and hash one picture, and look at its header; no pixel is decoded.
 
     Raises ImageError if its header is that of no picture, and OSError if it cannot be read.
     """
-    with open(path, "rb") as file:
+    with opened(source) as file:
         digest = content_hash(file)
         file.seek(0)
         with _plain_reasons():
@@ -133,12 +134,12 @@ def see(path: bytes | str, max_pixels: int | None = None) -> SeenImage:
     return SeenImage(digest, width, height, told.taken_at, told.origin, alike)
 
 
-def read_origin(path: bytes | str) -> Origin:
+def read_origin(source: Source | str) -> Origin:
     """The camera and the place of a picture from its header alone; no pixel is decoded.
 
     Damaged metadata is none. Raises OSError if the file cannot be opened.
     """
-    with open(path, "rb") as file, warnings.catch_warnings():
+    with opened(source) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with suppress(Exception):
             image = Image.open(file, formats=FORMATS)

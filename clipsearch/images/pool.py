@@ -1,8 +1,9 @@
 """Decode files in other processes, with bounded memory.
 
-A thread of ours attends each worker process: it sends one path, waits, and queues the answer. The
-queue is short, so decoding runs ahead of the model by a few batches and no further. A worker that
-dies or hangs costs the file that it was at, which is reported as failed, and is replaced.
+A thread of ours attends each worker process: it says where one picture is, waits, and queues the
+answer. The queue is short, so decoding runs ahead of the model by a few batches and no further. A
+worker that dies or hangs costs the file that it was at, which is reported as failed, and is
+replaced. A picture in an archive is read out of it by the worker.
 """
 
 import multiprocessing
@@ -20,7 +21,14 @@ from typing import Literal
 
 from clipsearch.errors import ClipsearchError, ImageError
 from clipsearch.paths import absolute
-from clipsearch.records import DecodedImage, ImageFile, Origin, Preprocessing, SeenImage
+from clipsearch.records import (
+    DecodedImage,
+    ImageFile,
+    Origin,
+    Preprocessing,
+    SeenImage,
+    Source,
+)
 
 Outcome = DecodedImage | SeenImage | Origin | ImageError | OSError
 
@@ -118,8 +126,8 @@ class DecodePool:
                     file = next(self._todo, None)
                 if file is None:
                     break
-                path = absolute(self._root, file.path)
-                outcome = worker.decode(path, self._timeout, self._stopped)
+                source = file.span or absolute(self._root, file.path)
+                outcome = worker.decode(source, self._timeout, self._stopped)
                 if not worker.alive and not self._stopped.is_set():
                     worker = Decoder(*self._arguments)
                 self._done.put((file, outcome))
@@ -160,8 +168,8 @@ class Decoder:
         self._ready = False
         self.alive = True
 
-    def decode(self, path: bytes, timeout: float, stopped: threading.Event) -> Outcome:
-        """Have one file decoded, unless that is ``stopped`` before it is done.
+    def decode(self, source: Source, timeout: float, stopped: threading.Event) -> Outcome:
+        """Have one picture decoded, unless that is ``stopped`` before it is done.
 
         After a crash, a time-out or a stop the worker is no longer alive. Raises ClipsearchError
         if it never came to life: that is no picture's fault, and none must be blamed for it.
@@ -171,7 +179,7 @@ class Decoder:
             self._await_start()
         deadline = time.monotonic() + timeout
         try:
-            self._pipe.send(path)
+            self._pipe.send(source)
             while (left := deadline - time.monotonic()) > 0 and not stopped.is_set():
                 if self._pipe.poll(min(left, _SECONDS_TO_NOTICE)):
                     outcome = self._pipe.recv()
@@ -229,7 +237,7 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def _work(pipe: Connection, wanted: Wanted, max_pixels: int | None) -> None:
-    """The worker process: a path in, an outcome out, until the pipe closes."""
+    """The worker process: where a picture is in, an outcome out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where the mask above does not exist
     from clipsearch.images.decode import decode, decode_whole, read_origin, see
 
@@ -237,18 +245,18 @@ def _work(pipe: Connection, wanted: Wanted, max_pixels: int | None) -> None:
     while True:
         try:
             pipe.send(outcome)
-            path = pipe.recv()
+            source = pipe.recv()
         except (EOFError, OSError):
             return
         try:
             match wanted:
                 case None:
-                    outcome = see(path, max_pixels)
+                    outcome = see(source, max_pixels)
                 case "origin":
-                    outcome = read_origin(path)
+                    outcome = read_origin(source)
                 case Whole(longest):
-                    outcome = decode_whole(path, longest, max_pixels)
+                    outcome = decode_whole(source, longest, max_pixels)
                 case Preprocessing():
-                    outcome = decode(path, wanted, max_pixels)
+                    outcome = decode(source, wanted, max_pixels)
         except (ImageError, OSError) as error:
             outcome = error

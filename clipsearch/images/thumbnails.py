@@ -9,8 +9,8 @@ from types import TracebackType
 
 from clipsearch.images.decode import jpeg
 from clipsearch.images.pool import DecodePool, Decoder
-from clipsearch.paths import absolute, require_regular
-from clipsearch.records import DecodedImage, Hit, ImageFile, Preprocessing
+from clipsearch.paths import absolute_path, require_regular
+from clipsearch.records import DecodedImage, Hit, ImageFile, Preprocessing, Source, Span
 
 SIZE = 224
 """Pixels across, of a hit's thumbnail."""
@@ -30,7 +30,10 @@ def thumbnails(root: bytes, paths: Sequence[bytes], size: int) -> dict[bytes, by
 
     Pictures that cannot be decoded are left out.
     """
-    files = [ImageFile(path, 0, 0) for path in paths]
+    return _made(root, [ImageFile(path, 0, 0) for path in paths], size)
+
+
+def _made(root: bytes, files: Sequence[ImageFile], size: int) -> dict[bytes, bytes]:
     with DecodePool(root, files, _square(size), max_pixels=None, ahead=_AHEAD) as pool:
         return {
             file.path: jpeg(outcome.pixels)
@@ -41,8 +44,8 @@ def thumbnails(root: bytes, paths: Sequence[bytes], size: int) -> dict[bytes, by
 
 def thumbnails_of(hits: Sequence[Hit]) -> dict[bytes, bytes]:
     """Thumbnails of hits, ``SIZE`` pixels wide, by absolute path."""
-    paths = [absolute(os.fsencode(hit.root), hit.path) for hit in hits]
-    return thumbnails(b"", list(dict.fromkeys(paths)), SIZE)
+    files = (ImageFile(absolute_path(hit), 0, 0, hit.span) for hit in hits)
+    return _made(b"", list(dict.fromkeys(files)), SIZE)
 
 
 class Thumbnailer:
@@ -57,8 +60,8 @@ class Thumbnailer:
         """``most_bytes``: of thumbnails that are kept."""
         self._square = _square(SIZE)
         self._most_bytes = most_bytes
-        self._kept: OrderedDict[tuple[bytes, int, int], bytes] = OrderedDict()
-        """By path, time and size; nothing for a picture that cannot be decoded."""
+        self._kept: OrderedDict[tuple[Source, int, int], bytes] = OrderedDict()
+        """By place, time and size; nothing for a picture that cannot be decoded."""
         self._bytes = 0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -81,20 +84,21 @@ class Thumbnailer:
         for _ in range(self._count):
             self._decoders.get().stop()
 
-    def get(self, path: bytes) -> bytes | None:
-        """The thumbnail of the file at an absolute path; None if it cannot be decoded.
+    def get(self, source: Source) -> bytes | None:
+        """The thumbnail of a picture; None if it cannot be decoded.
 
         Raises OSError if there is no regular file, and ClipsearchError if no decoder can be
         started.
         """
+        path = source.path if isinstance(source, Span) else source
         require_regular(path)
         status = os.stat(path)
-        key = (path, status.st_mtime_ns, status.st_size)
+        key = (source, status.st_mtime_ns, status.st_size)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key] or None
-        made = self._make(path)
+        made = self._make(source)
         with self._lock:
             if key not in self._kept and not self._stopped.is_set():
                 self._kept[key] = made
@@ -104,14 +108,14 @@ class Thumbnailer:
                 self._bytes -= len(oldest) + _OVERHEAD
         return made or None
 
-    def _make(self, path: bytes) -> bytes:
+    def _make(self, source: Source) -> bytes:
         decoder = self._decoders.get()
         try:
             if self._stopped.is_set():
                 return b""
             if not decoder.alive:
                 decoder = Decoder(self._square, None)
-            outcome = decoder.decode(path, _SECONDS, self._stopped)
+            outcome = decoder.decode(source, _SECONDS, self._stopped)
         finally:
             self._decoders.put(decoder)
         if isinstance(outcome, OSError):

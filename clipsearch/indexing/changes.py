@@ -1,13 +1,38 @@
-"""Compare what a walk found with what the catalogue knows."""
+"""Compare what a walk found with what the catalogue knows, and sum up what was done."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from clipsearch.images.limits import Limits
 from clipsearch.records import Failure, ImageFile, KnownImage
 
 _TRIES = 3
 """A decoder that hangs takes a minute each time, so nothing is tried more often for luck."""
+
+
+@dataclass(slots=True)
+class IndexSummary:
+    """What one run of ``index`` did."""
+
+    added: int = 0
+    changed: int = 0
+    moved: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    failed: list[tuple[bytes, str]] = field(default_factory=list)
+    """Pictures that failed in this run, with the reason."""
+    still_failed: int = 0
+    """Pictures that failed in an earlier run and were not tried again, since nothing changed."""
+    waiting: int = 0
+    """Failed pictures that the next run will try again."""
+    unreadable: list[tuple[bytes, str]] = field(default_factory=list)
+    links: int = 0
+    ignored: Mapping[bytes, int] = field(default_factory=dict)
+    """How many files are not pictures by their names, by ending: see ``Found``."""
+    embedded: int = 0
+    looked_at: int = 0
+    """Pictures of an older index whose camera and place were read, and nothing else."""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from clipsearch.errors import CollectionGone, ImageError
 from clipsearch.images.limits import Limits
 from clipsearch.images.pool import DecodePool
 from clipsearch.images.scan import content_hash, is_excluded
-from clipsearch.indexing.changes import diff, is_worth_a_try
+from clipsearch.indexing.changes import IndexSummary, diff, is_worth_a_try
 from clipsearch.indexing.embed import (
     EmbedFiles,
     LoadEncoder,
@@ -25,7 +25,6 @@ from clipsearch.records import (
     Failure,
     Found,
     ImageFile,
-    IndexSummary,
     KnownImage,
     Origin,
     Vectors,
@@ -208,14 +207,16 @@ def _look_at(
         for path, entry in known.items()
         if entry.unseen
     }
-    files = [file for file in found.files if file in unseen]
+    files = [file for file in found.files if file[:3] in unseen]
     origins: list[tuple[int, Origin]] = []
     with DecodePool(
         root, files, "origin", max_pixels=None, ahead=_FILES_PER_COMMIT, workers=_READERS
     ) as pool:
         for done, (file, outcome) in enumerate(pool, start=1):
             if not isinstance(outcome, OSError):  # which the next run will meet again
-                origins.append((unseen[file], outcome if isinstance(outcome, Origin) else Origin()))
+                origins.append(
+                    (unseen[file[:3]], outcome if isinstance(outcome, Origin) else Origin())
+                )
             if len(origins) == _FILES_PER_COMMIT or done == len(files):
                 progress("reading cameras and places", done, len(files))
                 with store.batch():

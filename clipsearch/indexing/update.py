@@ -25,6 +25,7 @@ from clipsearch.errors import (
 )
 from clipsearch.images import scan
 from clipsearch.images.scan import is_excluded
+from clipsearch.indexing.changes import IndexSummary
 from clipsearch.indexing.embed import EmbedFiles, Progress, embed_files
 from clipsearch.indexing.reconcile import reconcile
 from clipsearch.indexing.rehome import moved_to, rehome
@@ -32,7 +33,7 @@ from clipsearch.models import registry
 from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.models.load import Encoders
 from clipsearch.paths import relative
-from clipsearch.records import Found, IndexSummary, ModelFiles, Scope
+from clipsearch.records import Found, ModelFiles, Scope
 from clipsearch.storage import collection, known
 from clipsearch.storage.catalog import REBUILD, Store
 from clipsearch.storage.rescue import rescue
@@ -123,6 +124,12 @@ def update(
             may_change = options.rebuild or store.is_empty()
             files = model_for(store, options.model, may_change=may_change, notify=notify)
             rebuild = rebuild or files.spec.fingerprint != store.spec.fingerprint
+            if rebuild and store.has_archived():
+                raise UsageError(
+                    f"the index at {directory} has pictures of archives, which only import adds; "
+                    "another one would be without them",
+                    hint="Import them into a new index, with import --index DIR.",
+                )
         known.remember(directory, store.root)
         scope = _kept_scope(store, options)
         target = store

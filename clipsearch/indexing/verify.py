@@ -70,29 +70,40 @@ def verify(
         passed_over = {file.path for file in changes.changed} | set(changes.missing)
         passed_over |= {path for _, path in bad}
         good = [
-            (path, entry.id)
+            (ImageFile(path, 0, 0), entry.id)
             for path, entry in sorted(known.items())
             if not entry.failed and path not in passed_over
+        ]
+        good += [
+            (ImageFile(image.path, 0, 0, image.span), image.id)
+            for image in store.images()
+            if image.span is not None and image.path not in passed_over
         ]
         yield from _wrong_embeddings(store, good, load_encoder, sample)
 
 
 def _wrong_embeddings(
     store: Store,
-    good: list[tuple[bytes, int]],
+    good: list[tuple[ImageFile, int]],
     load_encoder: LoadEncoder,
     sample: int,
 ) -> Iterator[Problem]:
     chosen = np.random.default_rng().permutation(len(good))[:sample]
     ids = dict(good[n] for n in sorted(chosen))
-    files = [ImageFile(path, 0, 0) for path in ids]
     root = os.fsencode(store.root)
     prepared, limit = store.spec.preprocessing, store.scope.max_pixels
-    for batch in embed_files(root, files, prepared, load_encoder, max_pixels=limit):
+    for batch in embed_files(root, list(ids), prepared, load_encoder, max_pixels=limit):
         for file, outcome in batch:
             # Otherwise it changed since the walk; the next run of index will see to it.
-            if isinstance(outcome, EmbeddedImage):
-                yield from _unlike(store, ids[file.path], outcome)
+            if isinstance(outcome, EmbeddedImage) and _is_still(store, file, outcome):
+                yield from _unlike(store, ids[file], outcome)
+
+
+def _is_still(store: Store, file: ImageFile, made: EmbeddedImage) -> bool:
+    """Whether a member of an archive is the picture that was embedded: archives are replaced."""
+    if file.span is None:
+        return True
+    return any(path == file.path for _, path in store.find_content(made.content_hash))
 
 
 def _unlike(store: Store, id: int, made: EmbeddedImage) -> Iterator[Problem]:

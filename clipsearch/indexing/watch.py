@@ -23,20 +23,13 @@ from clipsearch.errors import (
 )
 from clipsearch.images import scan
 from clipsearch.images.scan import SUFFIXES
+from clipsearch.indexing.changes import IndexSummary
 from clipsearch.indexing.embed import Progress
 from clipsearch.indexing.update import UpdateOptions, place_of, root_of, update
 from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.models.load import Encoders, load_text_encoder
 from clipsearch.paths import relative
-from clipsearch.records import (
-    Encoder,
-    Found,
-    ImageFile,
-    IndexSummary,
-    KnownImage,
-    ModelFiles,
-    Scope,
-)
+from clipsearch.records import Encoder, Found, ImageFile, KnownImage, ModelFiles, Scope
 from clipsearch.storage.catalog import Store
 from clipsearch.text import printable
 

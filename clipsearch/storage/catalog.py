@@ -5,7 +5,8 @@ mints the ids and never uses one twice; a changed picture gets a new id, so an i
 forever and nothing is joined by row position.
 
 ``Store`` is what other rooms open. Its parts are files of their own: ``sqlite`` (the connection),
-``schema``, ``rows``, ``filters``, ``embeddings`` (and their FAISS file), ``lock``, ``salvage``.
+``schema``, ``rows``, ``pictures``, ``filters``, ``embeddings`` (and their FAISS file), ``lock``,
+``salvage``.
 """
 
 import os
@@ -13,24 +14,22 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from clipsearch.errors import IndexExists, IndexNotFound, IndexUnreadable, StoreError
-from clipsearch.paths import absolute, make_folder, size_of, sync_folder
+from clipsearch.paths import make_folder, size_of, sync_folder
 from clipsearch.records import (
     EVERYTHING,
     CollectionStatus,
     Filter,
     Hit,
-    IndexedImage,
     ModelSpec,
     Vectors,
 )
-from clipsearch.storage import filters, salvage, schema
+from clipsearch.storage import salvage, schema
 from clipsearch.storage.lock import HOLDER, LOCK, WriterLock
-from clipsearch.storage.rows import Rows
+from clipsearch.storage.pictures import Pictures
 from clipsearch.storage.sqlite import Database
 from clipsearch.storage.vectors.embeddings import VECTORS, Embeddings, Progress
 from clipsearch.storage.vectors.vector_file import CLUSTER_FROM, Half, Ids
@@ -46,7 +45,7 @@ BEGUN = frozenset({CATALOG, f"{CATALOG}-journal", LOCK, HOLDER})
 """What a first run that was killed can leave in its folder, which is no index yet."""
 
 
-class Store(Rows):
+class Store(Pictures):
     """One collection's index. Use as a context manager, or call ``close``."""
 
     def __init__(self, directory: Path, db: Database, lock: WriterLock | None) -> None:
@@ -166,12 +165,6 @@ class Store(Rows):
 
     # -- what is known ---------------------------------------------------------------------
 
-    @property
-    def root(self) -> Path:
-        """The folder of pictures, wherever the index and it have traveled."""
-        root: bytes = self._meta["root"]
-        return Path(os.fsdecode(root)) if root else self.directory.parent
-
     def set_root(self, root: Path) -> None:
         """Note that the pictures lie elsewhere now. Inside ``batch``."""
         self._meta["root"] = _root_of(self.directory, root)
@@ -192,33 +185,6 @@ class Store(Rows):
                 "where its pictures are",
                 hint=f"Put it into the folder of pictures again, under the name {FOLDER}.",
             )
-
-    def path_of(self, id: int) -> Path:
-        """Where the picture lies. Raises KeyError for an id that is not there."""
-        (path, *_) = self._rows([id])[id]
-        return Path(os.fsdecode(absolute(os.fsencode(self.root), path)))
-
-    def images(self, only: Filter = EVERYTHING) -> list[IndexedImage]:
-        """The good pictures that a filter lets through, in the order of their ids."""
-        columns = ", ".join(IndexedImage._fields).replace("content_hash", "hash")
-        with self._db.snapshot():
-            among = set(self._ids_among(only).tolist())
-            rows = self._db.rows(f"SELECT {columns} FROM images WHERE error IS NULL ORDER BY id")
-            return [IndexedImage(*row) for row in rows if row[0] in among]
-
-    def newest(self, most: int, only: Filter = EVERYTHING) -> list[tuple[str, Hit]]:
-        """The good pictures that were taken, or else modified, last: when, and as hits.
-
-        Newest first, at most ``most``; nobody searched for them, so they have no score (NaN).
-        """
-        with self._db.snapshot():
-            found = filters.newest_among(self._db, os.fsencode(self.root), only, most)
-            rows = self._rows([id for _, id in found])
-        return [(when, self._hit(id, float("nan"), rows[id])) for when, id in found]
-
-    def count(self, only: Filter = EVERYTHING) -> int:
-        """How many good pictures there are, of those that a filter lets through."""
-        return len(self._ids_among(only))
 
     def status(self) -> CollectionStatus:
         """Counts, sizes and times."""
@@ -306,29 +272,6 @@ class Store(Rows):
             found = self._embeddings.search_each(queries, k, among, exact=exact)
             rows = self._rows([id for scored in found for id, _ in scored])
         return [[self._hit(id, score, rows[id]) for id, score in scored] for scored in found]
-
-    def _hit(self, id: int, score: float, row: Sequence[Any]) -> Hit:
-        path, width, height, taken_at, camera, latitude, longitude = row
-        return Hit(
-            id,
-            path,
-            self.root,
-            score,
-            width,
-            height,
-            taken_at,
-            camera=camera or None,
-            latitude=latitude,
-            longitude=longitude,
-        )
-
-    def _ids_among(self, only: Filter) -> Ids:
-        return filters.ids_among(self._db, os.fsencode(self.root), only)
-
-    def _rows(self, ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
-        """What a hit tells of each picture."""
-        columns = "path, width, height, taken_at, camera, latitude, longitude"
-        return {id: tuple(row) for id, *row in self._of(ids, columns)}
 
     # -- checking and mending --------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from clipsearch.errors import IndexDamaged, IndexUnreadable, ModelMismatch
 from clipsearch.records import (
+    Archived,
     EmbeddedImage,
     Failure,
     ImageFile,
@@ -95,17 +96,35 @@ class Rows:
         return self._db.row("SELECT 1 FROM images LIMIT 1") is None
 
     def known(self, under: bytes = b"") -> dict[bytes, KnownImage]:
-        """What the catalog knows of every file, or of those below ``under``."""
+        """What the catalog knows of every file, or of those below ``under``.
+
+        What lies in archives is not there: no walk over a folder finds it.
+        """
         where, values = filters.below(under)
         rows = self._db.rows(
             "SELECT path, id, size, mtime_ns, error IS NOT NULL, camera IS NULL AND error IS NULL,"
-            f" failure FROM {schema.images(self._db)} WHERE {where}",
+            f" failure FROM {schema.images(self._db)}"
+            f" LEFT JOIN {schema.archived(self._db)} USING (id)"
+            f" WHERE archived.id IS NULL AND {where}",
             values,
         )
         return {
             path: KnownImage(id, size, mtime_ns, bool(failed), bool(unseen), _failure(failure))
             for path, id, size, mtime_ns, failed, unseen, failure in rows
         }
+
+    def has_archived(self) -> bool:
+        """Whether there are pictures that are not files of their own."""
+        return self._db.row(f"SELECT 1 FROM {schema.archived(self._db)} LIMIT 1") is not None
+
+    def ids_of(self, paths: Sequence[bytes]) -> dict[bytes, int]:
+        """Path -> id of those pictures, good or failed, that are there."""
+        found: dict[bytes, int] = {}
+        for start in range(0, len(paths), SQL_VARIABLES):
+            some = paths[start : start + SQL_VARIABLES]
+            marks = ",".join("?" * len(some))
+            found |= self._db.rows(f"SELECT path, id FROM images WHERE path IN ({marks})", some)
+        return found
 
     def _failed(self) -> list[tuple[bytes, str, Failure | None]]:
         """Path, reason and failure of the pictures that failed, by path."""
@@ -134,12 +153,15 @@ class Rows:
         """All that is stored of these pictures, by id; those removed meanwhile are left out."""
         columns = (
             "path, size, mtime_ns, hash, width, height, taken_at, vector, nullif(camera, ''),"
-            " latitude, longitude"
+            " latitude, longitude, byte_offset, archive, caption, url"
         )
-        for row in self._of(ids.tolist(), columns, "JOIN vectors USING (id)"):
-            _, *file, digest, width, height, taken_at, vector, camera, north, east = row
+        join = f"JOIN vectors USING (id) LEFT JOIN {schema.archived(self._db)} USING (id)"
+        for row in self._of(ids.tolist(), columns, join):
+            _, path, size, mtime_ns, digest, width, height, taken_at, vector, *rest = row
+            camera, north, east, offset, archive, caption, url = rest
+            archived = None if offset is None else Archived(archive, offset, caption, url)
             facts = (digest, width, height, taken_at, decoded(vector), camera, north, east)
-            yield EmbeddedImage(ImageFile(*file), *facts)
+            yield EmbeddedImage(ImageFile(path, size, mtime_ns), *facts, archived)
 
     def _of(self, ids: Sequence[int], columns: str, join: str = "") -> Iterator[tuple[Any, ...]]:
         """``(id, *columns)`` of these pictures, some at a time, each time by ascending id."""
@@ -159,7 +181,11 @@ class Rows:
         for image in images:
             facts = (image.content_hash, image.width, image.height, image.taken_at, None)
             origin = (image.camera or "", image.latitude, image.longitude)
-            self._insert(image.file, *facts, *origin, None, vector=encoded(image.vector))
+            id = self._insert(image.file, *facts, *origin, None, vector=encoded(image.vector))
+            if image.archived is not None:
+                self._db.execute(
+                    "INSERT INTO archived VALUES (?, ?, ?, ?, ?)", (id, *image.archived)
+                )
 
     def add_copy(self, file: ImageFile, source: int) -> None:
         """Add a file whose content is that of the picture ``source``. Inside ``batch``."""
@@ -188,7 +214,8 @@ class Rows:
         """Give a picture a new path, size or time; its vector stays. Inside ``batch``."""
         self._db.execute("DELETE FROM images WHERE path = ? AND id <> ?", (file.path, id))
         self._db.execute(
-            "UPDATE images SET path = ?, size = ?, mtime_ns = ? WHERE id = ?", (*file, id)
+            "UPDATE images SET path = ?, size = ?, mtime_ns = ? WHERE id = ?",
+            (file.path, file.size, file.mtime_ns, id),
         )
 
     def forget(self, ids: Iterable[int]) -> None:
@@ -199,15 +226,17 @@ class Rows:
         """Forget pictures. Inside ``batch``."""
         self._db.execute_many("DELETE FROM images WHERE path = ?", ((path,) for path in paths))
 
-    def _insert(self, file: ImageFile, *facts: object, vector: bytes | None = None) -> None:
+    def _insert(self, file: ImageFile, *facts: object, vector: bytes | None = None) -> int:
         self._db.execute("DELETE FROM images WHERE path = ?", (file.path,))
         id = self._db.execute(
             "INSERT INTO images (path, size, mtime_ns, hash, width, height, taken_at, error,"
             " camera, latitude, longitude, failure) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*file, *facts),
+            (file.path, file.size, file.mtime_ns, *facts),
         ).lastrowid
+        assert id is not None
         if vector is not None:
             self._db.execute("INSERT INTO vectors VALUES (?, ?)", (id, vector))
+        return id
 
     # -- attachments -----------------------------------------------------------------------
 

@@ -69,6 +69,12 @@ def _copy_pictures(damaged: Database, empty: Database) -> int:
             if added and vector is not None:
                 empty.execute("INSERT INTO vectors VALUES (?, ?)", (facts[0], vector))
             copied += added
+    for id, *archived in _readable(damaged, "SELECT * FROM archived"):
+        empty.execute(
+            "INSERT OR IGNORE INTO archived SELECT ?, ?, ?, ?, ?"
+            " WHERE EXISTS (SELECT 1 FROM images WHERE id = ?)",
+            (id, *archived, id),
+        )
     return copied
 
 

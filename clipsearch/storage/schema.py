@@ -10,7 +10,7 @@ from pathlib import Path
 from clipsearch.errors import IndexNotFound, IndexUnreadable
 from clipsearch.storage.sqlite import Database
 
-VERSION = 4
+VERSION = 5
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -33,6 +33,13 @@ CREATE TABLE vectors (
     id INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
     vector BLOB NOT NULL                   -- dim x fp16, little-endian
 );
+-- Pictures that are not files of their own, but members of an archive, or not here at all.
+CREATE TABLE archived (
+    id INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
+    archive BLOB,                          -- relative to the root; NULL: nobody knows it
+    byte_offset INTEGER NOT NULL,          -- where the picture begins in it
+    caption TEXT, url TEXT
+);
 -- What other rooms keep with the index and can make again: measurements, probes.
 CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL);
 """
@@ -47,6 +54,8 @@ _MIGRATIONS = {
     "ALTER TABLE images ADD COLUMN latitude REAL;\n"
     "ALTER TABLE images ADD COLUMN longitude REAL",
     4: "ALTER TABLE images ADD COLUMN failure TEXT",
+    5: "CREATE TABLE archived (id INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,"
+    " archive BLOB, byte_offset INTEGER NOT NULL, caption TEXT, url TEXT)",
 }
 """What turns a catalog of the version before into one of this version."""
 
@@ -122,6 +131,14 @@ def images(db: Database) -> str:
         return "images"
     columns = ", ".join(f"NULL AS {name}" for name in missing)
     return f"(SELECT *, {columns} FROM images) AS images"
+
+
+def archived(db: Database) -> str:
+    """The table of archived pictures for a JOIN, with no rows before there was one."""
+    if version(db) >= 5:
+        return "archived"
+    columns = "NULL AS id, NULL AS archive, NULL AS byte_offset, NULL AS caption, NULL AS url"
+    return f"(SELECT {columns} WHERE 0) AS archived"
 
 
 def now() -> str:

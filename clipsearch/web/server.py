@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, quote
 
 from clipsearch.errors import ClipsearchError, UsageError
 from clipsearch.images.thumbnails import Thumbnailer
-from clipsearch.records import Filter
+from clipsearch.records import Filter, Source, Span
 from clipsearch.search import saved
 from clipsearch.search.query import Class, Query, SearchOptions, Stored
 from clipsearch.web.pages import browse, hits
@@ -128,24 +128,31 @@ class Site:
 
     def thumbnail(self, name: str) -> bytes | None:
         """A small JPEG. Raises KeyError and OSError if there is no such picture."""
-        return self._thumbnailer.get(self._path(name))
+        return self._thumbnailer.get(self._source(name)[1])
 
-    def picture(self, name: str) -> tuple[int, bytes]:
-        """The file itself, open for reading, and its path. Raises KeyError and OSError."""
-        path = self._path(name)
+    def picture(self, name: str) -> tuple[int, int, bytes]:
+        """A file, open where the picture begins, its bytes, and its name.
+
+        Raises KeyError and OSError.
+        """
+        own_name, source = self._source(name)
+        path, offset, size = source if isinstance(source, Span) else (source, 0, None)
         # A FIFO would never open, and what became a link since its path was looked up is none of
         # the collection's pictures.
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
         flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         file = os.open(path, flags)
-        if not stat.S_ISREG(os.fstat(file).st_mode):
+        status = os.fstat(file)
+        size = status.st_size if size is None else size
+        if not stat.S_ISREG(status.st_mode) or offset + size > status.st_size:
             os.close(file)
             raise KeyError(name)
-        return file, path
+        os.lseek(file, offset, os.SEEK_SET)
+        return file, size, own_name
 
-    def _path(self, name: str) -> bytes:
+    def _source(self, name: str) -> tuple[bytes, Source]:
         try:
-            return self._collections.path(PictureId.read(name))
+            return self._collections.picture(PictureId.read(name))
         except UsageError as error:
             raise KeyError(name) from error
 
@@ -277,12 +284,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _send_file(self, file: int, path: bytes) -> None:
-        name = quote(os.path.basename(path))
-        kind = _TYPES.get(os.path.splitext(path)[1].lower(), "application/octet-stream")
+    def _send_file(self, file: int, size: int, name: bytes) -> None:
+        kind = _TYPES.get(os.path.splitext(name)[1].lower(), "application/octet-stream")
         with open(file, "rb") as source:
-            size = os.fstat(file).st_size
-            more = {"Content-Disposition": f"inline; filename*=UTF-8''{name}"}
+            more = {"Content-Disposition": f"inline; filename*=UTF-8''{quote(name)}"}
             self._head(HTTPStatus.OK, size, kind, _NOTHING, more, keep=True)
             if self.command != "HEAD":
                 left = size  # as was said, even if somebody writes to the file

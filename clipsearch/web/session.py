@@ -14,7 +14,16 @@ import numpy as np
 
 from clipsearch.errors import CollectionGone, Refused, UsageError
 from clipsearch.models.load import Encoders
-from clipsearch.records import EVERYTHING, Encoder, Filter, ModelSpec, TextEncoder, Vectors
+from clipsearch.records import (
+    EVERYTHING,
+    Encoder,
+    Filter,
+    ModelSpec,
+    Source,
+    Span,
+    TextEncoder,
+    Vectors,
+)
 from clipsearch.search.answer import Answer, answer, newest
 from clipsearch.search.query import Query, SearchOptions
 from clipsearch.search.suggest import suggest
@@ -138,19 +147,24 @@ class OpenCollections:
         with self._lent() as opened:
             return opened.about
 
-    def path(self, picture: PictureId) -> bytes:
-        """Where the file of an indexed picture is, absolute.
+    def picture(self, picture: PictureId) -> tuple[bytes, Source]:
+        """The name of an indexed picture's file, and where its bytes are.
 
         Raises KeyError if there is no such picture, or if the way to it leads through a link: no
         picture was indexed behind one, so somebody has put it there since.
         """
         with self._lent() as opened:
             store = opened.store(picture.place)
-            root = os.path.realpath(store.root)
-            path = os.path.join(root, store.path_of(picture.id).relative_to(store.root))
-        if os.path.normcase(os.path.realpath(path)) != os.path.normcase(path):
+            root = os.fsencode(store.root)
+            name = os.fsencode(store.path_of(picture.id).name)
+            source = store.source_of(picture.id)
+        file = source.path if isinstance(source, Span) else source
+        if not file:  # nobody knows where it is
             raise KeyError(picture)
-        return os.fsencode(path)
+        real = os.path.join(os.path.realpath(root), os.path.relpath(file, root))
+        if os.path.normcase(os.path.realpath(real)) != os.path.normcase(real):
+            raise KeyError(picture)
+        return name, source._replace(path=real) if isinstance(source, Span) else real
 
     def answer(self, query: Query, options: SearchOptions) -> Shown:
         """Search. Raises Refused, and UsageError for a question that cannot be answered."""

@@ -39,17 +39,9 @@ from clipsearch.images.limits import Limits
 from clipsearch.images.pool import DecodePool
 from clipsearch.indexing import embed
 from clipsearch.indexing import reconcile as room
+from clipsearch.indexing.changes import IndexSummary
 from clipsearch.indexing.reconcile import reconcile
-from clipsearch.records import (
-    Encoder,
-    Found,
-    ImageFile,
-    IndexSummary,
-    Origin,
-    Preprocessing,
-    Scope,
-    Vectors,
-)
+from clipsearch.records import Encoder, Found, ImageFile, Origin, Preprocessing, Scope, Vectors
 from clipsearch.storage.catalog import CATALOG, FOLDER, Store
 from clipsearch.storage.vectors.embeddings import VECTORS
 

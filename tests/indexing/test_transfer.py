@@ -21,8 +21,10 @@ from clipsearch.images import scan
 from clipsearch.images.decode import decode
 from clipsearch.indexing import embed
 from clipsearch.indexing.reconcile import reconcile
+from clipsearch.indexing.transfer import check as checking
 from clipsearch.indexing.transfer import export as exporting
 from clipsearch.indexing.transfer import import_
+from clipsearch.indexing.transfer.check import check
 from clipsearch.indexing.transfer.export import export
 from clipsearch.indexing.transfer.import_ import Imported, Matched
 from clipsearch.indexing.transfer.layout import Export, Kind, read
@@ -37,7 +39,7 @@ def quiet(doing: str, done: int, total: int) -> None: ...
 
 @pytest.fixture(autouse=True)
 def decode_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in (import_, embed):
+    for room in (import_, checking, embed):
         monkeypatch.setattr(room, "DecodePool", DecodeHere)
 
 
@@ -425,7 +427,9 @@ def theirs(folder: Path, photos: Path, paths: list[str], scale: float = 1.0) -> 
 
 
 def checked(exported: Export, photos: Path, sample: int = 20) -> int:
-    return import_.check(matched(exported, photos), fake_spec(), FakeEncoder, sample, quiet)
+    rows = matched(exported, photos).wanted
+    root = os.fsencode(photos)
+    return check(exported, root, rows, fake_spec(), FakeEncoder, sample, quiet)
 
 
 def test_embeddings_that_are_their_pictures_own_pass(photos: Path, tmp_path: Path) -> None:

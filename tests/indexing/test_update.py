@@ -23,10 +23,11 @@ from clipsearch.errors import (
     UsageError,
 )
 from clipsearch.indexing import embed
+from clipsearch.indexing.changes import IndexSummary
 from clipsearch.indexing.update import UpdateOptions, place_of, update
 from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.models.load import Encoders
-from clipsearch.records import IndexSummary, ModelFiles, Scope
+from clipsearch.records import ModelFiles, Scope
 from clipsearch.storage import known
 from clipsearch.storage.catalog import CATALOG, FOLDER, Store
 from clipsearch.storage.collection import Collection

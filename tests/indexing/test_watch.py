@@ -11,20 +11,20 @@ from fakes import DecodeHere, FakeEncoder, OtherEncoder, fake_spec, rebuild
 from clipsearch.errors import ImageError
 from clipsearch.images import decode
 from clipsearch.indexing import embed, watch
-from clipsearch.indexing.changes import diff
+from clipsearch.indexing.changes import IndexSummary, diff
 from clipsearch.indexing.update import UpdateOptions
 from clipsearch.indexing.watch import Watched, happenings, settled
 from clipsearch.models import registry
 from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.models.load import Encoders
-from clipsearch.records import Found, ImageFile, IndexSummary, KnownImage, ModelFiles, Scope
+from clipsearch.records import Found, ImageFile, KnownImage, ModelFiles, Scope
 from clipsearch.storage.catalog import FOLDER, Store
 
 A, B, C = (ImageFile(name, 10, 1) for name in (b"a.png", b"b.png", b"c.png"))
 
 
 def known(*files: ImageFile) -> dict[bytes, KnownImage]:
-    return {file.path: KnownImage(n, *file[1:], False) for n, file in enumerate(files)}
+    return {file.path: KnownImage(n, *file[1:3], False) for n, file in enumerate(files)}
 
 
 def test_what_both_looks_saw_is_taken_as_it_is() -> None:

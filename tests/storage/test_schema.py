@@ -78,7 +78,7 @@ def old(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     }
     catalog.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
     for id, image in enumerate(PICTURES, start=1):
-        facts = (*image.file, image.content_hash, image.width, image.height, None, None)
+        facts = (*image.file[:3], image.content_hash, image.width, image.height, None, None)
         catalog.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (id, *facts))
         catalog.execute("INSERT INTO vectors VALUES (?, ?)", (id, half(image.vector).tobytes()))
     catalog.commit()

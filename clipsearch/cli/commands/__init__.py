@@ -15,6 +15,7 @@ COMMANDS = {
     "domain": ("domain", "Write, show or check a domain: what the images are about."),
     "probe": ("probe", "Train classes of your own on labelled images."),
     "query": ("query", "Save queries under a name."),
+    "embed": ("embed", "Embed images or archives of them into shards, without an index."),
     "export": ("transfer", "Write a collection's embeddings in clip-retrieval's layout."),
     "import": ("transfer", "Index a folder with embeddings that were made elsewhere."),
     "verify": ("verify", "Check that an index is whole and fits its images."),

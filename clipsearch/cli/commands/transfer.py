@@ -84,16 +84,23 @@ def import_command(
         Path,
         typer.Argument(
             metavar="DIR",
-            help="What clipsearch export or clip-retrieval inference wrote.",
+            help="What clipsearch embed, clipsearch export or clip-retrieval inference wrote.",
             show_default=False,
         ),
     ],
     root: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            "--root", metavar="FOLDER", help="Where the pictures are.", show_default=False
+            "--root",
+            metavar="FOLDER",
+            help="Where the pictures or their archives are (default: they are not here).",
+            show_default=False,
         ),
-    ],
+    ] = None,
+    no_files: Annotated[
+        bool,
+        typer.Option("--no-files", help="Do without the files that DIR names: they are not here."),
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(
@@ -121,7 +128,7 @@ def import_command(
     index: IndexOption = None,
     offline: OfflineOption = False,
 ) -> int:
-    """Index the pictures of a folder with embeddings that were made before.
+    """Index pictures with embeddings that were made before.
 
     Each image_path is absolute, or relative to FOLDER or the current folder; a collection that
     clipsearch exported may have been moved. The pictures are read, and not embedded, but for a
@@ -130,21 +137,41 @@ def import_command(
     changed since clipsearch exported them; and of other programs' exports, which do not tell,
     pictures that are transparent or turned by their EXIF, which not all programs see alike.
 
+    Pictures inside tar archives stay there: a hit is archive.tar/picture.jpg, with its caption and
+    URL in --json. Without --root DIR is indexed by itself: no picture is compared, so that the
+    embeddings are taken on trust, and hits have no thumbnails. See clipsearch help archives.
+
     \b
     Examples:
       clipsearch import embeddings --root ~/Pictures
+      clipsearch import laion-b16 --root laion
+      clipsearch import laion-b16
       clipsearch import laion --root ./photos --model ViT-B-32 --pretrained openai
     """
-    options = ImportOptions(ModelChoice(model, pretrained, device, None, offline), index, sample)
+    options = ImportOptions(
+        ModelChoice(model, pretrained, device, None, offline), index, sample, no_files
+    )
+    if root is not None and no_files:
+        raise UsageError(
+            "--root says where the pictures are, and --no-files that they are not here",
+            hint="Choose one of them.",
+        )
     with progress() as bar:
         done = import_embeddings(source, root, options, progress=bar, notify=say)
     _name("no picture in the folder for", done.missing)
+    _name(
+        "no such archive in the folder, or a shorter one:",
+        [archive for archive, _ in done.archives],
+        [f"{rows} pictures" for _, rows in done.archives],
+    )
+    _name("embedded from a damaged archive:", [os.fsencode(text) for text in done.damaged])
     _name("a second row for", done.duplicates)
     _name("left to clipsearch index:", done.left)
     _name("skipping", [path for path, _ in done.failed], [reason for _, reason in done.failed])
+    missing = len(done.missing) + sum(rows for _, rows in done.archives)
     say(
-        f"{_shown(os.fsencode(root))}: {done.added} imported, {done.known} indexed before, "
-        f"{len(done.missing)} missing, {len(done.duplicates)} duplicates, "
+        f"{_shown(os.fsencode(root or source))}: {done.added} imported, {done.known} indexed "
+        f"before, {missing} missing, {len(done.duplicates)} duplicates, "
         f"{len(done.left)} left to index, {len(done.failed)} failed; "
         f"{done.compared} compared with embeddings made anew"
     )

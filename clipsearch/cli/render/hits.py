@@ -67,6 +67,7 @@ def write_template(template: str, show: Show, end: bytes) -> Write:
     text = template.replace(r"\t", "\t").replace(r"\n", "\n").replace(r"\0", "\0")
     nothing = Hit(1, b"path", Path("root"), 0.5, 1, 1, "2024-05-31", 0.5, 0.5, "domain")
     nothing = replace(nothing, camera="camera", latitude=0.5, longitude=0.5)
+    nothing = replace(nothing, caption="caption", url="url")
 
     def line(rank: int, hit: Hit, model: str) -> bytes:
         facts = _facts(rank, hit, model)
@@ -129,6 +130,8 @@ def _facts(rank: int, hit: Hit, model: str) -> dict[str, Any]:
         "camera": hit.camera,
         "latitude": hit.latitude,
         "longitude": hit.longitude,
+        "caption": hit.caption,
+        "url": hit.url,
     }
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from clipsearch.cli.render.json_lines import json_path
 from clipsearch.images.limits import Limits
-from clipsearch.indexing.changes import is_worth_a_try
-from clipsearch.records import ClusterSearch, CollectionStatus, IndexSummary, Scope
+from clipsearch.indexing.changes import IndexSummary, is_worth_a_try
+from clipsearch.records import ClusterSearch, CollectionStatus, Scope
 from clipsearch.storage.collection import Collection, tested_line
 from clipsearch.text import endings_text, printable, size_text
 

@@ -16,12 +16,12 @@ from clipsearch.indexing.transfer.layout import (
     METADATA,
     Kind,
     pyarrow,
+    row_of,
     write_embeddings,
     write_manifest,
     write_metadata,
 )
-from clipsearch.paths import absolute
-from clipsearch.records import EmbeddedImage, Filter
+from clipsearch.records import Filter
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.vectors.vector_file import Ids
 
@@ -94,23 +94,7 @@ def _write_shard(embeddings: Path, metadata: Path, store: Store, ids: Ids) -> in
     rows: list[dict[str, Any]] = []
     for image in store.whole(ids):
         vectors[len(rows)] = image.vector
-        rows.append(_row(image, root))
+        rows.append(row_of(image, root))
     write_embeddings(embeddings, vectors[: len(rows)])
     write_metadata(metadata, rows)
     return len(rows)
-
-
-def _row(image: EmbeddedImage, root: bytes) -> dict[str, Any]:
-    path = absolute(root, image.file.path)
-    text = path.decode("utf-8", "replace")
-    return {
-        "image_path": text,
-        "path_bytes": None if text.encode() == path else path,
-        "width": image.width,
-        "height": image.height,
-        "taken_at": image.taken_at,
-        "camera": image.camera,
-        "latitude": image.latitude,
-        "longitude": image.longitude,
-        "content_hash": image.content_hash.hex(),
-    }

@@ -1,49 +1,41 @@
 """Index pictures with embeddings that were made before, by clipsearch or by other programs."""
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cache
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from clipsearch.errors import ExchangeError, ImageError, IndexNotFound, UsageError
 from clipsearch.images import scan
 from clipsearch.images.pool import DecodePool
-from clipsearch.indexing.embed import LoadEncoder, Progress, embed_files, reason
+from clipsearch.indexing.embed import Progress, reason
 from clipsearch.indexing.rehome import rehome
+from clipsearch.indexing.transfer.check import Row, check, unit
 from clipsearch.indexing.transfer.layout import Export, array, read, rows_of
+from clipsearch.indexing.transfer.members import Added, Members
 from clipsearch.indexing.update import model_for, place_of
-from clipsearch.indexing.verify import SAME
 from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.paths import relative
 from clipsearch.records import (
     EmbeddedImage,
     Found,
-    ImageFile,
     KnownImage,
     ModelFiles,
     ModelSpec,
     SeenImage,
-    Vectors,
 )
 from clipsearch.storage import collection, known
 from clipsearch.storage.catalog import Store
 from clipsearch.text import printable
-from clipsearch.vectors import l2_normalise
 
 _FILES_PER_COMMIT = 500
 """How many imported pictures share a commit, which costs an fsync."""
 
 _SEEN_AHEAD = 64
-
-_UNIT = 0.001
-"""How far rounding to fp16 takes a unit vector's length from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +48,8 @@ class ImportOptions:
     """Where the index lies; None: in the folder, or where it is remembered to be."""
     sample: int = 20
     """How many embeddings are made again from their pictures and compared."""
+    no_files: bool = False
+    """Index the export by itself even if its rows name files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +69,15 @@ class ImportSummary:
     """Pictures that cannot be read, with the reason."""
     compared: int
     """How many embeddings were compared with ones made again."""
+    archives: tuple[tuple[bytes, int], ...]
+    """Archives that are not in the folder, or too short, with how many rows are of each."""
+    damaged: tuple[str, ...]
+    """Archives that may have had more pictures when they were embedded, and why."""
 
 
 def import_embeddings(
     source: Path,
-    root: Path,
+    root: Path | None,
     options: ImportOptions,
     *,
     progress: Progress = lambda doing, done, total: None,
@@ -87,14 +85,18 @@ def import_embeddings(
 ) -> ImportSummary:
     """Index the pictures of the folder ``root`` with the embeddings of an export.
 
+    They are files, or members of the archives there. Without ``root`` the export is indexed by
+    itself: its pictures may be nowhere at all, so none is compared, and hits have no file. Where
+    rows name files, that must be asked for with ``no_files``.
+
     Every batch is committed at once. Raises ExchangeError, before anything is imported, for what
     does not hold together and for embeddings that are not their pictures' own; UsageError,
     ModelError, StoreError.
     """
-    if not root.is_dir():
+    if root is not None and not root.is_dir():
         raise UsageError(f"{root} is no folder", hint="--root takes the folder of pictures.")
     exported, choice = read(source), options.model
-    folder = root.resolve()
+    folder = (root or source).resolve()
     directory = place_of(folder, options.index)
     with ExitStack() as stack:
         store: Store | None = None
@@ -109,37 +111,65 @@ def import_embeddings(
         require_model(exported, files.spec)
         base = store.root if store else folder
         under = relative(folder, base)
-        exclude = store.scope.exclude if store else ()
-        found = scan.find(os.fsencode(base), exclude=exclude, under=under)
-        before = store.known(under) if store else {}
-        matched = match(exported, os.fsencode(folder), os.fsencode(base), found, before)
-        if not matched.wanted and not matched.known:
+        matched = Matched(exported, os.fsencode(base), (), 0, (), ())
+        if root is not None:
+            exclude = store.scope.exclude if store else ()
+            found = scan.find(os.fsencode(base), exclude=exclude, under=under)
+            before = store.known(under) if store else {}
+            matched = match(exported, os.fsencode(folder), os.fsencode(base), found, before)
+        members = Members(exported, os.fsencode(base), under, alone=root is None)
+        survey = members.survey(store, options.sample)
+        if root is None and survey.files and not options.no_files:
+            raise UsageError(
+                f"{survey.files} of the {exported.rows} rows of {source} name files",
+                hint="Say where they are with --root FOLDER, or that they are not here with "
+                "--no-files.",
+            )
+        if not (matched.wanted or matched.known or survey.wanted or survey.known):
+            missing = [*matched.missing[:1], *survey.archives]
             raise ExchangeError(
-                f"none of the {exported.rows} rows of {source} names a picture in {root}"
+                f"none of the {exported.rows} rows of {source} names a picture in {folder}"
                 + "".join(
-                    f"; the first names {printable(os.fsdecode(path))}"
-                    for path in matched.missing[:1]
+                    f"; the first names {printable(os.fsdecode(path))}" for path in missing[:1]
                 ),
                 hint="--root takes the folder that their image_path is in, or is relative to.",
             )
-        done, compared = Imported(), 0
-        if matched.wanted:
+        done, added, compared = Imported(), Added(), 0
+        if matched.wanted or survey.wanted:
             encoders = choice.encoders(files, notify)
-            compared = check(matched, files.spec, lambda: encoders.both, options.sample, progress)
+            for rows in (matched.wanted, survey.sample):
+                if rows:
+                    compared += check(
+                        exported,
+                        matched.root,
+                        rows,
+                        files.spec,
+                        lambda: encoders.both,
+                        options.sample,
+                        progress,
+                    )
+            if not compared:
+                notify(
+                    f"no picture is here to compare the embeddings with; they are taken as those "
+                    f"of {printable(files.spec.label)}"
+                )
             store = store or stack.enter_context(Store.create(directory, folder, files.spec))
             known.remember(directory, store.root)
             done = add(store, matched, progress)
+            added = members.add(store, progress)
             store.update_vector_index()
             progress("measuring what scores mean", 0, 1)
             collection.calibrate(store, lambda: encoders.text)
     return ImportSummary(
-        done.added,
-        matched.known,
+        done.added + added.added,
+        matched.known + survey.known,
         matched.missing,
-        matched.duplicates,
+        (*matched.duplicates, *added.duplicates),
         done.left,
-        done.failed,
+        [*done.failed, *survey.odd],
         compared,
+        tuple(survey.archives.items()),
+        exported.damaged,
     )
 
 
@@ -155,24 +185,6 @@ def _model_of(exported: Export, choice: ModelChoice, notify: Notify) -> ModelFil
         named = exported.told["name"], exported.told.get("pretrained")
         choice = replace(choice, name=named[0], pretrained=named[1], offline=True)
     return choice.files(notify)
-
-
-class Row(NamedTuple):
-    """An embedding and the file that it is of."""
-
-    file: ImageFile
-    shard: int
-    row: int
-    content_hash: bytes | None
-    """What the picture was when it was embedded, where the export tells."""
-
-    def is_of(self, seen: SeenImage) -> bool:
-        """Whether the embedding is of what there is to be seen now.
-
-        Where the export does not tell, another program may have made it: a picture that not all
-        programs show alike may then have another embedding.
-        """
-        return seen.alike if self.content_hash is None else self.content_hash == seen.content_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +246,10 @@ def match(
     seen: set[bytes] = set()
     old = 0
     for number, shard in enumerate(exported.shards):
-        for row, (path, content_hash) in enumerate(rows_of(shard.metadata)):
+        for row, told in enumerate(rows_of(shard.metadata)):
+            if told.archived.archive is not None:
+                continue
+            path = told.path
             file = next((files[here] for here in place(path) if here in files), None)
             if file is None:
                 missing.append(path)
@@ -243,65 +258,11 @@ def match(
             else:
                 seen.add(file.path)
                 entry = known.get(file.path)
-                if entry is None or entry.failed or (entry.size, entry.mtime_ns) != file[1:]:
-                    wanted.append(Row(file, number, row, content_hash))
+                if entry is None or entry.failed or (entry.size, entry.mtime_ns) != file[1:3]:
+                    wanted.append(Row(file, number, row, told.content_hash))
                 else:
                     old += 1
     return Matched(exported, root, tuple(wanted), old, tuple(missing), tuple(duplicates))
-
-
-def check(
-    matched: Matched, spec: ModelSpec, load_encoder: LoadEncoder, sample: int, progress: Progress
-) -> int:
-    """Make a sample of the embeddings anew from the pictures; how many were compared.
-
-    The same model agrees with itself up to rounding, the device and the reduced decoding of large
-    JPEGs: cosines of 0.99 and more. Another model's embeddings, or those of other pictures, are
-    far below. Raises ExchangeError if one does not agree, or if none can be compared.
-    """
-    load_encoder = cache(load_encoder)
-    exported, root = matched.exported, matched.root
-    order = np.random.default_rng().permutation(len(matched.wanted))
-    shuffled = [matched.wanted[n] for n in order]
-    compared = 0
-    with closing(_comparable(shuffled, root, sample)) as candidates:
-        while rows := {row.file: row for row in islice(candidates, sample - compared)}:
-            for batch in embed_files(
-                root, list(rows), spec.preprocessing, load_encoder, progress=progress
-            ):
-                for file, outcome in batch:
-                    if isinstance(outcome, EmbeddedImage):
-                        _require_same(exported, rows[file], outcome, spec)
-                        compared += 1
-    if not compared:
-        raise ExchangeError(
-            f"none of the pictures that {exported.folder} is about can be compared with it",
-            hint="Nothing was imported. Embed them with: clipsearch index FOLDER",
-        )
-    return compared
-
-
-def _comparable(rows: Sequence[Row], root: bytes, ahead: int) -> Generator[Row]:
-    """Those rows whose files are still what was embedded, as soon as each has been looked at."""
-    of = {row.file: row for row in rows}
-    with DecodePool(root, list(of), None, max_pixels=None, ahead=ahead, workers=1) as pool:
-        for file, outcome in pool:
-            if isinstance(outcome, SeenImage) and of[file].is_of(outcome):
-                yield of[file]
-
-
-def _require_same(exported: Export, row: Row, made: EmbeddedImage, spec: ModelSpec) -> None:
-    """Raise ExchangeError if a row is not the embedding that was made of its picture now."""
-    stored = _unit(array(exported.shards[row.shard].embeddings)[row.row])
-    similarity = float(made.vector @ stored)
-    if similarity < SAME:
-        raise ExchangeError(
-            f"the embeddings in {exported.folder} are of another model than {spec.label}, or "
-            f"of other pictures: that of {os.fsdecode(row.file.path)} has a cosine of "
-            f"{similarity:.3f} to one made anew",
-            hint="Nothing was imported. Name the model that made them with --model and "
-            "--pretrained.",
-        )
 
 
 def add(store: Store, matched: Matched, progress: Progress) -> Imported:
@@ -340,7 +301,7 @@ def _embedded(exported: Export, seen: Iterable[tuple[Row, SeenImage]]) -> Iterat
         if row.shard not in arrays:
             arrays[row.shard] = array(exported.shards[row.shard].embeddings)
         facts = (image.content_hash, image.width, image.height, image.taken_at)
-        yield EmbeddedImage(row.file, *facts, _unit(arrays[row.shard][row.row]), *image.origin)
+        yield EmbeddedImage(row.file, *facts, unit(arrays[row.shard][row.row]), *image.origin)
 
 
 class _Places:
@@ -365,9 +326,3 @@ class _Places:
             whole = os.path.join(self._real[above], name)
             if whole.startswith(self._root):
                 yield whole.removeprefix(self._root).replace(os.fsencode(os.sep), b"/")
-
-
-def _unit(vector: npt.NDArray[Any]) -> Vectors:
-    """A row as a unit vector, ``(dim,)``: as it is where rounding alone makes it longer."""
-    exact = np.asarray(vector, np.float32)
-    return exact if abs(float(np.linalg.norm(exact)) - 1) < _UNIT else l2_normalise(exact)

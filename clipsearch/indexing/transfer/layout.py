@@ -12,6 +12,10 @@ believed only after a sample of its embeddings was made again from the pictures 
 A path that is not UTF-8 is in ``image_path`` with replacement characters, and as it is in
 ``path_bytes`` (base64 in JSON lines), which is empty for all others. ``content_hash`` is the
 file's BLAKE2b-160 in hexadecimal: one that has changed since is not taken for what it was.
+
+A picture inside an archive has the archive's path before its own (``00000.tar/000000012.jpg``),
+and ``archive``, ``byte_offset`` and ``bytes`` say where it is. ``caption`` and ``url`` are
+clip-retrieval's names for what img2dataset wrote beside it.
 """
 
 import base64
@@ -27,11 +31,27 @@ import numpy as np
 import numpy.typing as npt
 
 from clipsearch.errors import ExchangeError
-from clipsearch.records import ModelSpec
+from clipsearch.indexing.transfer import finished
+from clipsearch.paths import absolute
+from clipsearch.records import Archived, EmbeddedImage, ModelSpec
 
 Kind = Literal["parquet", "jsonl"]
 
 EMBEDDINGS, METADATA, MANIFEST = "img_emb", "metadata", "clipsearch.json"
+
+_COLUMNS = {
+    "image_path": "string",
+    "path_bytes": "binary",
+    **dict.fromkeys(("width", "height"), "int32"),
+    **dict.fromkeys(("taken_at", "camera"), "string"),
+    **dict.fromkeys(("latitude", "longitude"), "float64"),
+    **dict.fromkeys(("content_hash", "caption", "url", "archive"), "string"),
+    **dict.fromkeys(("byte_offset", "bytes", "mtime_ns"), "int64"),
+}
+"""Of the metadata, with their types in Arrow; other programs write others, which are not read."""
+
+_ROWS_AT_ONCE = 5_000
+"""How many rows of a parquet file are in memory, captions and all."""
 
 _VERSION = 1
 """Of what the manifest tells; keys are only ever added to it."""
@@ -45,6 +65,11 @@ class Shard:
     metadata: Path
     rows: int
 
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """Both of its files."""
+        return self.embeddings, self.metadata
+
 
 @dataclass(frozen=True, slots=True)
 class Export:
@@ -55,6 +80,8 @@ class Export:
     dim: int
     told: dict[str, Any]
     """What ``clipsearch.json`` says, if there is one: clip-retrieval writes none."""
+    damaged: tuple[str, ...] = ()
+    """Archives that may have had more pictures, and why."""
 
     @property
     def rows(self) -> int:
@@ -66,7 +93,7 @@ def read(folder: Path) -> Export:
     """Look through an export. Raises ExchangeError for what does not hold together."""
     if not folder.is_dir():
         raise _bad(f"{folder} is no folder")
-    told = _told(folder)
+    told = manifest(folder)
     found = _numbered(folder / EMBEDDINGS, r"img_emb_(\d+)\.npy")
     if not found:
         raise _bad(f"there are no embeddings in {folder}: no {EMBEDDINGS}/img_emb_0.npy")
@@ -89,15 +116,35 @@ def read(folder: Path) -> Export:
         _require_directions(found[number])
     if len(dims) > 1:
         raise _bad(f"the embeddings in {folder} have several lengths: {sorted(dims)}")
-    if told and (rows := [shard.rows for shard in shards]) != told.get("rows"):
-        raise _bad(
-            f"{folder / MANIFEST} tells of {told.get('rows')} rows in the shards, not {rows}"
-        )
-    return Export(folder, tuple(shards), dims.pop(), told)
+    damaged: tuple[str, ...] = ()
+    if told and "rows" not in told:
+        damaged = tuple(_damage(folder, shards))
+    elif told and (rows := [shard.rows for shard in shards]) != told["rows"]:
+        raise _bad(f"{folder / MANIFEST} tells of {told['rows']} rows in the shards, not {rows}")
+    return Export(folder, tuple(shards), dims.pop(), told, damaged)
 
 
-def write_manifest(path: Path, root: Path, spec: ModelSpec, rows: Sequence[int]) -> None:
-    """Tell which model made the embeddings. rows: of each shard."""
+def _damage(folder: Path, shards: Sequence[Shard]) -> Iterator[str]:
+    """What of an output of ``embed`` is of damaged archives; raises unless all is finished."""
+    files = {f"{part.parent.name}/{part.name}" for shard in shards for part in shard.files}
+    for number, marker in finished.markers(folder):
+        if finished.marker_of(folder, number) is None or not files.issuperset(marker.files):
+            break
+        files -= marker.files.keys()
+        if marker.damage:
+            yield f"{marker.source}: {marker.damage}"
+    else:
+        if not files:
+            return
+        number = min(files)
+    raise ExchangeError(
+        f"shard {number} in {folder} is not finished, or was changed",
+        hint="Run the same clipsearch embed again; it makes what is missing.",
+    )
+
+
+def write_manifest(path: Path, root: Path, spec: ModelSpec, rows: Sequence[int] | None) -> None:
+    """Tell which model made the embeddings. rows: of each shard; None: each tells it itself."""
     told = {
         "version": _VERSION,
         "model": spec.label,
@@ -105,10 +152,35 @@ def write_manifest(path: Path, root: Path, spec: ModelSpec, rows: Sequence[int])
         "pretrained": spec.pretrained,
         "fingerprint": spec.fingerprint,
         "dim": spec.dim,
-        "rows": rows,
+        **({} if rows is None else {"rows": rows}),
         "root": os.fsdecode(root),  # what is not UTF-8 in it becomes an escape
     }
-    _write(path, json.dumps(told, indent=2) + "\n")
+    write_text(path, json.dumps(told, indent=2) + "\n")
+
+
+def row_of(image: EmbeddedImage, root: bytes) -> dict[str, Any]:
+    """The row of a picture, whose path is relative to ``root``, as ``write_metadata`` takes it."""
+    archived = image.archived
+    path = image.file.path if archived else absolute(root, image.file.path)
+    archive = archived and archived.archive
+    text = path.decode("utf-8", "replace")
+    return {
+        "image_path": text,
+        "path_bytes": None if text.encode() == path else path,
+        "width": image.width,
+        "height": image.height,
+        "taken_at": image.taken_at,
+        "camera": image.camera,
+        "latitude": image.latitude,
+        "longitude": image.longitude,
+        "content_hash": image.content_hash.hex() or None,
+        "caption": archived and archived.caption,
+        "url": archived and archived.url,
+        "archive": archive and archive.decode("utf-8", "replace"),
+        "byte_offset": archived.offset if archived and archive else None,
+        "bytes": image.file.size,
+        "mtime_ns": image.file.mtime_ns,
+    }
 
 
 def write_embeddings(path: Path, vectors: npt.NDArray[np.float16]) -> None:
@@ -128,25 +200,19 @@ def write_metadata(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         odd = row["path_bytes"]
         coded = None if odd is None else base64.b64encode(odd).decode("ascii")
         lines.append(json.dumps({**row, "path_bytes": coded}, ensure_ascii=False) + "\n")
-    _write(path, "".join(lines))
+    write_text(path, "".join(lines))
 
 
 def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     pa, pq = pyarrow()
-    columns = {
-        "image_path": pa.string(),
-        "path_bytes": pa.binary(),
-        **dict.fromkeys(("width", "height"), pa.int32()),
-        **dict.fromkeys(("taken_at", "camera"), pa.string()),
-        **dict.fromkeys(("latitude", "longitude"), pa.float64()),
-        "content_hash": pa.string(),
-    }
+    schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in _COLUMNS.items()])
     with path.open("wb") as file:
-        pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items()))), file)
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
         _to_disk(file)
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8, to the disk itself."""
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
         _to_disk(file)
@@ -213,7 +279,8 @@ def _numbered(folder: Path, pattern: str) -> dict[int, Path]:
     return found
 
 
-def _told(folder: Path) -> dict[str, Any]:
+def manifest(folder: Path) -> dict[str, Any]:
+    """What ``clipsearch.json`` says; nothing if there is none. Raises ExchangeError."""
     path = folder / MANIFEST
     if not path.is_file():
         return {}
@@ -232,8 +299,30 @@ def _told(folder: Path) -> dict[str, Any]:
     return dict(told)
 
 
-def rows_of(metadata: Path) -> Iterator[tuple[bytes, bytes | None]]:
-    """Path and content hash (if it is told) of each row of a file of metadata."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the metadata tells of one embedding; what it does not tell is None or 0."""
+
+    path: bytes
+    content_hash: bytes | None
+    """Of the picture that was embedded; other programs do not tell it."""
+    size: int
+    mtime_ns: int
+    width: int
+    height: int
+    taken_at: str | None
+    camera: str | None
+    latitude: float | None
+    longitude: float | None
+    archived: Archived
+    """Its archive is None for a picture that is a file, and for one of which nothing is told."""
+
+
+def rows_of(metadata: Path) -> Iterator[Told]:
+    """What a file of metadata tells of each embedding, in their order.
+
+    Raises ExchangeError for a row without a path, or one that cannot be what export writes.
+    """
     rows = _parquet_rows(metadata) if metadata.suffix == ".parquet" else _json_rows(metadata)
     for number, row in enumerate(rows):
         try:
@@ -250,15 +339,56 @@ def rows_of(metadata: Path) -> Iterator[tuple[bytes, bytes | None]]:
             raise _bad(f"row {number} of {metadata} has a content_hash that is none") from error
         if not isinstance(path, bytes):
             raise _bad(f"row {number} of {metadata} has a path_bytes that is none")
-        yield path, content_hash
+        yield _told(path, content_hash, row)
+
+
+def _told(path: bytes, content_hash: bytes | None, told: dict[str, Any]) -> Told:
+    """Other programs' columns may hold anything: what is not of its type is not told."""
+    archive = _text(told.get("archive"))
+    return Told(
+        path,
+        content_hash,
+        _count(told.get("bytes")),
+        _count(told.get("mtime_ns")),
+        _count(told.get("width")),
+        _count(told.get("height")),
+        _text(told.get("taken_at")),
+        _text(told.get("camera")),
+        *_place(told.get("latitude"), told.get("longitude")),
+        Archived(
+            archive.encode() if archive else None,
+            _count(told.get("byte_offset")),
+            _text(told.get("caption")),
+            _text(told.get("url")),
+        ),
+    )
+
+
+def _text(value: object) -> str | None:
+    """Half a surrogate pair, which JSON can hold and no catalog can, is replaced."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
+
+
+def _count(value: object) -> int:
+    """A whole number; pandas makes floats of a column of them with gaps."""
+    if isinstance(value, int | float) and 0 <= value < 2**63:
+        return int(value)
+    return 0
+
+
+def _place(*degrees: object) -> tuple[float | None, float | None]:
+    latitude, longitude = degrees
+    if isinstance(latitude, float) and isinstance(longitude, float):
+        return latitude, longitude
+    return None, None
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     pa, pq = pyarrow()
     try:
         with pq.ParquetFile(path) as file:
-            columns = {"image_path", "path_bytes", "content_hash"} & set(file.schema_arrow.names)
-            for batch in file.iter_batches(columns=sorted(columns)):
+            columns = sorted(_COLUMNS.keys() & set(file.schema_arrow.names))
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
                 yield from batch.to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _bad(f"cannot read {path}: {error}") from error

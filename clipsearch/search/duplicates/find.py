@@ -60,6 +60,11 @@ class Member:
         """From the root of the file system."""
         return absolute(self.root, self.image.path)
 
+    @property
+    def content(self) -> bytes:
+        """The same for exact copies alone: where nobody knows the content, the path."""
+        return self.image.content_hash or self.path
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -172,7 +177,7 @@ def _by_content(pictures: Iterable[Member]) -> tuple[list[list[Member]], list[by
     """
     classes: dict[bytes, list[Member]] = {}
     for member in pictures:
-        classes.setdefault(member.image.content_hash, []).append(member)
+        classes.setdefault(member.content, []).append(member)
     stale: list[bytes] = []
     kept: list[list[Member]] = []
     for members in classes.values():
@@ -209,7 +214,8 @@ def _each_file_once(members: Iterable[Member]) -> list[Member]:
 
 
 def _is_there(member: Member) -> bool:
-    return is_as_indexed(member.path, member.image.size, member.image.mtime_ns)
+    image = member.image
+    return is_as_indexed(image.span or member.path, image.size, image.mtime_ns)
 
 
 def _embeddings(stores: Sequence[Store], members: Sequence[Member]) -> Half:
@@ -230,7 +236,7 @@ def _small(members: Sequence[Member], progress: Progress) -> list[Pixels | None]
     """Each picture ``(SIDE, SIDE, 3)``; None where it cannot be read or is another by now."""
     seen: dict[bytes, Pixels] = {}
     content = {member.path: member.image.content_hash for member in members}
-    files = [ImageFile(path, 0, 0) for path in content]
+    files = [ImageFile(member.path, 0, 0, member.image.span) for member in members]
     with DecodePool(b"", files, SMALL, max_pixels=None, ahead=_DECODED_AHEAD) as pool:
         for done, (file, outcome) in enumerate(pool, start=1):
             progress("looking at pictures", done, len(files))

@@ -169,7 +169,8 @@ def measure(store: Store, load_encoder: LoadEncoder, progress: Progress) -> Like
     if not seen:
         raise CollectionGone(
             f"none of the pictures in {store.root} can be read",
-            hint="Is its disk mounted? Near-duplicates are looked at, not only looked up.",
+            hint="Is its disk mounted? Near-duplicates are looked at, not only looked up; those "
+            "imported without files or archives cannot be.",
         )
     # In one order, whichever was decoded first: the measurement is the same each time.
     ordered = [seen[image.id] for image in chosen if image.id in seen]
@@ -225,9 +226,9 @@ def _read(
     there = {
         image.path: image
         for image in images
-        if is_as_indexed(absolute(root, image.path), image.size, image.mtime_ns)
+        if is_as_indexed(image.span or absolute(root, image.path), image.size, image.mtime_ns)
     }
-    files = [ImageFile(path, 0, 0) for path in there]
+    files = [ImageFile(path, 0, 0, image.span) for path, image in there.items()]
     limit = store.scope.max_pixels
     with DecodePool(root, files, Whole(longest), max_pixels=limit, ahead=_DECODED_AHEAD) as pool:
         for done, (file, outcome) in enumerate(pool):

@@ -34,7 +34,7 @@ def page(
             hit,
             name,
             _thumbnail(pictures.get(absolute_path(hit))),
-            file_url(absolute_path(hit)),
+            _link(hit),
         )
         for rank, (hit, name) in enumerate(zip(hits, classes, strict=True), start=1)
     ]
@@ -49,6 +49,18 @@ def page(
         keys=KEYS,
         size=SIZE,
     )
+
+
+def _link(hit: Hit) -> str:
+    """To the file; of a picture in an archive, to the page where it came from, or to the archive.
+
+    A URL is somebody else's text: only one of the web is a link.
+    """
+    if hit.span is None:
+        return file_url(absolute_path(hit))
+    if hit.url and hit.url.lower().startswith(("https://", "http://")):
+        return hit.url
+    return file_url(hit.span.path)
 
 
 def _thumbnail(picture: bytes | None) -> str | None:

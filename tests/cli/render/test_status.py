@@ -18,15 +18,8 @@ from clipsearch.domain.pass_marks import Shortfall
 from clipsearch.domain.taxonomy import Domain, DomainClass
 from clipsearch.errors import FailureKind
 from clipsearch.images.limits import Limits
-from clipsearch.records import (
-    ClusterSearch,
-    CollectionStatus,
-    Failure,
-    Hit,
-    IndexSummary,
-    Scope,
-    Tested,
-)
+from clipsearch.indexing.changes import IndexSummary
+from clipsearch.records import ClusterSearch, CollectionStatus, Failure, Hit, Scope, Tested
 from clipsearch.search.answer import Answer
 from clipsearch.search.judge import Judgment
 from clipsearch.storage.collection import tested_line as line_on_tests

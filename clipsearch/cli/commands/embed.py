@@ -1,0 +1,150 @@
+"""``clipsearch embed``."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipsearch.cli import completion
+from clipsearch.cli.app import DeviceOption, OfflineOption, commands, progress, say
+from clipsearch.cli.options.walk import MaxPixelsOption
+from clipsearch.errors import ExitCode, UsageError
+from clipsearch.indexing.transfer.embed import EmbedOptions, embed
+from clipsearch.indexing.transfer.layout import Kind, has_pyarrow
+from clipsearch.models.choice import ModelChoice
+from clipsearch.text import printable
+
+app = commands()
+
+_NAMED = 20
+"""So many paths are named; that there are more is said."""
+
+
+@app.command("embed")
+def embed_command(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="A folder of pictures; or tar archives, a folder of them, a glob, or a pattern "
+            "like 'laion/{00000..00150}.tar'.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="The folder to write, new or begun by the same command.",
+            show_default=False,
+        ),
+    ],
+    part: Annotated[
+        str,
+        typer.Option(
+            "--part",
+            metavar="I/N",
+            help="Make every N-th shard, from the I-th on: one of N processes.",
+        ),
+    ] = "1/1",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            autocompletion=completion.models,
+            metavar="NAME",
+            envvar="CLIPSEARCH_MODEL",
+            help="The model to embed with, as for index --model.",
+            show_default=False,
+        ),
+    ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            "--pretrained",
+            metavar="TAG|FILE",
+            envvar="CLIPSEARCH_PRETRAINED",
+            help="The weights for that model: the name of published ones, or a file.",
+            show_default=False,
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            min=1,
+            metavar="N",
+            help="Images per batch (default: chosen for the device).",
+            show_default=False,
+        ),
+    ] = None,
+    parquet: Annotated[
+        bool | None,
+        typer.Option(
+            "--parquet/--npy",
+            help="Metadata as parquet, which needs pyarrow, or as JSON lines (default: parquet if "
+            "pyarrow is installed).",
+            show_default=False,
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 2 if any image is damaged.")
+    ] = False,
+    max_pixels: MaxPixelsOption = None,
+    offline: OfflineOption = False,
+) -> int:
+    """Embed images into shards, without an index.
+
+    Writes the layout of clip-retrieval: OUT/img_emb, OUT/metadata. Each archive becomes a shard,
+    as does each 10,000 images of a folder. Finished shards are kept: interrupt at will and run the
+    same command again. Make an index of them with clipsearch import. See clipsearch help archives.
+
+    Exit code 2 if an archive is damaged or a file cannot be read: both are named.
+
+    \b
+    Examples:
+      clipsearch embed 'laion/{00000..00150}.tar' laion-b16
+      clipsearch embed laion laion-b16 --part $SLURM_ARRAY_TASK_ID/8
+      seq 8 | xargs -P 8 -I{} clipsearch embed laion laion-b16 --part {}/8
+    """
+    kind: Kind = "parquet" if parquet or (parquet is None and has_pyarrow()) else "jsonl"
+    options = EmbedOptions(
+        ModelChoice(model, pretrained, device, batch_size, offline),
+        _part(part),
+        kind,
+        max_pixels,
+    )
+    with progress() as bar:
+        done = embed(sources, out, options, progress=bar, notify=say)
+    _name("left out", done.left_out)
+    _name("failed", done.failed)
+    _name("damaged, embedded as far as it goes:", done.damaged)
+    _name("cannot read", done.unreadable)
+    say(
+        f"{printable(str(out))}: {done.shards} shards finished, {done.before} finished before; "
+        f"{done.embedded} images embedded, {len(done.left_out)} members left out, "
+        f"{len(done.failed)} failed, {done.still_failed} failed before, "
+        f"{len(done.damaged)} damaged archives, {len(done.unreadable)} unreadable"
+    )
+    failed = strict and (done.failed or done.still_failed)
+    return ExitCode.OK if done.is_whole and not failed else ExitCode.ERROR
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, slash, parts = text.partition("/")
+    if slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts):
+        return int(number), int(parts)
+    raise UsageError(
+        f"--part takes I/N with I from 1 to N, not {text}",
+        hint="For the third of eight processes: --part 3/8",
+    )
+
+
+def _name(what: str, found: Sequence[tuple[bytes, str]]) -> None:
+    for path, why in found[:_NAMED]:
+        say(f"{what} {printable(os.fsdecode(path))}: {printable(why)}")
+    if len(found) > _NAMED:
+        say(f"{what} {len(found) - _NAMED} more")

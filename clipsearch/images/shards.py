@@ -1,0 +1,189 @@
+"""Tar archives of samples, as webdataset and img2dataset write them.
+
+A sample is the members of one key: ``000000012.jpg``, ``.txt`` and ``.json`` are the picture, the
+caption and the metadata of ``000000012``. The key is a member's path up to the first dot of its
+name, and the rest, in lower case, is its extension (webdataset, ``tariterators.base_plus_ext``).
+
+Only headers are read, and nothing is unpacked: a sample says where in the archive its members
+are. So the members of a key may be far apart, and whoever wants one reads that one alone.
+"""
+
+import io
+import os
+import re
+import tarfile
+from dataclasses import dataclass, field
+from typing import BinaryIO, NamedTuple
+
+from clipsearch.records import Source, Span
+
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "heic", "heif", "avif")
+"""Extensions of pictures. The first that a sample has is its picture."""
+
+_MEMBER = re.compile(rb"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
+"""The key and the extension of a member's path."""
+
+_MOST_HEADER_BYTES = 1 << 20
+"""Of one read while headers are read: a damaged or hostile one asks for any number."""
+
+_BLOCK = tarfile.BLOCKSIZE
+
+
+class Member(NamedTuple):
+    """One file in an archive."""
+
+    name: bytes
+    """Its path in the archive."""
+    span: Span
+    mtime_ns: int
+    """Modification time in nanoseconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The members of one key."""
+
+    key: bytes
+    members: dict[str, Member] = field(default_factory=dict)
+    """By extension, without the first dot and in lower case."""
+
+    @property
+    def picture(self) -> Member | None:
+        """Its picture; None if it has none."""
+        return next((self.members[kind] for kind in PICTURES if kind in self.members), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What an archive holds, as its headers tell."""
+
+    samples: tuple[Sample, ...]
+    """In the order of their first members; every member is whole."""
+    odd: tuple[tuple[bytes, str], ...]
+    """Members that belong to no sample, and why: a second one of its name, a link, ..."""
+    damage: str | None
+    """Why there may be more than could be read; None if the archive ends as it should."""
+
+
+def read(path: bytes) -> Shard:
+    """Read the headers of a tar archive that is not compressed, and sort its members by key.
+
+    What is whole before a damage is there, and the damage is told. Memory grows with the number
+    of members, not with their size. Raises OSError if the file cannot be read.
+    """
+    samples: dict[bytes, Sample] = {}
+    odd: list[tuple[bytes, str]] = []
+    damage = None
+    with open(path, "rb") as file:
+        end = os.fstat(file.fileno()).st_size
+        try:
+            with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:
+                while (member := archive.next()) is not None:
+                    archive.members.clear()  # type: ignore[attr-defined]
+                    name = member.name.encode("utf-8", "surrogateescape")
+                    if member.offset_data + member.size > end:
+                        damage = f"it ends within {os.fsdecode(name)}"
+                        break
+                    if why := _add(samples, path, name, member):
+                        odd.append((name, why))
+                else:
+                    damage = _end_missing(file, archive.offset)
+        except tarfile.TarError as error:
+            damage = f"it is {'damaged' if samples else 'not a tar archive'} ({error})"
+    return Shard(tuple(samples.values()), tuple(odd), damage)
+
+
+def opened(source: Source | str) -> BinaryIO:
+    """The bytes of a picture, from its own file or out of an archive. Raises OSError."""
+    if not isinstance(source, Span):
+        return open(source, "rb")
+    return io.BufferedReader(_Part(open(source.path, "rb", buffering=0), source))
+
+
+def _add(
+    samples: dict[bytes, Sample], path: bytes, name: bytes, member: tarfile.TarInfo
+) -> str | None:
+    """Put a member where it belongs; why it belongs nowhere, if that is worth saying."""
+    if member.isdir():
+        return None
+    if not member.isreg() or member.issparse():
+        return "not a plain file" if not (member.issym() or member.islnk()) else "a link"
+    found = _MEMBER.fullmatch(name)
+    if found is None:
+        return "its name has no key and extension"
+    if name.startswith(b"/") or b"\0" in name or b".." in name.split(b"/"):
+        return "its name leads out of the archive"
+    key, extension = found[1], found[2].decode("utf-8", "replace").lower()
+    sample = samples.setdefault(key, Sample(key))
+    if extension in sample.members:
+        return "a second one of that name"
+    span = Span(path, member.offset_data, member.size)
+    sample.members[extension] = Member(name, span, max(0, int(member.mtime)) * 1_000_000_000)
+    return None
+
+
+def _end_missing(file: BinaryIO, offset: int) -> str | None:
+    """What stands where an archive's end should: a block of zeros."""
+    file.seek(offset)
+    block = file.read(_BLOCK)
+    if block == bytes(_BLOCK):
+        return None
+    return f"the header at byte {offset} is damaged" if len(block) == _BLOCK else "it has no end"
+
+
+class _Headers(io.RawIOBase):
+    """A file of which only so much is read at once as a header takes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _MOST_HEADER_BYTES:
+            raise tarfile.ReadError("a header is too long")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+class _Part(io.RawIOBase):
+    """The bytes of a span as a file of their own; closing it closes the whole."""
+
+    def __init__(self, file: io.RawIOBase | io.FileIO, span: Span) -> None:
+        self._file = file
+        self._span = span
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._span.size}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def readinto(self, buffer: "memoryview") -> int:  # type: ignore[override]
+        left = max(0, self._span.size - self._at)
+        self._file.seek(self._span.offset + self._at)
+        count = self._file.readinto(memoryview(buffer)[:left]) or 0
+        self._at += count
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

@@ -1,0 +1,330 @@
+"""Embed pictures into shards of clip-retrieval's layout: the part of the work that takes a cluster.
+
+Each shard is made by itself, by whichever process has it in its part, and is marked as finished
+when its files are on the disk (see ``finished``). So any process may be killed at any moment, and
+the same command makes what is missing. ``import`` makes an index of the shards.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipsearch.errors import ExchangeError, ImageError
+from clipsearch.images import shards
+from clipsearch.images.shards import Sample
+from clipsearch.indexing.embed import EmbedFiles, LoadEncoder, Progress, embed_files, reason
+from clipsearch.indexing.transfer import finished, layout
+from clipsearch.indexing.transfer.finished import Marker
+from clipsearch.indexing.transfer.layout import EMBEDDINGS, MANIFEST, METADATA, Kind
+from clipsearch.indexing.transfer.sources import Work, plan
+from clipsearch.models.choice import ModelChoice, Notify
+from clipsearch.records import Archived, EmbeddedImage, ImageFile, ModelFiles, ModelSpec
+
+_LONGEST_TEXT = 1 << 20
+"""Bytes of a caption or of metadata: a longer one is nobody's, and is not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """How pictures are to be embedded into shards."""
+
+    model: ModelChoice = field(default_factory=ModelChoice)
+    part: tuple[int, int] = (1, 1)
+    """Which part of the shards to make, of how many; the first is 1."""
+    kind: Kind = "parquet"
+    """Of the metadata."""
+    max_pixels: int | None = None
+    """Pictures of more pixels fail; None takes the machine's limit."""
+
+
+@dataclass(slots=True)
+class EmbedSummary:
+    """What one run of ``embed`` did."""
+
+    shards: int = 0
+    """How many were finished."""
+    before: int = 0
+    """How many were finished already."""
+    embedded: int = 0
+    failed: list[tuple[bytes, str]] = field(default_factory=list)
+    """Pictures that cannot be decoded, with the reason."""
+    still_failed: int = 0
+    """Those of the shards that were finished already."""
+    left_out: list[tuple[bytes, str]] = field(default_factory=list)
+    """Members of archives that belong to no picture, with the reason."""
+    damaged: list[tuple[bytes, str]] = field(default_factory=list)
+    """Archives that may have had more pictures, with the reason. Their shards are not finished:
+    they are made again when the archive is another one."""
+    unreadable: list[tuple[bytes, str]] = field(default_factory=list)
+    """Files and folders that cannot be read, with the reason. Their shards are not finished."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all shards that were asked for are finished and whole."""
+        return not self.damaged and not self.unreadable
+
+
+def embed(
+    sources: Sequence[str],
+    out: Path,
+    options: EmbedOptions,
+    *,
+    embed_with: Callable[[ModelFiles], EmbedFiles] = lambda files: embed_files,
+    progress: Progress = lambda doing, done, total: None,
+    notify: Notify = lambda message: None,
+) -> EmbedSummary:
+    """Embed what ``sources`` name (see ``sources.plan``) into shards in the folder ``out``.
+
+    Shards that are finished are not made again. embed_with: where pictures are embedded with a
+    model, by default on this machine. Raises UsageError, ModelError, and ExchangeError if ``out``
+    is something else or cannot be written.
+    """
+    if options.kind == "parquet":
+        layout.pyarrow()
+    planned = plan(sources)
+    files = options.model.files(notify)
+    encoders = options.model.encoders(files, notify)
+    summary = EmbedSummary(unreadable=list(planned.unreadable))
+    try:
+        _begin(out, planned.root, files.spec)
+        _require_no_others(out, planned.works)
+        maker = _Maker(
+            out, planned.root, files.spec, options, embed_with(files), cache(lambda: encoders.both)
+        )
+        works = planned.part(*options.part)
+        for count, work in enumerate(works, start=1):
+            marker = finished.marker_of(out, work.number)
+            if marker is None or marker.state != work.state:
+                maker.make(work, summary, _told(progress, f"shard {count} of {len(works)}: "))
+                continue
+            summary.still_failed += marker.failed
+            if marker.damage:
+                summary.damaged.append((work.name.encode(), marker.damage))
+            else:
+                summary.before += 1
+    except OSError as error:
+        raise ExchangeError(
+            f"cannot write {out}: {error.strerror or error}",
+            hint="Make room and run the same command again; what is finished is kept.",
+        ) from error
+    return summary
+
+
+def _told(progress: Progress, where: str) -> Progress:
+    return lambda doing, done, total: progress(where + doing, done, total)
+
+
+def _begin(out: Path, root: Path, spec: ModelSpec) -> None:
+    """Make the folder, or see that it was begun for the same pictures and the same model."""
+    if not out.parent.is_dir():
+        raise ExchangeError(
+            f"there is no folder {out.parent} to write {out.name} to", hint="Make it first."
+        )
+    out.mkdir(exist_ok=True)
+    told = layout.manifest(out)
+    if not told:
+        if any(not found.name.startswith(".") for found in out.iterdir()):
+            raise ExchangeError(
+                f"{out} is not empty", hint="Name a new folder, or one that embed has begun."
+            )
+        write = partial(layout.write_manifest, root=root, spec=spec, rows=None)
+        finished.put(out / MANIFEST, write)
+    elif "rows" in told or Path(told["root"]) != root:
+        what = "an export" if "rows" in told else f"of the pictures in {told['root']}"
+        raise ExchangeError(f"{out} is {what}", hint="Name another folder.")
+    elif told["fingerprint"] != spec.fingerprint:
+        raise ExchangeError(
+            f"{out} was begun with {told['model']}, and not with {spec.label}",
+            hint="Name that model with --model and --pretrained, or another folder.",
+        )
+    for part in (EMBEDDINGS, METADATA, finished.FOLDER):
+        (out / part).mkdir(exist_ok=True)
+
+
+def _require_no_others(out: Path, works: Sequence[Work]) -> None:
+    """Raise ExchangeError for shards of another archive, or of pictures that a folder once had.
+
+    They would be imported along with what is there now. Archives may come bit by bit.
+    """
+    names = {work.number: work.name for work in works}
+    for number, marker in finished.markers(out):
+        if works[0].archive is None:
+            stale = number not in names
+        else:
+            stale = names.get(number, marker.source) != marker.source
+        if stale:
+            raise ExchangeError(
+                f"shard {number} of {out} is of {marker.source}, which is not in the source now",
+                hint="Name another folder, or delete the shard's files.",
+            )
+
+
+class _Maker:
+    """Makes shards, one after another, with one model."""
+
+    def __init__(
+        self,
+        out: Path,
+        root: Path,
+        spec: ModelSpec,
+        options: EmbedOptions,
+        embed_files: EmbedFiles,
+        load_encoder: LoadEncoder,
+    ) -> None:
+        self._out = out
+        self._root = root
+        self._spec = spec
+        self._options = options
+        self._embed_files = embed_files
+        self._load_encoder = load_encoder
+
+    def make(self, work: Work, summary: EmbedSummary, progress: Progress) -> None:
+        """Make one shard, and mark it as finished if all of it could be read.
+
+        Raises OSError if it cannot be written, and ModelError.
+        """
+        files, samples, damage = work.files, dict[bytes, Sample](), None
+        if work.archive is not None:
+            progress("reading headers", 0, 0)
+            try:
+                shard = shards.read(os.fsencode(work.archive))
+            except OSError as error:
+                summary.unreadable.append((work.name.encode(), reason(error)))
+                return
+            samples = dict(_pictures(work.name, shard.samples))
+            files, damage = tuple(map(_file, samples, samples.values())), shard.damage
+            summary.left_out += _left_out(work.name, shard)
+            if damage:
+                summary.damaged.append((work.name.encode(), damage))
+            if damage and not files:
+                return
+        unread, failed = len(summary.unreadable), len(summary.failed)
+        rows = self._rows(work, files, samples, summary, progress)
+        if len(summary.unreadable) > unread:
+            return
+        self._write(work, rows, len(summary.failed) - failed, damage)
+        summary.shards += damage is None
+        summary.embedded += len(rows)
+
+    def _rows(
+        self,
+        work: Work,
+        files: Sequence[ImageFile],
+        samples: dict[bytes, Sample],
+        summary: EmbedSummary,
+        progress: Progress,
+    ) -> list[tuple[Any, dict[str, Any]]]:
+        """Embedding ``(dim,)`` in fp16 and metadata of each picture, in the order of the files."""
+        root = os.fsencode(self._root)
+        made: dict[bytes, tuple[Any, dict[str, Any]]] = {}
+        for batch in self._embed_files(
+            root,
+            files,
+            self._spec.preprocessing,
+            self._load_encoder,
+            max_pixels=self._options.max_pixels,
+            progress=progress,
+        ):
+            for file, outcome in batch:
+                match outcome:
+                    case EmbeddedImage():
+                        half = outcome.vector.astype(np.float16)
+                        if file.path in samples:
+                            told = _beside(samples[file.path], work.name, file)
+                            outcome = replace(outcome, archived=told)
+                        made[file.path] = half, layout.row_of(outcome, root)
+                    case ImageError():
+                        summary.failed.append((file.path, str(outcome)))
+                    case OSError():
+                        summary.unreadable.append((file.path, reason(outcome)))
+        return [made[file.path] for file in files if file.path in made]
+
+    def _write(
+        self,
+        work: Work,
+        rows: Sequence[tuple[Any, dict[str, Any]]],
+        failed: int,
+        damage: str | None,
+    ) -> None:
+        out, number = self._out, work.number
+        vectors = np.empty((len(rows), self._spec.dim), np.float16)
+        for n, (vector, _) in enumerate(rows):
+            vectors[n] = vector
+        told = [row for _, row in rows]
+        embeddings = f"{EMBEDDINGS}/img_emb_{number}.npy"
+        metadata = f"{METADATA}/metadata_{number}.{self._options.kind}"
+        finished.unmark(out, number)
+        for earlier in (out / METADATA).glob(f"metadata_{number}.*"):
+            earlier.unlink()  # it may be of the other kind
+        digests = {
+            embeddings: finished.put(
+                out / embeddings, partial(layout.write_embeddings, vectors=vectors)
+            ),
+            metadata: finished.put(out / metadata, partial(layout.write_metadata, rows=told)),
+        }
+        marker = Marker(work.name, work.state, len(rows), failed, damage, digests)
+        finished.mark(out, number, marker)
+
+
+def _pictures(archive: str, samples: Sequence[Sample]) -> Iterator[tuple[bytes, Sample]]:
+    """The samples that have a picture, by its path."""
+    for sample in samples:
+        if sample.picture is not None:
+            yield archive.encode() + b"/" + sample.picture.name, sample
+
+
+def _file(path: bytes, sample: Sample) -> ImageFile:
+    assert sample.picture is not None
+    _, span, mtime_ns = sample.picture
+    return ImageFile(path, span.size, mtime_ns, span)
+
+
+def _left_out(archive: str, shard: shards.Shard) -> Iterator[tuple[bytes, str]]:
+    before = archive.encode() + b"/"
+    for name, why in shard.odd:
+        yield before + name, why
+    for sample in shard.samples:
+        if sample.picture is None:
+            yield before + sample.key, "there is no picture of that key"
+        for kind, member in sample.members.items():
+            if kind in shards.PICTURES and member is not sample.picture:
+                yield before + member.name, "a second picture of its key"
+
+
+def _beside(sample: Sample, archive: str, file: ImageFile) -> Archived:
+    """What the members beside a picture tell of it: webdataset's .txt, img2dataset's .json."""
+    assert file.span is not None
+    told: dict[str, Any] = {}
+    with suppress(ValueError, RecursionError):
+        found = json.loads(_text(sample, "json") or "{}")
+        told = found if isinstance(found, dict) else {}
+    caption = _text(sample, "txt")
+    if caption is None and isinstance(told.get("caption"), str):
+        caption = told["caption"]
+    url = told.get("url")
+    return Archived(
+        archive.encode(),
+        file.span.offset,
+        caption and _valid(caption),
+        _valid(url) if isinstance(url, str) else None,
+    )
+
+
+def _text(sample: Sample, extension: str) -> str | None:
+    member = sample.members.get(extension)
+    if member is None or member.span.size > _LONGEST_TEXT:
+        return None
+    with shards.opened(member.span) as file:
+        return file.read().decode("utf-8", "replace")
+
+
+def _valid(text: str) -> str:
+    """Text that UTF-8 can hold: JSON can have half a surrogate pair."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,100 @@
+"""Which shards of an output are finished: a marker each, written after the shard's own files.
+
+``shards/shard_00003.json`` names the archive or the pictures that the shard is of, as they were,
+and the digests of its files. A shard without a marker, or with other files, is not finished.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from clipsearch import typed
+
+FOLDER = "shards"
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What is known of a finished shard."""
+
+    source: str
+    """What it is of: an archive's path relative to the root, or which pictures of a folder."""
+    state: str
+    """A digest of names, sizes and times of what it is of: another one means another shard."""
+    rows: int
+    failed: int
+    """How many pictures could not be decoded."""
+    damage: str | None
+    """Why the archive may have had more pictures; None if it was whole."""
+    files: Mapping[str, str]
+    """Digest of each file, by its path relative to the output's folder."""
+
+
+def mark(folder: Path, number: str, marker: Marker) -> None:
+    """Say that a shard is finished, once its files are on the disk. Raises OSError."""
+    text = json.dumps(asdict(marker), indent=2) + "\n"
+    put(_path(folder, number), lambda path: _write(path, text))
+
+
+def unmark(folder: Path, number: str) -> None:
+    """Say that a shard is to be made again. Raises OSError."""
+    _path(folder, number).unlink(missing_ok=True)
+
+
+def marker_of(folder: Path, number: str) -> Marker | None:
+    """The marker of a finished shard whose files are those that were written; else None."""
+    try:
+        marker = _read(_path(folder, number))
+        whole = all(digest(folder / name) == made for name, made in marker.files.items())
+    except (OSError, ValueError):
+        return None
+    return marker if whole else None
+
+
+def markers(folder: Path) -> Iterator[tuple[str, Marker]]:
+    """Numbers and markers of all shards that were once finished, whatever their files are now."""
+    for path in sorted((folder / FOLDER).glob("shard_*.json")):
+        with suppress(OSError, ValueError):
+            yield path.stem.removeprefix("shard_"), _read(path)
+
+
+def put(path: Path, write: Callable[[Path], None]) -> str:
+    """Write a file under another name, and give it its own once it is whole; its digest.
+
+    What a killed run left of it is removed. Raises OSError.
+    """
+    path.parent.mkdir(exist_ok=True)
+    for left in path.parent.glob(f".partial-*-{path.name}"):
+        left.unlink(missing_ok=True)
+    partial = path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}")
+    write(partial)
+    made = digest(partial)
+    os.replace(partial, path)
+    return made
+
+
+def digest(path: Path) -> str:
+    """BLAKE2b-256 of a file, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+
+
+def _path(folder: Path, number: str) -> Path:
+    return folder / FOLDER / f"shard_{number}.json"
+
+
+def _read(path: Path) -> Marker:
+    marker: Marker = typed.from_json(Marker, path.read_text("utf-8"))
+    return marker
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

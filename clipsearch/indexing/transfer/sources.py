@@ -1,0 +1,165 @@
+"""What ``embed`` is asked to embed, cut into the shards that it writes.
+
+An archive is a shard, and so are 10,000 pictures of a folder. Which shards there are, and their
+numbers, follows from the source alone, so that many processes agree on it without a word.
+"""
+
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from clipsearch.errors import UsageError
+from clipsearch.images import scan
+from clipsearch.records import ImageFile
+
+PICTURES_PER_SHARD = 10_000
+"""Of a folder; img2dataset writes as many into an archive."""
+
+_ARCHIVE = ".tar"
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_MOST_ARCHIVES = 10_000_000
+_LEAST_DIGITS = 5
+"""Of a shard's number, as img2dataset writes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One shard that is to be made."""
+
+    number: str
+    """In the names of its files: ``00003``."""
+    name: str
+    """An archive's path relative to the root; or which pictures of the folder they are."""
+    state: str
+    """A digest of the names, sizes and times of what it is made from."""
+    archive: Path | None
+    files: tuple[ImageFile, ...]
+    """Without an archive: relative to the root."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All shards that a source makes."""
+
+    root: Path
+    works: tuple[Work, ...]
+    unreadable: tuple[tuple[bytes, str], ...]
+    """Folders that could not be listed, and why."""
+
+    def part(self, number: int, parts: int) -> tuple[Work, ...]:
+        """Every ``parts``-th of them, from the ``number``-th on: each is in one part."""
+        return self.works[number - 1 :: parts]
+
+
+def plan(sources: Sequence[str]) -> Plan:
+    """The shards of a folder of pictures, or of archives.
+
+    sources: a folder; or archives, folders of archives, globs (``laion/*.tar``) and brace patterns
+    (``laion/{00000..00150}.tar``). Raises UsageError for what is not there, CollectionGone for a
+    folder that cannot be listed.
+    """
+    archives = list(dict.fromkeys(path for source in sources for path in _archives(source)))
+    if archives:
+        return _of_archives(archives)
+    folder = Path(sources[0])
+    if len(sources) > 1 or not folder.is_dir():
+        raise UsageError(
+            f"there is nothing to embed at {sources[0]}",
+            hint="Name a folder of pictures, or archives: 'laion/{00000..00150}.tar'.",
+        )
+    return _of_pictures(folder.resolve())
+
+
+def _archives(source: str) -> Iterator[Path]:
+    """The archives that a source names; none for a folder that holds none."""
+    path = Path(source)
+    if path.is_dir():
+        yield from sorted(found for found in path.iterdir() if found.suffix == _ARCHIVE)
+        return
+    for name in [source] if path.exists() else _expanded(source):
+        found = [name] if os.path.exists(name) else sorted(glob.glob(name))
+        if not found:
+            raise UsageError(
+                f"there is no archive {name}",
+                hint="Name archives that are there, with a glob: 'laion/*.tar'.",
+            )
+        yield from map(Path, found)
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    """Brace patterns as shells have them: ``{00000..00150}`` and ``{a,b}``."""
+    parts = _BRACES.split(pattern)  # text, braces, text, braces, ..., text
+    choices = [_choices(part) if n % 2 else [part] for n, part in enumerate(parts)]
+    return map("".join, product(*choices))
+
+
+def _choices(inside: str) -> Iterable[str]:
+    if found := _RANGE.fullmatch(inside):
+        first, last = int(found[1]), int(found[2])
+        if not first <= last < first + _MOST_ARCHIVES:
+            raise UsageError(
+                f"{{{inside}}} names no archives, or too many", hint="For example {00000..00150}."
+            )
+        return (str(number).zfill(len(found[1])) for number in range(first, last + 1))
+    return inside.split(",")
+
+
+def _of_archives(archives: Sequence[Path]) -> Plan:
+    paths = [Path(os.path.abspath(path)) for path in archives]
+    for path in paths:
+        if not path.is_file():
+            raise UsageError(f"{path} is no file", hint="An archive is a tar file.")
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"the name of {path} is not UTF-8", hint="Rename the archive."
+            ) from error
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    numbers = _numbers(paths)
+    works = []
+    for number, path in sorted(zip(numbers, paths, strict=True)):
+        name, status = path.relative_to(root).as_posix(), path.stat()
+        state = _state([ImageFile(name.encode(), status.st_size, status.st_mtime_ns)])
+        works.append(Work(number, name, state, path, ()))
+    return Plan(root, tuple(works), ())
+
+
+def _numbers(paths: Sequence[Path]) -> list[str]:
+    """The archives' own numbers, if all have one; else their places in the list."""
+    stems = [path.stem for path in paths]
+    own = all(stem.isascii() and stem.isdecimal() for stem in stems)
+    numbers = [int(stem) for stem in stems] if own else []
+    if len(set(numbers)) < len(paths):
+        numbers = list(range(len(paths)))
+    digits = max(_LEAST_DIGITS, len(str(max(numbers))))
+    return [str(number).zfill(digits) for number in numbers]
+
+
+def _of_pictures(folder: Path) -> Plan:
+    found = scan.find(os.fsencode(folder))
+    files = found.files
+    if not files:
+        raise UsageError(
+            f"there are no pictures and no archives in {folder}", hint="Name another folder."
+        )
+    works = []
+    for start in range(0, len(files), PICTURES_PER_SHARD):
+        some = tuple(files[start : start + PICTURES_PER_SHARD])
+        number = str(start // PICTURES_PER_SHARD).zfill(_LEAST_DIGITS)
+        name = f"pictures {start + 1} to {start + len(some)}"
+        works.append(Work(number, name, _state(some), None, some))
+    return Plan(folder, tuple(works), tuple(found.unreadable))
+
+
+def _state(files: Iterable[ImageFile]) -> str:
+    seen = hashlib.blake2b(digest_size=16)
+    for file in files:
+        seen.update(b"%s\0%d\0%d\n" % (file.path, file.size, file.mtime_ns))
+    return seen.hexdigest()

@@ -584,5 +584,6 @@ def test_what_is_stored_of_them_is_exported_and_saved(
         assert members.add(unsynchronised(second), quiet).added == 12
         assert facts(second) == stored
     with Store.create(tmp_path / "third", store.root, fake_spec()) as third:
-        assert store.salvage(unsynchronised(third)) == 12
+        catalog = store.directory / CATALOG
+        assert unsynchronised(third).salvage(catalog, pictures=True) == 12
         assert facts(third) == stored

@@ -88,7 +88,8 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         '"taken_at": "2024-05-01T12:30:00", "model": "ViT-B-16/x", '
         '"false_alarm": 0.01235, "precision": 0.9, "domain": "toys", "tested": "failed", '
         '"calibrated": true, "verdict": "weak", "rate": 0.31, '
-        '"collapsed": 0, "camera": "Leica M10", "latitude": -33.9, "longitude": 18.4}'
+        '"collapsed": 0, "camera": "Leica M10", "latitude": -33.9, "longitude": 18.4, '
+        '"caption": null, "url": null}'
     )
     assert json.loads(second) == {
         "rank": 2,
@@ -111,6 +112,8 @@ def test_json_lines_byte_for_byte(here: Path) -> None:
         "camera": None,
         "latitude": None,
         "longitude": None,
+        "caption": None,
+        "url": None,
     }
     assert end == b""
 

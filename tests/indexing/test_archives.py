@@ -28,7 +28,7 @@ from clipsearch.indexing.transfer.sources import plan
 from clipsearch.models.choice import ModelChoice
 from clipsearch.models.load import Encoders
 from clipsearch.records import EVERYTHING, ModelFiles, ModelSpec
-from clipsearch.storage.catalog import FOLDER, Store
+from clipsearch.storage.catalog import CATALOG, FOLDER, Store
 
 
 @pytest.fixture(autouse=True)

@@ -21,12 +21,12 @@ from clipsearch.indexing.embed import (
 from clipsearch.paths import absolute
 from clipsearch.records import (
     EmbeddedImage,
-    Encoder,
     Failure,
     Found,
     ImageFile,
     KnownImage,
     Origin,
+    TextEncoder,
     Vectors,
 )
 from clipsearch.storage.catalog import Store
@@ -98,12 +98,12 @@ def reconcile(
         progress=progress,
     ):
         _commit(store, batch, known, limits, summary)
-    store.update_vector_index(lambda: _class_prompts(load_encoder(), progress), progress=progress)
+    store.update_vector_index(lambda: class_prompts(load_encoder(), progress), progress=progress)
     summary.seconds = time.monotonic() - started
     return summary
 
 
-def _class_prompts(encoder: Encoder, progress: Progress) -> Vectors:
+def class_prompts(encoder: TextEncoder, progress: Progress) -> Vectors:
     """Embeddings ``(classes, dim)`` of texts like those that people search for."""
     from clipsearch.domain import taxonomy  # here, since few collections are so large
     from clipsearch.domain.zero_shot import encode_all

@@ -206,7 +206,7 @@ def test_a_node_that_goes_down_costs_its_batch_and_no_picture(
     session.wait_for(300)
     nodes.kill(nodes.added[2])
     out, err = process.communicate(timeout=900)
-    assert (process.returncode, out) == (0, b"")
+    assert (process.returncode, out) == (0, b""), err.decode()
     assert "1000 added" in err.decode()
     assert err.count(b"\n") == 1, err.decode()
     assert len(session.noted) == 1000

@@ -9,7 +9,6 @@ import typer
 
 from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, OfflineOption, commands, progress, say
-from clipsearch.cli.options.walk import MaxPixelsOption
 from clipsearch.errors import ExitCode, UsageError
 from clipsearch.indexing.transfer.embed import EmbedOptions, embed
 from clipsearch.indexing.transfer.layout import Kind, has_pyarrow
@@ -93,7 +92,16 @@ def embed_command(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 2 if any image is damaged.")
     ] = False,
-    max_pixels: MaxPixelsOption = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            "--max-pixels",
+            min=1,
+            metavar="N",
+            help="Skip images of more pixels (default: 256 million, or less on a small machine).",
+            show_default=False,
+        ),
+    ] = None,
     offline: OfflineOption = False,
 ) -> int:
     """Embed images into shards, without an index.

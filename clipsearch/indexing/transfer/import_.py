@@ -13,6 +13,7 @@ from clipsearch.errors import ExchangeError, ImageError, IndexNotFound, UsageErr
 from clipsearch.images import scan
 from clipsearch.images.pool import DecodePool
 from clipsearch.indexing.embed import Progress, reason
+from clipsearch.indexing.reconcile import class_prompts
 from clipsearch.indexing.rehome import rehome
 from clipsearch.indexing.transfer.check import Row, check, unit
 from clipsearch.indexing.transfer.layout import Export, array, read, rows_of
@@ -157,7 +158,9 @@ def import_embeddings(
             known.remember(directory, store.root)
             done = add(store, matched, progress)
             added = members.add(store, progress)
-            store.update_vector_index()
+            store.update_vector_index(
+                lambda: class_prompts(encoders.text, progress), progress=progress
+            )
             progress("measuring what scores mean", 0, 1)
             collection.calibrate(store, lambda: encoders.text)
     return ImportSummary(

@@ -15,6 +15,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -186,8 +187,10 @@ class TextEncoder:
             keys, mask = prefixes.seen_from(some)
             q = qkv[some, :width].reshape(-1, self._heads, size).swapaxes(0, 1)
             k, v = qkv[keys, width:].reshape(-1, 2, self._heads, size).transpose(1, 2, 0, 3)
-            scores = q @ k.swapaxes(1, 2) / math.sqrt(size) + mask  # (heads, rows, keys)
-            scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            scores = q / np.float32(math.sqrt(size)) @ k.swapaxes(1, 2)  # (heads, rows, keys)
+            scores += mask
+            scores -= scores.max(axis=-1, keepdims=True)
+            np.exp(scores, out=scores)
             scores /= scores.sum(axis=-1, keepdims=True)
             mixed[start : start + len(some)] = (scores @ v).swapaxes(0, 1).reshape(-1, width)
         return self._linear(mixed, name)
@@ -233,7 +236,8 @@ class Prefixes:
         before: tuple[int, ...] = ()
         path: list[int] = []  # the rows of its beginnings
         for text in sorted(set(ids)):
-            shared = len(os.path.commonprefix([before, text]))
+            alike = takewhile(lambda pair: pair[0] == pair[1], zip(before, text, strict=False))
+            shared = sum(1 for _ in alike)
             for row in path[shared:]:
                 until[row] = len(tokens)
             del path[shared:]
@@ -272,11 +276,12 @@ class _Workers:
     """Threads for rows in plenty: numpy lets go of Python's lock."""
 
     def __init__(self, rows: int) -> None:
+        self._count = os.cpu_count() or 1
         self._threads: Any = None
         if rows > _ROWS_AT_ONCE:
             from concurrent.futures import ThreadPoolExecutor  # here, since no query needs it
 
-            self._threads = ThreadPoolExecutor(os.cpu_count() or 1)
+            self._threads = ThreadPoolExecutor(self._count)
 
     def __enter__(self) -> "_Workers":
         return self
@@ -287,8 +292,13 @@ class _Workers:
 
     def each(self, work: Callable[[Rows], None], rows: Rows) -> None:
         """Do the work on all rows, a few at a time."""
-        some = [rows[n : n + _ROWS_AT_ONCE] for n in range(0, len(rows), _ROWS_AT_ONCE)]
-        for _ in self._threads.map(work, some) if self._threads else map(work, some):
+        if self._threads is None:
+            work(rows)
+            return
+        parts = self._count * math.ceil(len(rows) / (self._count * _ROWS_AT_ONCE))
+        for _ in self._threads.map(
+            work, (some for some in np.array_split(rows, parts) if some.size)
+        ):
             pass  # an error of a thread is raised here
 
 

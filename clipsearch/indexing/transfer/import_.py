@@ -131,7 +131,7 @@ def import_embeddings(
             done = add(store, matched, progress)
             store.update_vector_index()
             progress("measuring what scores mean", 0, 1)
-            collection.calibrate(store, lambda: encoders.text)
+            collection.calibrate(store, lambda: encoders.many_texts)
     return ImportSummary(
         done.added,
         matched.known,

@@ -3,6 +3,7 @@
 A query of five words needs seven rows of the token table and one pass through the layers, so the
 whole of torch can stay out of the process. The tower is causal: what stands behind the end-of-text
 token cannot change its output, so texts are cut there instead of being padded to the context.
+Nor can it change what stands before: what texts begin with in common is computed once for all.
 
 The arithmetic is that of open_clip's TextTransformer with ResidualAttentionBlock: pre-norm
 attention and an MLP with GELU (or QuickGELU), a final norm, the features at the end-of-text token,
@@ -15,6 +16,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +42,9 @@ _ROWS_OF_ATTENTION = 64
 """Their scores are a dense matrix, most of it masked: few rows keep it small."""
 
 _FEW_ROWS = 32
+
+_QUIETLY = partial(np.errstate, invalid="ignore", over="ignore")
+"""Weights that give no numbers are reported, and not warned of; each thread must be told that."""
 
 _PLAIN = {
     **dict.fromkeys(("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs")),
@@ -142,8 +147,7 @@ class TextEncoder:
         if not ids:
             return np.empty((0, self._dim), np.float32)
         prefixes = Prefixes(ids)
-        with np.errstate(invalid="ignore", over="ignore"):
-            features = self._features(prefixes)[prefixes.texts]
+        features = self._features(prefixes)[prefixes.texts]
         try:
             return l2_normalise(features)
         except ValueError as error:
@@ -173,8 +177,9 @@ class TextEncoder:
 
                 workers.each(project, everything)
                 workers.each(finish, rows)
-        end = self._norm(x[prefixes.ends], "ln_final")  # (texts, width)
-        features: Floats = end @ self._get("text_projection")
+        with _QUIETLY():
+            end = self._norm(x[prefixes.ends], "ln_final")  # (texts, width)
+            features: Floats = end @ self._get("text_projection")
         return features
 
     def _attention(self, qkv: Floats, prefixes: "Prefixes", rows: Rows, name: str) -> Floats:
@@ -292,12 +297,17 @@ class _Workers:
 
     def each(self, work: Callable[[Rows], None], rows: Rows) -> None:
         """Do the work on all rows, a few at a time."""
+
+        def quietly(some: Rows) -> None:
+            with _QUIETLY():
+                work(some)
+
         if self._threads is None:
-            work(rows)
+            quietly(rows)
             return
         parts = self._count * math.ceil(len(rows) / (self._count * _ROWS_AT_ONCE))
         for _ in self._threads.map(
-            work, (some for some in np.array_split(rows, parts) if some.size)
+            quietly, (some for some in np.array_split(rows, parts) if some.size)
         ):
             pass  # an error of a thread is raised here
 

@@ -417,6 +417,15 @@ def test_weights_that_make_no_vector_are_a_model_error(damaged: ModelFiles) -> N
         TextEncoder(damaged).encode_texts(["a cat"])
 
 
+def test_that_is_so_in_threads_too_and_nothing_is_warned_of(damaged: ModelFiles) -> None:
+    header, data = read_header(damaged.weights)
+    begin, end = header["transformer.resblocks.0.ln_1.weight"]["data_offsets"]
+    spoilt = np.full((end - begin) // 4, np.inf, "<f4").tobytes()
+    write_header(damaged.weights, header, data[:begin] + spoilt + data[end:])
+    with pytest.raises(ModelError, match="without a direction"):
+        TextEncoder(damaged).encode_texts([f"{n} cats" for n in range(200)])
+
+
 # ---------------------------------------------------------------- arithmetic
 
 

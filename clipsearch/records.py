@@ -435,3 +435,6 @@ class Encoder(TextEncoder, Protocol):
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         """Embed ``(n, height, width, 3)`` pixels as ``(n, dim)`` unit vectors."""
+
+    def for_many_texts(self) -> TextEncoder | None:
+        """What embeds many texts faster than the text tower in numpy does; None if nothing does."""

@@ -127,6 +127,9 @@ class FakeEncoder:
         self.texts += texts
         return np.stack([unit(text.encode(), self.dim) for text in texts])
 
+    def for_many_texts(self) -> None:
+        """Nothing faster."""
+
 
 class OtherEncoder(FakeEncoder):
     """Another model of the same dimension: what it says means nothing to the first."""

@@ -169,7 +169,7 @@ def update(
         if options.domain:
             collection.pin(target, options.domain)
         progress("measuring what scores mean", 0, 1)
-        collection.calibrate(target, lambda: loaded.text)
+        collection.calibrate(target, lambda: loaded.many_texts)
         if rebuild:
             store.replace_with(target)
     return summary

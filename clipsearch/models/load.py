@@ -36,6 +36,15 @@ class Encoders:
         return self._load_text()
 
     @property
+    def many_texts(self) -> TextEncoder:
+        """For many texts at once: in the fast arithmetic, if pictures had both towers loaded.
+
+        Cosine to ``text``: at least 0.9999 on a sample. Raises ModelError.
+        """
+        loaded = self._load.cache_info().currsize > 0
+        return (self._load().for_many_texts() if loaded else None) or self.text
+
+    @property
     def both(self) -> Encoder:
         """For pictures and texts. Raises ModelError."""
         return self._load()

@@ -3,6 +3,7 @@
 A query of five words needs seven rows of the token table and one pass through the layers, so the
 whole of torch can stay out of the process. The tower is causal: what stands behind the end-of-text
 token cannot change its output, so texts are cut there instead of being padded to the context.
+Nor can it change what stands before: what texts begin with in common is computed once for all.
 
 The arithmetic is that of open_clip's TextTransformer with ResidualAttentionBlock: pre-norm
 attention and an MLP with GELU (or QuickGELU), a final norm, the features at the end-of-text token,
@@ -14,10 +15,11 @@ import math
 import mmap
 import os
 import struct
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,14 +30,21 @@ from clipsearch.records import ModelFiles, ModelSpec, Vectors
 from clipsearch.vectors import l2_normalise
 
 Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.intp]
 
 _LAYER_NORM_EPS = 1e-5
 """torch.nn.LayerNorm's default, which open_clip does not change."""
 
-_TOKENS_AT_ONCE = 256
+_ROWS_AT_ONCE = 256
 """Enough for an efficient matrix product, and few enough for what is between two to stay cached."""
 
+_ROWS_OF_ATTENTION = 64
+"""Their scores are a dense matrix, most of it masked: few rows keep it small."""
+
 _FEW_ROWS = 32
+
+_QUIETLY = partial(np.errstate, invalid="ignore", over="ignore")
+"""Weights that give no numbers are reported, and not warned of; each thread must be told that."""
 
 _PLAIN = {
     **dict.fromkeys(("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs")),
@@ -84,13 +93,39 @@ def _shapes(spec: ModelSpec) -> Mapping[str, tuple[int, ...]]:
     return shapes | {f"{norm}.{part}": (width,) for norm in norms for part in ("weight", "bias")}
 
 
+class Arithmetic(Protocol):
+    """What the tower spends most of its time in. It is called by several threads at once."""
+
+    def linear(self, x: Floats, weight: str, bias: str) -> Floats:
+        """A linear layer, ``(n, in)`` to ``(n, out)``, by the names of its tensors in the file."""
+
+    def gelu(self, x: Floats) -> Floats:
+        """x times the normal distribution's cumulative function, element by element."""
+
+
+class _Float32:
+    """numpy's arithmetic, with the weights as they are mapped."""
+
+    def __init__(self, weights: "_Safetensors") -> None:
+        self._weights = weights
+
+    def linear(self, x: Floats, weight: str, bias: str) -> Floats:
+        matrix = self._weights.read(weight)
+        # With the large matrix first, OpenBLAS takes two thirds of the time for a few rows.
+        product: Floats = (matrix @ x.T).T if len(x) <= _FEW_ROWS else x @ matrix.T
+        return product + self._weights.read(bias)
+
+    def gelu(self, x: Floats) -> Floats:
+        return _gelu(x)
+
+
 class TextEncoder:
     """Texts to unit vectors."""
 
-    def __init__(self, files: ModelFiles) -> None:
+    def __init__(self, files: ModelFiles, arithmetic: "Arithmetic | None" = None) -> None:
         """Map the weights, which must be safetensors. Raises BadCheckpoint if they do not fit.
 
-        Only for models that ``supports`` approves of.
+        Only for models that ``supports`` approves of. arithmetic: numpy's in float32 by default.
         """
         text_cfg = files.spec.model_cfg["text_cfg"]
         self._context_length = int(text_cfg.get("context_length", 77))
@@ -100,6 +135,7 @@ class TextEncoder:
         self._heads = int(text_cfg.get("heads", 8))
         self._quick_gelu = bool(files.spec.model_cfg.get("quick_gelu", False))
         self._weights = _Safetensors(files.weights)
+        self._arithmetic = arithmetic or _Float32(self._weights)
         # open_clip's CLIP has the text tower's tensors at its top, CustomTextCLIP below "text.".
         self._prefix = "" if "ln_final.weight" in self._weights else "text."
         for name, shape in _shapes(files.spec).items():
@@ -107,14 +143,11 @@ class TextEncoder:
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Embed ``n`` texts as ``(n, dim)`` unit vectors, float32. Raises ModelError."""
-        ids = [tokenize(text, self._context_length) for text in texts]
-        features = np.empty((len(texts), self._dim), np.float32)
-
-        def embed(some: list[int]) -> None:
-            with np.errstate(invalid="ignore", over="ignore"):
-                features[some] = self._features(np.array([ids[n] for n in some]))
-
-        _for_each(embed, list(_alike(ids)))
+        ids = [tuple(tokenize(text, self._context_length)) for text in texts]
+        if not ids:
+            return np.empty((0, self._dim), np.float32)
+        prefixes = Prefixes(ids)
+        features = self._features(prefixes)[prefixes.texts]
         try:
             return l2_normalise(features)
         except ValueError as error:
@@ -122,43 +155,60 @@ class TextEncoder:
                 f"{self._label} gave {error}", hint="Its weights may be damaged."
             ) from error
 
-    def _features(self, ids: npt.NDArray[np.intp]) -> Floats:
-        """Texts of one length, ``(n, length)`` ids, to ``(n, dim)``."""
-        n, length = ids.shape
-        x = self._rows("token_embedding.weight", ids.ravel())  # (n * length, width)
-        x = x + np.tile(self._rows("positional_embedding", np.arange(length)), (n, 1))
-        mask = np.triu(np.full((length, length), -np.inf, np.float32), k=1)
-        for layer in range(self._layers):
-            block = f"transformer.resblocks.{layer}."
-            x = x + self._attention(self._norm(x, block + "ln_1"), block + "attn.", mask)
-            x = x + self._mlp(self._norm(x, block + "ln_2"), block + "mlp.")
-        end = self._norm(x[length - 1 :: length], "ln_final")  # (n, width)
-        features: Floats = end @ self._get("text_projection")
+    def _features(self, prefixes: "Prefixes") -> Floats:
+        """The features of the distinct texts, ``(texts, dim)``."""
+        x = self._rows("token_embedding.weight", prefixes.tokens)  # (prefixes, width)
+        x = x + self._rows("positional_embedding", prefixes.positions)
+        everything = np.arange(len(x))
+        qkv = np.empty((len(x), 3 * x.shape[1]), np.float32)
+        with _Workers(len(x)) as workers:
+            for layer in range(self._layers):
+                block = f"transformer.resblocks.{layer}."
+                # Behind the last layer, nothing looks at a prefix that is not a whole text.
+                rows = everything if layer < self._layers - 1 else prefixes.ends
+
+                def project(some: Rows, block: str = block) -> None:
+                    inner = self._norm(x[some], block + "ln_1")
+                    qkv[some] = self._linear(inner, block + "attn.in_proj_")
+
+                def finish(some: Rows, block: str = block) -> None:
+                    y = x[some] + self._attention(qkv, prefixes, some, block + "attn.out_proj.")
+                    x[some] = y + self._mlp(self._norm(y, block + "ln_2"), block + "mlp.")
+
+                workers.each(project, everything)
+                workers.each(finish, rows)
+        with _QUIETLY():
+            end = self._norm(x[prefixes.ends], "ln_final")  # (texts, width)
+            features: Floats = end @ self._get("text_projection")
         return features
 
-    def _attention(self, x: Floats, name: str, mask: Floats) -> Floats:
-        width, length = x.shape[1], len(mask)
-        projected = self._linear(x, name + "in_proj_weight", name + "in_proj_bias")
-        # (n * length, 3 * width) -> three of (n, heads, length, width / heads)
-        parts = projected.reshape(-1, length, 3, self._heads, width // self._heads)
-        q, k, v = parts.transpose(2, 0, 3, 1, 4)
-        scores = q @ k.swapaxes(2, 3) / math.sqrt(width / self._heads) + mask
-        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        scores /= scores.sum(axis=-1, keepdims=True)
-        mixed = (scores @ v).swapaxes(1, 2).reshape(-1, width)
-        return self._linear(mixed, name + "out_proj.weight", name + "out_proj.bias")
+    def _attention(self, qkv: Floats, prefixes: "Prefixes", rows: Rows, name: str) -> Floats:
+        """What some rows, in ascending order, gather from the prefixes that they go on from."""
+        width = qkv.shape[1] // 3
+        size = width // self._heads
+        mixed = np.empty((len(rows), width), np.float32)
+        for start in range(0, len(rows), _ROWS_OF_ATTENTION):
+            some = rows[start : start + _ROWS_OF_ATTENTION]
+            keys, mask = prefixes.seen_from(some)
+            q = qkv[some, :width].reshape(-1, self._heads, size).swapaxes(0, 1)
+            k, v = qkv[keys, width:].reshape(-1, 2, self._heads, size).transpose(1, 2, 0, 3)
+            scores = q / np.float32(math.sqrt(size)) @ k.swapaxes(1, 2)  # (heads, rows, keys)
+            scores += mask
+            scores -= scores.max(axis=-1, keepdims=True)
+            np.exp(scores, out=scores)
+            scores /= scores.sum(axis=-1, keepdims=True)
+            mixed[start : start + len(some)] = (scores @ v).swapaxes(0, 1).reshape(-1, width)
+        return self._linear(mixed, name)
 
     def _mlp(self, x: Floats, name: str) -> Floats:
-        hidden = self._linear(x, name + "c_fc.weight", name + "c_fc.bias")
-        hidden = _quick_gelu(hidden) if self._quick_gelu else _gelu(hidden)
-        return self._linear(hidden, name + "c_proj.weight", name + "c_proj.bias")
+        hidden = self._linear(x, name + "c_fc.")
+        hidden = _quick_gelu(hidden) if self._quick_gelu else self._arithmetic.gelu(hidden)
+        return self._linear(hidden, name + "c_proj.")
 
-    def _linear(self, x: Floats, weight: str, bias: str) -> Floats:
-        """``(n, in)`` to ``(n, out)``."""
-        matrix = self._get(weight)
-        # With the large matrix first, OpenBLAS takes two thirds of the time for a few rows.
-        product: Floats = (matrix @ x.T).T if len(x) <= _FEW_ROWS else x @ matrix.T
-        return product + self._get(bias)
+    def _linear(self, x: Floats, name: str) -> Floats:
+        return self._arithmetic.linear(
+            x, self._prefix + name + "weight", self._prefix + name + "bias"
+        )
 
     def _norm(self, x: Floats, name: str) -> Floats:
         centred = x - x.mean(axis=-1, keepdims=True)
@@ -173,27 +223,93 @@ class TextEncoder:
         return self._weights.read(self._prefix + name, rows)
 
 
-def _for_each(work: Callable[[list[int]], None], batches: list[list[int]]) -> None:
-    """On all cores, if there is more than one batch: numpy lets go of Python's lock."""
-    if len(batches) == 1:
-        work(batches[0])
-        return
-    from concurrent.futures import ThreadPoolExecutor  # here, since no single query needs it
+class Prefixes:
+    """The distinct beginnings of texts, each of which is one row.
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-        for _ in threads.map(work, batches):
+    A causal tower's state at a token depends on what stands before it and on nothing else, so
+    texts that begin alike share it. The rows are those of the trie of all texts in preorder: a
+    prefix stands right in front of everything that begins with it.
+    """
+
+    def __init__(self, ids: Sequence[tuple[int, ...]]) -> None:
+        """ids: those of one text or more, of any lengths, each with its end-of-text token."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        until: list[int] = []
+        end: dict[tuple[int, ...], int] = {}  # a text -> its row among the distinct ones
+        ends: list[int] = []
+        before: tuple[int, ...] = ()
+        path: list[int] = []  # the rows of its beginnings
+        for text in sorted(set(ids)):
+            alike = takewhile(lambda pair: pair[0] == pair[1], zip(before, text, strict=False))
+            shared = sum(1 for _ in alike)
+            for row in path[shared:]:
+                until[row] = len(tokens)
+            del path[shared:]
+            for position in range(shared, len(text)):
+                path.append(len(tokens))
+                tokens.append(text[position])
+                positions.append(position)
+                until.append(0)
+            end[text] = len(ends)
+            ends.append(path[-1])
+            before = text
+        for row in path:
+            until[row] = len(tokens)
+        self.tokens = np.array(tokens)
+        """``(prefixes,)``: the last token of each."""
+        self.positions = np.array(positions)
+        """``(prefixes,)``: how many tokens stand before it."""
+        self._until = np.array(until)  # (prefixes,): the first row behind those that go on from it
+        self.ends = np.array(ends)
+        """``(distinct texts,)``: the rows of whole texts, ascending."""
+        self.texts = np.array([end[text] for text in ids])
+        """``(n,)``: for each text, its place in ``ends``."""
+
+    def seen_from(self, rows: Rows) -> tuple[Rows, Floats]:
+        """The rows that some ascending ``rows`` attend to, and the mask ``(rows, keys)`` to add."""
+        first, last = rows[0], rows[-1]
+        # In preorder, whatever these rows go on from before the first one, the first does too.
+        before = np.flatnonzero(self._until[:first] > first)
+        keys = np.concatenate([before, np.arange(first, last + 1)])
+        below = rows[:, np.newaxis]
+        seen = (keys <= below) & (below < self._until[keys])
+        return keys, np.where(seen, np.float32(0), np.float32(-np.inf))
+
+
+class _Workers:
+    """Threads for rows in plenty: numpy lets go of Python's lock."""
+
+    def __init__(self, rows: int) -> None:
+        self._count = os.cpu_count() or 1
+        self._threads: Any = None
+        if rows > _ROWS_AT_ONCE:
+            from concurrent.futures import ThreadPoolExecutor  # here, since no query needs it
+
+            self._threads = ThreadPoolExecutor(self._count)
+
+    def __enter__(self) -> "_Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._threads:
+            self._threads.shutdown()
+
+    def each(self, work: Callable[[Rows], None], rows: Rows) -> None:
+        """Do the work on all rows, a few at a time."""
+
+        def quietly(some: Rows) -> None:
+            with _QUIETLY():
+                work(some)
+
+        if self._threads is None:
+            quietly(rows)
+            return
+        parts = self._count * math.ceil(len(rows) / (self._count * _ROWS_AT_ONCE))
+        for _ in self._threads.map(
+            quietly, (some for some in np.array_split(rows, parts) if some.size)
+        ):
             pass  # an error of a thread is raised here
-
-
-def _alike(ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Positions of texts that have the same length, a few at a time: none needs padding."""
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for n, text in enumerate(ids):
-        by_length[len(text)].append(n)
-    for length, places in by_length.items():
-        step = max(1, _TOKENS_AT_ONCE // length)
-        for start in range(0, len(places), step):
-            yield places[start : start + step]
 
 
 def _gelu(x: Floats) -> Floats:

@@ -28,6 +28,8 @@ from clipsearch.indexing.update import UpdateOptions, place_of, update
 from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.models.load import Encoders
 from clipsearch.records import ModelFiles, Scope
+from clipsearch.search.answer import answer
+from clipsearch.search.query import Query, SearchOptions, Text
 from clipsearch.storage import known
 from clipsearch.storage.catalog import CATALOG, FOLDER, Store
 from clipsearch.storage.collection import Collection
@@ -70,6 +72,30 @@ def test_a_folder_is_indexed_and_calibrated(photos: Path, options: UpdateOptions
         assert Collection(store).false_alarms("text") is not None
     again, used = run(photos, options)
     assert (again.unchanged, again.embedded, used) == (6, 0, [])
+
+
+def test_pictures_are_searchable_before_the_calibration(
+    photos: Path, options: UpdateOptions
+) -> None:
+    found: list[int] = []
+
+    def encoders(files: ModelFiles) -> Encoders:
+        def fake() -> FakeEncoder:
+            return FakeEncoder(files.spec.dim)
+
+        def load_text() -> FakeEncoder:  # for the calibration, which begins now
+            with Store.open(photos / FOLDER) as store:
+                collection = Collection(store)
+                assert not collection.is_calibrated
+                query = Query((Text("a cat"),))
+                hits = answer([collection], query, SearchOptions(k=9), Encoders(fake, fake)).hits
+                found.append(len(hits))
+            return fake()
+
+        return Encoders(load_text, fake)
+
+    update(photos, options, encoders=encoders)
+    assert found == [6]
 
 
 def test_a_subfolder_updates_the_index_that_holds_it(photos: Path, options: UpdateOptions) -> None:

@@ -61,6 +61,20 @@ def test_each_encoder_is_loaded_once_and_not_before_it_is_used() -> None:
     assert loaded == ["text", "both"]
 
 
+def test_many_texts_are_embedded_by_what_is_loaded_already() -> None:
+    class Fast(FakeEncoder):
+        def for_many_texts(self) -> FakeEncoder | None:  # type: ignore[override]
+            return faster
+
+    faster: FakeEncoder | None = FakeEncoder()
+    encoders = Encoders(FakeEncoder, Fast)
+    assert encoders.many_texts is encoders.text  # torch is not worth its loading
+    assert encoders.both is not None
+    assert encoders.many_texts is faster
+    faster = None
+    assert encoders.many_texts is encoders.text
+
+
 def test_the_encoders_of_an_index_are_found_by_its_model(
     tiny_files: ModelFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,6 +161,32 @@ def test_texts_are_open_clips_in_whatever_arithmetic_pictures_are_embedded(
 # -- loading -----------------------------------------------------------------------------------
 
 
+def test_many_texts_in_bfloat16_are_nearly_open_clips(
+    tiny_files: ModelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"a {size} {what}" for size in ("red", "tiny") for what in ("cat", "dog", "boat")]
+    monkeypatch.setattr(encoder_module, "_choose_dtype", lambda _: torch.bfloat16)
+    encoder = OpenClipEncoder(tiny_files, "cpu")
+    fast = encoder.for_many_texts()
+    assert fast is not None
+    threads = torch.get_num_threads()
+    ours, exact = fast.encode_texts(texts), encoder.encode_texts(texts)
+    assert torch.get_num_threads() == threads
+    assert (ours * exact).sum(axis=1).min() >= 0.9999
+    assert np.abs(ours - exact).max() > 1e-5, "the rounding shows"
+    monkeypatch.setattr(encoder_module, "_FIDELITY_OF_TEXTS", 0.9999999)
+    assert encoder.for_many_texts() is None
+    monkeypatch.setattr(encoder_module, "supports", lambda _: False)
+    assert encoder.for_many_texts() is None
+
+
+def test_where_bfloat16_is_slow_numpy_embeds_many_texts(
+    tiny_files: ModelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_module, "_choose_dtype", lambda _: torch.float32)
+    assert OpenClipEncoder(tiny_files, "cpu").for_many_texts() is None
+
+
 @pytest.fixture
 def tensors(tiny_model: Path) -> dict[str, torch.Tensor]:
     return load_file(tiny_model / hub.WEIGHTS[0])

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -17,14 +18,17 @@ import open_clip
 import pytest
 import torch
 from conftest import TINY_CONFIG
+from open_clip.factory import load_checkpoint
 from open_clip.model import _build_text_tower
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import TextTransformer
 from safetensors.torch import save_file
 
+from clipsearch.domain import taxonomy
 from clipsearch.errors import BadCheckpoint, ModelError
 from clipsearch.models import registry, text_encoder
-from clipsearch.models.text_encoder import TextEncoder, supports
+from clipsearch.models.text_encoder import Prefixes, TextEncoder, supports
+from clipsearch.models.tokenizer import tokenize
 from clipsearch.records import ModelFiles
 
 TEXTS = [
@@ -119,6 +123,66 @@ def test_a_text_has_the_same_vector_alone_and_in_company(tiny_files: ModelFiles)
     together = encoder.encode_texts(TEXTS)
     alone = np.concatenate([encoder.encode_texts([text]) for text in TEXTS])
     np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_what_texts_have_in_common_changes_no_vector(
+    tiny_files: ModelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_encoder, "_ROWS_AT_ONCE", 16)  # many parts, in threads
+    monkeypatch.setattr(text_encoder, "_ROWS_OF_ATTENTION", 5)
+    things = [f"{size} {thing}" for size in ("red", "big") for thing in ("cat", "dog", "ship")]
+    texts = [form.format(thing) for thing in things for form in ("a {}", "a photo of a {}.", "{}")]
+    texts += [*TEXTS, texts[3], "", texts[0], "cat " * 75 + "dog", "cat " * 75 + "ship"]
+    model = open_clip.CLIP(**deepcopy(TINY_CONFIG["model_cfg"])).eval()  # type: ignore[arg-type]
+    load_checkpoint(model, str(tiny_files.weights))
+    tokens = SimpleTokenizer(context_length=model.context_length)(texts)
+    with torch.inference_mode():
+        theirs = model.encode_text(tokens, normalize=True).numpy()
+    ours = TextEncoder(tiny_files).encode_texts(texts)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert TextEncoder(tiny_files).encode_texts([]).shape == (0, 32)
+
+
+def test_each_beginning_is_one_row_and_sees_its_own_beginnings() -> None:
+    texts = [(1, 5, 9), (1, 5, 6, 9), (1, 9), (1, 5, 9), (1, 5, 6, 7, 9), (1, 8, 6, 9)]
+    prefixes = Prefixes(texts)
+    rows = [(1,), (1, 5), (1, 5, 6), (1, 5, 6, 7), (1, 5, 6, 7, 9), (1, 5, 6, 9), (1, 5, 9)]
+    rows += [(1, 8), (1, 8, 6), (1, 8, 6, 9), (1, 9)]  # and not 21, one for each token
+    assert [row[-1] for row in rows] == prefixes.tokens.tolist()
+    assert [len(row) - 1 for row in rows] == prefixes.positions.tolist()
+    assert [rows[prefixes.ends[n]] for n in prefixes.texts] == texts
+    for some in ([0], [3, 4, 5, 6], [9, 10], list(range(len(rows))), [4, 6, 10]):
+        keys, mask = prefixes.seen_from(np.array(some))
+        for row, line in zip(some, mask, strict=True):
+            seen = [rows[key] for key, plus in zip(keys, line, strict=True) if plus == 0]
+            assert seen == [rows[row][:n] for n in range(1, len(rows[row]) + 1)]
+
+
+def test_the_tower_computes_each_beginning_once(tiny_files: ModelFiles) -> None:
+    class Counting:
+        def __init__(self) -> None:
+            self.rows: Counter[str] = Counter()
+
+        def linear(self, x: Any, weight: str, bias: str) -> Any:
+            self.rows[weight] += len(x)
+            return own.linear(x, weight, bias)
+
+        def gelu(self, x: Any) -> Any:
+            return own.gelu(x)
+
+    own = TextEncoder(tiny_files)._arithmetic
+    counting = Counting()
+    domain = taxonomy.load(taxonomy.DEFAULT)
+    texts = [text for n in range(40) for text in domain.prompts(n)]
+    ids = [tuple(tokenize(text, 77)) for text in [*texts, texts[0]]]
+    TextEncoder(tiny_files, counting).encode_texts([*texts, texts[0]])
+    beginnings = {text[:n] for text in ids for n in range(1, len(text) + 1)}
+    assert len(beginnings) < 0.45 * sum(map(len, ids))
+    first, last = "transformer.resblocks.0.", "transformer.resblocks.1."
+    assert counting.rows[first + "attn.in_proj_weight"] == len(beginnings)
+    assert counting.rows[first + "mlp.c_fc.weight"] == len(beginnings)
+    assert counting.rows[last + "attn.in_proj_weight"] == len(beginnings)
+    assert counting.rows[last + "mlp.c_fc.weight"] == len(texts)  # whole ones, and those once
 
 
 def test_weights_are_mapped_and_not_copied(tiny_files: ModelFiles) -> None:
@@ -352,6 +416,15 @@ def test_weights_that_make_no_vector_are_a_model_error(damaged: ModelFiles) -> N
     write_header(damaged.weights, header, data[:begin] + spoilt + data[end:])
     with pytest.raises(ModelError, match="without a direction"):
         TextEncoder(damaged).encode_texts(["a cat"])
+
+
+def test_that_is_so_in_threads_too_and_nothing_is_warned_of(damaged: ModelFiles) -> None:
+    header, data = read_header(damaged.weights)
+    begin, end = header["transformer.resblocks.0.ln_1.weight"]["data_offsets"]
+    spoilt = np.full((end - begin) // 4, np.inf, "<f4").tobytes()
+    write_header(damaged.weights, header, data[:begin] + spoilt + data[end:])
+    with pytest.raises(ModelError, match="without a direction"):
+        TextEncoder(damaged).encode_texts([f"{n} cats" for n in range(200)])
 
 
 # ---------------------------------------------------------------- arithmetic

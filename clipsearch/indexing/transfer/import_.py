@@ -162,7 +162,7 @@ def import_embeddings(
                 lambda: class_prompts(encoders.text, progress), progress=progress
             )
             progress("measuring what scores mean", 0, 1)
-            collection.calibrate(store, lambda: encoders.text)
+            collection.calibrate(store, lambda: encoders.many_texts)
     return ImportSummary(
         done.added + added.added,
         matched.known + survey.known,

@@ -17,6 +17,7 @@ import os
 import pickle
 import signal
 import socket
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -74,6 +75,10 @@ _SECONDS_TO_CONNECT = 10
 _SECONDS_TO_ANSWER = 120
 _SECONDS_WITHOUT_PROGRESS = 1800
 
+_VAIN_ROUNDS = 3
+_SECONDS_TO_SETTLE = 10
+"""Ray may place the next round's workers on a node whose death it has not noticed yet."""
+
 
 @contextmanager
 def connected(
@@ -128,7 +133,7 @@ class _Cluster:
         progress("asking the cluster", 0, len(files))
         lacking = _ask_nodes(model, root, files)
         sent = partial(ray.get, ray.put(model.weights.read_bytes())) if lacking else None
-        done = 0
+        done = vain = 0
         left = list(files)
         while left:
             now, later = left[:_FILES_PER_ROUND], left[_FILES_PER_ROUND:]
@@ -143,12 +148,15 @@ class _Cluster:
                     yield fresh
                 done += len(fresh)
                 progress("embedding", done, len(files))
-            if len(open_) == len(now):
+            vain = vain + 1 if len(open_) == len(now) else 0
+            if vain == _VAIN_ROUNDS:
                 raise ClusterError(
                     f"the cluster lost its workers and embedded none of {len(now)} pictures",
                     hint="Its dashboard or logs say why they died (memory?). "
                     "What was embedded is kept, and the next run goes on.",
                 )
+            if vain:
+                time.sleep(_SECONDS_TO_SETTLE)
             left = [*open_, *later]
 
     def _round(

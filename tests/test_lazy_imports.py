@@ -30,6 +30,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     (root / "texts.txt").write_text("a cat\na dog\n")
     rows = "".join(f"{name},{label}\n" for name, label in zip(PICTURES, LABELS, strict=True))
     (root / "labels.csv").write_text("path,label\n" + rows)
+    with places_beside(root):
+        assert run_here("probe", "train", root / "labels.csv", "--name", "kept") == 0
     return root
 
 

@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     root = tmp_path_factory.mktemp("made") / "photos"
     root.mkdir()
     for n in range(6):
-        make_picture(root / f"{n}.png", n)
+        make_picture(root / f"{n}.png", n % 2, (48 + n, 40))  # so that a probe can learn them
     (root / "labels.csv").write_text(LABELS)
     with places_beside(root):
         assert run_here("index", root, "--model", tiny_model) == 0

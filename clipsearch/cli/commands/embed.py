@@ -9,6 +9,7 @@ import typer
 
 from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, OfflineOption, commands, progress, say
+from clipsearch.cli.options.model import BatchSizeOption, PretrainedOption
 from clipsearch.errors import ExitCode, UsageError
 from clipsearch.indexing.transfer.embed import EmbedOptions, embed
 from clipsearch.indexing.transfer.layout import Kind, has_pyarrow
@@ -18,7 +19,7 @@ from clipsearch.text import printable
 app = commands()
 
 _NAMED = 20
-"""So many paths are named; that there are more is said."""
+"""At most this many paths are named; a last line counts the others."""
 
 
 @app.command("embed")
@@ -59,27 +60,9 @@ def embed_command(
             show_default=False,
         ),
     ] = None,
-    pretrained: Annotated[
-        str | None,
-        typer.Option(
-            "--pretrained",
-            metavar="TAG|FILE",
-            envvar="CLIPSEARCH_PRETRAINED",
-            help="The weights for that model: the name of published ones, or a file.",
-            show_default=False,
-        ),
-    ] = None,
+    pretrained: PretrainedOption = None,
     device: DeviceOption = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size",
-            min=1,
-            metavar="N",
-            help="Images per batch (default: chosen for the device).",
-            show_default=False,
-        ),
-    ] = None,
+    batch_size: BatchSizeOption = None,
     parquet: Annotated[
         bool | None,
         typer.Option(

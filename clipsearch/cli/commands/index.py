@@ -19,6 +19,7 @@ from clipsearch.cli.app import (
     say,
     tell,
 )
+from clipsearch.cli.options.model import BatchSizeOption, PretrainedOption
 from clipsearch.cli.options.walk import ExcludeOption, MaxPixelsOption, NoExcludeOption
 from clipsearch.cli.render.status import summary_lines
 from clipsearch.domain import taxonomy
@@ -50,27 +51,9 @@ def index_command(
             show_default=False,
         ),
     ] = None,
-    pretrained: Annotated[
-        str | None,
-        typer.Option(
-            "--pretrained",
-            metavar="TAG|FILE",
-            envvar="CLIPSEARCH_PRETRAINED",
-            help="The weights for that model: the name of published ones, or a file.",
-            show_default=False,
-        ),
-    ] = None,
+    pretrained: PretrainedOption = None,
     device: DeviceOption = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size",
-            min=1,
-            metavar="N",
-            help="So many images at a time; by default what suits the device.",
-            show_default=False,
-        ),
-    ] = None,
+    batch_size: BatchSizeOption = None,
     index: IndexOption = None,
     exclude: ExcludeOption = None,
     no_exclude: NoExcludeOption = False,
@@ -188,7 +171,7 @@ def index_command(
             except (ClipsearchError, OSError) as error:
                 if len(folders) == 1 or isinstance(error, BrokenPipeError):
                     raise
-                # The others are no worse for it. No folder is refused, so an error is the worst.
+                # The other folders are still indexed. An error is the worst code that a folder can have.
                 for line in error_lines(error):
                     tell(line)
                 code = ExitCode.ERROR

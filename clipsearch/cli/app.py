@@ -3,7 +3,7 @@
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -84,6 +84,9 @@ def _endings() -> Iterator[None]:
     except BrokenPipeError as error:
         raise ReaderGone from error
 
+
+_MOST_NAMED = 20
+"""Paths; a last line counts the others."""
 
 _HELP = """Find images in local folders by text or by example.
 
@@ -214,6 +217,17 @@ def error_lines(error: ClipsearchError | OSError) -> list[str]:
     kind = "refused" if isinstance(error, Refused) else "error"
     hints = [f"  {printable(error.hint)}"] if error.hint else []
     return [f"clipsearch: {kind}: {printable(str(error))}", *hints]
+
+
+def name_paths(what: str, paths: Sequence[bytes], reasons: Sequence[str] = ()) -> None:
+    """Say of each path what it is, and why if there are ``reasons``; of many, the first ones."""
+    from clipsearch.text import printable  # here, since few runs need it
+
+    for n, path in enumerate(paths[:_MOST_NAMED]):
+        why = f": {printable(reasons[n])}" if reasons else ""
+        say(f"{what} {printable(os.fsdecode(path))}{why}")
+    if len(paths) > _MOST_NAMED:
+        say(f"{what} {len(paths) - _MOST_NAMED} more")
 
 
 def silence(stream: TextIO) -> None:

@@ -1,14 +1,12 @@
 """``clipsearch embed``."""
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clipsearch.cli import completion
-from clipsearch.cli.app import DeviceOption, OfflineOption, commands, progress, say
+from clipsearch.cli.app import DeviceOption, OfflineOption, commands, name_paths, progress, say
 from clipsearch.cli.options.model import BatchSizeOption, PretrainedOption
 from clipsearch.errors import ExitCode, UsageError
 from clipsearch.indexing.transfer.embed import EmbedOptions, embed
@@ -17,9 +15,6 @@ from clipsearch.models.choice import ModelChoice
 from clipsearch.text import printable
 
 app = commands()
-
-_NAMED = 20
-"""At most this many paths are named; a last line counts the others."""
 
 
 @app.command("embed")
@@ -110,10 +105,13 @@ def embed_command(
     )
     with progress() as bar:
         done = embed(sources, out, options, progress=bar, notify=say)
-    _name("left out", done.left_out)
-    _name("failed", done.failed)
-    _name("damaged, embedded as far as it goes:", done.damaged)
-    _name("cannot read", done.unreadable)
+    for what, found in (
+        ("left out", done.left_out),
+        ("failed", done.failed),
+        ("damaged, embedded as far as it goes:", done.damaged),
+        ("cannot read", done.unreadable),
+    ):
+        name_paths(what, [path for path, _ in found], [why for _, why in found])
     say(
         f"{printable(str(out))}: {done.shards} shards finished, {done.before} finished before; "
         f"{done.embedded} images embedded, {len(done.left_out)} members left out, "
@@ -132,10 +130,3 @@ def _part(text: str) -> tuple[int, int]:
         f"--part takes I/N with I from 1 to N, not {text}",
         hint="For the third of eight processes: --part 3/8",
     )
-
-
-def _name(what: str, found: Sequence[tuple[bytes, str]]) -> None:
-    for path, why in found[:_NAMED]:
-        say(f"{what} {printable(os.fsdecode(path))}: {printable(why)}")
-    if len(found) > _NAMED:
-        say(f"{what} {len(found) - _NAMED} more")

@@ -171,7 +171,7 @@ def index_command(
             except (ClipsearchError, OSError) as error:
                 if len(folders) == 1 or isinstance(error, BrokenPipeError):
                     raise
-                # The other folders are still indexed. An error is the worst code that a folder can have.
+                # The other folders are still indexed. No folder has a worse code than an error.
                 for line in error_lines(error):
                     tell(line)
                 code = ExitCode.ERROR

@@ -1,13 +1,20 @@
 """``clipsearch export`` and ``clipsearch import``."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, progress, say
+from clipsearch.cli.app import (
+    DeviceOption,
+    IndexOption,
+    OfflineOption,
+    commands,
+    name_paths,
+    progress,
+    say,
+)
 from clipsearch.cli.options.filters import FilterOptions
 from clipsearch.cli.options.groups import grouped
 from clipsearch.cli.searching import opened, tell_left_out
@@ -20,10 +27,6 @@ from clipsearch.storage import known
 from clipsearch.text import printable
 
 app = commands()
-
-
-_NAMED = 20
-"""So many paths are named; that there are more is said."""
 
 
 @app.command("export")
@@ -158,16 +161,16 @@ def import_command(
         )
     with progress() as bar:
         done = import_embeddings(source, root, options, progress=bar, notify=say)
-    _name("no picture in the folder for", done.missing)
-    _name(
+    name_paths("no picture in the folder for", done.missing)
+    name_paths(
         "no such archive in the folder, or a shorter one:",
         [archive for archive, _ in done.archives],
         [f"{rows} pictures" for _, rows in done.archives],
     )
-    _name("embedded from a damaged archive:", [os.fsencode(text) for text in done.damaged])
-    _name("a second row for", done.duplicates)
-    _name("left to clipsearch index:", done.left)
-    _name("skipping", [path for path, _ in done.failed], [reason for _, reason in done.failed])
+    name_paths("embedded from a damaged archive:", [os.fsencode(text) for text in done.damaged])
+    name_paths("a second row for", done.duplicates)
+    name_paths("left to clipsearch index:", done.left)
+    name_paths("skipping", [path for path, _ in done.failed], [reason for _, reason in done.failed])
     missing = len(done.missing) + sum(rows for _, rows in done.archives)
     say(
         f"{_shown(os.fsencode(root or source))}: {done.added} imported, {done.known} indexed "
@@ -176,13 +179,6 @@ def import_command(
         f"{done.compared} compared with embeddings made anew"
     )
     return ExitCode.OK
-
-
-def _name(what: str, paths: Sequence[bytes], reasons: Sequence[str] = ()) -> None:
-    for n, path in enumerate(paths[:_NAMED]):
-        say(f"{what} {_shown(path)}" + (f": {printable(reasons[n])}" if reasons else ""))
-    if len(paths) > _NAMED:
-        say(f"{what} {len(paths) - _NAMED} more")
 
 
 def _shown(path: bytes) -> str:

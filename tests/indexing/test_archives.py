@@ -35,7 +35,7 @@ from clipsearch.storage.catalog import CATALOG, FOLDER, Store
 def decode_here(monkeypatch: pytest.MonkeyPatch) -> None:
     for room in (embedding, check):
         monkeypatch.setattr(room, "DecodePool", DecodeHere)
-    monkeypatch.setattr(finished.os, "fsync", lambda _: None)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 _SPEC = fake_spec()
@@ -351,7 +351,7 @@ def test_killed_at_any_rename_the_next_run_ends_the_same(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(finished.os, "replace", replace_or_die)
+        patch.setattr(os, "replace", replace_or_die)
         with pytest.raises(Killed):
             made(tars, out)
     for number, _ in finished.markers(out):

@@ -6,7 +6,6 @@ and the digests of its files. A shard without a marker, or with other files, is 
 
 import hashlib
 import json
-import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clipsearch import typed
+from clipsearch.paths import put_in_place
 
 FOLDER = "shards"
 
@@ -38,7 +38,7 @@ class Marker:
 def mark(folder: Path, number: str, marker: Marker) -> None:
     """Say that a shard is finished, once its files are on the disk. Raises OSError."""
     text = json.dumps(asdict(marker), indent=2) + "\n"
-    put(_path(folder, number), lambda path: _write(path, text))
+    put(_path(folder, number), lambda path: path.write_bytes(text.encode()))
 
 
 def unmark(folder: Path, number: str) -> None:
@@ -63,7 +63,7 @@ def markers(folder: Path) -> Iterator[tuple[str, Marker]]:
             yield path.stem.removeprefix("shard_"), _read(path)
 
 
-def put(path: Path, write: Callable[[Path], None]) -> str:
+def put(path: Path, write: Callable[[Path], object]) -> str:
     """Write a file under another name, and give it its own once it is whole; its digest.
 
     What a killed run left of it is removed. Raises OSError.
@@ -74,7 +74,7 @@ def put(path: Path, write: Callable[[Path], None]) -> str:
     partial = path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}")
     write(partial)
     made = digest(partial)
-    os.replace(partial, path)
+    put_in_place(partial, path)
     return made
 
 
@@ -91,10 +91,3 @@ def _path(folder: Path, number: str) -> Path:
 def _read(path: Path) -> Marker:
     marker: Marker = typed.from_json(Marker, path.read_text("utf-8"))
     return marker
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

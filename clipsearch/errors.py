@@ -31,7 +31,7 @@
         └── NotTested            the index is not tested, and only a tested one will do
 
 Every error carries one sentence that says what is wrong and, as ``hint``, the next step.
-Only the command line catches the root of this tree, and ``serving``, which answers each request.
+Only the command line catches the root of this tree, and ``web.server``, which answers each request.
 """
 
 from enum import IntEnum

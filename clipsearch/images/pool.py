@@ -126,13 +126,18 @@ class DecodePool:
                     file = next(self._todo, None)
                 if file is None:
                     break
-                source = file.span or absolute(self._root, file.path)
+                source = source_of(self._root, file)
                 outcome = worker.decode(source, self._timeout, self._stopped)
                 if not worker.alive and not self._stopped.is_set():
                     worker = Decoder(*self._arguments)
                 self._done.put((file, outcome))
         finally:
             worker.stop()
+
+
+def source_of(root: bytes, file: ImageFile) -> Source:
+    """Where a file's bytes are: in an archive, or below ``root``."""
+    return file.span or absolute(root, file.path)
 
 
 def decoded(path: bytes, preprocessing: Preprocessing) -> DecodedImage:

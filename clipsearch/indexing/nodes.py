@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from clipsearch.errors import ClipsearchError, ClusterError, WeightsNotFound
-from clipsearch.images.pool import SECONDS_PER_FILE, Decoder
+from clipsearch.images.pool import SECONDS_PER_FILE, Decoder, source_of
 from clipsearch.indexing.embed import Outcome, embed_decoded
 from clipsearch.models import registry, weights
 from clipsearch.paths import absolute, cache_dir, write_whole
@@ -121,7 +121,7 @@ class Decoding:
 
     def _outcome(self, file: ImageFile) -> Any:
         decoder = _decoder(*self._arguments)
-        outcome = decoder.decode(absolute(self._root, file.path), SECONDS_PER_FILE, _NEVER)
+        outcome = decoder.decode(source_of(self._root, file), SECONDS_PER_FILE, _NEVER)
         if not decoder.alive:
             _decoder.cache_clear()
         return outcome
@@ -229,9 +229,11 @@ def complaint(node: str, root: bytes, told: Answer, here: Answer) -> ClusterErro
 
 
 def is_there(root: bytes, file: ImageFile) -> bool:
-    """Whether the file lies below ``root`` on this machine too."""
+    """Whether the file, or the archive that it is in, is on this machine too."""
     # By size alone: network file systems round modification times, each in its own way.
     try:
+        if file.span is not None:
+            return os.stat(file.span.path).st_size >= file.span.offset + file.span.size
         return os.stat(absolute(root, file.path)).st_size == file.size
     except OSError:
         return False

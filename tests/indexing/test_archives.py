@@ -20,6 +20,7 @@ from clipsearch.images import scan
 from clipsearch.indexing import embed as embedding
 from clipsearch.indexing.reconcile import reconcile
 from clipsearch.indexing.transfer import check, finished, layout, sources
+from clipsearch.indexing.transfer import embed as embedding_shards
 from clipsearch.indexing.transfer.embed import EmbedOptions, EmbedSummary, embed
 from clipsearch.indexing.transfer.export import export
 from clipsearch.indexing.transfer.layout import Kind, read
@@ -316,7 +317,7 @@ class Killed(BaseException):
 def test_killed_inside_a_shard_the_next_run_ends_the_same(
     tars: Path, tmp_path: Path, whole: dict[str, bytes], batches: int
 ) -> None:
-    encoder, out = FakeEncoder(), tmp_path / "out"
+    encoder, out = FakeEncoder(batch_size=4), tmp_path / "out"
 
     def kill() -> None:
         if len(encoder.batches) == batches:
@@ -391,6 +392,39 @@ def test_parts_together_make_what_one_process_makes(
     for part in (2, 1, 3, 4):
         done = made(tars, out, part=(part, 4))
         assert done.shards == (part <= 3)
+    assert contents(out) == whole
+
+
+@pytest.mark.parametrize(("at_once", "batches"), [(1, [4, 4, 4]), (5, [4, 4, 4]), (9, [4, 8])])
+def test_batches_run_on_from_shard_to_shard(
+    tars: Path,
+    tmp_path: Path,
+    whole: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: int,
+    batches: list[int],
+) -> None:
+    monkeypatch.setattr(embedding_shards, "_PICTURES_AT_ONCE", at_once)
+    encoder, out = FakeEncoder(), tmp_path / "out"
+    done = made(tars, out, encoder)
+    assert (done.shards, encoder.batches) == (3, batches)
+    assert contents(out) == whole
+
+
+def test_a_shard_is_written_as_soon_as_its_pictures_are_known(
+    tars: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+
+    def backwards(root: bytes, files: Any, *arguments: Any, **named: Any) -> Iterator[Any]:
+        """As a cluster may: pictures come in another order, and a batch is of several shards."""
+        for n, batch in enumerate(embedding.embed_files(root, files[::-1], *arguments, **named)):
+            yield batch
+            assert len(list((out / "shards").glob("shard_*"))) == (1, 3)[n]
+
+    model = Chosen(encoder=FakeEncoder())
+    done = embed([str(tars)], out, EmbedOptions(model), embed_with=lambda files: backwards)
+    assert (done.shards, done.embedded) == (3, 12)
     assert contents(out) == whole
 
 

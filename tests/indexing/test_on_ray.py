@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from archives import samples, write_tar
 from conftest import ROOT, Run, make_picture
 
 from clipsearch.vectors import l2_normalise
@@ -238,6 +239,39 @@ def test_a_run_that_is_killed_is_taken_up(
     assert twice <= 5 * BATCH
     tally["pictures embedded twice after a run on two nodes was killed"] += twice
     is_as(session.index, alone)
+
+
+@pytest.mark.slow
+def test_archives_become_the_same_shards_as_on_one_machine(
+    tmp_path: Path, tiny_model: Path, shared_cache: None, start: Callable[[int], Nodes], run: Run
+) -> None:
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    for shard in range(3):
+        write_tar(tars / f"{shard:05d}.tar", samples(tars, range(100 * shard, 100 * shard + 40)))
+    where = ("--model", tiny_model, "--npy")
+    assert run("embed", tars, tmp_path / "alone", *where).code == 0
+    nodes = start(2)
+    command = [PROGRAM, "embed", tars, tmp_path / "out", *where, "--ray", nodes.address]
+    env = {**os.environ, "NOTES": str(tmp_path / "notes"), "SLOWNESS": "0"}
+    for said in ("3 shards finished, 0 finished before", "0 shards finished, 3 finished before"):
+        done = subprocess.run(
+            [sys.executable, *map(str, command)], capture_output=True, env=env, check=False
+        )
+        assert (done.returncode, done.stdout) == (0, b""), done.stderr.decode()
+        assert said in done.stderr.decode()
+    assert len((tmp_path / "notes").read_text().split()) == 120
+    for number in range(3):
+        told, embedded = (
+            f"metadata/metadata_{number:05d}.jsonl",
+            f"img_emb/img_emb_{number:05d}.npy",
+        )
+        assert (tmp_path / "out" / told).read_bytes() == (tmp_path / "alone" / told).read_bytes()
+        here, there = (
+            l2_normalise(np.load(tmp_path / out / embedded).astype(np.float32))
+            for out in ("alone", "out")
+        )
+        assert (here * there).sum(axis=1).min() >= 0.99999
 
 
 @pytest.mark.slow

@@ -7,6 +7,12 @@ import typer
 
 from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, OfflineOption, commands, name_paths, progress, say
+from clipsearch.cli.options.cluster import (
+    ClusterChoice,
+    GpusPerWorkerOption,
+    RayOption,
+    WorkersOption,
+)
 from clipsearch.cli.options.model import BatchSizeOption, PretrainedOption
 from clipsearch.errors import ExitCode, UsageError
 from clipsearch.indexing.transfer.embed import EmbedOptions, embed
@@ -81,6 +87,9 @@ def embed_command(
         ),
     ] = None,
     offline: OfflineOption = False,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    gpus_per_worker: GpusPerWorkerOption = None,
 ) -> int:
     """Embed images into shards, without an index.
 
@@ -95,6 +104,7 @@ def embed_command(
       clipsearch embed 'laion/{00000..00150}.tar' laion-b16
       clipsearch embed laion laion-b16 --part $SLURM_ARRAY_TASK_ID/8
       seq 8 | xargs -P 8 -I{} clipsearch embed laion laion-b16 --part {}/8
+      clipsearch embed laion laion-b16 --ray auto
     """
     kind: Kind = "parquet" if parquet or (parquet is None and has_pyarrow()) else "jsonl"
     options = EmbedOptions(
@@ -103,8 +113,9 @@ def embed_command(
         kind,
         max_pixels,
     )
-    with progress() as bar:
-        done = embed(sources, out, options, progress=bar, notify=say)
+    cluster = ClusterChoice(ray, workers, gpus_per_worker)
+    with cluster.embedding(device, batch_size) as embed_with, progress() as bar:
+        done = embed(sources, out, options, embed_with=embed_with, progress=bar, notify=say)
     for what, found in (
         ("left out", done.left_out),
         ("failed", done.failed),

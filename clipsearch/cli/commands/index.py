@@ -1,8 +1,6 @@
 """``clipsearch index``."""
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -19,16 +17,20 @@ from clipsearch.cli.app import (
     say,
     tell,
 )
+from clipsearch.cli.options.cluster import (
+    ClusterChoice,
+    GpusPerWorkerOption,
+    RayOption,
+    WorkersOption,
+)
 from clipsearch.cli.options.model import BatchSizeOption, PretrainedOption
 from clipsearch.cli.options.walk import ExcludeOption, MaxPixelsOption, NoExcludeOption
 from clipsearch.cli.render.status import summary_lines
 from clipsearch.domain import taxonomy
 from clipsearch.errors import ClipsearchError, ExitCode, UsageError
-from clipsearch.indexing.embed import EmbedFiles, embed_files
 from clipsearch.indexing.update import UpdateOptions, update
 from clipsearch.models import registry
 from clipsearch.models.choice import ModelChoice
-from clipsearch.records import ModelFiles
 
 app = commands()
 
@@ -95,37 +97,9 @@ def index_command(
     ] = False,
     max_pixels: MaxPixelsOption = None,
     offline: OfflineOption = False,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            "--ray",
-            metavar="HOST:PORT|auto",
-            envvar="CLIPSEARCH_RAY",
-            help="Decode and embed on the Ray cluster at this address, or, with auto, on the one "
-            "that this machine belongs to. See clipsearch help scale.",
-            show_default=False,
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            min=1,
-            metavar="N",
-            help="Models to load on the cluster (default: one per GPU, or one per node).",
-            show_default=False,
-        ),
-    ] = None,
-    gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(
-            "--gpus-per-worker",
-            min=0,
-            metavar="X",
-            help="GPUs for each of them; 0.5 lets two share one (default: 1 if there are any).",
-            show_default=False,
-        ),
-    ] = None,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    gpus_per_worker: GpusPerWorkerOption = None,
 ) -> int:
     """Bring the index of each folder up to date.
 
@@ -161,7 +135,8 @@ def index_command(
         wait=wait,
     )
     code = ExitCode.OK
-    with _place(ray, workers, gpus_per_worker, device, batch_size) as embed_with:
+    cluster = ClusterChoice(ray, workers, gpus_per_worker)
+    with cluster.embedding(device, batch_size) as embed_with:
         for folder in folders:
             try:
                 with progress() as bar:
@@ -181,28 +156,3 @@ def index_command(
             if summary.unreadable or (strict and (summary.failed or summary.still_failed)):
                 code = ExitCode.ERROR
     return code
-
-
-def _place(
-    ray: str | None,
-    workers: int | None,
-    gpus_per_worker: float | None,
-    device: str,
-    batch_size: int | None,
-) -> AbstractContextManager[Callable[[ModelFiles], EmbedFiles]]:
-    """Where pictures are embedded: on this machine, or on a cluster while the context lasts."""
-    if ray is None:
-        if workers is not None or gpus_per_worker is not None:
-            raise UsageError(
-                "--workers and --gpus-per-worker are about a cluster", hint="Add --ray auto."
-            )
-        return nullcontext(lambda files: embed_files)
-    try:
-        from clipsearch.indexing import on_ray  # slow to load, and an extra
-        from clipsearch.indexing.nodes import ClusterOptions
-    except ImportError as error:
-        raise UsageError(
-            f"--ray needs Ray, which is not installed ({error})",
-            hint="Install it with: pip install 'clipsearch[ray]'",
-        ) from error
-    return on_ray.connected(ray, ClusterOptions(workers, gpus_per_worker, device, batch_size))

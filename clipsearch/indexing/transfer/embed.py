@@ -7,7 +7,7 @@ the same command makes what is missing. ``import`` makes an index of the shards.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -19,13 +19,23 @@ import numpy as np
 from clipsearch.errors import ExchangeError, ImageError
 from clipsearch.images import shards
 from clipsearch.images.shards import Sample
-from clipsearch.indexing.embed import EmbedFiles, LoadEncoder, Progress, embed_files, reason
+from clipsearch.indexing.embed import (
+    EmbedFiles,
+    LoadEncoder,
+    Outcome,
+    Progress,
+    embed_files,
+    reason,
+)
 from clipsearch.indexing.transfer import finished, layout
 from clipsearch.indexing.transfer.finished import Marker
 from clipsearch.indexing.transfer.layout import EMBEDDINGS, MANIFEST, METADATA, Kind
 from clipsearch.indexing.transfer.sources import Work, plan
 from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.records import Archived, EmbeddedImage, ImageFile, ModelFiles, ModelSpec
+
+_PICTURES_AT_ONCE = 200_000
+"""Their records and captions are held: half a gigabyte. A cluster loads the model once for them."""
 
 _LONGEST_TEXT = 1 << 20
 """Bytes of a caption or of metadata: a longer one is nobody's, and is not read."""
@@ -99,16 +109,10 @@ def embed(
             out, planned.root, files.spec, options, embed_with(files), cache(lambda: encoders.both)
         )
         works = planned.part(*options.part)
-        for count, work in enumerate(works, start=1):
-            marker = finished.marker_of(out, work.number)
-            if marker is None or marker.state != work.state:
-                maker.make(work, summary, _told(progress, f"shard {count} of {len(works)}: "))
-                continue
-            summary.still_failed += marker.failed
-            if marker.damage:
-                summary.damaged.append((work.name.encode(), marker.damage))
-            else:
-                summary.before += 1
+        for group in _in_groups(_to_make(works, out, summary, progress)):
+            first, last = (works.index(shard.work) + 1 for shard in (group[0], group[-1]))
+            which = f"shard {first}" if first == last else f"shards {first} to {last}"
+            maker.make(group, summary, _told(progress, f"{which} of {len(works)}: "))
     except OSError as error:
         raise ExchangeError(
             f"cannot write {out}: {error.strerror or error}",
@@ -119,6 +123,78 @@ def embed(
 
 def _told(progress: Progress, where: str) -> Progress:
     return lambda doing, done, total: progress(where + doing, done, total)
+
+
+@dataclass(slots=True, eq=False)
+class _Shard:
+    """A shard that is being made."""
+
+    work: Work
+    files: Sequence[ImageFile]
+    """Relative to the root, or members of the archive."""
+    samples: Mapping[bytes, Sample]
+    """Of an archive: what goes with each picture, by its path."""
+    damage: str | None
+    """Why the archive may have had more pictures; None if it was whole."""
+    rows: dict[bytes, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
+    """Embedding ``(dim,)`` in fp16 and metadata, by the picture's path."""
+    failed: int = 0
+    unreadable: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it is known what became of every picture."""
+        return len(self.rows) + self.failed + self.unreadable == len(self.files)
+
+
+def _to_make(
+    works: Sequence[Work], out: Path, summary: EmbedSummary, progress: Progress
+) -> Iterator[_Shard]:
+    """Those that are not finished, with their pictures."""
+    for work in works:
+        marker = finished.marker_of(out, work.number)
+        if marker is not None and marker.state == work.state:
+            summary.still_failed += marker.failed
+            if marker.damage:
+                summary.damaged.append((work.name.encode(), marker.damage))
+            else:
+                summary.before += 1
+        elif work.archive is None:
+            yield _Shard(work, work.files, {}, None)
+        else:
+            progress("reading headers", 0, 0)
+            shard = _of_archive(work, work.archive, summary)
+            if shard is not None:
+                yield shard
+
+
+def _of_archive(work: Work, archive: Path, summary: EmbedSummary) -> _Shard | None:
+    """The shard of an archive; None where it cannot be read, or is damaged from the start."""
+    try:
+        read = shards.read(os.fsencode(archive))
+    except OSError as error:
+        summary.unreadable.append((work.name.encode(), reason(error)))
+        return None
+    samples = dict(_pictures(work.name, read.samples))
+    summary.left_out += _left_out(work.name, read)
+    if read.damage:
+        summary.damaged.append((work.name.encode(), read.damage))
+        if not samples:
+            return None
+    files = tuple(map(_file, samples, samples.values()))
+    return _Shard(work, files, samples, read.damage)
+
+
+def _in_groups(made: Iterable[_Shard]) -> Iterator[list[_Shard]]:
+    """Shards whose pictures are embedded in one go."""
+    group: list[_Shard] = []
+    for shard in made:
+        group.append(shard)
+        if sum(len(shard.files) for shard in group) >= _PICTURES_AT_ONCE:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _begin(out: Path, root: Path, spec: ModelSpec) -> None:
@@ -185,66 +261,55 @@ class _Maker:
         self._embed_files = embed_files
         self._load_encoder = load_encoder
 
-    def make(self, work: Work, summary: EmbedSummary, progress: Progress) -> None:
-        """Make one shard, and mark it as finished if all of it could be read.
+    def make(self, group: Sequence[_Shard], summary: EmbedSummary, progress: Progress) -> None:
+        """Embed the pictures of some shards, and write each shard once all of its are known.
 
-        Raises OSError if it cannot be written, and ModelError.
+        Raises OSError if one cannot be written, and ModelError.
         """
-        files, samples, damage = work.files, dict[bytes, Sample](), None
-        if work.archive is not None:
-            progress("reading headers", 0, 0)
-            try:
-                shard = shards.read(os.fsencode(work.archive))
-            except OSError as error:
-                summary.unreadable.append((work.name.encode(), reason(error)))
-                return
-            samples = dict(_pictures(work.name, shard.samples))
-            files, damage = tuple(map(_file, samples, samples.values())), shard.damage
-            summary.left_out += _left_out(work.name, shard)
-            if damage:
-                summary.damaged.append((work.name.encode(), damage))
-            if damage and not files:
-                return
-        unread, failed = len(summary.unreadable), len(summary.failed)
-        rows = self._rows(work, files, samples, summary, progress)
-        if len(summary.unreadable) > unread:
-            return
-        self._write(work, rows, len(summary.failed) - failed, damage)
-        summary.shards += damage is None
-        summary.embedded += len(rows)
-
-    def _rows(
-        self,
-        work: Work,
-        files: Sequence[ImageFile],
-        samples: dict[bytes, Sample],
-        summary: EmbedSummary,
-        progress: Progress,
-    ) -> list[tuple[Any, dict[str, Any]]]:
-        """Embedding ``(dim,)`` in fp16 and metadata of each picture, in the order of the files."""
-        root = os.fsencode(self._root)
-        made: dict[bytes, tuple[Any, dict[str, Any]]] = {}
+        of = {file.path: shard for shard in group for file in shard.files}
+        for shard in group:
+            if not shard.files:
+                self._finish(shard, summary)
         for batch in self._embed_files(
-            root,
-            files,
+            os.fsencode(self._root),
+            [file for shard in group for file in shard.files],
             self._spec.preprocessing,
             self._load_encoder,
             max_pixels=self._options.max_pixels,
             progress=progress,
         ):
             for file, outcome in batch:
-                match outcome:
-                    case EmbeddedImage():
-                        half = outcome.vector.astype(np.float16)
-                        if file.path in samples:
-                            told = _beside(samples[file.path], work.name, file)
-                            outcome = replace(outcome, archived=told)
-                        made[file.path] = half, layout.row_of(outcome, root)
-                    case ImageError():
-                        summary.failed.append((file.path, str(outcome)))
-                    case OSError():
-                        summary.unreadable.append((file.path, reason(outcome)))
-        return [made[file.path] for file in files if file.path in made]
+                shard = of.pop(file.path)
+                self._take(shard, file, outcome, summary)
+                if shard.is_complete:
+                    self._finish(shard, summary)
+
+    def _take(
+        self, shard: _Shard, file: ImageFile, outcome: Outcome, summary: EmbedSummary
+    ) -> None:
+        match outcome:
+            case EmbeddedImage():
+                half = outcome.vector.astype(np.float16)
+                if file.path in shard.samples:
+                    told = _beside(shard.samples[file.path], shard.work.name, file)
+                    outcome = replace(outcome, archived=told)
+                shard.rows[file.path] = half, layout.row_of(outcome, os.fsencode(self._root))
+            case ImageError():
+                shard.failed += 1
+                summary.failed.append((file.path, str(outcome)))
+            case OSError():
+                shard.unreadable += 1
+                summary.unreadable.append((file.path, reason(outcome)))
+
+    def _finish(self, shard: _Shard, summary: EmbedSummary) -> None:
+        """Write a shard and mark it as finished, if all of it could be read."""
+        if shard.unreadable:
+            return
+        rows = [shard.rows[file.path] for file in shard.files if file.path in shard.rows]
+        self._write(shard.work, rows, shard.failed, shard.damage)
+        shard.rows.clear()
+        summary.shards += shard.damage is None
+        summary.embedded += len(rows)
 
     def _write(
         self,

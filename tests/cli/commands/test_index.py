@@ -458,18 +458,27 @@ def test_a_model_that_was_asked_for_by_name_is_not_replaced(run: Run, photos: Pa
     assert not (photos / ".clipsearch").exists()
 
 
-def test_a_cluster_needs_the_extra(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+COMMANDS = [("index", "photos"), ("embed", "photos", "out")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_cluster_needs_the_extra(
+    command: tuple[str, ...], run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "clipsearch.indexing.on_ray", raising=False)
     monkeypatch.delattr("clipsearch.indexing.on_ray", raising=False)
-    ran = run("index", photos, "--ray", "auto")
+    ran = run(*command, "--ray", "auto", cwd=photos.parent)
     assert ran.code == 2
     assert "--ray needs Ray, which is not installed" in ran.err
     assert "pip install 'clipsearch[ray]'" in ran.err
 
 
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("option", ["--workers", "--gpus-per-worker"])
-def test_options_of_a_cluster_need_one(option: str, run: Run, photos: Path) -> None:
-    ran = run("index", photos, option, "2")
+def test_options_of_a_cluster_need_one(
+    command: tuple[str, ...], option: str, run: Run, photos: Path
+) -> None:
+    ran = run(*command, option, "2", cwd=photos.parent)
     assert ran.code == 2
     assert "Add --ray auto." in ran.err

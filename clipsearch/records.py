@@ -401,6 +401,8 @@ class CollectionStatus:
     directory: Path
     spec: ModelSpec
     images: int
+    archived: int
+    """How many of them are members of archives, or have no file here."""
     failed: list[tuple[bytes, str]]
     failures: list[Failure | None]
     """Of each picture in ``failed``, what was kept of its failure."""

@@ -124,7 +124,7 @@ def update(
             may_change = options.rebuild or store.is_empty()
             files = model_for(store, options.model, may_change=may_change, notify=notify)
             rebuild = rebuild or files.spec.fingerprint != store.spec.fingerprint
-            if rebuild and store.has_archived():
+            if rebuild and store.count_archived():
                 raise UsageError(
                     f"the index at {directory} has pictures of archives, which only import adds; "
                     "another one would be without them",

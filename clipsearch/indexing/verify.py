@@ -16,7 +16,7 @@ import numpy as np
 
 from clipsearch.indexing.changes import diff
 from clipsearch.indexing.embed import LoadEncoder, embed_files
-from clipsearch.records import EmbeddedImage, Found, ImageFile
+from clipsearch.records import EmbeddedImage, Found, ImageFile, Span
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.rescue import Rescued, rescue
 
@@ -116,19 +116,25 @@ def _unlike(store: Store, id: int, made: EmbeddedImage) -> Iterator[Problem]:
 
 
 def repair(store: Store, problems: list[Problem]) -> list[str]:
-    """Mend what ``verify`` found in a catalogue that can be read; say what was done.
+    """Mend what ``verify`` found in a catalogue that can be read; say what was done, and the rest.
 
     ``store`` is open for writing. Raises StoreError if it cannot be written.
     """
     done = []
     wrong = {problem.id for problem in problems if problem.id is not None}
     if wrong:
+        archived = any(isinstance(store.source_of(id), Span) for id in wrong)
         with store.batch():
             store.forget(wrong)
-        done.append(f"{len(wrong)} pictures with a wrong embedding are forgotten")
+        done.append(f"{len(wrong)} images with a wrong embedding were forgotten")
     if wrong or any(problem.kind == "vector file" for problem in problems):
         store.update_vector_index(anew=True)
-        done.append("the vector file was written anew")
+        done.append("the vector file was written again")
+    if wrong:
+        again = f"clipsearch index {store.root}"
+        if archived:
+            again += "; those in archives with clipsearch embed, then clipsearch import"
+        done.append(f"embed what was forgotten with: {again}")
     return done
 
 

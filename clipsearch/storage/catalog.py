@@ -191,7 +191,7 @@ class Store(Pictures):
         with self._db.snapshot():
             # All are counted in an index, without the condition that would read every row.
             known = self._db.value("SELECT count(*) FROM images")
-            failed = self._failed()
+            failed, archived = self._failed(), self.count_archived()
             pending = self._embeddings.pending()
             clusters = self._embeddings.index().cluster_search
         return CollectionStatus(
@@ -199,6 +199,7 @@ class Store(Pictures):
             directory=self.directory,
             spec=self.spec,
             images=known - len(failed),
+            archived=archived,
             failed=[(path, reason) for path, reason, _ in failed],
             failures=[failure for _, _, failure in failed],
             scope=self.scope,

@@ -113,9 +113,9 @@ class Rows:
             for path, id, size, mtime_ns, failed, unseen, failure in rows
         }
 
-    def has_archived(self) -> bool:
-        """Whether there are pictures that are not files of their own."""
-        return self._db.row(f"SELECT 1 FROM {schema.archived(self._db)} LIMIT 1") is not None
+    def count_archived(self) -> int:
+        """How many pictures are not files of their own."""
+        return int(self._db.value(f"SELECT count(*) FROM {schema.archived(self._db)}"))
 
     def ids_of(self, paths: Sequence[bytes]) -> dict[bytes, int]:
         """Path -> id of those pictures, good or failed, that are there."""

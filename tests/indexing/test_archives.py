@@ -18,6 +18,7 @@ from fakes import DecodeHere, FakeEncoder, fake_spec, unit, unsynchronised
 from clipsearch.errors import ExchangeError, UsageError
 from clipsearch.images import scan
 from clipsearch.indexing import embed as embedding
+from clipsearch.indexing import verify
 from clipsearch.indexing.reconcile import reconcile
 from clipsearch.indexing.transfer import check, finished, layout, sources
 from clipsearch.indexing.transfer import embed as embedding_shards
@@ -597,7 +598,16 @@ def test_index_leaves_pictures_of_archives_alone(store: Store, shards: Path, tar
     assert (done.removed, done.added, done.unchanged) == (0, 0, 0)
     assert store.count() == 12
     assert store.known() == {}
-    assert store.has_archived()
+    assert store.status().archived == 12
+
+
+def test_repair_says_how_pictures_of_archives_come_back(store: Store, shards: Path) -> None:
+    imported(store, shards)
+    (id,) = store.ids()[:1].tolist()
+    done = verify.repair(store, [verify.Problem("embedding", "it is damaged", b"", id)])
+    assert done[0] == "1 images with a wrong embedding were forgotten"
+    assert "those in archives with clipsearch embed, then clipsearch import" in done[-1]
+    assert store.status().archived == 11
 
 
 def facts(store: Store) -> list[tuple[object, ...]]:

@@ -109,7 +109,7 @@ def test_a_wrong_bit_in_the_vector_file_is_found(root: Path) -> None:
     path.write_bytes(content)
     (problem,) = problems(root)
     assert problem == Problem("vector file", "it is damaged")
-    assert mend(root) == ["the vector file was written anew"]
+    assert mend(root) == ["the vector file was written again"]
     assert problems(root) == []
 
 
@@ -122,7 +122,7 @@ def test_a_vector_file_that_cannot_be_used_is_written_anew(root: Path, damage: s
         path.write_bytes(whole[:-20] if damage == "cut" else os.urandom(len(whole)))
     (problem,) = problems(root)
     assert problem.kind == "vector file"
-    assert mend(root) == ["the vector file was written anew"]
+    assert mend(root) == ["the vector file was written again"]
     assert problems(root) == []
 
 

@@ -83,7 +83,6 @@ def verify_command(
             elif damaged[0].kind != "catalogue":
                 for line in verify.repair(store, damaged):
                     say(f"{root}: {line}")
-                say(f"embed what was forgotten with: clipsearch index {root}")
                 continue
         if repair and damaged and damaged[0].kind == "catalogue":
             saved = verify.salvage(directory)

@@ -55,7 +55,8 @@ def status_text(status: CollectionStatus, collection: Collection, model_here: st
     spec, again = status.spec, _to_be_tried_again(status)
     lines = [
         printable(os.fspath(status.root)),
-        f"  images   {status.images}",
+        f"  images   {status.images}"
+        + (f", {status.archived} of them in archives" if status.archived else ""),
         f"  failed   {len(status.failed)}{f', {again} to be tried again' if again else ''}",
         *(
             f"           {printable(os.fsdecode(path))}: {printable(why)}"
@@ -120,6 +121,7 @@ def status_record(status: CollectionStatus, collection: Collection) -> dict[str,
         "root": json_path(os.fsencode(status.root)),
         "index": json_path(os.fsencode(status.directory)),
         "images": status.images,
+        "in_archives": status.archived,
         "failed": [{"path": json_path(path), "reason": why} for path, why in status.failed],
         "to_be_tried_again": _to_be_tried_again(status),
         "exclude": [json_path(os.fsencode(glob)) for glob in status.scope.exclude],

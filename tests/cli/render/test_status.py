@@ -107,12 +107,14 @@ def status(
     clusters: ClusterSearch | None = None,
     scope: Scope = _WHOLE,
     kind: FailureKind = "content",
+    archived: int = 0,
 ) -> CollectionStatus:
     return CollectionStatus(
         root=root,
         directory=root / ".clipsearch",
         spec=fake_spec(name=name),
         images=1234,
+        archived=archived,
         failed=[(b"caf\xe9.png", reason)],
         failures=[Failure(kind, Limits.here().decoders)],
         scope=scope,
@@ -154,6 +156,13 @@ def test_status_says_what_is_left_out_and_what_is_tried_again() -> None:
     assert record["to_be_tried_again"] == 1
     assert record["exclude"] == ["private/", {"bytes": base64.b64encode(b"caf\xe9*").decode()}]
     assert record["max_pixels"] == 4_000_000
+
+
+def test_images_in_archives_are_counted_apart() -> None:
+    told = status(Path("/photos"), archived=34)
+    lines = status_text(told, known(), "here").splitlines()
+    assert "  images   1234, 34 of them in archives" in lines
+    assert status_record(told, known())["in_archives"] == 34
 
 
 def test_damage_is_told() -> None:
@@ -210,6 +219,7 @@ def test_status_for_programs() -> None:
         "root": {"bytes": base64.b64encode(b"/caf\xe9").decode()},
         "index": {"bytes": base64.b64encode(b"/caf\xe9/.clipsearch").decode()},
         "images": 1234,
+        "in_archives": 0,
         "failed": [
             {
                 "path": {"bytes": base64.b64encode(b"caf\xe9.png").decode()},

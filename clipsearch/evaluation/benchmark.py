@@ -161,7 +161,7 @@ def measure(
     training = read_split(benchmark, "train") if linear_probe else None
     # Captions are not checked: COCO's "photos of the same man" is no query here, and no picture is
     # ever given for it, only the share of all captions that find theirs.
-    for text in (*benchmark.classes, *benchmark.templates):
+    for text in (*benchmark.classes, *(benchmark.prompts(0) if benchmark.classes else ())):
         policy.check(text)
 
     def embedded(split: Split) -> Embedded:

@@ -94,7 +94,7 @@ def evaluate_command(
 
     A folder of archives as CLIP_benchmark publishes them brings its own classes and templates. What
     is measured on it is the model alone, under CLIP_benchmark's names: no domain has a part in it,
-    no index is needed or changed, and the exit code is 0. See clipsearch help benchmarks.
+    no index is needed or changed, and the exit code is 0. See clipsearch help domains.
 
     \b
     Examples:

@@ -223,9 +223,9 @@ def _report(benchmark: Benchmark, test: Split, found: Embedded, encoders: Encode
     """Zero-shot classification by the set's own prompts, or retrieval by its captions."""
     labelled = test.labelled.only(found.rows)
     if isinstance(labelled, CaptionedImages):
-        captions = encode_all(encoders.text, labelled.captions)
+        captions = encode_all(encoders.many_texts, labelled.captions)
         return evaluate_retrieval(found.vectors, captions, labelled.images)
-    classes, names = class_embeddings(_domain(benchmark), encoders.text), benchmark.classes
+    classes, names = class_embeddings(_domain(benchmark), encoders.many_texts), benchmark.classes
     if isinstance(labelled, LabelledImages):
         return evaluate_classification(found.vectors, classes, labelled.classes, names)
     return evaluate_multi_label(found.vectors, classes, shown_classes(labelled, len(names)), names)

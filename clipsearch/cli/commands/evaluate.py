@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli import completion
-from clipsearch.cli.app import DeviceOption, IndexOption, commands, progress, say
+from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, progress, say
 from clipsearch.cli.options.collection import (
     UnderOption,
     directory_if_any,
@@ -84,6 +84,7 @@ def evaluate_command(
     under: UnderOption = None,
     device: DeviceOption = "auto",
     index: IndexOption = None,
+    offline: OfflineOption = False,
 ) -> int:
     """Test an index's model and domain on labelled pictures; the index keeps the result.
 
@@ -109,7 +110,7 @@ def evaluate_command(
                 "--html shows a test of a domain, and CLIP_benchmark's archives test none",
                 hint="--json has everything that was measured.",
             )
-        choice = ModelChoice(model, device=device)
+        choice = ModelChoice(model, device=device, offline=offline)
         return _benchmark(read_benchmark(labelled), choice, linear_probe, json, under, index)
     if linear_probe or model is not None:
         option = "--linear-probe" if linear_probe else "--model"

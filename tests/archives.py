@@ -49,3 +49,31 @@ def samples(folder: Path, seeds: Iterable[int]) -> list[tuple[str | bytes, bytes
 def interleaved(members: list[tuple[str | bytes, bytes]]) -> list[tuple[str | bytes, bytes]]:
     """All pictures first, then all captions backwards, then all metadata."""
     return members[::3] + members[1::3][::-1] + members[2::3]
+
+
+def write_benchmark(
+    folder: Path,
+    said: Iterable[tuple[str, bytes]],
+    *,
+    split: str = "test",
+    first: int = 0,
+    archives: int = 2,
+    **texts: str,
+) -> Path:
+    """A set in CLIP_benchmark's layout, with a picture for each extension and content in ``said``.
+
+    first: the seed of the first picture. texts: what the folder's text files say, by their stems.
+    """
+    (folder / split).mkdir(parents=True, exist_ok=True)
+    for stem, text in texts.items():
+        (folder / f"{stem}.txt").write_text(text, encoding="utf-8")
+    members: list[list[tuple[str | bytes, bytes]]] = [[] for _ in range(archives)]
+    said = list(said)
+    for n, (extension, content) in enumerate(said):
+        into = members[n * archives // len(said)]
+        into.append((f"s{n:07d}.webp", picture_bytes(folder, first + n, ".webp")))
+        into.append((f"s{n:07d}.{extension}", content))
+    for number, inside in enumerate(members):
+        write_tar(folder / split / f"{number}.tar", inside)
+    (folder / split / "nshards.txt").write_text(f"{archives}\n")
+    return folder

@@ -116,7 +116,7 @@ def evaluate(
         about = np.asarray(test_set.images)
         precision = _precision(captions, about, found.vectors, np.equal)
     else:
-        shown = _shown(test_set, len(names))
+        shown = shown_classes(test_set, len(names))
         if isinstance(test_set, LabelledImages):
             report = evaluate_classification(found.vectors, classes, test_set.classes, names)
             scale = fit_logit_scale(found.vectors, classes, test_set.classes)
@@ -166,7 +166,7 @@ def evaluate(
     return findings
 
 
-def _shown(test_set: LabelledImages | MultiLabelImages, classes: int) -> Bools:
+def shown_classes(test_set: LabelledImages | MultiLabelImages, classes: int) -> Bools:
     """Whether each picture shows a class: ``(n, classes)``."""
     shown = np.zeros((len(test_set.paths), classes), bool)
     for picture, own in zip(shown, test_set.labels, strict=True):

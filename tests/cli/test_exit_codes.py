@@ -9,6 +9,7 @@ from typing import NoReturn
 import numpy as np
 import pytest
 import typer._click.core
+from archives import write_benchmark
 from conftest import Run, make_picture
 from fakes import DecodeHere, FakeEncoder, fake_spec, picture, unit
 
@@ -147,6 +148,14 @@ def learnable(root: Path, run: Run, patch: pytest.MonkeyPatch) -> None:
             make_picture(_folder(root.parent / "labels" / name) / f"{n}.png", seed)
 
 
+def benchmark(template: str) -> Callable[[Path, Run, pytest.MonkeyPatch], None]:
+    def prepare(root: Path, run: Run, patch: pytest.MonkeyPatch) -> None:
+        texts = {"classnames": "a\nb\n", "zeroshot_classification_templates": template}
+        write_benchmark(root.parent / "wds", [("cls", b"0"), ("cls", b"1")], **texts)
+
+    return prepare
+
+
 def check_of(state: diagnosis.State) -> Callable[[Path, Run, pytest.MonkeyPatch], None]:
     def prepare(root: Path, run: Run, patch: pytest.MonkeyPatch) -> None:
         for name in ("weights", "terminal", "directories"):
@@ -236,6 +245,20 @@ CASES = [
     Case("evaluate", 1, "a pass mark is missed", ".", other_marks),
     Case("evaluate", 1, "too few pictures to decide anything", "few.csv"),
     Case("evaluate", 3, "the policy forbids a caption", "captions.csv"),
+    Case(
+        "evaluate",
+        0,
+        "a model was measured on CLIP_benchmark's archives",
+        "../wds",
+        benchmark("a photo of a {c}."),
+    ),
+    Case(
+        "evaluate",
+        3,
+        "the policy forbids a class name or a template of CLIP_benchmark's archives",
+        "../wds",
+        benchmark("identify this {c} man"),
+    ),
     Case("classify", 0, "every picture is labeled", "crack"),
     Case("classify", 1, "there are no pictures", "../data"),
     Case(

@@ -9,7 +9,12 @@ import typer
 
 from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, progress, say
-from clipsearch.cli.options.collection import UnderOption, directory_of_one, say_skipped
+from clipsearch.cli.options.collection import (
+    UnderOption,
+    directory_if_any,
+    directory_of_one,
+    say_skipped,
+)
 from clipsearch.cli.render.classification import (
     FolderResult,
     by_folder,
@@ -24,7 +29,7 @@ from clipsearch.cli.render.classification import (
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.cli.render.table import show
 from clipsearch.domain import policy
-from clipsearch.errors import ExitCode, IndexNotFound, UsageError
+from clipsearch.errors import ExitCode, UsageError
 from clipsearch.evaluation.classify import Labels, classify, pictures_of
 from clipsearch.models.choice import ModelChoice
 from clipsearch.storage.catalog import Store
@@ -131,7 +136,8 @@ def classify_command(
         )
     labels = Labels(None if texts is None else _texts(texts), probe, domain)
     with ExitStack() as stack:
-        directory = _directory(paths or [], under, index)
+        about = directory_if_any if paths else directory_of_one
+        directory = about(paths or [], under, index)
         store = stack.enter_context(Store.open(directory)) if directory else None
         pictures, unreadable = pictures_of(paths or [], store, under or Path())
         say_skipped(unreadable)
@@ -154,16 +160,6 @@ def classify_command(
     else:
         classified_lines(done.found, out)
     return ExitCode.ERROR if done.skipped or unreadable else ExitCode.OK
-
-
-def _directory(paths: list[Path], under: Path | None, index: Path | None) -> Path | None:
-    """Where the index is; None if there are pictures and no index, and none was named."""
-    try:
-        return directory_of_one(paths, under, index)
-    except IndexNotFound:
-        if not paths or under or index:
-            raise
-        return None
 
 
 def _texts(source: str) -> list[str]:

@@ -6,16 +6,34 @@ from typing import Annotated
 
 import typer
 
-from clipsearch.cli.app import DeviceOption, IndexOption, commands, progress, say
-from clipsearch.cli.options.collection import UnderOption, directory_of_one, say_skipped
+from clipsearch.cli import completion
+from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, progress, say
+from clipsearch.cli.options.collection import (
+    UnderOption,
+    directory_if_any,
+    directory_of_one,
+    say_skipped,
+)
 from clipsearch.cli.options.files import ForceOption, check, write
+from clipsearch.cli.render.benchmark import (
+    benchmark_lines,
+    benchmark_record,
+    benchmark_table,
+    benchmark_title,
+)
 from clipsearch.cli.render.evaluation import evaluation_lines, evaluation_record, evaluation_tables
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.cli.render.table import show
-from clipsearch.errors import ExitCode
+from clipsearch.errors import ExitCode, UsageError
+from clipsearch.evaluation.benchmark import measure
+from clipsearch.evaluation.clip_benchmark import Benchmark, is_benchmark
+from clipsearch.evaluation.clip_benchmark import read as read_benchmark
 from clipsearch.evaluation.evaluate import Findings, evaluate
 from clipsearch.evaluation.labelled import read
+from clipsearch.models import registry
+from clipsearch.models.choice import ModelChoice
 from clipsearch.models.load import Encoders
+from clipsearch.records import ModelFiles
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.collection import Collection
 from clipsearch.text import printable
@@ -29,8 +47,8 @@ def evaluate_command(
         Path,
         typer.Argument(
             metavar="LABELLED",
-            help="A folder of class-named folders, or a CSV or TSV file with the columns "
-            "path,label or path,caption.",
+            help="A folder of class-named folders, a CSV or TSV file with the columns path,label "
+            "or path,caption, or a folder of CLIP_benchmark's archives.",
             show_default=False,
         ),
     ],
@@ -45,9 +63,28 @@ def evaluate_command(
         ),
     ] = None,
     force: ForceOption = False,
+    linear_probe: Annotated[
+        bool,
+        typer.Option(
+            "--linear-probe",
+            help="Also learn a linear probe from the train split of CLIP_benchmark's archives.",
+        ),
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            autocompletion=completion.models,
+            metavar="NAME",
+            help="The model to measure on CLIP_benchmark's archives, as for index. By default that "
+            "of the index here, or else the one that index would take.",
+            show_default=False,
+        ),
+    ] = None,
     under: UnderOption = None,
     device: DeviceOption = "auto",
     index: IndexOption = None,
+    offline: OfflineOption = False,
 ) -> int:
     """Test an index's model and domain on labelled pictures; the index keeps the result.
 
@@ -56,12 +93,32 @@ def evaluate_command(
     if it has, 1 if it has not. One of fewer pictures than they ask for changes nothing. In a file a
     picture may have several labels, one a line.
 
+    A folder of archives as CLIP_benchmark publishes them brings its own classes and templates. What
+    is measured on it is the model alone, under CLIP_benchmark's names: no domain has a part in it,
+    no index is needed or changed, and the exit code is 0. See clipsearch help domains.
+
     \b
     Examples:
       clipsearch evaluate sample_data
       clipsearch evaluate test.csv --under ~/Pictures --html report.html
       clipsearch evaluate captions.tsv --json
+      clipsearch evaluate wds_cifar10 --model ViT-B-16 --linear-probe
     """
+    if is_benchmark(labelled):
+        if html is not None:
+            raise UsageError(
+                "--html shows a test of a domain, and CLIP_benchmark's archives test none",
+                hint="--json has everything that was measured.",
+            )
+        choice = ModelChoice(model, device=device, offline=offline)
+        return _benchmark(read_benchmark(labelled), choice, linear_probe, json, under, index)
+    if linear_probe or model is not None:
+        option = "--linear-probe" if linear_probe else "--model"
+        raise UsageError(
+            f"{option} goes with CLIP_benchmark's archives, and {labelled} holds none",
+            hint="Learn classes with: clipsearch probe train. Test another model in an index of "
+            "its own: clipsearch index --model.",
+        )
     with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
         check(html, [store], force=force)
         test_set = read(labelled, Collection(store).domain)
@@ -83,6 +140,47 @@ def evaluate_command(
         for line in evaluation_lines(findings):
             print(printable(line))
     return ExitCode.OK if findings.tested == "tested" else ExitCode.NO_MATCH
+
+
+def _benchmark(
+    benchmark: Benchmark,
+    choice: ModelChoice,
+    linear_probe: bool,
+    json: bool,
+    under: Path | None,
+    index: Path | None,
+) -> int:
+    files = _model_of(benchmark.folder, choice, under, index)
+    encoders = choice.encoders(files, say)
+    with progress() as bar:
+        found = measure(benchmark, files.spec, encoders, linear_probe=linear_probe, progress=bar)
+    say_skipped(found.skipped)
+    if json:
+        sys.stdout.buffer.write(json_line(benchmark_record(found)))
+        return ExitCode.OK
+    print(printable(benchmark_title(found)), end="\n\n")
+    show(benchmark_table(found))
+    for line in benchmark_lines(found):
+        print(printable(line))
+    return ExitCode.OK
+
+
+def _model_of(
+    folder: Path, choice: ModelChoice, under: Path | None, index: Path | None
+) -> ModelFiles:
+    """The model that is named, or that of the index, or the default."""
+    if choice.is_named:
+        if under or index:
+            raise UsageError(
+                "--model and an index each name the model",
+                hint="Leave out one of them; CLIPSEARCH_INDEX names an index too.",
+            )
+        return choice.files(say)
+    directory = directory_if_any([folder], under, index)
+    if directory is None:
+        return choice.files(say)
+    with Store.open(directory) as store:
+        return registry.locate(store.spec)
 
 
 def _title(findings: Findings, root: Path) -> str:

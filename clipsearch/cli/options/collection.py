@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli.app import say
-from clipsearch.errors import UsageError
+from clipsearch.errors import IndexNotFound, UsageError
 
 UnderOption = Annotated[
     Path | None,
@@ -49,6 +49,16 @@ def directory_of_one(about: Sequence[Path], under: Path | None, index: Path | No
         with Store.open(found[0]) as store:
             known.require_about(under, store)
     return found[0]
+
+
+def directory_if_any(about: Sequence[Path], under: Path | None, index: Path | None) -> Path | None:
+    """As ``directory_of_one``; None where there is no index and none was named."""
+    try:
+        return directory_of_one(about, under, index)
+    except IndexNotFound:
+        if under or index:
+            raise
+        return None
 
 
 def say_skipped(skipped: Sequence[tuple[bytes, str]]) -> None:

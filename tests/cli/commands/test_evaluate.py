@@ -6,9 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import SAMPLES, Run, make_picture, places_beside, run_here
+from archives import write_benchmark, write_tar
+from conftest import SAMPLES, TINY_CONFIG, Run, make_picture, places_beside, run_here
+from fakes import DecodeHere, FakeEncoder
 
 from clipsearch.domain import taxonomy
+from clipsearch.indexing import embed
+from clipsearch.models.choice import ModelChoice
+from clipsearch.models.load import Encoders
 from clipsearch.storage import collection as assurance
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.collection import Collection
@@ -292,6 +297,109 @@ def test_an_index_that_is_being_written_is_not_waited_for(run: Run, collection: 
         done = run("evaluate", ".", cwd=collection)
     assert (done.code, done.out) == (2, b"")
     assert "another clipsearch is writing" in done.err
+
+
+# -- CLIP_benchmark's archives -------------------------------------------------------------------
+
+
+@pytest.fixture
+def benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A set of two classes with a train split; no model is loaded, and no process decodes."""
+    encoder = FakeEncoder(TINY_CONFIG["model_cfg"]["embed_dim"])
+    encoders = Encoders(lambda: encoder, lambda: encoder)
+    monkeypatch.setattr(ModelChoice, "encoders", lambda *_: encoders)
+    monkeypatch.setattr(embed, "DecodePool", DecodeHere)
+    folder, said = tmp_path / "wds", [("cls", b"%d" % (n % 2)) for n in range(8)]
+    texts = {"classnames": "cat\ndog\n", "zeroshot_classification_templates": "a {c}."}
+    write_benchmark(folder, said, split="train", first=50, archives=1)
+    return write_benchmark(folder, said[:5], **texts)
+
+
+def test_a_benchmark_for_people(run: Run, benchmark: Path, tiny_model: Path) -> None:
+    done = run("evaluate", "wds", "--model", tiny_model, "--linear-probe")
+    assert (done.code, done.err) == (0, "")
+    head, blank, columns, *rows = done.lines
+    assert (
+        head == f"wds: 5 pictures of 2 classes, for {tiny_model} (CLIP_benchmark, classification)"
+    )
+    assert (blank, columns.split()) == ("", ["measure", "value", "95", "%", "interval", "of"])
+    measures = ["acc1", "mean_per_class_recall", "lp_acc1", "lp_mean_per_class_recall"]
+    assert [row.split()[0] for row in rows[:4]] == measures
+    assert "a logistic regression on 8 pictures of the train split" in rows[-1]
+
+
+def test_a_benchmark_as_json(run: Run, benchmark: Path, tiny_model: Path) -> None:
+    done = run("evaluate", "wds", "--model", tiny_model, "--linear-probe", "--json")
+    assert (done.code, done.err) == (0, "")
+    record = json.loads(done.out)
+    assert (record["kind"], record["source"]) == ("classification", "wds")
+    assert record["metrics"].keys() == {
+        *("acc1", "acc5", "mean_per_class_recall"),
+        *("lp_acc1", "lp_acc5", "lp_mean_per_class_recall"),
+    }
+    assert record["metrics"]["acc5"] is record["intervals"]["acc5"] is None
+    assert record["metrics"]["acc1"] == record["intervals"]["acc1"]["value"]
+    assert record["report"]["images"] == record["linear_probe"]["report"]["images"] == 5
+    assert record["linear_probe"]["images"] == 8
+    assert record["skipped"] == []
+
+
+def test_a_benchmark_of_captions(run: Run, benchmark: Path, tiny_model: Path) -> None:
+    write_benchmark(benchmark, [("txt", b"a\nb")] * 3, dataset_type="retrieval")
+    done = run("evaluate", "wds", "--model", tiny_model)
+    assert done.lines[0].startswith("wds: 3 pictures, for ")
+    assert any(line.startswith("image_retrieval_recall@5") for line in done.lines)
+
+
+def test_a_benchmark_is_of_the_indexs_model_and_changes_no_index(
+    run: Run, collection: Path, benchmark: Path, tiny_model: Path
+) -> None:
+    named = json.loads(run("evaluate", "wds", "--model", tiny_model, "--json").out)
+    for options in (["--under", "set"], ["--index", "set/.clipsearch"], []):
+        found = json.loads(run("evaluate", "wds", "--json", *options).out)
+        assert found == named
+    assert kept(collection).evaluation is None
+
+
+def test_a_picture_of_a_benchmark_that_cannot_be_decoded(
+    run: Run, benchmark: Path, tiny_model: Path
+) -> None:
+    write_tar(benchmark / "test/1.tar", [("x.jpg", b"broken"), ("x.cls", b"0")])
+    done = run("evaluate", "wds", "--model", tiny_model, "--json")
+    assert done.code == 0
+    assert done.err.startswith("clipsearch: skipping test/1.tar/x.jpg: not a picture")
+    (skipped,) = json.loads(done.out)["skipped"]
+    assert skipped["path"] == "wds/test/1.tar/x.jpg"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["wds", "--html", "page.html"], "--html shows a test of a domain"),
+        (["wds", "--model", "pocket", "--index", "set/.clipsearch"], "each name the model"),
+        (["set", "--linear-probe"], "--linear-probe goes with CLIP_benchmark's archives"),
+        (["set", "--model", "pocket"], "--model goes with CLIP_benchmark's archives"),
+        (["wds", "--under", "absent"], "absent does not exist"),
+    ],
+)
+def test_options_that_do_not_go_with_a_benchmark(
+    run: Run, collection: Path, benchmark: Path, arguments: list[str], said: str
+) -> None:
+    done = run("evaluate", *arguments)
+    assert (done.code, done.out) == (2, b"")
+    assert said in done.err
+    assert len(done.err.splitlines()) == 2
+
+
+@pytest.mark.process
+def test_a_benchmark_is_decoded_by_other_processes(
+    run: Run, tmp_path: Path, tiny_model: Path
+) -> None:
+    said = [("txt", b"number %d" % n) for n in range(6)]
+    write_benchmark(tmp_path / "wds", said)
+    done = run("evaluate", "wds", "--model", tiny_model, "--json")
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(done.out)["report"]["images"] == 6
 
 
 @pytest.mark.slow

@@ -192,7 +192,7 @@ def test_browse_by_keyboard(browser: Any, server: Server, device: str) -> None:
         assert page.evaluate("document.activeElement.name") == "q"
         assert seen.count() == 60  # before anything is typed
         page.locator(".filters summary").click()
-        page.get_by_label("however poor").check()
+        page.get_by_label("Include poor matches").check()
         page.keyboard.press("/")
         page.keyboard.type("a cat")  # live: nothing else is pressed
         seen.until("location.search.includes('q=a+cat')")
@@ -250,20 +250,20 @@ def test_the_page_follows_the_form_and_says_refusals(browser: Any, server: Serve
         seen.until("document.querySelectorAll('figure.hit').length === 120")
         page.locator("[name=q]").fill("a dog")
         seen.until("document.querySelectorAll('figure.hit').length === 60")
-        page.get_by_label("name").fill("plain 01")
+        page.get_by_label("File name").fill("plain 01")
         seen.until("document.querySelectorAll('figure.hit').length === 10")
-        page.get_by_label("type").select_option("webp")
-        page.wait_for_selector("text=No indexed picture passes the filters.")
+        page.get_by_label("File type").select_option("webp")
+        page.wait_for_selector("text=No indexed image passes the filters.")
         page.locator("[name=q]").fill("track my neighbour")
         page.wait_for_selector("text=asks to follow or watch people")
-        page.get_by_label("type").select_option("")
-        page.get_by_label("name").fill("")
-        page.get_by_label("however poor").uncheck()
+        page.get_by_label("File type").select_option("")
+        page.get_by_label("File name").fill("")
+        page.get_by_label("Include poor matches").uncheck()
         page.locator("[name=q]").fill("a cat and a dog")
         page.keyboard.press("Enter")
         seen.until("!document.querySelector('[aria-busy]')")
-        if page.get_by_text("Show the best all the same").count():
-            page.get_by_text("Show the best all the same").click()
+        if page.get_by_text("Show the closest images anyway").count():
+            page.get_by_text("Show the closest images anyway").click()
             seen.until("location.search.includes('all=on')")
             assert seen.count() == 60
 

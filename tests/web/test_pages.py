@@ -208,7 +208,7 @@ def test_captions_have_a_page_too(findings: Findings) -> None:
     missed = sum(rank >= 10 for rank in report.image_ranks)
     assert missed > 0
     assert page.tags["figure"] == missed
-    assert f"{missed} captions whose picture was missed" in page.words
+    assert f"{missed} captions whose image was missed" in page.words
     assert "image recall@10" in page.words
     shown = next(n for n, rank in enumerate(report.image_ranks) if rank >= 10)
     assert f"place {report.image_ranks[shown] + 1} of 20" in page.words
@@ -239,11 +239,21 @@ def test_a_card_for_each_hit_whatever_its_name(sheet: tuple[list[Hit], str]) -> 
     assert page.words.count("cannot be shown") == 1 + SCRIPT.count("cannot be shown")
     assert (page.tags["script"], page.tags["b"], page.tags["i"]) == (1, 0, 0)
     assert not any(name.startswith("on") for name, _ in page.attributes)
-    for shown in ('a "<b>cat</b>"', "tested & <well>", "<i>cat</i>", "0.300", "clear, 48"):
+    for shown in (
+        'a "<b>cat</b>"',
+        "tested & <well>",
+        "<i>cat</i>",
+        "0.300",
+        "48 \N{MULTIPLICATION SIGN} 40",
+    ):
         assert shown in page.words
     assert "Strong <match>48 pictures match" in page.words
-    figures = [value for name, value in page.attributes if name == "title" and value]
-    assert "2.0 % of unrelated queries score as high; right with a probability of 90.0 %" in figures
+    strengths = re.findall(r'class="strength ([a-z]+)" title="([^"]*)">\1</span>', text)
+    assert [strength for strength, _ in strengths] == [*["strong"] * 3, *["fair"] * 4]
+    assert strengths[1][1] == (
+        "Score: 0.290; Unrelated queries that score as high: 2.0 %; "
+        "Probability of a right match: 90.0 %"
+    )
     copied = [value for name, value in page.attributes if name == "data-path"]
     assert copied[1] == os.path.join(hits[1].root, os.fsdecode(hits[1].path))
     links = [value for name, value in page.attributes if name == "href"]

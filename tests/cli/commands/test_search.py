@@ -172,7 +172,7 @@ def test_a_page_of_thumbnails(run: Run, made: Path, tmp_path: Path) -> None:
     assert done.err.endswith("".join(f"clipsearch: wrote {file}\n" for file in files))
     page = files[0].read_text()
     assert page.count("<figure") == page.count("data:image/jpeg") == len(NAMES)
-    assert page.count('class="class"') == len(NAMES)
+    assert page.count("<dt>Nearest class</dt>") == len(NAMES)
     with Image.open(files[1]) as montage:
         assert montage.format == "PNG"
         assert len(montage.convert("RGB").getcolors(10**6)) > 5 * len(NAMES)

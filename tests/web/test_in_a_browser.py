@@ -227,6 +227,56 @@ def test_browse_by_keyboard(browser: Any, server: Server, device: str) -> None:
         assert seen.fits()
 
 
+def test_the_tab_key_reaches_the_buttons_of_the_image_that_has_the_focus(
+    browser: Any, server: Server
+) -> None:
+    with watched(browser, f"{server.url}?q=a+cat&all=on", server.url, 1280) as seen:
+        page = seen.page
+        assert page.get_by_role("heading", level=1).count() == 1
+        page.locator("figure.hit").first.focus()
+        reached = []
+        for _ in range(6):
+            page.keyboard.press("Tab")
+            reached.append(page.evaluate("document.activeElement.textContent"))
+        assert reached[:5] == ["Details", "Good", "Bad", "Similar", "Copy"]
+        assert seen.focused() == 1
+        page.keyboard.press("Shift+Tab")
+        assert seen.focused() == 0
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")  # opens the details, and not the image
+        assert page.evaluate("document.querySelector('figure.hit details').open")
+        assert not page.evaluate("document.querySelector('dialog').open")
+        spoken = page.get_by_role("status").first
+        page.locator("[name=q]").fill("a dog")
+        seen.until("document.getElementById('status').textContent !== ''")
+        assert spoken.text_content() == page.locator("#answer h2").first.text_content()
+
+
+def test_on_a_phone_nothing_is_cut_off_and_no_keys_are_told_of(
+    browser: Any, server: Server
+) -> None:
+    with watched(browser, server.url, server.url, 390, has_touch=True, is_mobile=True) as seen:
+        page = seen.page
+        assert not page.locator(".keys").is_visible()
+        assert page.evaluate(
+            """() => {
+                const box = document.querySelector("[name=q]"), style = getComputedStyle(box);
+                const pen = document.createElement("canvas").getContext("2d");
+                pen.font = style.font;
+                const inside = box.clientWidth - 2 * parseFloat(style.paddingLeft);
+                return pen.measureText(box.placeholder).width < inside;
+            }"""
+        )
+        ends = page.evaluate(  # of names, however long
+            """() => [...document.querySelectorAll("figure.hit")].every(hit =>
+                hit.querySelector(".name span:last-child").getBoundingClientRect().right
+                <= hit.getBoundingClientRect().right)"""
+        )
+        assert ends
+    with watched(browser, server.url, server.url, 1280) as seen:
+        assert seen.page.locator(".keys").is_visible()
+
+
 def test_a_picture_large(browser: Any, server: Server) -> None:
     url = f"{server.url}?q=a+cat&all=on"
     with watched(browser, url, server.url, 390) as seen:

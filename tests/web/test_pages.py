@@ -27,13 +27,14 @@ from clipsearch.evaluation.metrics import (
 )
 from clipsearch.evaluation.summary import PUBLISHED
 from clipsearch.paths import absolute_path
-from clipsearch.records import Hit
+from clipsearch.records import Hit, IndexedImage
 from clipsearch.search.answer import Answer
+from clipsearch.search.duplicates.find import Group, Member
 from clipsearch.search.query import SearchOptions
 from clipsearch.storage.evaluations import Evaluation
 from clipsearch.vectors import l2_normalise
-from clipsearch.web.pages import browse, contact_sheet, evaluation
-from clipsearch.web.pages.document import source
+from clipsearch.web.pages import browse, contact_sheet, duplicates, evaluation
+from clipsearch.web.pages.document import path_parts, source
 from clipsearch.web.session import About, PictureId, Shown
 
 PATHS = [
@@ -215,6 +216,69 @@ def test_captions_have_a_page_too(findings: Findings) -> None:
     assert f"caption <{shown}>" in page.words
 
 
+def test_the_evaluation_draws_a_key_and_names_its_tables(findings: Findings) -> None:
+    text = evaluation.page(findings)
+    words = Page(text).words
+    for label in ("measured", "95\N{NO-BREAK SPACE}% confidence interval", "pass mark"):
+        assert label in words
+    assert text.count('class="key"') == 2
+    regions = re.findall(
+        r'<div class="scroll[^"]*" tabindex="0" role="region" aria-label="(.*?)"', text
+    )
+    assert set(regions) >= {"Classes that lost images", "Confusion matrix"}
+    assert text.count('<p class="hint">') == len(regions)
+
+
+def test_colors_can_be_told_apart() -> None:
+    """WCAG AA: 4.5 to 1 for text, 3 to 1 for the edges of fields, in both schemes."""
+    found = re.findall(r"--(\w+): light-dark\((#\w+), (#\w+)\);", source("style.css"))
+    schemes = [{name: each[at] for name, *each in found} for at in (0, 1)]
+    for colors in schemes:
+        for ground in ("paper", "card"):
+            for name in ("ink", "soft", "right", "wrong", "bar"):
+                assert _contrast(colors[name], colors[ground]) >= 4.5, (name, ground, colors)
+            assert _contrast(colors["edge"], colors[ground]) >= 3
+
+
+def _contrast(one: str, other: str) -> float:
+    """As WCAG 2.2 defines it."""
+
+    def luminance(color: str) -> float:
+        digits = color[1:] if len(color) == 7 else "".join(2 * digit for digit in color[1:])
+        channels = [int(digits[n : n + 2], 16) / 255 for n in (0, 2, 4)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+# -- duplicates ----------------------------------------------------------------------------------
+
+
+def test_what_is_different_about_a_copy_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "thumbnails", lambda root, paths, size: {})
+
+    def member(name: bytes, content: bytes, width: int, size: int, **more: str) -> Member:
+        image = IndexedImage(
+            1, name, size, 1_700_000_000_000_000_000, content, width, 300, more.get("taken")
+        )
+        return Member(image, b"/photos", 0.97)
+
+    taken = "2024-05-01T12:00:00"
+    best = member(b"a.JPG", b"a", 400, 9000, taken=taken)
+    copy = member(b"b.jpeg", b"a", 400, 9000, taken=taken)
+    small = member(b"c.webp", b"c", 200, 2000)
+    groups = [Group("near-duplicates", (best, copy, small)), Group("copies", (small, small))]
+    figures = re.findall("<figure.*?</figure>", duplicates.page(groups, ["sum", "how"]), re.S)
+    marked = [re.findall('class="differs">(.*?)</b>', figure) for figure in figures]
+    assert marked == [[], [], ["200 × 300", "2.0 kB", "WEBP", "-"], [], []]
+    labels = [re.findall("<strong>(.*?)</strong>", figure)[0] for figure in figures]
+    assert labels == ["Best", "Identical file", "Similarity 0.970", "Best", "Best"]
+    assert "<dt>Taken</dt>" in figures[0]
+    assert "<dt>Taken</dt>" not in figures[3]  # known of none in its group
+
+
 # -- the contact sheet ---------------------------------------------------------------------------
 
 
@@ -258,6 +322,33 @@ def test_a_card_for_each_hit_whatever_its_name(sheet: tuple[list[Hit], str]) -> 
     assert copied[1] == os.path.join(hits[1].root, os.fsdecode(hits[1].path))
     links = [value for name, value in page.attributes if name == "href"]
     assert all(link.startswith(("file:///", "data:,", "#")) for link in links if link)
+
+
+def test_the_nearest_are_dimmed_where_nothing_matches(sheet: tuple[list[Hit], str]) -> None:
+    hits, text = sheet
+    assert "Closest images" not in text
+    text = contact_sheet.page(hits, [None] * len(hits), {}, "", ["no match"], [], nearest=True)
+    assert '<h2 class="plain">Closest images</h2><div class="pictures dimmed">' in text
+    assert Page(text).tags["figure"] == len(hits)
+    text = contact_sheet.page([], [], {}, "", ["no match"], [], nearest=True)
+    assert "Closest images" not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "parts"),
+    [
+        ("a.png", ("", "", "a.png")),
+        (
+            "holiday/2024/a_long_name_of_a_file.JPEG",
+            ("holiday/2024/", "a_long_name_of_a", "_file.JPEG"),
+        ),
+        ("notes.of a long story", ("", "notes.of a long ", "story")),
+        ("no ending at all", ("", "no ending a", "t all")),
+    ],
+)
+def test_a_name_is_cut_before_its_end(path: str, parts: tuple[str, str, str]) -> None:
+    assert path_parts(path) == parts
+    assert "".join(parts) == path
 
 
 def test_the_sheet_runs_its_own_script_and_fetches_nothing(sheet: tuple[list[Hit], str]) -> None:

@@ -105,9 +105,10 @@ const show = at => {
   lit = Math.max(0, Math.min(all.length - 1, at));
   const hit = all[lit];
   const link = hit.querySelector("a").href;
-  const name = hit.querySelector(".path").textContent;
-  Object.assign(light.querySelector("img"), { src: link, alt: name });
-  Object.assign(light.querySelector("a"), { href: link, textContent: name });
+  const name = hit.querySelector(".path");
+  Object.assign(light.querySelector("img"), { src: link, alt: name.textContent });
+  light.querySelector("a").href = link;
+  light.querySelector("a").replaceChildren(name.cloneNode(true));
   if (!light.open) light.showModal();
 };
 

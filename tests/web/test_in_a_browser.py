@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from findings_here import make_findings
 from serving_here import HOSTILE, make_collection, served
 
 from clipsearch.images.decode import jpeg
 from clipsearch.paths import absolute_path
 from clipsearch.records import Hit
-from clipsearch.web.pages import contact_sheet
+from clipsearch.web.pages import contact_sheet, evaluation
 from clipsearch.web.server import Server
 
 COUNT = 500
@@ -160,6 +161,33 @@ def test_the_path_is_copied(browser: Any, sheet: Path) -> None:
             copied = seen.page.evaluate("navigator.clipboard.readText()")
             assert copied == os.path.join(sheet.parent, name.decode())
             seen.page.evaluate("document.querySelector('output').classList.remove('shown')")
+
+
+# -- the evaluation ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", WIDTHS)
+def test_the_evaluation_fits_and_says_what_can_be_scrolled(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.setattr(evaluation, "thumbnails", lambda root, paths, size: {})
+    path = tmp_path / "page.html"
+    path.write_text(evaluation.page(make_findings()), encoding="utf-8")
+    with watched(browser, path.as_uri(), path.as_uri(), WIDTHS[device]) as seen:
+        page = seen.page
+        assert seen.fits()
+        table = page.locator(".scroll").first
+        wider = table.evaluate("box => box.scrollWidth > box.clientWidth")
+        assert wider is (device == "phone")
+        assert page.locator(".hint").first.is_visible() is wider
+        table.focus()
+        page.keyboard.press("ArrowRight")
+        seen.until(f"(document.querySelector('.scroll').scrollLeft > 0) === {str(wider).lower()}")
+        used = page.evaluate(
+            """() => Math.max(...[...document.querySelectorAll(".measures")]
+                .map(each => each.getBoundingClientRect().right))"""
+        )
+        assert used > 0.85 * WIDTHS[device]
 
 
 # -- browse --------------------------------------------------------------------------------------

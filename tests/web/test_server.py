@@ -331,7 +331,7 @@ def verdicts(server: Server) -> dict[str, str]:
 def test_a_weak_match_is_one_line_and_none_shows_the_nearest(finding: Server) -> None:
     found = verdicts(finding)
     said = (
-        '<span class="strength fair" title="[0-9.]+ % of unrelated queries[^"]*">Weak match</span>'
+        '<span class="strength weak" title="[0-9.]+ % of unrelated queries[^"]*">Weak match</span>'
     )
     assert re.search(said, found["weak"])
     assert "<p>These may not show what you are looking for.</p>" in found["weak"]

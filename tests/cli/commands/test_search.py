@@ -261,6 +261,16 @@ def test_without_a_match_the_page_says_so_and_yesterdays_montage_stays(
     assert (collection / "hits.png").read_bytes() == montage
 
 
+def test_without_a_match_the_page_shows_the_nearest(run: Run, made: Path, tmp_path: Path) -> None:
+    page = tmp_path / "hits.html"
+    asked = ("search", "--allow-out-of-domain", "snow", "--max-false-alarm", "0.0001")
+    done = run(*asked, "--html", page, cwd=made)
+    assert (done.code, done.out) == (1, b"")
+    text = page.read_text()
+    assert '<div class="pictures dimmed">' in text
+    assert text.count("<figure") == text.count("data:image/jpeg") > 0
+
+
 def test_quiet_leaves_the_answer_to_the_exit_code(run: Run, collection: Path) -> None:
     done = run(*ASK, "-q", "snow", cwd=collection)
     assert (done.code, done.out, done.err) == (0, b"", "")

@@ -13,6 +13,7 @@ import secrets
 import stat
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
@@ -23,7 +24,7 @@ from clipsearch.errors import ClipsearchError, UsageError
 from clipsearch.images.thumbnails import Thumbnailer
 from clipsearch.records import Filter, Source, Span
 from clipsearch.search import saved
-from clipsearch.search.query import Class, Query, SearchOptions, Stored
+from clipsearch.search.query import Class, Query, SearchOptions, Stored, Text
 from clipsearch.web.pages import browse, hits
 from clipsearch.web.session import OpenCollections, PictureId
 
@@ -119,12 +120,24 @@ class Site:
                 # A suggestion leads to a page without filters, but for the folder that is browsed.
                 whole = self._read_filter({})
                 filtered = class_name or options.only != whole
-                suggested = [] if filtered else self._collections.suggestions(whole)
+                suggested = [] if filtered else self._suggested(options)
                 return browse.start(suggested, options, self._collections.newest(options), marks)
             shown = self._collections.answer(asked, options)
             return browse.answered(about, options, shown, marks)
         except ClipsearchError as error:
             return browse.failed(error, marks)
+
+    def _suggested(self, options: SearchOptions) -> list[str]:
+        """What to search for: texts that find something under the page's own options."""
+        found = self._collections.suggestions(options.only)
+        if options.max_false_alarm == 1:  # a strong match has hits
+            return found
+        one = replace(options, k=1, classes=False, explain=False)
+        return [
+            text
+            for text in found
+            if self._collections.answer(Query((Text(text),)), one).answer.hits
+        ]
 
     def thumbnail(self, name: str) -> bytes | None:
         """A small JPEG. Raises KeyError and OSError if there is no such picture."""

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from findings_here import make_findings
 from serving_here import HOSTILE, make_collection, served
 
 from clipsearch.images.decode import jpeg
 from clipsearch.paths import absolute_path
 from clipsearch.records import Hit
-from clipsearch.web.pages import contact_sheet
+from clipsearch.web.pages import contact_sheet, evaluation
 from clipsearch.web.server import Server
 
 COUNT = 500
@@ -162,6 +163,33 @@ def test_the_path_is_copied(browser: Any, sheet: Path) -> None:
             seen.page.evaluate("document.querySelector('output').classList.remove('shown')")
 
 
+# -- the evaluation ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", WIDTHS)
+def test_the_evaluation_fits_and_says_what_can_be_scrolled(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.setattr(evaluation, "thumbnails", lambda root, paths, size: {})
+    path = tmp_path / "page.html"
+    path.write_text(evaluation.page(make_findings()), encoding="utf-8")
+    with watched(browser, path.as_uri(), path.as_uri(), WIDTHS[device]) as seen:
+        page = seen.page
+        assert seen.fits()
+        table = page.locator(".scroll").first
+        wider = table.evaluate("box => box.scrollWidth > box.clientWidth")
+        assert wider is (device == "phone")
+        assert page.locator(".hint").first.is_visible() is wider
+        table.focus()
+        page.keyboard.press("ArrowRight")
+        seen.until(f"(document.querySelector('.scroll').scrollLeft > 0) === {str(wider).lower()}")
+        used = page.evaluate(
+            """() => Math.max(...[...document.querySelectorAll(".measures")]
+                .map(each => each.getBoundingClientRect().right))"""
+        )
+        assert used > 0.85 * WIDTHS[device]
+
+
 # -- browse --------------------------------------------------------------------------------------
 
 
@@ -192,7 +220,7 @@ def test_browse_by_keyboard(browser: Any, server: Server, device: str) -> None:
         assert page.evaluate("document.activeElement.name") == "q"
         assert seen.count() == 60  # before anything is typed
         page.locator(".filters summary").click()
-        page.get_by_label("however poor").check()
+        page.get_by_label("Include poor matches").check()
         page.keyboard.press("/")
         page.keyboard.type("a cat")  # live: nothing else is pressed
         seen.until("location.search.includes('q=a+cat')")
@@ -227,6 +255,56 @@ def test_browse_by_keyboard(browser: Any, server: Server, device: str) -> None:
         assert seen.fits()
 
 
+def test_the_tab_key_reaches_the_buttons_of_the_image_that_has_the_focus(
+    browser: Any, server: Server
+) -> None:
+    with watched(browser, f"{server.url}?q=a+cat&all=on", server.url, 1280) as seen:
+        page = seen.page
+        assert page.get_by_role("heading", level=1).count() == 1
+        page.locator("figure.hit").first.focus()
+        reached = []
+        for _ in range(6):
+            page.keyboard.press("Tab")
+            reached.append(page.evaluate("document.activeElement.textContent"))
+        assert reached[:5] == ["Details", "Good", "Bad", "Similar", "Copy"]
+        assert seen.focused() == 1
+        page.keyboard.press("Shift+Tab")
+        assert seen.focused() == 0
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")  # opens the details, and not the image
+        assert page.evaluate("document.querySelector('figure.hit details').open")
+        assert not page.evaluate("document.querySelector('dialog').open")
+        spoken = page.get_by_role("status").first
+        page.locator("[name=q]").fill("a dog")
+        seen.until("document.getElementById('status').textContent !== ''")
+        assert spoken.text_content() == page.locator("#answer h2").first.text_content()
+
+
+def test_on_a_phone_nothing_is_cut_off_and_no_keys_are_told_of(
+    browser: Any, server: Server
+) -> None:
+    with watched(browser, server.url, server.url, 390, has_touch=True, is_mobile=True) as seen:
+        page = seen.page
+        assert not page.locator(".keys").is_visible()
+        assert page.evaluate(
+            """() => {
+                const box = document.querySelector("[name=q]"), style = getComputedStyle(box);
+                const pen = document.createElement("canvas").getContext("2d");
+                pen.font = style.font;
+                const inside = box.clientWidth - 2 * parseFloat(style.paddingLeft);
+                return pen.measureText(box.placeholder).width < inside;
+            }"""
+        )
+        ends = page.evaluate(  # of names, however long
+            """() => [...document.querySelectorAll("figure.hit")].every(hit =>
+                hit.querySelector(".name span:last-child").getBoundingClientRect().right
+                <= hit.getBoundingClientRect().right)"""
+        )
+        assert ends
+    with watched(browser, server.url, server.url, 1280) as seen:
+        assert seen.page.locator(".keys").is_visible()
+
+
 def test_a_picture_large(browser: Any, server: Server) -> None:
     url = f"{server.url}?q=a+cat&all=on"
     with watched(browser, url, server.url, 390) as seen:
@@ -250,20 +328,20 @@ def test_the_page_follows_the_form_and_says_refusals(browser: Any, server: Serve
         seen.until("document.querySelectorAll('figure.hit').length === 120")
         page.locator("[name=q]").fill("a dog")
         seen.until("document.querySelectorAll('figure.hit').length === 60")
-        page.get_by_label("name").fill("plain 01")
+        page.get_by_label("File name").fill("plain 01")
         seen.until("document.querySelectorAll('figure.hit').length === 10")
-        page.get_by_label("type").select_option("webp")
-        page.wait_for_selector("text=No indexed picture passes the filters.")
+        page.get_by_label("File type").select_option("webp")
+        page.wait_for_selector("text=No indexed image passes the filters.")
         page.locator("[name=q]").fill("track my neighbour")
         page.wait_for_selector("text=asks to follow or watch people")
-        page.get_by_label("type").select_option("")
-        page.get_by_label("name").fill("")
-        page.get_by_label("however poor").uncheck()
+        page.get_by_label("File type").select_option("")
+        page.get_by_label("File name").fill("")
+        page.get_by_label("Include poor matches").uncheck()
         page.locator("[name=q]").fill("a cat and a dog")
         page.keyboard.press("Enter")
         seen.until("!document.querySelector('[aria-busy]')")
-        if page.get_by_text("Show the best all the same").count():
-            page.get_by_text("Show the best all the same").click()
+        if page.get_by_text("Show the closest images anyway").count():
+            page.get_by_text("Show the closest images anyway").click()
             seen.until("location.search.includes('all=on')")
             assert seen.count() == 60
 

@@ -11,44 +11,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import fake_spec
+from findings_here import PATHS, make_findings
 
 from clipsearch.cli.render.evaluation import evaluation_record
-from clipsearch.domain.gate import GateErrors
-from clipsearch.domain.intervals import proportion
-from clipsearch.domain.pass_marks import Shortfall
-from clipsearch.domain.taxonomy import Domain, DomainClass
 from clipsearch.evaluation.evaluate import Findings
-from clipsearch.evaluation.labelled import CaptionedImages, LabelledImages
+from clipsearch.evaluation.labelled import CaptionedImages
 from clipsearch.evaluation.metrics import (
-    evaluate_classification,
     evaluate_retrieval,
     to_data,
 )
 from clipsearch.evaluation.summary import PUBLISHED
 from clipsearch.paths import absolute_path
-from clipsearch.records import Hit
+from clipsearch.records import Hit, IndexedImage
 from clipsearch.search.answer import Answer
+from clipsearch.search.duplicates.find import Group, Member
 from clipsearch.search.query import SearchOptions
-from clipsearch.storage.evaluations import Evaluation
 from clipsearch.vectors import l2_normalise
-from clipsearch.web.pages import browse, contact_sheet, evaluation
-from clipsearch.web.pages.document import source
+from clipsearch.web.pages import browse, contact_sheet, duplicates, evaluation
+from clipsearch.web.pages.document import path_parts, source
 from clipsearch.web.session import About, PictureId, Shown
 
-PATHS = [
-    b"right.png",
-    b'"><script>alert(1)</script>.png',
-    b"<img src=x onerror=alert(1)>.png",
-    b"' onmouseover='alert(1)'.png",
-    b"right too.png",
-    b"\xff\xfe\n.png",
-    "\u202egnp.exe.png".encode(),
-]
-
 SCRIPT = source("hits.js")
-
-NAMES = ["cat", "</style><b>dog</b>", "a & b", 'quoted "name"', "never seen"]
 
 
 class Page(HTMLParser):
@@ -81,40 +64,7 @@ class Page(HTMLParser):
 def findings(monkeypatch: pytest.MonkeyPatch) -> Findings:
     """Seven pictures with hostile names, five of them got wrong."""
     monkeypatch.setattr(evaluation, "thumbnails", lambda root, paths, size: {paths[0]: b"jpeg"})
-    classes = np.eye(5, dtype=np.float32)
-    actual, given = [0, 0, 1, 1, 2, 3, 3], [0, 1, 0, 0, 2, 2, 4]
-    images = l2_normalise(classes[given] + 0.5 * classes[actual])
-    report = evaluate_classification(images, classes, actual, NAMES)
-    domain = Domain(
-        name="<i>mine</i>",
-        description="",
-        language="en",
-        templates=("{}",),
-        classes=tuple(DomainClass(name) for name in NAMES),
-        pass_marks={"top1": 0.6, "images": 5},
-    )
-    missed = (Shortfall("top1", report.top1.value, 0.6),)
-    return Findings(
-        evaluation=Evaluation(
-            model="m" * 64,
-            domain="d" * 64,
-            test_set="t" * 64,
-            source="<script>set</script>",
-            made_at="2026-11-23T13:00:00+00:00",
-            report=to_data(report),
-            measures=report.measures(),
-            shortfalls=missed,
-            precision=None,
-        ),
-        report=report,
-        answers=None,
-        model=fake_spec(),
-        domain=domain,
-        gate=GateErrors(10, 10, 4, proportion(1, 10), None, proportion(3, 10)),
-        test_set=LabelledImages("set", b"/set", tuple(PATHS), tuple(actual)),
-        reused=0,
-        skipped=((b"<u>broken</u>.jpg", "damaged <picture>"),),
-    )
+    return make_findings()
 
 
 def test_names_are_shown_and_do_nothing(findings: Findings) -> None:
@@ -208,11 +158,74 @@ def test_captions_have_a_page_too(findings: Findings) -> None:
     missed = sum(rank >= 10 for rank in report.image_ranks)
     assert missed > 0
     assert page.tags["figure"] == missed
-    assert f"{missed} captions whose picture was missed" in page.words
+    assert f"{missed} captions whose image was missed" in page.words
     assert "image recall@10" in page.words
     shown = next(n for n, rank in enumerate(report.image_ranks) if rank >= 10)
     assert f"place {report.image_ranks[shown] + 1} of 20" in page.words
     assert f"caption <{shown}>" in page.words
+
+
+def test_the_evaluation_draws_a_key_and_names_its_tables(findings: Findings) -> None:
+    text = evaluation.page(findings)
+    words = Page(text).words
+    for label in ("measured", "95\N{NO-BREAK SPACE}% confidence interval", "pass mark"):
+        assert label in words
+    assert text.count('class="key"') == 2
+    regions = re.findall(
+        r'<div class="scroll[^"]*" tabindex="0" role="region" aria-label="(.*?)"', text
+    )
+    assert set(regions) >= {"Classes that lost images", "Confusion matrix"}
+    assert text.count('<p class="hint">') == len(regions)
+
+
+def test_colors_can_be_told_apart() -> None:
+    """WCAG AA: 4.5 to 1 for text, 3 to 1 for the edges of fields, in both schemes."""
+    found = re.findall(r"--(\w+): light-dark\((#\w+), (#\w+)\);", source("style.css"))
+    schemes = [{name: each[at] for name, *each in found} for at in (0, 1)]
+    for colors in schemes:
+        for ground in ("paper", "card"):
+            for name in ("ink", "soft", "right", "wrong", "bar"):
+                assert _contrast(colors[name], colors[ground]) >= 4.5, (name, ground, colors)
+            assert _contrast(colors["edge"], colors[ground]) >= 3
+
+
+def _contrast(one: str, other: str) -> float:
+    """As WCAG 2.2 defines it."""
+
+    def luminance(color: str) -> float:
+        digits = color[1:] if len(color) == 7 else "".join(2 * digit for digit in color[1:])
+        channels = [int(digits[n : n + 2], 16) / 255 for n in (0, 2, 4)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+# -- duplicates ----------------------------------------------------------------------------------
+
+
+def test_what_is_different_about_a_copy_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "thumbnails", lambda root, paths, size: {})
+
+    def member(name: bytes, content: bytes, width: int, size: int, **more: str) -> Member:
+        image = IndexedImage(
+            1, name, size, 1_700_000_000_000_000_000, content, width, 300, more.get("taken")
+        )
+        return Member(image, b"/photos", 0.97)
+
+    taken = "2024-05-01T12:00:00"
+    best = member(b"a.JPG", b"a", 400, 9000, taken=taken)
+    copy = member(b"b.jpeg", b"a", 400, 9000, taken=taken)
+    small = member(b"c.webp", b"c", 200, 2000)
+    groups = [Group("near-duplicates", (best, copy, small)), Group("copies", (small, small))]
+    figures = re.findall("<figure.*?</figure>", duplicates.page(groups, ["sum", "how"]), re.S)
+    marked = [re.findall('class="differs">(.*?)</b>', figure) for figure in figures]
+    assert marked == [[], [], ["200 × 300", "2.0 kB", "WEBP", "-"], [], []]
+    labels = [re.findall("<strong>(.*?)</strong>", figure)[0] for figure in figures]
+    assert labels == ["Best", "Identical file", "Similarity 0.970", "Best", "Best"]
+    assert "<dt>Taken</dt>" in figures[0]
+    assert "<dt>Taken</dt>" not in figures[3]  # known of none in its group
 
 
 # -- the contact sheet ---------------------------------------------------------------------------
@@ -239,15 +252,52 @@ def test_a_card_for_each_hit_whatever_its_name(sheet: tuple[list[Hit], str]) -> 
     assert page.words.count("cannot be shown") == 1 + SCRIPT.count("cannot be shown")
     assert (page.tags["script"], page.tags["b"], page.tags["i"]) == (1, 0, 0)
     assert not any(name.startswith("on") for name, _ in page.attributes)
-    for shown in ('a "<b>cat</b>"', "tested & <well>", "<i>cat</i>", "0.300", "clear, 48"):
+    for shown in (
+        'a "<b>cat</b>"',
+        "tested & <well>",
+        "<i>cat</i>",
+        "0.300",
+        "48 \N{MULTIPLICATION SIGN} 40",
+    ):
         assert shown in page.words
     assert "Strong <match>48 pictures match" in page.words
-    figures = [value for name, value in page.attributes if name == "title" and value]
-    assert "2.0 % of unrelated queries score as high; right with a probability of 90.0 %" in figures
+    strengths = re.findall(r'class="strength ([a-z]+)" title="([^"]*)">\1</span>', text)
+    assert [strength for strength, _ in strengths] == [*["strong"] * 3, *["fair"] * 4]
+    assert strengths[1][1] == (
+        "Score: 0.290; Unrelated queries that score as high: 2.0 %; "
+        "Probability of a right match: 90.0 %"
+    )
     copied = [value for name, value in page.attributes if name == "data-path"]
     assert copied[1] == os.path.join(hits[1].root, os.fsdecode(hits[1].path))
     links = [value for name, value in page.attributes if name == "href"]
     assert all(link.startswith(("file:///", "data:,", "#")) for link in links if link)
+
+
+def test_the_nearest_are_dimmed_where_nothing_matches(sheet: tuple[list[Hit], str]) -> None:
+    hits, text = sheet
+    assert "Closest images" not in text
+    text = contact_sheet.page(hits, [None] * len(hits), {}, "", ["no match"], [], nearest=True)
+    assert '<h2 class="plain">Closest images</h2><div class="pictures dimmed">' in text
+    assert Page(text).tags["figure"] == len(hits)
+    text = contact_sheet.page([], [], {}, "", ["no match"], [], nearest=True)
+    assert "Closest images" not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "parts"),
+    [
+        ("a.png", ("", "", "a.png")),
+        (
+            "holiday/2024/a_long_name_of_a_file.JPEG",
+            ("holiday/2024/", "a_long_name_of_a", "_file.JPEG"),
+        ),
+        ("notes.of a long story", ("", "notes.of a long ", "story")),
+        ("no ending at all", ("", "no ending a", "t all")),
+    ],
+)
+def test_a_name_is_cut_before_its_end(path: str, parts: tuple[str, str, str]) -> None:
+    assert path_parts(path) == parts
+    assert "".join(parts) == path
 
 
 def test_the_sheet_runs_its_own_script_and_fetches_nothing(sheet: tuple[list[Hit], str]) -> None:

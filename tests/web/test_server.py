@@ -60,6 +60,9 @@ def ask(
     return Reply(reply.status, dict(reply.headers), body)
 
 
+STRONG = '<span class="strength strong" title="[0-9.]+ % of unrelated queries[^"]*">Strong match</'
+
+
 def ids(html: str) -> list[str]:
     return re.findall(r'<figure class="hit [^"]*" tabindex="0" data-id="(\d+-\d+)"', html)
 
@@ -256,9 +259,14 @@ def test_a_damaged_picture_has_no_thumbnail(tmp_path: Path) -> None:
 def test_a_text_finds_pictures_and_says_what_is_known(server: Server) -> None:
     reply = ask(server, "hits?q=a+cat&all=on")
     assert len(ids(reply.text)) == 20
-    for said in ("The best 20", "ranked by fake", "untested on the domain everyday", "score"):
+    for said in (
+        "The 20 images that match best",
+        "ranked by fake",
+        "untested on the domain everyday",
+        "Score",
+    ):
         assert said in reply.text
-    assert re.search(r'<span class="class" title="nearest class', reply.text)
+    assert "<dt>Nearest class</dt>" in reply.text
 
 
 @pytest.fixture(scope="module")
@@ -287,11 +295,12 @@ def finding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def test_a_strong_match_is_said_quietly(finding: Server) -> None:
     text = ask(finding, "hits?q=a+dog").text
     assert [f"0-{len(HOSTILE) + n}" for n in (1, 2, 3)] == ids(text)
-    assert "<li>Strong match</li><li>3 pictures match</li>" in text
+    assert "<h2>3 images match</h2>" in text
+    assert re.search(STRONG, text)
     assert 'class="notice' not in text
-    assert re.search('<small title="[^"]+ % of unrelated queries score as high">clear, ', text)
+    assert re.search('class="strength strong" title="Score: 0[^"]+ %">strong</span>', text)
     fewer = ask(finding, "hits?q=a+dog&k=2").text
-    assert "3 pictures match; showing 2" in fewer
+    assert "3 images match; showing 2" in fewer
     assert 'name="k" value="62"' in fewer
 
 
@@ -316,16 +325,19 @@ def verdicts(server: Server) -> dict[str, str]:
 
 def test_a_weak_match_is_one_line_and_none_shows_the_nearest(finding: Server) -> None:
     found = verdicts(finding)
-    said = r"<li>Weak match: [0-9.]+ % of unrelated queries score as high here</li>"
+    said = (
+        '<span class="strength weak" title="[0-9.]+ % of unrelated queries[^"]*">Weak match</span>'
+    )
     assert re.search(said, found["weak"])
+    assert "<p>These may not show what you are looking for.</p>" in found["weak"]
     assert 0 < len(ids(found["weak"])) < 15
     assert "notice" not in found["weak"]
     none = found["none"]
-    assert '<div class="notice" role="status"><h2>No match</h2>' in none
-    assert re.search("<p>[0-9.]+ % of unrelated queries score as high here.</p>", none)
+    assert '<div class="notice"><h2>No match</h2>' in none
+    assert re.search("verdict: none; [0-9.]+ % of unrelated queries score as high here<", none)
     assert '<div class="pictures dimmed">' in none
     assert len(ids(none)) == 6
-    assert "Show the best all the same" in none
+    assert "Show the closest images anyway" in none
     assert not re.search("<(h1|script|b)>", none)  # of the hostile names
 
 
@@ -339,7 +351,7 @@ def test_strict_takes_no_weak_match_unless_asked_for_all(root: Path) -> None:
 
 def test_pictures_are_there_before_anything_is_asked(finding: Server) -> None:
     text = ask(finding, "").text
-    assert "15 pictures, the newest first" in text
+    assert "15 images, newest first" in text
     assert ids(text) == [f"0-{n}" for n in range(15, 0, -1)]
     assert 'class="score"' not in text
     assert not re.search("<(h1|script)>out", text)
@@ -350,22 +362,30 @@ def test_pictures_are_there_before_anything_is_asked(finding: Server) -> None:
 
 def test_a_filter_alone_lists_what_passes(finding: Server) -> None:
     assert ids(ask(finding, "hits?after=2024-05-13").text) == ["0-15", "0-14", "0-13"]
-    assert "No indexed picture passes the filters." in ask(finding, "hits?type=webp").text
+    assert "No indexed image passes the filters." in ask(finding, "hits?type=webp").text
     listed = ask(finding, "hits?after=2024-05-13&unlike=0-1").text
     assert ids(listed) == ["0-15", "0-14", "0-13"]
-    shown = re.findall(r'the domain">([^<]*)</span>', ask(finding, "hits").text)
+    shown = re.findall(r"Nearest class</dt><dd>([^<]*)</dd>", ask(finding, "hits").text)
     of_class = ask(finding, f"hits?class={quote(shown[0])}").text
     assert len(ids(of_class)) == shown.count(shown[0])
 
 
 def test_what_is_suggested_is_answered_strongly(finding: Server) -> None:
-    row = re.search('<p class="suggested">Try(.*?)</p>', ask(finding, "hits").text)
+    row = re.search('<nav class="suggested"[^>]*>(.*?)</nav>', ask(finding, "hits").text)
     assert row is not None
     suggested = re.findall(r'<a href="(.q=[^"]*)">', row[1])
-    assert suggested
+    assert 0 < len(suggested) <= 12
     for query in suggested:
-        assert "<li>Strong match</li>" in ask(finding, f"hits{query}").text
+        assert re.search(STRONG, ask(finding, f"hits{query}").text)
     assert "suggested" not in ask(finding, "hits?name=1").text
+
+
+def test_nothing_is_suggested_that_the_allowed_false_alarms_leave_out(
+    finding: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "suggested" in ask(finding, "hits").text
+    monkeypatch.setattr(finding.site, "_max_false_alarm", 0.0001)
+    assert "suggested" not in ask(finding, "hits").text
 
 
 def test_the_page_holds_the_same_answer_as_its_part(server: Server) -> None:
@@ -380,12 +400,12 @@ def test_filters_hold(server: Server) -> None:
     plain = ask(server, "hits?q=a+cat&all=on&name=plain").text
     assert len(ids(plain)) == 20 - len(HOSTILE)
     assert len(ids(ask(server, "hits?q=a+cat&all=on&width=44").text)) < 20
-    shown = re.findall(r'the domain">([^<]*)</span>', plain)
+    shown = re.findall(r"Nearest class</dt><dd>([^<]*)</dd>", plain)
     of_class = ask(server, f"hits?q=a+cat&all=on&class={quote(shown[0])}&name=plain").text
     assert len(ids(of_class)) == shown.count(shown[0])
     nothing = ask(server, "hits?q=a+cat&all=on&type=webp").text
     assert "No match" in nothing
-    assert "No indexed picture passes the filters." in nothing
+    assert "No indexed image passes the filters." in nothing
 
 
 @pytest.mark.parametrize(
@@ -400,7 +420,7 @@ def test_filters_hold(server: Server) -> None:
         ("q=@nothing", "has no probe &#x27;nothing&#x27;"),
         ("like=0-999", "no longer in the index"),
         ("like=7-1", "no longer in the index"),
-        ("q=" + "&q=" * 500, "20 pictures, the newest first"),
+        ("q=" + "&q=" * 500, "20 images, newest first"),
     ],
 )
 def test_bad_input_is_answered_in_words(server: Server, fields: str, says: str) -> None:
@@ -437,7 +457,7 @@ def test_marks_stay_and_are_part_of_the_form(server: Server) -> None:
     assert first not in ids(marked)  # what is bad is no hit
     alone = ask(server, f"hits?all=on&like={first}").text
     assert ids(alone)[0] == first
-    assert ">1.000</span>" in alone
+    assert "<dt>Score</dt><dd>1.000</dd>" in alone
     refused = ask(server, f"hits?q=track+my+neighbour&like={first}").text
     assert f'name="like" value="{first}"' in refused  # not lost for a word too many
 
@@ -445,7 +465,7 @@ def test_marks_stay_and_are_part_of_the_form(server: Server) -> None:
 def test_several_collections_are_one_page(tmp_path: Path, root: Path) -> None:
     other = make_collection(tmp_path / "other", 3)
     with served(root, other) as server:
-        assert "23 pictures" in ask(server, "").text
+        assert "23 images" in ask(server, "").text
         found = ids(ask(server, "hits?q=a+cat&all=on").text)
         assert sorted(found) == sorted([*(f"0-{n}" for n in range(1, 21)), "1-1", "1-2", "1-3"])
         assert ask(server, "picture/1-3").body == ask(server, "picture/0-3").body
@@ -458,12 +478,12 @@ def test_several_collections_are_one_page(tmp_path: Path, root: Path) -> None:
 def test_a_change_of_the_collection_shows_at_once(tmp_path: Path, root: Path) -> None:
     copy = Path(shutil.copytree(root, tmp_path / "photos"))
     with served(copy) as server:
-        assert "20 pictures" in ask(server, "").text
+        assert "20 images" in ask(server, "").text
         make_picture(copy / "new.png", 99)
         with Store.open_for_writing(copy / FOLDER) as store, store.batch():
             store.add([picture(b"new.png", 99)])
             store.remove([HOSTILE[0]])
-        assert "20 pictures" in ask(server, "").text
+        assert "20 images" in ask(server, "").text
         found = ask(server, "hits?q=a+cat&all=on").text
         assert "new.png" in found
         assert "document.title" in found  # others have it in their names

@@ -112,7 +112,7 @@ def _answer_one(
     for line in [*found.explanation, *lines]:
         tell(line)
     if not found.hits:
-        show.write([], [], query.said, stores[0].spec.label, lines, tested)
+        show.write([], [], query.said, stores[0].spec.label, lines, tested, found.nearest)
         return ExitCode.NO_MATCH
     if sys.stdout.isatty() and found.matching > len(found.hits) and not answer.all:
         tell(f"{matches(found.matching, len(found.hits))} (-k shows more)")

@@ -137,22 +137,30 @@ class HitOptions:
         model: str,
         said: Iterable[str],
         notes: Sequence[str],
+        nearest: "Sequence[Hit]" = (),
     ) -> None:
         """Write the page and the montage that were asked for, then print the hits.
 
         In this order since whoever reads the hits may go away, as ``head`` does. Without hits the
-        page says so, in place of an earlier one, and there is no montage. classes: of each hit;
-        only the page needs them. asked: the query in words. said: the verdict and how much was
-        found, for its heading. notes: what is to be known of the answer, a line each. Raises
-        UsageError for what cannot be written.
+        page says so and shows the ``nearest``, in place of an earlier one, and there is no montage.
+        classes: of each hit; only the page needs them. asked: the query in words. said: the
+        verdict and how much was found, for its heading. notes: what is to be known of the answer, a
+        line each. Raises UsageError for what cannot be written.
         """
         shown = self.html is not None or self.montage is not None or self.preview
-        pictures = _thumbnails(hits) if shown and hits else {}
+        on_page = hits or nearest
+        pictures = _thumbnails(on_page) if shown and on_page else {}
         if self.html is not None:
             from clipsearch.web.pages import contact_sheet
 
             page = contact_sheet.page(
-                hits, classes, pictures, asked, said, [f"ranked by {model}", *notes]
+                on_page,
+                classes if hits else [None] * len(nearest),
+                pictures,
+                asked,
+                said,
+                [f"ranked by {model}", *notes],
+                nearest=not hits,
             )
             files.write(self.html, page, force=self.force)
         if self.montage is not None:

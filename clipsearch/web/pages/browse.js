@@ -3,6 +3,7 @@
 const form = document.getElementById("ask");
 const answer = document.getElementById("answer");
 const light = document.getElementById("light");
+const spoken = document.getElementById("status");
 const field = name => form.querySelector(`[name=${name}]`); // buttons of these names lie outside
 let running, typing;
 
@@ -22,13 +23,15 @@ const ask = async ({ remember = false } = {}) => {
     const focused = document.activeElement.closest("figure.hit")?.dataset.id;
     const open = answer.querySelector(".why")?.open;
     answer.innerHTML = html;
+    spoken.textContent = answer.querySelector("h2")?.textContent; // for those who hear the page
     if (open) answer.querySelector(".why")?.setAttribute("open", "");
     if (focused) hits().find(hit => hit.dataset.id === focused)?.focus({ preventScroll: true });
     history[remember ? "pushState" : "replaceState"](null, "", `?${query}`);
     document.title = query.get("q") || "clipsearch";
   } catch (error) {
     if (error.name === "AbortError") return; // another question is on its way
-    answer.textContent = "No answer: clipsearch browse has ended, or something went wrong. ";
+    answer.textContent = spoken.textContent =
+      "No answer. Is clipsearch browse still running? Start it again, and open the new address.";
   }
   answer.removeAttribute("aria-busy");
 };
@@ -102,9 +105,10 @@ const show = at => {
   lit = Math.max(0, Math.min(all.length - 1, at));
   const hit = all[lit];
   const link = hit.querySelector("a").href;
-  light.querySelector("img").src = link;
+  const name = hit.querySelector(".path");
+  Object.assign(light.querySelector("img"), { src: link, alt: name.textContent });
   light.querySelector("a").href = link;
-  light.querySelector("a").textContent = hit.querySelector(".name").textContent;
+  light.querySelector("a").replaceChildren(name.cloneNode(true));
   if (!light.open) light.showModal();
 };
 
@@ -117,7 +121,7 @@ addEventListener("click", event => {
 
 light.addEventListener("click", event => {
   const button = event.target.closest("button");
-  if (button) show(lit + Number(button.dataset.step));
+  if (button?.dataset.step) show(lit + Number(button.dataset.step));
   else if (!event.target.closest("a")) light.close();
 });
 light.addEventListener("close", () => {

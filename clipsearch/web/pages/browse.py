@@ -11,10 +11,10 @@ from markupsafe import Markup
 from clipsearch.errors import ClipsearchError, OutOfDomain, Refused
 from clipsearch.images.thumbnails import SIZE
 from clipsearch.records import Hit
-from clipsearch.search.explain import counted, not_calibrated, reached, summary
+from clipsearch.search.explain import counted, not_calibrated, reached
 from clipsearch.search.query import SearchOptions
 from clipsearch.web.pages.document import document, policy, render, source
-from clipsearch.web.pages.hits import KEYS, STYLES, Card, Mark, sentence
+from clipsearch.web.pages.hits import STYLES, Card, Mark, sentence
 from clipsearch.web.session import About, PictureId, Shown
 
 _LOADS = "img-src 'self' data:; connect-src 'self'"
@@ -28,7 +28,10 @@ MORE = 60
 
 TYPES = ("jpeg", "png", "webp", "gif", "tiff", "heic", "avif", "bmp")
 
-_NOTHING_PASSES = "No indexed picture passes the filters."
+_NOTHING_PASSES = "No indexed image passes the filters."
+
+_SUGGESTED = 12
+"""What fits in one or two lines."""
 
 Marks = Sequence[tuple[PictureId, Mark]]
 """The pictures that were marked: each can be taken back, and is part of the form."""
@@ -47,7 +50,7 @@ def page(about: About, fields: Mapping[str, str], below: str) -> str:
         fields=fields,
         filtered=any(fields.get(name) for name in names),
         types=TYPES,
-        keys=KEYS,
+        images=_images(about.images),
         below=Markup(below),
     )
 
@@ -56,13 +59,12 @@ def start(suggested: Sequence[str], options: SearchOptions, shown: Shown, marks:
     """What stands there before anything is looked for: the newest pictures, and what to try."""
     answer = shown.answer
     if answer.nothing_passes:
-        return _notice(marks, "No picture", _NOTHING_PASSES)
-    total = f"{counted(answer.matching)} picture{'s' if answer.matching != 1 else ''}"
+        return _notice(marks, "No images", _NOTHING_PASSES)
     return render(
         "start.html",
         marks=marks,
-        suggested=suggested,
-        heading=f"{total}, the newest first" if answer.hits else "No pictures yet",
+        suggested=suggested[:_SUGGESTED],
+        heading=f"{_images(answer.matching)}, newest first" if answer.hits else "No images yet",
         cards=_cards(answer.hits, shown.ids, answer.classes, marks, ranked=False),
         more=options.k + MORE if answer.matching > options.k else None,
         size=SIZE,
@@ -76,17 +78,36 @@ def answered(about: About, options: SearchOptions, shown: Shown, marks: Marks) -
     if not answer.hits:
         return _no_match(options, shown, why, marks)
     cut = answer.matching > options.k or (options.all and len(answer.hits) == options.k)
-    said = [*([] if answer.calibrated else not_calibrated(options))]
-    said += summary(answer.judgment, answer.matching, len(answer.hits), all=options.all)
+    judgment = answer.judgment
+    said = [*([] if answer.calibrated else not_calibrated(options)), *answer.notes]
+    if options.all:
+        heading = f"The {_images(len(answer.hits))} that match best, however poorly"
+    else:
+        heading = _matching(answer.matching, len(answer.hits))
+        if judgment.verdict == "weak":
+            said.insert(0, "these may not show what you are looking for")
     return render(
         "answered.html",
         marks=marks,
-        said=[*map(sentence, said), *answer.notes],
+        heading=heading,
+        verdict=None if options.all else judgment.verdict,
+        reached="" if judgment.rate is None else sentence(reached(judgment)),
+        said=[f"{sentence(one).rstrip('.')}." for one in said],
         why=why,
         cards=_cards(answer.hits, shown.ids, answer.classes, marks),
         more=options.k + MORE if cut else None,
         size=SIZE,
     )
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{counted(count)} images"
+
+
+def _matching(matching: int, shown: int) -> str:
+    """How many images match, and how many of them are shown."""
+    said = f"{sentence(_images(matching))} {'matches' if matching == 1 else 'match'}"
+    return f"{said}; showing {shown:,}" if shown < matching else said
 
 
 def _cards(
@@ -115,10 +136,10 @@ def _cards(
 def failed(error: ClipsearchError, marks: Marks) -> str:
     """Why there is no answer: refused, or an error."""
     if isinstance(error, OutOfDomain):
-        button = ("outside", "Search all the same")
-        return _notice(marks, "Outside the domain", str(error), button=button)
-    title = "Refused" if isinstance(error, Refused) else "That does not work"
-    return _notice(marks, title, str(error), error=True, hint=error.hint)
+        button = ("outside", "Search anyway")
+        return _notice(marks, "Outside the domain", sentence(str(error)), button=button)
+    title = "Refused" if isinstance(error, Refused) else "This cannot be searched"
+    return _notice(marks, title, sentence(str(error)), hint=error.hint)
 
 
 def _no_match(options: SearchOptions, shown: Shown, why: Sequence[str], marks: Marks) -> str:
@@ -130,7 +151,10 @@ def _no_match(options: SearchOptions, shown: Shown, why: Sequence[str], marks: M
         "no_match.html",
         marks=marks,
         title="No strong match" if weak_alone else "No match",
-        words="" if answer.judgment.rate is None else f"{sentence(reached(answer.judgment))}.",
+        words="Only weak matches were found."
+        if weak_alone
+        else "Nothing here matches well enough. Try other words, or fewer.",
+        button="Show them" if weak_alone else "Show the closest images anyway",
         notes=answer.notes,
         why=why,
         cards=_cards(answer.nearest, shown.nearest, [None] * len(answer.nearest), marks),
@@ -143,10 +167,7 @@ def _notice(
     title: str,
     words: str,
     *,
-    error: bool = False,
     hint: str | None = None,
     button: tuple[str, str] | None = None,
 ) -> str:
-    return render(
-        "notice.html", marks=marks, title=title, words=words, error=error, hint=hint, button=button
-    )
+    return render("notice.html", marks=marks, title=title, words=words, hint=hint, button=button)

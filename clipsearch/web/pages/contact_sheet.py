@@ -11,7 +11,7 @@ from clipsearch.images.thumbnails import SIZE
 from clipsearch.paths import absolute_path
 from clipsearch.records import Hit
 from clipsearch.web.pages.document import data_url, document, file_url, source
-from clipsearch.web.pages.hits import KEYS, STYLES, Card, sentence
+from clipsearch.web.pages.hits import STYLES, Card, sentence
 
 
 def page(
@@ -21,9 +21,12 @@ def page(
     query: str,
     said: Iterable[str],
     notes: Sequence[str],
+    *,
+    nearest: bool = False,
 ) -> str:
     """The whole page as text.
 
+    nearest: whether nothing matches, and the hits are only the closest images: they are dimmed.
     classes: of each hit. pictures: thumbnails by absolute path, where there are any. query: what
     was looked for, in words. said: the verdict and how much was found, for the heading. notes: what
     else is to be known of the answer, a line each.
@@ -46,7 +49,7 @@ def page(
         cards=cards,
         said=list(map(sentence, said)),
         notes=notes,
-        keys=KEYS,
+        nearest=nearest,
         size=SIZE,
     )
 

@@ -21,6 +21,10 @@ from markupsafe import Markup
 from clipsearch.paths import MARK
 from clipsearch.text import printable
 
+_STEM = 5
+"""Characters of a name's stem that stay with its extension where the name is shortened."""
+_LONGEST_ENDING = 6
+
 INSIDE = "img-src data:"
 """What a page may load that is opened from a disk: the pictures inside it."""
 
@@ -67,6 +71,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "exact": lambda text: Markup(escape(text)),
+        "path_parts": path_parts,
         "urlencode_plus": quote_plus,
     }
     return environment
@@ -75,6 +80,17 @@ def _environment() -> Environment:
 def inert(value: object) -> Markup:
     """Any value as HTML that shows it and does nothing else; what is HTML already stays."""
     return value if isinstance(value, Markup) else Markup(escape(printable(str(value))))
+
+
+def path_parts(path: str) -> tuple[str, str, str]:
+    """A path as its folder, with the slash, and its name in two: a narrow page cuts between them.
+
+    The end of the name, with its extension, is never cut off. The three add up to the path.
+    """
+    name = path.rsplit("/", 1)[-1]
+    ending = os.path.splitext(name)[1]
+    end = min(len(name), len(ending) + _STEM if len(ending) <= _LONGEST_ENDING else _STEM)
+    return path[: len(path) - len(name)], name[: len(name) - end], name[len(name) - end :]
 
 
 def policy(script: str, loads: str) -> str:

@@ -4,12 +4,23 @@ Made to be opened from a disk: style and small JPEGs are inside, and nothing is 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from clipsearch.images.thumbnails import SIZE, thumbnails
-from clipsearch.search.duplicates.find import Group, Member
+from clipsearch.search.duplicates.find import Group, Kind, Member
 from clipsearch.text import size_text
 from clipsearch.web.pages.document import data_url, document, file_url
+from clipsearch.web.pages.hits import dimensions
+
+_TITLES: Mapping[Kind, str] = {
+    "copies": "Identical files",
+    "near-duplicates": "Near-duplicates",
+    "alike": "Similar images",
+}
+
+_FORMATS = {"JPG": "JPEG", "JPE": "JPEG", "JFIF": "JPEG", "TIF": "TIFF", "HIF": "HEIC"}
+"""Endings by which a format is known, beside its name."""
 
 
 def page(groups: Sequence[Group], notes: Sequence[str]) -> str:
@@ -21,30 +32,54 @@ def page(groups: Sequence[Group], notes: Sequence[str]) -> str:
     pictures = thumbnails(b"", paths, SIZE)
     shown = [
         {
-            "kind": group.kind,
+            "title": _TITLES[group.kind],
+            "count": len(group.members),
             "spare": size_text(group.spare_bytes),
-            "cards": [
-                _card(member, n == 0, pictures.get(member.path))
-                for n, member in enumerate(group.members)
-            ],
+            "cards": _cards(group, pictures),
         }
         for group in groups
     ]
-    return document("duplicates.html", "Duplicates", groups=shown, notes=notes, size=SIZE)
+    return document(
+        "duplicates.html",
+        "Duplicates",
+        styles=("style.css", "duplicates.css"),
+        groups=shown,
+        notes=notes,
+        size=SIZE,
+    )
 
 
-def _card(member: Member, best: bool, picture: bytes | None) -> dict[str, str | None]:
-    image = member.image
-    facts = [
-        "the best" if best else f"similarity {member.similarity:.3f}",
-        f"{image.width} x {image.height}",
-        size_text(image.size),
+def _cards(group: Group, pictures: Mapping[bytes, bytes]) -> list[dict[str, object]]:
+    best, facts = group.members[0], [_facts(member) for member in group.members]
+    known = [name for name in facts[0] if any(each[name] for each in facts)]
+    return [
+        {
+            "name": os.fsdecode(member.image.path),
+            "link": file_url(member.path),
+            "picture": data_url(pictures[member.path]) if member.path in pictures else None,
+            "label": "Best" if member is best else _likeness(member, best),
+            "best": member is best,
+            "facts": [(name, each[name] or "-", each[name] != facts[0][name]) for name in known],
+        }
+        for member, each in zip(group.members, facts, strict=True)
     ]
-    if image.taken_at:
-        facts.append(image.taken_at.replace("T", " "))
+
+
+def _likeness(member: Member, best: Member) -> str:
+    if member.content == best.content:
+        return "Identical file"
+    return f"Similarity {member.similarity:.3f}"
+
+
+def _facts(member: Member) -> dict[str, str]:
+    """What copies may differ in, by name: nothing for what nobody knows."""
+    image = member.image
+    ending = os.path.splitext(image.path)[1].removeprefix(b".").decode("utf-8", "replace").upper()
+    modified = datetime.fromtimestamp(image.mtime_ns / 1e9)
     return {
-        "name": os.fsdecode(image.path),
-        "link": file_url(member.path),
-        "picture": data_url(picture) if picture else None,
-        "facts": ", ".join(facts),
+        "Dimensions": dimensions(image.width, image.height),
+        "Size": size_text(image.size),
+        "Format": _FORMATS.get(ending, ending),
+        "Taken": (image.taken_at or "")[:16].replace("T", " "),
+        "Modified": modified.isoformat(" ", "minutes"),
     }

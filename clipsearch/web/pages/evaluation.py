@@ -44,7 +44,7 @@ def page(findings: Findings) -> str:
         least=least_images(findings.domain.pass_marks),
         missed=found.shortfalls,
         facts={
-            "Test set": f"{found.source} ({report.images} pictures)",
+            "Test set": f"{found.source} ({report.images} images)",
             "Model": findings.model.label,
             "Domain": f"{findings.domain.name} ({len(findings.domain.classes)} classes)",
             "Made": found.made_at.replace("T", " ").replace("+00:00", " UTC"),
@@ -183,17 +183,17 @@ def _mistakes(findings: Findings) -> dict[str, Any]:
     images = thumbnails(findings.test_set.root, paths, _THUMBNAIL) if paths else {}
     words = (
         {
-            "what": "pictures got wrong",
-            "how": "Each with what it shows, and the class it was given to.",
+            "what": "images got wrong",
+            "how": "What each shows, and the class that it was given to.",
             "about": "shows",
             "became": "given to",
         }
         if isinstance(findings.test_set, LabelledImages)
         else {
-            "what": "captions whose picture was missed",
-            "how": "Each with the place that its picture had.",
+            "what": "captions whose image was missed",
+            "how": "The place that the image of each had.",
             "about": "caption",
-            "became": "picture in",
+            "became": "image in",
         }
     )
     return words | {

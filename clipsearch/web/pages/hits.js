@@ -13,10 +13,10 @@ const toast = text => {
 const copy = async hit => {
   try {
     await navigator.clipboard.writeText(hit.dataset.path);
-    toast("path copied");
+    toast("Path copied");
   } catch { // not allowed: the path is selected instead, to be copied by hand
-    getSelection().selectAllChildren(hit.querySelector(".name"));
-    toast("path selected");
+    getSelection().selectAllChildren(hit.querySelector(".path"));
+    toast("Path selected");
   }
 };
 
@@ -29,6 +29,18 @@ const keys = { c: copy, Enter: open_ };
 addEventListener("click", event => {
   const button = event.target.closest("button[data-act]");
   if (button) acts[button.dataset.act](button.closest("figure"));
+});
+
+// The tab key goes from image to image, and through the buttons of the one that has the focus.
+let entered;
+addEventListener("focusin", event => {
+  const hit = event.target.closest("figure.hit");
+  if (hit === entered) return;
+  const tabs = (figure, to) =>
+    figure?.querySelectorAll("button, summary").forEach(each => { each.tabIndex = to; });
+  tabs(entered, -1);
+  tabs(hit, 0);
+  entered = hit;
 });
 
 addEventListener("error", event => { // a picture that cannot be loaded
@@ -48,7 +60,7 @@ const move = (all, at, step) => {
 
 addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.closest("input, select, textarea, dialog, summary")) return;
+  if (event.target.closest("input, select, textarea, dialog")) return;
   const all = hits();
   if (!all.length) return;
   const at = all.indexOf(event.target.closest("figure"));
@@ -59,7 +71,7 @@ addEventListener("keydown", event => {
   if (step !== undefined) {
     event.preventDefault();
     move(all, at, step);
-  } else if (at >= 0 && keys[event.key] && !event.target.closest("button, a")) {
+  } else if (at >= 0 && keys[event.key] && !event.target.closest("button, a, summary")) {
     event.preventDefault();
     keys[event.key](all[at]);
   }

@@ -16,9 +16,9 @@ from clipsearch.web.pages.document import inert
 
 STYLES = ("style.css", "hits.css")
 
-KEYS = "Arrow keys move, Enter opens the picture, c copies its path"
+Strength = Literal["strong", "fair", "weak"]
 
-_WORDS: Mapping[Verdict, str] = {"strong": "clear", "weak": "likely", "none": "uncertain"}
+_STRENGTHS: Mapping[Verdict, Strength] = {"strong": "strong", "weak": "fair", "none": "weak"}
 """Of a hit by itself, by how many unrelated queries score as high as it does."""
 
 Mark = Literal["", "good", "bad"]
@@ -56,25 +56,57 @@ class Card:
             return inert(os.fsdecode(path))
 
     @property
-    def facts(self) -> Markup:
-        """What is known of the hit, in words whose numbers stay with their units."""
-        hit = self.hit
-        rate = None if hit.false_alarm is None else verdict(hit.false_alarm)
-        facts = [_WORDS[rate]] if rate else []
-        facts.append(f"{hit.width} x {hit.height}")
-        if hit.taken_at:
-            facts.append(hit.taken_at.replace("T", " "))
-        return inert(", ".join(facts)).replace(" x ", Markup("&nbsp;x&nbsp;"))
+    def strength(self) -> Strength | None:
+        """How well it matches; None where that is not measured, as for an image query."""
+        rate = self.hit.false_alarm
+        return None if rate is None or self.rank is None else _STRENGTHS[verdict(rate)]
+
+    @property
+    def score(self) -> str:
+        """The cosine similarity."""
+        return f"{self.hit.score:.3f}"
+
+    @property
+    def day(self) -> str:
+        """When it was taken, in short; nothing where nobody knows."""
+        return (self.hit.taken_at or "")[:10]
 
     @property
     def figures(self) -> str:
-        """The figures behind the words, to be read by who points at them."""
-        hit, figures = self.hit, []
-        if hit.false_alarm is not None:
-            figures.append(f"{percent(hit.false_alarm)} of unrelated queries score as high")
-        if hit.precision is not None:
-            figures.append(f"right with a probability of {percent(hit.precision)}")
+        """The figures behind the strength, to be read by who points at it."""
+        figures = [f"{name}: {fact}" for name, fact in self._figures.items()]
         return "; ".join(figures)
+
+    @property
+    def details(self) -> Mapping[str, str]:
+        """All that is known of the hit, by name."""
+        hit = self.hit
+        details = dict(self._figures)
+        if self.class_name:
+            details["Nearest class"] = self.class_name
+        if hit.width:
+            details["Dimensions"] = dimensions(hit.width, hit.height)
+        if hit.taken_at:
+            details["Taken"] = hit.taken_at.replace("T", " ")
+        if hit.caption:
+            details["Caption"] = hit.caption
+        return details
+
+    @property
+    def _figures(self) -> Mapping[str, str]:
+        if self.rank is None:
+            return {}
+        hit, figures = self.hit, {"Score": self.score}
+        if hit.false_alarm is not None:
+            figures["Unrelated queries that score as high"] = percent(hit.false_alarm)
+        if hit.precision is not None:
+            figures["Probability of a right match"] = percent(hit.precision)
+        return figures
+
+
+def dimensions(width: int, height: int) -> str:
+    """An image's width and height in pixels, as people read them; nothing where nobody knows."""
+    return f"{width} \N{MULTIPLICATION SIGN} {height}" if width else ""
 
 
 def sentence(words: str) -> str:

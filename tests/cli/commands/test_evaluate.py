@@ -136,7 +136,7 @@ def test_too_few_pictures_exit_with_1_and_change_nothing(
     assert done.lines[-1] == (
         "not kept: 2 pictures are too few to decide anything; the domain blocks asks for 3"
     )
-    assert "too few pictures to decide anything" in (tmp_path / "few.html").read_text()
+    assert "too few images to decide anything" in (tmp_path / "few.html").read_text()
     record = json.loads(run("evaluate", "few", "--under", "set", "--json", cwd=tmp_path).out)
     assert record["tested"] == "untested"
     assert kept(collection).evaluation == before

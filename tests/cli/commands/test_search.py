@@ -172,7 +172,7 @@ def test_a_page_of_thumbnails(run: Run, made: Path, tmp_path: Path) -> None:
     assert done.err.endswith("".join(f"clipsearch: wrote {file}\n" for file in files))
     page = files[0].read_text()
     assert page.count("<figure") == page.count("data:image/jpeg") == len(NAMES)
-    assert page.count('class="class"') == len(NAMES)
+    assert page.count("<dt>Nearest class</dt>") == len(NAMES)
     with Image.open(files[1]) as montage:
         assert montage.format == "PNG"
         assert len(montage.convert("RGB").getcolors(10**6)) > 5 * len(NAMES)
@@ -259,6 +259,16 @@ def test_without_a_match_the_page_says_so_and_yesterdays_montage_stays(
     assert "No match: no indexed picture passes the filters" in page
     assert "<figure" not in page
     assert (collection / "hits.png").read_bytes() == montage
+
+
+def test_without_a_match_the_page_shows_the_nearest(run: Run, made: Path, tmp_path: Path) -> None:
+    page = tmp_path / "hits.html"
+    asked = ("search", "--allow-out-of-domain", "snow", "--max-false-alarm", "0.0001")
+    done = run(*asked, "--html", page, cwd=made)
+    assert (done.code, done.out) == (1, b"")
+    text = page.read_text()
+    assert '<div class="pictures dimmed">' in text
+    assert text.count("<figure") == text.count("data:image/jpeg") > 0
 
 
 def test_quiet_leaves_the_answer_to_the_exit_code(run: Run, collection: Path) -> None:

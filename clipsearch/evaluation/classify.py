@@ -123,7 +123,7 @@ def classify(
     for text in labels.texts or ():
         policy.check(text)
     files = registry.locate(store.spec) if store else model.files(notify)
-    encoders = model.encoders(files, notify)
+    encoders = model.encoders(files)
     classes = classes_of(labels, store, files.spec, lambda: encoders.text)
     kept, images, skipped = embeddings(pictures, files.spec, store, lambda: encoders.both, progress)
     usual = len(labels.texts) if labels.texts is not None else 1

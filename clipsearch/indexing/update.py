@@ -107,7 +107,7 @@ def update(
             hint=f"An index inside its folder moves with it: clipsearch index {folder}",
         )
     directory = place_of(root, options.index)
-    encoders = encoders or (lambda files: options.model.encoders(files, notify))
+    encoders = encoders or (lambda files: options.model.encoders(files))
     rebuild = options.rebuild and not _rescued(directory, root, options, notify)
     with ExitStack() as stack:
         try:

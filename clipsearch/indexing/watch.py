@@ -162,7 +162,7 @@ def _kept_encoders(choice: ModelChoice, notify: Notify) -> Callable[[ModelFiles]
     def encoders(files: ModelFiles) -> Encoders:
         def load() -> Encoder:
             notify(f"loading the model {files.spec.label}")
-            return choice.encoders(files, notify).both
+            return choice.encoders(files).both
 
         both = cache(load)
         made = Encoders(lambda: load_text_encoder(files, both), both)

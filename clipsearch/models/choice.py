@@ -40,7 +40,7 @@ class ModelChoice:
         name = self.name or registry.DEFAULT_NAME
         return registry.resolve(name, self.pretrained, offline=self.offline, notify=notify)
 
-    def encoders(self, files: ModelFiles, notify: Notify) -> Encoders:
+    def encoders(self, files: ModelFiles) -> Encoders:
         """The encoders of a model, to run where this says."""
-        load = cache(lambda: load_encoder(files, self.device, self.batch_size, notify))
+        load = cache(lambda: load_encoder(files, self.device, self.batch_size))
         return Encoders(lambda: load_text_encoder(files, load), load)

@@ -24,10 +24,9 @@ class Encoders:
         cls,
         spec: ModelSpec,
         device: str = "auto",
-        notify: Callable[[str], None] = lambda message: None,
     ) -> "Encoders":
         """The encoders of an index's own model, found on this machine when one is first needed."""
-        load = cache(lambda: load_encoder(registry.locate(spec), device, notify=notify))
+        load = cache(lambda: load_encoder(registry.locate(spec), device))
         return cls(lambda: load_text_encoder(registry.locate(spec), load), load)
 
     @property
@@ -54,17 +53,15 @@ def load_encoder(
     files: ModelFiles,
     device: str = "auto",
     batch_size: int | None = None,
-    notify: Callable[[str], None] = lambda message: None,
 ) -> Encoder:
     """Both towers, with torch.
 
     device: "auto", "cpu", "cuda" or one of torch's own names. batch_size: images per batch; None
-    takes what suits the device. notify: told if the fast arithmetic had to be given up.
-    Raises DeviceError, BadCheckpoint.
+    takes what suits the device. Raises DeviceError, BadCheckpoint.
     """
     with _uninterrupted():
         from clipsearch.models.open_clip import OpenClipEncoder  # seconds, and not for texts
-    return OpenClipEncoder(files, device, batch_size, notify=notify)
+    return OpenClipEncoder(files, device, batch_size)
 
 
 def load_text_encoder(files: ModelFiles, load: Callable[[], Encoder]) -> TextEncoder:

@@ -10,7 +10,7 @@ import os
 import pickletools
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch.overrides import TorchFunctionMode
 
 from clipsearch.errors import BadCheckpoint, DeviceError, ModelError, WeightsNotFound
+from clipsearch.models import fidelity
 from clipsearch.models.text_encoder import Floats, supports
 from clipsearch.models.text_encoder import TextEncoder as NumpyTextEncoder
 from clipsearch.models.weights import mappable, text_tower_copy
@@ -43,11 +44,10 @@ class OpenClipEncoder:
         files: ModelFiles,
         device: str = "auto",
         batch_size: int | None = None,
-        notify: Callable[[str], None] = lambda message: None,
     ) -> None:
         """Load ``files`` on ``device`` ("auto", "cpu", "cuda" or one of torch's own names).
 
-        notify: told if the fast arithmetic had to be given up. Raises DeviceError, BadCheckpoint.
+        Raises DeviceError, BadCheckpoint.
         """
         self._spec = files.spec
         self._weights = files.weights
@@ -56,7 +56,7 @@ class OpenClipEncoder:
         self._mean = torch.tensor(files.spec.preprocessing.mean, device=self.device).view(shape)
         self._std = torch.tensor(files.spec.preprocessing.std, device=self.device).view(shape)
         self._load(files)
-        self._use_fast_arithmetic(files, notify)
+        self._use_fast_arithmetic(files)
         self.batch_size = batch_size or _batch_size(self.device, files.spec.preprocessing)
         self._tokenizer: Any = None
         if files.weights.suffix != ".safetensors" and supports(files.spec):
@@ -109,9 +109,9 @@ class OpenClipEncoder:
             return None
         files = ModelFiles(self._spec, path)
         fast = _FastTexts(files, self._model.state_dict(), self.dtype)
-        exact = NumpyTextEncoder(files).encode_texts(_PROBE_TEXTS)
-        worst = float((exact * fast.encode_texts(_PROBE_TEXTS)).sum(axis=1).min())
-        return fast if worst >= _FIDELITY_OF_TEXTS else None
+        exact = NumpyTextEncoder(files).encode_texts(fidelity.PROBE_TEXTS)
+        rounded = fast.encode_texts(fidelity.PROBE_TEXTS)
+        return fast if fidelity.worst(exact, rounded) >= fidelity.TEXTS else None
 
     def _unit(self, features: torch.Tensor) -> Vectors:
         try:
@@ -129,22 +129,17 @@ class OpenClipEncoder:
         # Pixels arrive with their channels last, and convolutions are quicker on them like that.
         self._model.visual.to(memory_format=torch.channels_last)
 
-    def _use_fast_arithmetic(self, files: ModelFiles, notify: Callable[[str], None]) -> None:
+    def _use_fast_arithmetic(self, files: ModelFiles) -> None:
         """Convert the image tower to the device's fastest dtype, if the result stays the same."""
         dtype = _choose_dtype(self.device)
         if dtype == self.dtype:
             return
-        probe = _probe_pictures(files.spec.preprocessing)
+        probe = fidelity.probe_images(files.spec.preprocessing)
         exact = self.encode_images(probe)
         self._model.visual.to(dtype=dtype)
         self.dtype = dtype
-        worst = float((exact * self.encode_images(probe)).sum(axis=1).min())
-        if worst < _FIDELITY:
+        if fidelity.worst(exact, self.encode_images(probe)) < fidelity.IMAGES:
             self._load(files)
-            notify(
-                f"{files.spec.label} loses too much in {str(dtype).removeprefix('torch.')} "
-                f"(cosine {worst:.4f} to float32); using float32, which is slower"
-            )
 
     def _keep_mappable_text_tower(self) -> None:
         """Write the text tower once as safetensors, so that no later query needs torch."""
@@ -252,29 +247,8 @@ def _device(name: str) -> torch.device:
     return device
 
 
-_FIDELITY = 0.999
-"""The least cosine between a picture's embedding in fast arithmetic and in fp32."""
-
-_FIDELITY_OF_TEXTS = 0.9999
-"""The same of a text. More is asked: texts are what whole collections are measured with."""
-
-_PROBE_TEXTS = (
-    *("", "12:34", "a photo of a dog.", "a close-up photo of the washing machine.", "an old boat"),
-    *("quarterly tax report with charts", "two people on a river in autumn, seen from a bridge"),
-)
-
 _TEXTS_AT_ONCE = 256
 """Each is padded to the whole context, so a few are many tokens."""
-
-
-def _probe_pictures(preprocessing: Preprocessing) -> Pixels:
-    """Four pictures to compare arithmetics on: coloured blobs under noise, always the same."""
-    height, width = preprocessing.size
-    rng = np.random.default_rng(0)
-    blobs = rng.integers(0, 256, (4, 8, 8, 3)).astype(np.float32)
-    rows, columns = np.arange(height) * 8 // height, np.arange(width) * 8 // width
-    smooth = blobs[:, rows][:, :, columns]
-    return np.clip(smooth + rng.normal(0, 16, smooth.shape), 0, 255).astype(np.uint8)
 
 
 _CUDA_BYTES_PER_PIXEL = 500

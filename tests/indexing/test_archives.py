@@ -53,7 +53,7 @@ class Chosen(ModelChoice):
     def files(self, notify: Callable[[str], None]) -> ModelFiles:
         return ModelFiles(self.spec, Path())
 
-    def encoders(self, files: ModelFiles, notify: Callable[[str], None]) -> Encoders:
+    def encoders(self, files: ModelFiles) -> Encoders:
         return Encoders(lambda: self.encoder, lambda: self.encoder)
 
 

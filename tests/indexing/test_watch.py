@@ -15,7 +15,7 @@ from clipsearch.indexing.changes import IndexSummary, diff
 from clipsearch.indexing.update import UpdateOptions
 from clipsearch.indexing.watch import Watched, happenings, settled
 from clipsearch.models import registry
-from clipsearch.models.choice import ModelChoice, Notify
+from clipsearch.models.choice import ModelChoice
 from clipsearch.models.load import Encoders
 from clipsearch.records import Found, ImageFile, KnownImage, ModelFiles, Scope
 from clipsearch.storage.catalog import FOLDER, Store
@@ -67,7 +67,7 @@ def test_a_rebuild_with_another_model_is_gone_on_with_in_that_model(
     monkeypatch.setattr(registry, "locate", lambda spec: ModelFiles(spec, Path("weights")))
     towers: dict[str, FakeEncoder] = {"fake": FakeEncoder(), "other": OtherEncoder()}
 
-    def encoders(choice: ModelChoice, files: ModelFiles, notify: Notify) -> Encoders:
+    def encoders(choice: ModelChoice, files: ModelFiles) -> Encoders:
         tower = towers[files.spec.name]
         return Encoders(lambda: tower, lambda: tower)
 

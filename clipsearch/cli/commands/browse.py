@@ -60,7 +60,7 @@ def browse_command(
         directories = [store.directory for store in stores]
 
     def text_encoder(spec: ModelSpec) -> TextEncoder:
-        return Encoders.of(spec, device, say).text
+        return Encoders.of(spec, device).text
 
     def read_filter(fields: Fields) -> Filter:
         return filter_options(fields).filter(only.under)

@@ -156,7 +156,7 @@ def check_command(
     checked = taxonomy.load(domain)
     choice = ModelChoice(model, pretrained, device, offline=offline)
     files = choice.files(say)
-    errors = Gate.build(checked, choice.encoders(files, say).text).errors()
+    errors = Gate.build(checked, choice.encoders(files).text).errors()
     if json:
         record = gate_record(checked, files.spec.label, errors)
         sys.stdout.buffer.write(json_line(record))

@@ -117,7 +117,7 @@ def duplicates_command(
             found = find.copies(stores, only)
         else:
             if threshold is None or not bursts:
-                encoders = Encoders.of(stores[0].spec, device, say)
+                encoders = Encoders.of(stores[0].spec, device)
                 measured = [
                     likeness.known(store, lambda: encoders.both, progress=bar, notify=notify)
                     for store in stores

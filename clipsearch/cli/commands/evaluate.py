@@ -123,7 +123,7 @@ def evaluate_command(
         check(html, [store], force=force)
         test_set = read(labelled, Collection(store).domain)
         with progress() as bar:
-            findings = evaluate(store, test_set, Encoders.of(store.spec, device, say), bar)
+            findings = evaluate(store, test_set, Encoders.of(store.spec, device), bar)
         root = store.root
     say_skipped(findings.skipped)
     if html is not None:
@@ -151,7 +151,7 @@ def _benchmark(
     index: Path | None,
 ) -> int:
     files = _model_of(benchmark.folder, choice, under, index)
-    encoders = choice.encoders(files, say)
+    encoders = choice.encoders(files)
     with progress() as bar:
         found = measure(benchmark, files.spec, encoders, linear_probe=linear_probe, progress=bar)
     say_skipped(found.skipped)

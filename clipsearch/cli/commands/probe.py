@@ -74,7 +74,7 @@ def train_command(
     probes.check_name(name)
     saved.require_no_query(name)
     with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
-        encoders = Encoders.of(store.spec, device, say)
+        encoders = Encoders.of(store.spec, device)
         with progress() as bar:
             kept, skipped = train_on(labelled, name, store, encoders, bar)
         say_skipped(skipped)

@@ -101,7 +101,7 @@ def _answer_one(
         for note in search.notes(query):
             tell(note)
         collections = [Collection(store) for store in stores]
-        encoders = Encoders.of(shared_model(stores), device, say)
+        encoders = Encoders.of(shared_model(stores), device)
         options = answer.options(only, what.only_class(), classes=show.html is not None)
         found = search.answer(collections, query, options, encoders)
         tested = tested_lines(collections)
@@ -134,7 +134,7 @@ def _answer_batch(
     with opened(where, index) as (stores, only):
         model = stores[0].spec.label
         collections = [Collection(store) for store in stores]
-        encoders = Encoders.of(shared_model(stores), device, say)
+        encoders = Encoders.of(shared_model(stores), device)
         options = answer.options(only, None, classes=False)
         calibrated = all(collection.is_calibrated for collection in collections)
         unsure = [] if calibrated else not_calibrated(options)

@@ -105,5 +105,5 @@ def _found(store: Store) -> Found | None:
 
 
 def _loads(spec: ModelSpec, device: str) -> LoadEncoder:
-    encoders = Encoders.of(spec, device, say)
+    encoders = Encoders.of(spec, device)
     return lambda: encoders.both

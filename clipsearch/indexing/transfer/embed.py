@@ -100,7 +100,7 @@ def embed(
         layout.pyarrow()
     planned = plan(sources)
     files = options.model.files(notify)
-    encoders = options.model.encoders(files, notify)
+    encoders = options.model.encoders(files)
     summary = EmbedSummary(unreadable=list(planned.unreadable))
     try:
         _begin(out, planned.root, files.spec)

@@ -137,7 +137,7 @@ def import_embeddings(
             )
         done, added, compared = Imported(), Added(), 0
         if matched.wanted or survey.wanted:
-            encoders = choice.encoders(files, notify)
+            encoders = choice.encoders(files)
             for rows in (matched.wanted, survey.sample):
                 if rows:
                     compared += check(

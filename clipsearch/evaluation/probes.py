@@ -9,7 +9,6 @@ import re
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from clipsearch import typed
 from clipsearch.domain import policy
@@ -18,12 +17,11 @@ from clipsearch.domain.taxonomy import folded
 from clipsearch.domain.words import tokens
 from clipsearch.domain.zero_shot import Ranked
 from clipsearch.errors import IndexUnreadable, ModelMismatch, UsageError
+from clipsearch.evaluation.logistic import Floats, softmax
 from clipsearch.records import Vectors
 from clipsearch.storage.catalog import Store
 from clipsearch.text import did_you_mean, shortened
 from clipsearch.vectors import l2_normalise
-
-Floats = npt.NDArray[np.float64]
 
 _PREFIX = "probe:"
 
@@ -116,6 +114,10 @@ class KeptProbe:
     """The share that always saying the most frequent class gets right."""
     recall: Estimate | None = None
     """``held_out`` as mean per-class recall; None where an earlier version trained it."""
+    scale: float | None = None
+    """By what the class texts were multiplied where weights started; None where at zero."""
+    notes: tuple[str, ...] = ()
+    """What else is to be known of the pictures that it was trained on."""
 
     @property
     def guessing(self) -> float:
@@ -243,16 +245,3 @@ def query(store: Store, asked: str) -> Vectors:
         raise UsageError(f"the probe '{name}' {what}", hint=f"Say which: {choices}.")
     direction: Vectors = probe.directions[at.index(True)]
     return direction
-
-
-def log_softmax(scores: Floats) -> Floats:
-    """Scores ``(n, classes)`` to the logarithms of each row's shares."""
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    logs: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return logs
-
-
-def softmax(scores: Floats) -> Floats:
-    """Scores ``(n, classes)`` to shares; each row sums to 1."""
-    shares: Floats = np.exp(log_softmax(scores))
-    return shares

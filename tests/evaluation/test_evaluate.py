@@ -18,7 +18,7 @@ from clipsearch.errors import (
     TooFewExamples,
     UsageError,
 )
-from clipsearch.evaluation import evaluate, labelled, probes, summary, train
+from clipsearch.evaluation import evaluate, labelled, probes, summary, train, wording
 from clipsearch.evaluation.classify import Labels, classes_of
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.metrics import ClassificationReport, MultiLabelReport, RetrievalReport
@@ -306,7 +306,8 @@ def kept(store: Store, folder: Path, domain: Domain) -> probes.KeptProbe:
     found = embed.embeddings_of(
         root, training.paths, store.spec, None, lambda: encoder, lambda *_: None
     )
-    made = train.make("defects", store, training, found.vectors, own, encoder)
+    words = wording.text_embeddings(own, wording.AS_LABELLED, encoder)
+    made = train.make("defects", store, training, found.vectors, own, words)
     probes.keep(store, made)
     return made
 

@@ -15,6 +15,7 @@ from clipsearch.errors import ExitCode, IndexUnreadable
 from clipsearch.evaluation import probes
 from clipsearch.evaluation.probes import KeptProbe
 from clipsearch.evaluation.train import train_on
+from clipsearch.evaluation.wording import Wording
 from clipsearch.models.load import Encoders
 from clipsearch.search import saved
 from clipsearch.storage.catalog import Store
@@ -51,6 +52,25 @@ def train_command(
     name: Annotated[
         str, typer.Option("--name", metavar="NAME", help="What to call it.", show_default=False)
     ],
+    words: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--words",
+            metavar="CLASS=TEXT",
+            help="Describe a class in your own words, which stand in its name's place; without a "
+            "TEXT it has none. A CLASS without pictures is added. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rename",
+            metavar="LABEL=NAME",
+            help="Call the class of a label by another name. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     json: JsonOption = False,
     under: UnderOption = None,
     device: DeviceOption = "auto",
@@ -58,28 +78,34 @@ def train_command(
 ) -> int:
     """Learn classes of your own from labelled pictures; the index keeps what was learned.
 
-    The classes are the folders' names or the labels, whatever they are; three pictures of each
-    are the least. Printed is how many pictures are got right by probes that never saw them, and
-    how many by the classes' names alone (zero-shot). A probe that is no better than guessing is
-    not kept (exit code 2); any other replaces one of the same name. It is a logistic regression on
-    the embeddings, with the strength of its penalty chosen by cross-validation, as in the CLIP
-    paper.
+    The classes are the folders' names or the labels, whatever they are. A probe begins as
+    zero-shot classification by these words, and one picture of a class is enough to move it; with
+    more pictures the words count less. Printed is how many pictures are got right by probes that
+    never saw them, and how many by the words alone (zero-shot). A probe that is no better than
+    guessing, or worse than the words, is not kept (exit code 2); any other replaces one of the
+    same name.
 
     \b
     Examples:
       clipsearch probe train defects/ --name defects
+      clipsearch probe train defects/ --name defects --words "scratch=a thin bright line on metal"
       clipsearch classify --probe defects
       clipsearch search @defects/scratch
     """
     probes.check_name(name)
     saved.require_no_query(name)
+    wording = Wording.of(rename or (), words or ())
     with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
         encoders = Encoders.of(store.spec, device, say)
         with progress() as bar:
-            kept, skipped = train_on(labelled, name, store, encoders, bar)
+            kept, skipped = train_on(labelled, name, store, encoders, bar, wording)
         say_skipped(skipped)
+        for note in kept.notes:
+            say(printable(note))
         if kept.recall is not None and kept.recall.low <= kept.guessing:
             say(f"the probe '{name}' may be no better than guessing; more pictures would tell")
+        elif kept.held_out.value < kept.zero_shot.value:
+            say(f"the probe '{name}' may be no better than its words; more pictures would tell")
         _write(kept, store, json)
     return ExitCode.OK
 

@@ -12,6 +12,7 @@ dozen lines of numpy.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 
 _MOST_STEPS = 200
 
-EXACT = 1e-13
+EXACT = 1e-11
 """Of the mean loss: how far it may be above the minimum, for weights to be used."""
 
 ROUGH = 1e-5
@@ -90,22 +91,38 @@ def _minimum(
     start: Floats | None,
     gap: float,
 ) -> Floats:
-    target = np.eye(scores.shape[1])[labels]
-
-    def loss(weights: Floats) -> float:
-        log_shares = log_softmax(scores + design @ weights.T)
-        return float(0.5 * (penalty * weights**2).sum() - (target * log_shares).sum())
-
-    weights = np.zeros((scores.shape[1], design.shape[1])) if start is None else start
+    target = np.eye(scores.shape[1], dtype=design.dtype)[labels]
+    penalty = penalty.astype(design.dtype)
+    weights = np.zeros((scores.shape[1], design.shape[1]), design.dtype) if start is None else start
+    scores = scores + design @ weights.T
     for _ in range(_MOST_STEPS):
-        shares = softmax(scores + design @ weights.T)  # (n, classes)
+        shares = softmax(scores)  # (n, classes)
         gradient = (shares - target).T @ design + penalty * weights
         step = _newton_step(gradient, _curvature(design, shares, penalty))
-        slope = float((gradient * step).sum())
-        weights = weights + _shortened(loss, weights, step, slope) * step
+        slope, ahead = float((gradient * step).sum()), design @ step.T
+        share = _share(partial(_loss, scores, ahead, labels, weights, step, penalty), slope)
+        weights = weights + share * step
+        scores = scores + share * ahead
         if -slope / 2 <= gap * len(design):  # what a quadratic has left to lose (Newton decrement)
             break
     return weights
+
+
+def _loss(
+    scores: Floats,
+    ahead: Floats,
+    labels: Ints,
+    weights: Floats,
+    step: Floats,
+    penalty: Floats,
+    share: float,
+) -> float:
+    """The penalised log loss after a share of a step, which moves the scores by ``ahead``."""
+    log_shares = log_softmax(scores + share * ahead)[np.arange(len(labels)), labels]
+    moved = weights + share * step
+    return float(0.5 * (penalty * moved**2).sum(dtype=np.float64)) - float(
+        log_shares.sum(dtype=np.float64)
+    )
 
 
 def _curvature(design: Floats, shares: Floats, penalty: Floats) -> Callable[[Floats], Floats]:
@@ -139,11 +156,9 @@ def _newton_step(gradient: Floats, curvature: Callable[[Floats], Floats]) -> Flo
     return step
 
 
-def _shortened(
-    loss: Callable[[Floats], float], weights: Floats, step: Floats, slope: float
-) -> float:
+def _share(loss: Callable[[float], float], slope: float) -> float:
     """How much of a step to take: half as much as long as the loss does not fall enough."""
-    before, share = loss(weights), 1.0
-    while loss(weights + share * step) > before + 1e-4 * share * slope and share > 1e-10:
+    before, share = loss(0.0), 1.0
+    while loss(share) > before + 1e-4 * share * slope and share > 1e-10:
         share /= 2
     return share

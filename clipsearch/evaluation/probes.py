@@ -6,9 +6,12 @@
 import io
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from clipsearch import typed
 from clipsearch.domain import policy
@@ -80,15 +83,24 @@ class Probe:
     def from_bytes(cls, data: bytes) -> "Probe":
         """What ``to_bytes`` kept. Raises ValueError, among others, for anything else."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            probe = cls(
-                classes=tuple(str(name) for name in arrays["classes"]),
-                weights=arrays["weights"].astype(np.float64),
-                intercepts=arrays["intercepts"].astype(np.float64),
-                l2=float(arrays["l2"]),
-            )
+            return cls.of(*(arrays[part] for part in ("classes", "weights", "intercepts", "l2")))
+
+    @classmethod
+    def of(
+        cls, classes: Iterable[str], weights: npt.ArrayLike, intercepts: npt.ArrayLike, l2: float
+    ) -> "Probe":
+        """A probe of parts that were kept. Raises ValueError if they do not fit together."""
+        probe = cls(
+            classes=tuple(str(name) for name in classes),
+            weights=np.asarray(weights).astype(np.float64),
+            intercepts=np.asarray(intercepts).astype(np.float64),
+            l2=float(l2),
+        )
         count = len(probe.classes)
         if probe.weights.shape[:-1] != (count,) or probe.intercepts.shape != (count,):
             raise ValueError(f"the weights are not those of {count} classes")
+        if not np.isfinite(probe.weights).all() or not np.isfinite(probe.intercepts).all():
+            raise ValueError("some weights are no numbers")
         return probe
 
 
@@ -127,9 +139,8 @@ class KeptProbe:
     def to_bytes(self) -> bytes:
         """To be kept; ``from_bytes`` is the inverse."""
         file = io.BytesIO()
-        about = {field: value for field, value in asdict(self).items() if field != "probe"}
         probe = np.frombuffer(self.probe.to_bytes(), np.uint8)
-        np.savez(file, about=np.array(json.dumps(about)), probe=probe)
+        np.savez(file, about=np.array(json.dumps(described(self))), probe=probe)
         return file.getvalue()
 
     @classmethod
@@ -137,12 +148,22 @@ class KeptProbe:
         """What ``to_bytes`` kept. Raises ValueError, among others, for anything else."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             probe = Probe.from_bytes(arrays["probe"].tobytes())
-            kept: KeptProbe = typed.record(cls, json.loads(str(arrays["about"])), probe=probe)
+            return cls.of(probe, json.loads(str(arrays["about"])))
+
+    @classmethod
+    def of(cls, probe: Probe, about: Any) -> "KeptProbe":
+        """A probe with what ``described`` said of it. Raises ValueError if that is not whole."""
+        kept: KeptProbe = typed.record(cls, about, probe=probe)
         if len(kept.images) != len(probe.classes):
             raise ValueError(
                 f"{len(kept.images)} counts of pictures of {len(probe.classes)} classes"
             )
         return kept
+
+
+def described(kept: KeptProbe) -> dict[str, Any]:
+    """What is known of a probe, as JSON data."""
+    return {field: value for field, value in asdict(kept).items() if field != "probe"}
 
 
 def check_name(name: str) -> None:

@@ -56,8 +56,8 @@ FOLDS = 5
 _ENOUGH = 2_000
 """Pictures that decide a strength within a point; of more, whole folds are only learned from."""
 
-_WEAKEST, _STRONGEST = -8, 8
-"""Of half powers of ten: strengths from 1e-4 to 1e4."""
+_WEAKEST, _STRONGEST = -5, 5
+"""Of powers of ten. Between two of them accuracy hardly changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +289,7 @@ def _metric(x: Floats, labels: Ints) -> Floats:
 
 
 def _l2(step: int) -> float:
-    return float(10.0 ** (step / 2))
+    return float(10.0**step)
 
 
 class _Trials:

@@ -9,10 +9,11 @@ import typer
 from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, IndexOption, commands, progress, say
 from clipsearch.cli.options.collection import UnderOption, directory_of_one, say_skipped
+from clipsearch.cli.options.files import ForceOption, check, write
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.cli.render.probes import probe_lines, probe_record
 from clipsearch.errors import ExitCode, IndexUnreadable
-from clipsearch.evaluation import probes
+from clipsearch.evaluation import probe_file, probes
 from clipsearch.evaluation.probes import KeptProbe
 from clipsearch.evaluation.train import train_on
 from clipsearch.evaluation.wording import Wording
@@ -169,6 +170,65 @@ def remove_command(name: NameArgument, under: UnderOption = None, index: IndexOp
     with Store.open_for_writing(directory_of_one([], under, index)) as store:
         probes.remove(store, name)
     say(f"the probe '{name}' is removed")
+    return ExitCode.OK
+
+
+@app.command("export")
+def export_command(
+    name: NameArgument,
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="The file to write.", show_default=False),
+    ],
+    force: ForceOption = False,
+    under: UnderOption = None,
+    index: IndexOption = None,
+) -> int:
+    """Write a probe to a file, for other indexes of the same model.
+
+    It is a safetensors file: the weights and intercepts of the classes, and as metadata their
+    names, the model's fingerprint and what the probe is worth.
+
+    \b
+    Examples:
+      clipsearch probe export defects defects.safetensors
+    """
+    with Store.open(directory_of_one([], under, index)) as store:
+        check(file, [store], option="FILE", force=force)
+        content = probe_file.to_bytes(probes.load(store, name))
+    write(file, content, force=force)
+    return ExitCode.OK
+
+
+@app.command("import")
+def import_command(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="What `probe export` has written.", show_default=False),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", metavar="NAME", help="Another name for it here.", show_default=False
+        ),
+    ] = None,
+    json: JsonOption = False,
+    under: UnderOption = None,
+    index: IndexOption = None,
+) -> int:
+    """Keep a probe from a file with this index; it replaces one of the same name.
+
+    A probe of another model than the index's is refused (exit code 2).
+
+    \b
+    Examples:
+      clipsearch probe import defects.safetensors --under ~/Pictures
+    """
+    with Store.open_for_writing(directory_of_one([], under, index)) as store:
+        kept = probe_file.read(file, store, name)
+        saved.require_no_query(kept.name)
+        probes.keep(store, kept)
+        _write(kept, store, json)
     return ExitCode.OK
 
 

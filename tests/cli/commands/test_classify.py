@@ -330,8 +330,12 @@ def test_a_probe_is_trained_used_shown_and_removed(run: Run, collection: Path) -
     assert (done.code, done.out) == (2, b"")
     assert "has no probe 'light'" in done.err
 
+    assert run("probe", "export", "dark", "dark.safetensors", cwd=collection).code == 0
     done = run("probe", "remove", "dark", cwd=collection)
     assert (done.code, done.out) == (0, b"")
+    imported = run("probe", "import", "dark.safetensors", "--json", cwd=collection)
+    assert json.loads(imported.out) == record
+    assert run("probe", "remove", "dark", cwd=collection).code == 0
     done = run("probe", "list", cwd=collection)
     assert (done.code, done.out) == (1, b"")
     assert run("probe", "show", "dark", cwd=collection).code == 2

@@ -1,6 +1,8 @@
 """Evaluations: what is measured, what the index keeps of it, and when that counts."""
 
 import dataclasses
+import io
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -348,6 +350,16 @@ def test_a_probe_of_an_earlier_version_does_not_tell_its_recall(
 ) -> None:
     probes.keep(store, dataclasses.replace(kept, recall=None))
     assert probes.load(store, "defects").recall is None
+
+
+def test_a_probe_of_an_earlier_version_is_still_whole(kept: probes.KeptProbe) -> None:
+    with np.load(io.BytesIO(kept.to_bytes())) as arrays:
+        about, weights = json.loads(str(arrays["about"])), arrays["probe"]
+    del about["scale"], about["notes"]  # it began at zero
+    file = io.BytesIO()
+    np.savez(file, about=np.array(json.dumps(about)), probe=weights)
+    again = probes.KeptProbe.from_bytes(file.getvalue())
+    assert (again.scale, again.notes, again.held_out) == (None, (), kept.held_out)
 
 
 def test_a_probe_is_searched_with_by_class(store: Store, kept: probes.KeptProbe) -> None:

@@ -44,6 +44,14 @@ def evaluate_command(
             show_default=False,
         ),
     ] = None,
+    curve: Annotated[
+        bool,
+        typer.Option(
+            "--curve",
+            help="Also measure how accurate a probe gets with 1, 2, 4, 8, 16 and all of these "
+            "pictures of each class.",
+        ),
+    ] = False,
     force: ForceOption = False,
     under: UnderOption = None,
     device: DeviceOption = "auto",
@@ -61,12 +69,14 @@ def evaluate_command(
       clipsearch evaluate sample_data
       clipsearch evaluate test.csv --under ~/Pictures --html report.html
       clipsearch evaluate captions.tsv --json
+      clipsearch evaluate labelled/ --curve
     """
     with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
         check(html, [store], force=force)
         test_set = read(labelled, Collection(store).domain)
         with progress() as bar:
-            findings = evaluate(store, test_set, Encoders.of(store.spec, device, say), bar)
+            encoders = Encoders.of(store.spec, device, say)
+            findings = evaluate(store, test_set, encoders, bar, curve=curve)
         root = store.root
     say_skipped(findings.skipped)
     if html is not None:

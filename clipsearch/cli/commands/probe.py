@@ -10,10 +10,13 @@ from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, IndexOption, commands, progress, say
 from clipsearch.cli.options.collection import UnderOption, directory_of_one, say_skipped
 from clipsearch.cli.options.files import ForceOption, check, write
+from clipsearch.cli.render.curve import curve_record, curve_table
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.cli.render.probes import probe_lines, probe_record
+from clipsearch.cli.render.table import show
 from clipsearch.errors import ExitCode, IndexUnreadable
 from clipsearch.evaluation import probe_file, probes
+from clipsearch.evaluation.curve import Curve
 from clipsearch.evaluation.probes import KeptProbe
 from clipsearch.evaluation.train import train_on
 from clipsearch.evaluation.wording import Wording
@@ -72,6 +75,13 @@ def train_command(
             show_default=False,
         ),
     ] = None,
+    curve: Annotated[
+        bool,
+        typer.Option(
+            "--curve",
+            help="Also measure what fewer pictures bring: 1, 2, 4, 8, 16 and all of each class.",
+        ),
+    ] = False,
     json: JsonOption = False,
     under: UnderOption = None,
     device: DeviceOption = "auto",
@@ -99,15 +109,16 @@ def train_command(
     with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
         encoders = Encoders.of(store.spec, device, say)
         with progress() as bar:
-            kept, skipped = train_on(labelled, name, store, encoders, bar, wording)
-        say_skipped(skipped)
+            trained = train_on(labelled, name, store, encoders, bar, wording, curve=curve)
+        say_skipped(trained.skipped)
+        kept = trained.kept
         for note in kept.notes:
             say(printable(note))
         if kept.recall is not None and kept.recall.low <= kept.guessing:
             say(f"the probe '{name}' may be no better than guessing; more pictures would tell")
         elif kept.held_out.value < kept.zero_shot.value:
             say(f"the probe '{name}' may be no better than its words; more pictures would tell")
-        _write(kept, store, json)
+        _write(kept, store, json, trained.curve)
     return ExitCode.OK
 
 
@@ -232,10 +243,15 @@ def import_command(
     return ExitCode.OK
 
 
-def _write(kept: KeptProbe, store: Store, json: bool) -> None:
+def _write(kept: KeptProbe, store: Store, json: bool, curve: Curve | None = None) -> None:
     if kept.model != store.spec.fingerprint:
         say(f"the probe '{kept.name}' is of no use here: it was trained for another model")
     if json:
-        sys.stdout.buffer.write(json_line(probe_record(kept)))
-    else:
-        print("\n".join(probe_lines(kept)))
+        more = {"curve": curve_record(curve)} if curve else {}
+        sys.stdout.buffer.write(json_line(probe_record(kept) | more))
+        return
+    print("\n".join(probe_lines(kept)))
+    if curve:
+        print()
+        show(curve_table(curve))
+        print(curve.said)

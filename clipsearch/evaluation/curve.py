@@ -53,6 +53,7 @@ class Point:
 class Curve:
     """How accurate a probe gets with more pictures."""
 
+    classes: int
     points: tuple[Point, ...]
     zero_shot: Spread
     draws: int
@@ -114,6 +115,7 @@ def learning_curve(
             used[size] = int(rows.sum())
     gains = np.subtract(found[sizes[-1]], found[sizes[-2]]) if len(sizes) > 1 else None
     return Curve(
+        classes=len(classes),
         points=tuple(Point(size, used[size], Spread.of(found[size])) for size in sizes),
         zero_shot=Spread.of(by_words),
         draws=DRAWS,

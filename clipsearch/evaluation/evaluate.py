@@ -1,6 +1,6 @@
 """Test an index's model on labelled pictures, and keep with the index what was found."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -134,10 +134,7 @@ def evaluate(
             report = evaluate_classification(found.vectors, classes, test_set.classes, names)
             scale = fit_logit_scale(found.vectors, classes, test_set.classes)
             if curve:
-                rows, _ = without_copies(test_set.classes, found.hashes)
-                own = [test_set.classes[row] for row in rows]
-                words = classes.astype(np.float64)
-                learned = learning_curve(found.vectors[rows], own, names, words, progress)
+                learned = _curve(found.vectors, test_set, found.hashes, domain, classes, progress)
         else:
             report = evaluate_multi_label(found.vectors, classes, shown, names)
         answers = evaluate_answers(found.vectors, shown, domain, texts, encoders.text)
@@ -183,6 +180,22 @@ def evaluate(
     if findings.tested != "untested":
         evaluations.keep(store, evaluation)
     return findings
+
+
+def _curve(
+    images: Vectors,
+    test_set: LabelledImages,
+    hashes: Sequence[bytes],
+    domain: Domain,
+    classes: Vectors,
+    progress: Progress,
+) -> Curve:
+    """That of the probe that these pictures would train: its classes are those that occur."""
+    rows, _ = without_copies(test_set.classes, hashes)
+    occurring, labels = np.unique([test_set.classes[row] for row in rows], return_inverse=True)
+    names = [domain.class_names[c] for c in occurring]
+    words = classes[occurring].astype(np.float64)
+    return learning_curve(images[rows], labels.tolist(), names, words, progress)
 
 
 def _shown(test_set: LabelledImages | MultiLabelImages, classes: int) -> Bools:

@@ -80,4 +80,4 @@ def test_too_few_to_learn_and_to_test(counts: list[int]) -> None:
 def test_it_says_whether_more_labels_would_help(gain: Spread | None, said: str) -> None:
     flat = Spread(0.5, 0.1)
     points = (Point(4, 8, flat), Point(None, 20, flat))
-    assert re.search(said, Curve(points, flat, 5, 10, gain).said)
+    assert re.search(said, Curve(2, points, flat, 5, 10, gain).said)

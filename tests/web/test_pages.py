@@ -164,7 +164,7 @@ def test_a_learning_curve_is_drawn(findings: Findings) -> None:
         Point(size, images, Spread(mean, 0.05))
         for size, images, mean in ((1, 4, 0.3), (2, 8, 0.5), (None, 20, 0.9))
     )
-    drawn = Curve(points, Spread(0.4, 0.02), 5, 10, Spread(0.4, 0.05))
+    drawn = Curve(4, points, Spread(0.4, 0.02), 5, 10, Spread(0.4, 0.05))
     text = evaluation.page(dataclasses.replace(findings, curve=drawn))
     heights = [float(y) for y in re.findall(r'<circle cx="[\d.]+" cy="([\d.]+)"', text)]
     assert heights == sorted(heights, reverse=True)  # more is higher up

@@ -25,8 +25,8 @@ def curve_table(curve: Curve) -> Table:
         for point in curve.points
     ]
     title = (
-        f"Learning curve of a probe: {curve.draws} draws, each tested on {curve.tested} pictures "
-        "that it did not learn from"
+        f"Learning curve of a probe of {curve.classes} classes: {curve.draws} draws, each "
+        f"tested on {curve.tested} pictures that it did not learn from"
     )
     columns = ("pictures a class", "in all", "accuracy", "spread", "")
     return Table(title, columns, rows, left=(0, 4))

@@ -44,6 +44,7 @@ def drawing(curve: Curve) -> dict[str, Any]:
             mark(n, "all" if point.per_class is None else str(point.per_class), point.accuracy)
             for n, point in enumerate(curve.points)
         ],
+        "classes": curve.classes,
         "draws": curve.draws,
         "tested": curve.tested,
         "said": curve.said[0].upper() + curve.said[1:],

@@ -318,6 +318,7 @@ def test_a_learning_curve_is_told_and_drawn(run: Run, collection: Path, tmp_path
     assert firsts == ["none", "1", "2", "all"]
     record = json.loads(run("evaluate", ".", "--curve", "--json", cwd=collection).out)["curve"]
     assert [point["per_class"] for point in record["points"]] == [1, 2, None]
+    assert record["classes"] == 3  # of the domain's five
     assert [point["images"] for point in record["points"]] == [3, 4, 5]
     assert json.loads(run("evaluate", ".", "--json", cwd=collection).out)["curve"] is None
 

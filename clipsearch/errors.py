@@ -24,7 +24,7 @@
     │   ├── BadDomain            a domain file with something wrong in it
     │   ├── BadLabels            a labelled set with something wrong in it
     │   ├── TooFewExamples       too little to measure or to calibrate anything with
-    │   └── NothingLearned       a probe that is no better than guessing
+    │   └── NothingLearned       a probe that is no better than guessing, or than words alone
     └── Refused                  understood, and not done: exit code 3
         ├── RefusedByPolicy      asks to identify, verify or track people
         ├── OutOfDomain          a query that has nothing to do with the domain
@@ -167,7 +167,7 @@ class TooFewExamples(DomainError):
 
 
 class NothingLearned(DomainError):
-    """A probe that is no better than guessing."""
+    """A probe that is no better than guessing, or worse than its words alone."""
 
 
 class Refused(ClipsearchError):

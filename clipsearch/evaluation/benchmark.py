@@ -7,7 +7,7 @@ without a picture as 0, and so does this one.
 
 The linear probe is learned from the train split and measured on the test split. CLIP_benchmark fits
 it by AdamW for some epochs, so that its result depends on a learning rate and a seed. Here it is
-the CLIP paper's logistic regression, fitted exactly (see ``train``), with the penalty chosen by
+the CLIP paper's logistic regression, fitted exactly (see ``logistic``), with the penalty chosen by
 cross-validation on the train split, where CLIP_benchmark takes a validation split or no penalty.
 """
 
@@ -21,7 +21,7 @@ from clipsearch.domain.intervals import Estimate
 from clipsearch.domain.taxonomy import Domain, DomainClass
 from clipsearch.domain.zero_shot import class_embeddings, encode_all
 from clipsearch.errors import BadLabels, TooFewExamples
-from clipsearch.evaluation import train
+from clipsearch.evaluation import logistic
 from clipsearch.evaluation.clip_benchmark import Benchmark, Split, read_split
 from clipsearch.evaluation.evaluate import shown_classes
 from clipsearch.evaluation.labelled import CaptionedImages, LabelledImages
@@ -247,15 +247,22 @@ def _probe(
     labels, actual = training.labelled.only(learned.rows), test.labelled.only(found.rows)
     assert isinstance(labels, LabelledImages)
     assert isinstance(actual, LabelledImages)
-    probe = train.train(learned.vectors, labels.classes, names)
+    x, known = learned.vectors.astype(np.float64), np.asarray(labels.classes, np.int64)
+    if len(np.unique(known)) < 2:
+        raise TooFewExamples(
+            f"a probe tells classes apart, and {labels.source} has images of only one",
+            hint="Leave out --linear-probe.",
+        )
+    l2 = logistic.cross_validated_l2(x, known, len(names))
+    weights = logistic.fit(x, known, len(names), l2)
     # One more dimension, 1 for every picture, holds the intercepts: scores are products again.
     images: Vectors = np.c_[found.vectors, np.ones(len(found.vectors), np.float32)]
-    classes = np.c_[probe.weights, probe.intercepts].astype(np.float32)
+    classes = weights.astype(np.float32)
     seen = set(learned.hashes)
     return LinearProbe(
         report=evaluate_classification(images, classes, actual.classes, names),
         images=len(learned.rows),
-        l2=probe.l2,
+        l2=l2,
         shared=sum(content in seen for content in found.hashes),
     )
 

@@ -1,6 +1,6 @@
 """Test an index's model on labelled pictures, and keep with the index what was found."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -12,9 +12,10 @@ from clipsearch.domain.gate import GateErrors
 from clipsearch.domain.pass_marks import REFUSED, SHARES, least_images, shortfalls
 from clipsearch.domain.taxonomy import Domain
 from clipsearch.domain.zero_shot import encode_all, fit_logit_scale
-from clipsearch.errors import TooFewExamples
+from clipsearch.errors import BadLabels, TooFewExamples
 from clipsearch.evaluation import labelled
 from clipsearch.evaluation.answers import AnswersReport, evaluate_answers
+from clipsearch.evaluation.curve import Curve, learning_curve
 from clipsearch.evaluation.labelled import (
     CaptionedImages,
     LabelledImages,
@@ -30,6 +31,7 @@ from clipsearch.evaluation.metrics import (
     evaluate_retrieval,
     to_data,
 )
+from clipsearch.evaluation.train import without_copies
 from clipsearch.indexing.embed import Progress, embeddings_of
 from clipsearch.models.load import Encoders
 from clipsearch.records import ModelSpec, Tested, Vectors
@@ -66,6 +68,8 @@ class Findings:
     """How many embeddings the index had."""
     skipped: tuple[tuple[bytes, str], ...]
     """Pictures that could not be decoded, with the reason."""
+    curve: Curve | None = None
+    """What a probe would get from these labels, where that was asked for."""
 
     @property
     def tested(self) -> Tested:
@@ -80,13 +84,22 @@ def evaluate(
     test_set: TestSet,
     encoders: Encoders,
     progress: Progress = lambda doing, done, total: None,
+    *,
+    curve: bool = False,
 ) -> Findings:
     """Evaluate the model and the domain of ``store``, which is open for writing.
 
     The result is committed at the end, in place of an earlier one, unless it is of too few
-    pictures to decide anything: then the index stays as it was. Raises TooFewExamples if no
-    picture can be decoded, RefusedByPolicy for a caption, and ModelError.
+    pictures to decide anything: then the index stays as it was. curve: also measure what a probe
+    would get from these labels. Raises TooFewExamples if no picture can be decoded, or too few for
+    a curve, BadLabels for a curve of pictures without one label each, RefusedByPolicy for a
+    caption, and ModelError.
     """
+    if curve and not isinstance(test_set, LabelledImages):
+        raise BadLabels(
+            f"{test_set.source}: a learning curve needs pictures with one label each",
+            hint="Leave out --curve.",
+        )
     for caption in test_set.captions if isinstance(test_set, CaptionedImages) else ():
         policy.check(caption)
     collection.calibrate(store, lambda: encoders.text)
@@ -109,7 +122,7 @@ def evaluate(
     test_set = test_set.only(found.rows)
     names, classes, scale = domain.class_names, texts.gate.classes, None
     report: Report
-    answers = None
+    answers = learned = None
     if isinstance(test_set, CaptionedImages):
         captions = encode_all(encoders.text, test_set.captions)
         report = evaluate_retrieval(found.vectors, captions, test_set.images)
@@ -120,6 +133,8 @@ def evaluate(
         if isinstance(test_set, LabelledImages):
             report = evaluate_classification(found.vectors, classes, test_set.classes, names)
             scale = fit_logit_scale(found.vectors, classes, test_set.classes)
+            if curve:
+                learned = _curve(found.vectors, test_set, found.hashes, domain, classes, progress)
         else:
             report = evaluate_multi_label(found.vectors, classes, shown, names)
         answers = evaluate_answers(found.vectors, shown, domain, texts, encoders.text)
@@ -160,10 +175,27 @@ def evaluate(
         test_set,
         found.reused,
         found.failed,
+        learned,
     )
     if findings.tested != "untested":
         evaluations.keep(store, evaluation)
     return findings
+
+
+def _curve(
+    images: Vectors,
+    test_set: LabelledImages,
+    hashes: Sequence[bytes],
+    domain: Domain,
+    classes: Vectors,
+    progress: Progress,
+) -> Curve:
+    """That of the probe that these pictures would train: its classes are those that occur."""
+    rows, _ = without_copies(test_set.classes, hashes)
+    occurring, labels = np.unique([test_set.classes[row] for row in rows], return_inverse=True)
+    names = [domain.class_names[c] for c in occurring]
+    words = classes[occurring].astype(np.float64)
+    return learning_curve(images[rows], labels.tolist(), names, words, progress)
 
 
 def shown_classes(test_set: LabelledImages | MultiLabelImages, classes: int) -> Bools:

@@ -6,7 +6,9 @@
 import io
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +20,11 @@ from clipsearch.domain.taxonomy import folded
 from clipsearch.domain.words import tokens
 from clipsearch.domain.zero_shot import Ranked
 from clipsearch.errors import IndexUnreadable, ModelMismatch, UsageError
+from clipsearch.evaluation.logistic import Floats, softmax
 from clipsearch.records import Vectors
 from clipsearch.storage.catalog import Store
 from clipsearch.text import did_you_mean, shortened
 from clipsearch.vectors import l2_normalise
-
-Floats = npt.NDArray[np.float64]
 
 _PREFIX = "probe:"
 
@@ -82,15 +83,24 @@ class Probe:
     def from_bytes(cls, data: bytes) -> "Probe":
         """What ``to_bytes`` kept. Raises ValueError, among others, for anything else."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            probe = cls(
-                classes=tuple(str(name) for name in arrays["classes"]),
-                weights=arrays["weights"].astype(np.float64),
-                intercepts=arrays["intercepts"].astype(np.float64),
-                l2=float(arrays["l2"]),
-            )
+            return cls.of(*(arrays[part] for part in ("classes", "weights", "intercepts", "l2")))
+
+    @classmethod
+    def of(
+        cls, classes: Iterable[str], weights: npt.ArrayLike, intercepts: npt.ArrayLike, l2: float
+    ) -> "Probe":
+        """A probe of parts that were kept. Raises ValueError if they do not fit together."""
+        probe = cls(
+            classes=tuple(str(name) for name in classes),
+            weights=np.asarray(weights).astype(np.float64),
+            intercepts=np.asarray(intercepts).astype(np.float64),
+            l2=float(l2),
+        )
         count = len(probe.classes)
         if probe.weights.shape[:-1] != (count,) or probe.intercepts.shape != (count,):
             raise ValueError(f"the weights are not those of {count} classes")
+        if not np.isfinite(probe.weights).all() or not np.isfinite(probe.intercepts).all():
+            raise ValueError("some weights are no numbers")
         return probe
 
 
@@ -116,6 +126,10 @@ class KeptProbe:
     """The share that always saying the most frequent class gets right."""
     recall: Estimate | None = None
     """``held_out`` as mean per-class recall; None where an earlier version trained it."""
+    scale: float | None = None
+    """By what the class texts were multiplied where weights started; None where at zero."""
+    notes: tuple[str, ...] = ()
+    """What else is to be known of the pictures that it was trained on."""
 
     @property
     def guessing(self) -> float:
@@ -125,9 +139,8 @@ class KeptProbe:
     def to_bytes(self) -> bytes:
         """To be kept; ``from_bytes`` is the inverse."""
         file = io.BytesIO()
-        about = {field: value for field, value in asdict(self).items() if field != "probe"}
         probe = np.frombuffer(self.probe.to_bytes(), np.uint8)
-        np.savez(file, about=np.array(json.dumps(about)), probe=probe)
+        np.savez(file, about=np.array(json.dumps(described(self))), probe=probe)
         return file.getvalue()
 
     @classmethod
@@ -135,12 +148,22 @@ class KeptProbe:
         """What ``to_bytes`` kept. Raises ValueError, among others, for anything else."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             probe = Probe.from_bytes(arrays["probe"].tobytes())
-            kept: KeptProbe = typed.record(cls, json.loads(str(arrays["about"])), probe=probe)
+            return cls.of(probe, json.loads(str(arrays["about"])))
+
+    @classmethod
+    def of(cls, probe: Probe, about: Any) -> "KeptProbe":
+        """A probe with what ``described`` said of it. Raises ValueError if that is not whole."""
+        kept: KeptProbe = typed.record(cls, about, probe=probe)
         if len(kept.images) != len(probe.classes):
             raise ValueError(
                 f"{len(kept.images)} counts of pictures of {len(probe.classes)} classes"
             )
         return kept
+
+
+def described(kept: KeptProbe) -> dict[str, Any]:
+    """What is known of a probe, as JSON data."""
+    return {field: value for field, value in asdict(kept).items() if field != "probe"}
 
 
 def check_name(name: str) -> None:
@@ -243,16 +266,3 @@ def query(store: Store, asked: str) -> Vectors:
         raise UsageError(f"the probe '{name}' {what}", hint=f"Say which: {choices}.")
     direction: Vectors = probe.directions[at.index(True)]
     return direction
-
-
-def log_softmax(scores: Floats) -> Floats:
-    """Scores ``(n, classes)`` to the logarithms of each row's shares."""
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    logs: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return logs
-
-
-def softmax(scores: Floats) -> Floats:
-    """Scores ``(n, classes)`` to shares; each row sums to 1."""
-    shares: Floats = np.exp(log_softmax(scores))
-    return shares

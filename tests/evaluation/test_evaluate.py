@@ -1,6 +1,8 @@
 """Evaluations: what is measured, what the index keeps of it, and when that counts."""
 
 import dataclasses
+import io
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +20,7 @@ from clipsearch.errors import (
     TooFewExamples,
     UsageError,
 )
-from clipsearch.evaluation import evaluate, labelled, probes, summary, train
+from clipsearch.evaluation import evaluate, labelled, probes, summary, train, wording
 from clipsearch.evaluation.classify import Labels, classes_of
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.metrics import ClassificationReport, MultiLabelReport, RetrievalReport
@@ -306,7 +308,8 @@ def kept(store: Store, folder: Path, domain: Domain) -> probes.KeptProbe:
     found = embed.embeddings_of(
         root, training.paths, store.spec, None, lambda: encoder, lambda *_: None
     )
-    made = train.make("defects", store, training, found.vectors, own, encoder)
+    words = wording.text_embeddings(own, wording.AS_LABELLED, encoder)
+    made = train.make("defects", store, training, found.vectors, own, words)
     probes.keep(store, made)
     return made
 
@@ -347,6 +350,16 @@ def test_a_probe_of_an_earlier_version_does_not_tell_its_recall(
 ) -> None:
     probes.keep(store, dataclasses.replace(kept, recall=None))
     assert probes.load(store, "defects").recall is None
+
+
+def test_a_probe_of_an_earlier_version_is_still_whole(kept: probes.KeptProbe) -> None:
+    with np.load(io.BytesIO(kept.to_bytes())) as arrays:
+        about, weights = json.loads(str(arrays["about"])), arrays["probe"]
+    del about["scale"], about["notes"]  # it began at zero
+    file = io.BytesIO()
+    np.savez(file, about=np.array(json.dumps(about)), probe=weights)
+    again = probes.KeptProbe.from_bytes(file.getvalue())
+    assert (again.scale, again.notes, again.held_out) == (None, (), kept.held_out)
 
 
 def test_a_probe_is_searched_with_by_class(store: Store, kept: probes.KeptProbe) -> None:

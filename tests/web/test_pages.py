@@ -14,6 +14,7 @@ import pytest
 from findings_here import PATHS, make_findings
 
 from clipsearch.cli.render.evaluation import evaluation_record
+from clipsearch.evaluation.curve import Curve, Point, Spread
 from clipsearch.evaluation.evaluate import Findings
 from clipsearch.evaluation.labelled import CaptionedImages
 from clipsearch.evaluation.metrics import (
@@ -105,6 +106,24 @@ def test_nothing_comes_from_elsewhere(findings: Findings) -> None:
             assert value is not None
             assert value.startswith("data:")
     assert re.findall(r"url\(", text) == []
+
+
+def test_a_learning_curve_is_drawn(findings: Findings) -> None:
+    assert "<svg" not in evaluation.page(findings)
+    points = tuple(
+        Point(size, images, Spread(mean, 0.05))
+        for size, images, mean in ((1, 4, 0.3), (2, 8, 0.5), (None, 20, 0.9))
+    )
+    drawn = Curve(4, points, Spread(0.4, 0.02), 5, 10, Spread(0.4, 0.05))
+    text = evaluation.page(dataclasses.replace(findings, curve=drawn))
+    heights = [float(y) for y in re.findall(r'<circle cx="[\d.]+" cy="([\d.]+)"', text)]
+    assert heights == sorted(heights, reverse=True)  # more is higher up
+    (words,) = re.findall(r'class="words" .* y1="([\d.]+)"', text)
+    assert heights[0] > float(words) > heights[1]
+    page = Page(text)
+    assert page.tags["circle"] == len(points)
+    assert "going from 8 to 20 pictures brought +40.0 points" in page.words.lower()
+    assert "40.0 %" in page.words
 
 
 def test_the_matrix_has_every_picture_once(findings: Findings) -> None:

@@ -62,6 +62,14 @@ def evaluate_command(
             show_default=False,
         ),
     ] = None,
+    curve: Annotated[
+        bool,
+        typer.Option(
+            "--curve",
+            help="Also measure how accurate a probe gets with 1, 2, 4, 8, 16 and all of these "
+            "pictures of each class.",
+        ),
+    ] = False,
     force: ForceOption = False,
     linear_probe: Annotated[
         bool,
@@ -103,6 +111,7 @@ def evaluate_command(
       clipsearch evaluate test.csv --under ~/Pictures --html report.html
       clipsearch evaluate captions.tsv --json
       clipsearch evaluate wds_cifar10 --model ViT-B-16 --linear-probe
+      clipsearch evaluate labelled/ --curve
     """
     if is_benchmark(labelled):
         if html is not None:
@@ -123,7 +132,8 @@ def evaluate_command(
         check(html, [store], force=force)
         test_set = read(labelled, Collection(store).domain)
         with progress() as bar:
-            findings = evaluate(store, test_set, Encoders.of(store.spec, device), bar)
+            encoders = Encoders.of(store.spec, device)
+            findings = evaluate(store, test_set, encoders, bar, curve=curve)
         root = store.root
     say_skipped(findings.skipped)
     if html is not None:

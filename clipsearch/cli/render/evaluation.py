@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from clipsearch.cli.render.curve import curve_record, curve_table
 from clipsearch.cli.render.json_lines import json_path
 from clipsearch.cli.render.table import Table
 from clipsearch.domain.pass_marks import IMAGES, REFUSED, least_images
@@ -57,6 +58,8 @@ def evaluation_tables(findings: Findings) -> list[Table]:
     tables += _answer_tables(findings)
     if isinstance(report, ClassificationReport):
         tables += _class_tables(report)
+    if findings.curve:
+        tables.append(curve_table(findings.curve))
     return tables
 
 
@@ -118,6 +121,7 @@ def _of(shown: int, all: int, what: str) -> str:
 def evaluation_lines(findings: Findings) -> list[str]:
     """The notes, and the verdict last."""
     lines = [precision_text(findings.evaluation.precision)]
+    lines += [findings.curve.said] if findings.curve else []
     lines += [f"note: {note}" for note in findings.report.notes]
     if findings.skipped:
         lines.append(
@@ -176,5 +180,6 @@ def evaluation_record(findings: Findings) -> dict[str, Any]:
             for path, reason in findings.skipped
         ],
         "reused": findings.reused,
+        "curve": findings.curve and curve_record(findings.curve),
         "published": PUBLISHED.get(findings.model.label, {}),
     }

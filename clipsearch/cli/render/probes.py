@@ -28,8 +28,10 @@ def probe_lines(kept: KeptProbe) -> list[str]:
             for e in [kept.recall]
             if e is not None
         ),
-        f"  penalty   {kept.probe.l2:.3g}",
+        f"  penalty   {kept.probe.l2:.3g}"
+        + ("" if kept.scale is None else f", from {kept.scale:.3g} times the words"),
         f"  trained   {kept.made_at}, on {printable(kept.source)}",
+        *(f"  note      {printable(note)}" for note in kept.notes),
     ]
 
 
@@ -43,6 +45,8 @@ def probe_record(kept: KeptProbe) -> dict[str, Any]:
         "most_frequent": kept.most_frequent,
         "recall": kept.recall and asdict(kept.recall),
         "l2": kept.probe.l2,
+        "scale": kept.scale,
+        "notes": list(kept.notes),
         "model": kept.model,
         "source": kept.source,
         "made_at": kept.made_at,

@@ -18,6 +18,7 @@ from clipsearch.evaluation.metrics import ClassificationReport, ClassResult, Mul
 from clipsearch.evaluation.summary import interval, value
 from clipsearch.images.thumbnails import thumbnails
 from clipsearch.text import percent, text_path
+from clipsearch.web.pages.curve import drawing
 from clipsearch.web.pages.document import data_url, document
 
 _PICTURES = 200
@@ -59,6 +60,7 @@ def page(findings: Findings) -> str:
         precision=precision[0].upper() + precision[1:],
         notes=report.notes,
         skipped=[(text_path(path), reason) for path, reason in findings.skipped],
+        curve=drawing(findings.curve) if findings.curve else None,
         classes=_classes(labelled) if labelled else None,
         most_worst=_WORST,
         confusions=_confusions(findings, labelled) if labelled and labelled.confusions else None,

@@ -415,3 +415,24 @@ def test_the_sample_pictures_with_pocket(run: Run, tmp_path: Path) -> None:
     assert record["measures"]["top1"] >= 0.65
     assert record["precision"]["brier"] < 0.5 * record["precision"]["brier_of_base_rate"]
     assert len((tmp_path / "page.html").read_bytes()) < 2_000_000
+
+
+def test_a_learning_curve_is_told_and_drawn(run: Run, collection: Path, tmp_path: Path) -> None:
+    done = run("evaluate", ".", "--curve", "--html", "r.html", cwd=collection)
+    assert (done.code, "<svg" in (collection / "r.html").read_text()) == (0, True)
+    start = next(n for n, line in enumerate(done.lines) if line.startswith("Learning curve"))
+    assert done.lines[start + 1].startswith("pictures a class ")
+    firsts = [line.split()[0] for line in done.lines[start + 2 : start + 6]]
+    assert firsts == ["none", "1", "2", "all"]
+    record = json.loads(run("evaluate", ".", "--curve", "--json", cwd=collection).out)["curve"]
+    assert [point["per_class"] for point in record["points"]] == [1, 2, None]
+    assert record["classes"] == 3  # of the domain's five
+    assert [point["images"] for point in record["points"]] == [3, 4, 5]
+    assert json.loads(run("evaluate", ".", "--json", cwd=collection).out)["curve"] is None
+
+
+def test_captions_have_no_learning_curve(run: Run, collection: Path) -> None:
+    (collection / "captions.csv").write_text("path,caption\nwall/0.png,a wall\n")
+    done = run("evaluate", "captions.csv", "--curve", cwd=collection)
+    assert (done.code, done.out) == (2, b"")
+    assert "needs pictures with one label each" in done.err

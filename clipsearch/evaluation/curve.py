@@ -1,0 +1,140 @@
+"""Learning curves: how accurate a probe gets with more labelled pictures of each class.
+
+In each draw a fifth of every class is set aside to test on, and probes learn from 1, 2, 4, ...
+pictures a class of the rest, and from all of it. Larger parts hold the smaller ones. Zero-shot
+classification is tested on the same pictures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipsearch.errors import TooFewExamples
+from clipsearch.evaluation.learn import learn
+from clipsearch.evaluation.logistic import Floats, Ints
+from clipsearch.indexing.embed import Progress
+from clipsearch.records import Vectors
+
+PER_CLASS = (1, 2, 4, 8, 16)
+
+DRAWS = 5
+
+_TESTED = 5
+"""One picture in so many is tested on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """An accuracy over the draws."""
+
+    mean: float
+    deviation: float
+    """The standard deviation from draw to draw."""
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """That of one accuracy for each draw."""
+        return cls(float(np.mean(values)), float(np.std(values, ddof=1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What so many pictures of each class bring."""
+
+    per_class: int | None
+    """At most so many; None for all that there are."""
+    images: int
+    """How many pictures that is in all."""
+    accuracy: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """How accurate a probe gets with more pictures."""
+
+    classes: int
+    points: tuple[Point, ...]
+    zero_shot: Spread
+    draws: int
+    tested: int
+    """How many pictures each draw is tested on."""
+    last_gain: Spread | None
+    """What the last point is above the one before it; None if there is only one."""
+
+    @property
+    def said(self) -> str:
+        """Whether more labels would help, in one sentence."""
+        if self.last_gain is None:
+            return "there are too few pictures to say whether more labels would help"
+        few, many = self.points[-2].images, self.points[-1].images
+        gain, doubt = self.last_gain.mean, self.last_gain.deviation / self.draws**0.5
+        step = f"going from {few} to {many} pictures brought {100 * gain:+.1f} points"
+        doubtful = f"(standard error {100 * doubt:.1f})"
+        if gain > 2 * doubt:
+            return f"{step} {doubtful}: more labels are likely to help"
+        return f"{step} {doubtful}, no more than chance may: more labels may not help"
+
+
+def learning_curve(
+    images: Vectors,
+    labels: Sequence[int],
+    classes: Sequence[str],
+    words: Floats,
+    progress: Progress = lambda doing, done, total: None,
+) -> Curve:
+    """Measure it. images: ``(n, dim)``. labels: the class of each. words: ``(classes, dim)``.
+
+    Raises TooFewExamples unless two classes have two pictures.
+    """
+    actual = np.asarray(labels, np.int64)
+    counts = np.bincount(actual, minlength=len(classes))
+    if np.count_nonzero(counts > 1) < 2:
+        raise TooFewExamples(
+            "a learning curve needs two classes with two pictures at least, to learn and to test",
+            hint="Label more pictures, or leave out --curve.",
+        )
+    most = int((counts - _set_aside(counts)).max())
+    sizes = [*(size for size in PER_CLASS if size < most), None]
+    rng = np.random.default_rng(0)
+    found: dict[int | None, list[float]] = {size: [] for size in sizes}
+    by_words, used = [], dict.fromkeys(sizes, 0)
+    for draw in range(DRAWS):
+        place = _places(actual, rng)
+        tested = place < _set_aside(counts)[actual]
+        right = actual[tested]
+        by_words.append(float(((images[tested] @ words.T).argmax(axis=1) == right).mean()))
+        for n, size in enumerate(sizes):
+            progress("learning", draw * len(sizes) + n, DRAWS * len(sizes))
+            rows = ~tested
+            if size is not None:
+                rows &= place < (_set_aside(counts) + size)[actual]
+            probe = learn(images[rows], actual[rows].tolist(), classes, words).probe
+            given = probe.probabilities(images[tested]).argmax(axis=1)
+            found[size].append(float((given == right).mean()))
+            used[size] = int(rows.sum())
+    gains = np.subtract(found[sizes[-1]], found[sizes[-2]]) if len(sizes) > 1 else None
+    return Curve(
+        classes=len(classes),
+        points=tuple(Point(size, used[size], Spread.of(found[size])) for size in sizes),
+        zero_shot=Spread.of(by_words),
+        draws=DRAWS,
+        tested=int(_set_aside(counts).sum()),
+        last_gain=None if gains is None else Spread.of(gains.tolist()),
+    )
+
+
+def _set_aside(counts: Ints) -> Ints:
+    """How many pictures of each class are tested on: of a single one none, else one at least."""
+    aside: Ints = np.where(counts > 1, np.maximum(counts // _TESTED, 1), 0)
+    return aside
+
+
+def _places(labels: Ints, rng: np.random.Generator) -> Ints:
+    """For each picture its place, from 0, in a random order of its class."""
+    shuffled = rng.permutation(len(labels))
+    order = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    ordered = labels[order]
+    places = np.empty(len(labels), np.int64)
+    places[order] = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
+    return places

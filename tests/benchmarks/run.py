@@ -668,12 +668,14 @@ def bench_browse(bench: Bench) -> None:
             assert b"</html>" in answer.read()
         return time.perf_counter() - due
 
-    with ThreadPoolExecutor(50) as threads:
-        times = sorted(threads.map(ask, range(_QUERIES_A_SECOND * _SECONDS)))
-    told = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
+    try:
+        with ThreadPoolExecutor(50) as threads:
+            times = sorted(threads.map(ask, range(_QUERIES_A_SECOND * _SECONDS)))
+        told = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
+    finally:
+        server.terminate()
+        server.wait()
     cpu = (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
-    server.terminate()
-    server.wait()
     bench.add(
         f"browse, {_QUERIES_A_SECOND} new texts a second for {_SECONDS} s, 10,000 images",
         f"median {1000 * times[len(times) // 2]:.0f} ms, "

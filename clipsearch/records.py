@@ -73,6 +73,9 @@ class Found:
     """Symbolic links to pictures or folders, which are not followed."""
     ignored: Mapping[bytes, int] = field(default_factory=dict)
     """How many other files there are, by their names' ending in lower case (``b".cr3"``)."""
+    same: Mapping[bytes, int] = field(default_factory=dict)
+    """Folders that are as they were when they were last compared, and how many pictures lie in
+    each, which are not among ``files``."""
 
     def below(self, folder: bytes) -> "Found":
         """The same, seen from above: of the folder that has what was walked over as ``folder``."""

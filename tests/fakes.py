@@ -88,6 +88,7 @@ def forget_origins(catalog: sqlite3.Connection) -> None:
     for column in ("camera", "latitude", "longitude", "failure"):
         catalog.execute(f"ALTER TABLE images DROP COLUMN {column}")
     catalog.execute("DROP TABLE archived")
+    catalog.execute("DROP TABLE folders")
     catalog.execute("PRAGMA user_version = 2")
 
 

@@ -5,6 +5,7 @@ time to import (torch above all) is imported by the command that needs it, when 
 """
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -27,7 +28,11 @@ def main() -> NoReturn:
     if isinstance(sys.stdout, TextIOWrapper):
         # A file name may hold what the terminal's encoding does not.
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    # Python looks for garbage once more at its exit, among all that the modules have made: 40 ms
+    # of a query. What is frozen is passed over, and memory goes with the process.
+    gc.freeze()
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

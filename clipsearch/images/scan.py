@@ -3,10 +3,11 @@
 import hashlib
 import io
 import os
-import stat
+import re
 from collections import Counter
-from collections.abc import Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fnmatch import translate
+from types import MappingProxyType
 from typing import BinaryIO, cast
 
 from clipsearch.errors import CollectionGone
@@ -43,12 +44,20 @@ HASH_BYTES = 20
 """BLAKE2b-160: far more than enough to tell pictures apart, and quick to compute."""
 
 
-def find(root: bytes, *, exclude: Sequence[str] = (), under: bytes = b"") -> Found:
+def find(
+    root: bytes,
+    *,
+    exclude: Sequence[str] = (),
+    under: bytes = b"",
+    listed: Mapping[bytes, bytes] = MappingProxyType({}),
+) -> Found:
     """List the image files below ``root``, or below its part ``under``, in a stable order.
 
     root: an absolute path. under: relative to root, separated by ``/``.
     exclude: globs, beside the built-in ``EXCLUDED``; one with a slash is matched against the path
     relative to root, one without against each file's or folder's own name.
+    listed: the ``listing`` of folders when they were last compared: one that has the same now is
+    named, and its files are not.
 
     Symbolic links are counted and not followed, so a loop cannot trap the walk and nothing
     outside the root is read. Devices, sockets and FIFOs are no pictures, whatever their names.
@@ -56,7 +65,9 @@ def find(root: bytes, *, exclude: Sequence[str] = (), under: bytes = b"") -> Fou
     Raises CollectionGone if ``root`` itself cannot be listed.
     """
     names, paths = _globs((*EXCLUDED, *exclude))
+    is_left_out, is_path_left_out = _matcher(names), _matcher(paths) if paths else None
     files: list[ImageFile] = []
+    same: dict[bytes, int] = {}
     unreadable: list[tuple[bytes, str]] = []
     links = 0
     ignored: Counter[bytes] = Counter()
@@ -75,32 +86,44 @@ def find(root: bytes, *, exclude: Sequence[str] = (), under: bytes = b"") -> Fou
                 ) from error
             unreadable.append((folder, error.strerror or str(error)))
             continue
+        pictures: list[Entry] = []
         for entry in entries:
             name = entry.name
-            if _matches(name, names):
-                continue
-            suffix = os.path.splitext(name)[1].lower()
-            is_picture = suffix in SUFFIXES
-            path = prefix + name
-            if paths and _matches(path, paths):
+            if is_left_out(name) or (is_path_left_out and is_path_left_out(prefix + name)):
                 continue
             try:
-                if entry.is_symlink():
-                    links += is_picture or _leads_to_folder(entry)
+                if entry.is_file(follow_symlinks=False):  # scandir knows: nothing is asked
+                    suffix = _suffix(name)
+                    if suffix in SUFFIXES:
+                        status = entry.stat(follow_symlinks=False)
+                        pictures.append((name, status.st_size, status.st_mtime_ns))
+                    else:
+                        ignored[suffix] += 1
                 elif entry.is_dir(follow_symlinks=False):
-                    folders.append(path)
-                elif is_picture:
-                    status = entry.stat(follow_symlinks=False)
-                    if stat.S_ISREG(status.st_mode):
-                        files.append(ImageFile(path, status.st_size, status.st_mtime_ns))
-                elif entry.is_file(follow_symlinks=False):  # scandir knows: nothing is asked
-                    ignored[suffix] += 1
+                    folders.append(prefix + name)
+                elif entry.is_symlink():
+                    links += _suffix(name) in SUFFIXES or _leads_to_folder(entry)
             except FileNotFoundError:
                 continue  # deleted while we looked
             except OSError as error:
-                unreadable.append((path, error.strerror or str(error)))
+                unreadable.append((prefix + name, error.strerror or str(error)))
+        if folder in listed and pictures and listing(pictures) == listed[folder]:
+            same[folder] = len(pictures)
+        else:
+            files += [ImageFile(prefix + name, size, time) for name, size, time in pictures]
     files.sort()
-    return Found(files, sorted(unreadable), links, ignored)
+    return Found(files, sorted(unreadable), links, ignored, same)
+
+
+Entry = tuple[bytes, int, int]
+"""A file's name, size in bytes, and modification time in nanoseconds."""
+
+
+def listing(entries: Collection[Entry]) -> bytes:
+    """A digest (BLAKE2b-160) of the pictures that lie in one folder: one or more, in any order."""
+    names, *facts = zip(*sorted(entries), strict=True)
+    told = b"\0".join([*names, repr(facts).encode()])  # no name holds a zero byte
+    return hashlib.blake2b(told, digest_size=HASH_BYTES).digest()
 
 
 def is_excluded(path: bytes, exclude: Sequence[str]) -> bool:
@@ -109,9 +132,10 @@ def is_excluded(path: bytes, exclude: Sequence[str]) -> bool:
     path: relative to the root, as are globs with a slash.
     """
     names, paths = _globs(exclude)
+    is_left_out, is_path_left_out = _matcher(names), _matcher(paths)
     parts = path.split(b"/")
     return any(
-        _matches(name, names) or _matches(b"/".join(parts[: n + 1]), paths)
+        is_left_out(name) or is_path_left_out(b"/".join(parts[: n + 1]))
         for n, name in enumerate(parts)
     )
 
@@ -122,6 +146,21 @@ def _globs(exclude: Sequence[str]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]
     return names, tuple(os.fsencode(glob.strip("/")) for glob in exclude if "/" in glob)
 
 
+def _matcher(globs: tuple[bytes, ...]) -> Callable[[bytes], object]:
+    """Says whether a name or a path matches any of the globs, as ``fnmatchcase`` does for each."""
+    if not globs:
+        return lambda name: False
+    # As fnmatch itself does for bytes: a byte is a letter.
+    patterns = (translate(glob.decode("latin-1")).encode("latin-1") for glob in globs)
+    return re.compile(b"|".join(patterns)).match
+
+
+def _suffix(name: bytes) -> bytes:
+    """The end of a name that does not begin with a dot, with its own dot, in lower case."""
+    dot = name.rfind(b".")
+    return name[dot:].lower() if dot > 0 else b""
+
+
 def _leads_to_folder(link: "os.DirEntry[bytes]") -> bool:
     try:
         return link.is_dir()
@@ -129,10 +168,9 @@ def _leads_to_folder(link: "os.DirEntry[bytes]") -> bool:
         return False
 
 
-def _matches(name: bytes, globs: tuple[bytes, ...]) -> bool:
-    return any(
-        name.startswith(b".") if glob == b".*" else fnmatchcase(name, glob) for glob in globs
-    )
+def folder_of(path: bytes) -> bytes:
+    """The folder that a file lies in; both relative to the root."""
+    return path.rpartition(b"/")[0]
 
 
 def content_hash(file: BinaryIO) -> bytes:

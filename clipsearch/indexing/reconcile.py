@@ -8,7 +8,7 @@ from functools import cache
 from clipsearch.errors import CollectionGone, ImageError
 from clipsearch.images.limits import Limits
 from clipsearch.images.pool import DecodePool
-from clipsearch.images.scan import content_hash, is_excluded
+from clipsearch.images.scan import content_hash, folder_of, is_excluded
 from clipsearch.indexing.changes import IndexSummary, diff, is_worth_a_try
 from clipsearch.indexing.embed import (
     EmbedFiles,
@@ -64,14 +64,15 @@ def reconcile(
     """
     started = time.monotonic()
     load_encoder = cache(load_encoder)
-    known = store.known(under)
+    known = store.known(under, found)
+    as_before = sum(found.same.values())
     scope = store.scope
     limits = Limits.here(scope.max_pixels)
     changes = diff(found.files, known, [path for path, _ in found.unreadable], limits)
     again = changes.again if try_failed else []
     passed_over = len(changes.again) - len(again)
     summary = IndexSummary(
-        unchanged=changes.unchanged,
+        unchanged=changes.unchanged + as_before,
         still_failed=changes.still_failed + passed_over,
         waiting=passed_over,
         unreadable=list(found.unreadable),
@@ -82,7 +83,8 @@ def reconcile(
     candidates = sorted([*changes.added, *changes.changed, *again])
     to_embed = _reuse(store, candidates, known, missing, summary, progress)
     excluded = {path for path in missing if is_excluded(path, scope.exclude)}
-    _guard_against_loss(store, found, len(known) - len(excluded), missing - excluded, prune)
+    left = as_before + len(known) - len(excluded)
+    _guard_against_loss(store, found, left, missing - excluded, prune)
     if missing:
         with store.batch():
             store.remove(missing)
@@ -98,6 +100,7 @@ def reconcile(
         progress=progress,
     ):
         _commit(store, batch, known, limits, summary)
+    store.list_folders({folder_of(file.path) for file in found.files})
     store.update_vector_index(lambda: class_prompts(load_encoder(), progress), progress=progress)
     summary.seconds = time.monotonic() - started
     return summary
@@ -121,7 +124,7 @@ def _guard_against_loss(
     missing: set[bytes],
     prune: bool,
 ) -> None:
-    all_gone = bool(missing) and not found.files
+    all_gone = bool(missing) and not (found.files or found.same)
     many_gone = len(missing) > max(_LOSS_COUNT, _LOSS_SHARE * known)
     if (all_gone or many_gone) and not prune:
         raise CollectionGone(
@@ -144,7 +147,7 @@ def _reuse(
     Only a file whose size is some picture's is read for that. A path that turns out to be the old
     name of a moved file is struck off ``missing``.
     """
-    sizes = {entry.size for entry in known.values() if not entry.failed}
+    sizes = store.sizes_among(file.size for file in candidates) if candidates else set()
     others = [file for file in candidates if file.size not in sizes]
     alike = [file for file in candidates if file.size in sizes]
     for start in range(0, len(alike), _FILES_PER_COMMIT):
@@ -201,7 +204,7 @@ def _look_at(
     From their headers, and once.
     """
     root = os.fsencode(store.root)
-    known = store.known(under)  # as it is now: files were moved and copied
+    known = store.known(under, found)  # as it is now: files were moved and copied
     unseen = {
         (path, entry.size, entry.mtime_ns): entry.id
         for path, entry in known.items()

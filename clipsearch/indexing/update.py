@@ -149,7 +149,12 @@ def update(
             under = b""
         progress("looking for pictures", 0, 0)
         if look is None:
-            found = scan.find(os.fsencode(store.root), exclude=scope.exclude, under=under)
+            found = scan.find(
+                os.fsencode(store.root),
+                exclude=scope.exclude,
+                under=under,
+                listed=target.listings(under),
+            )
         else:
             found = look(store, under)
         loaded = encoders(files)

@@ -15,7 +15,7 @@ from clipsearch.domain.verdict import Background, top_scores
 from clipsearch.records import QueryKind
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.texts import Texts
-from clipsearch.storage.vectors.vector_file import Half, Ids
+from clipsearch.storage.vectors.vector_file import Half
 
 _SAMPLE = 500
 """Pictures whose best scores make up the background of image queries."""
@@ -51,12 +51,14 @@ class Calibration:
         kept: dict[QueryKind, tuple[float, ...]] = {"text": self.text, "image": self.image}
         return {kind: FalseAlarms.of(scores) for kind, scores in kept.items() if scores}
 
-    def is_outdated(self, ids: Ids) -> bool:
-        """Whether the collection, with these ids ``(n,)`` now, has changed too much since."""
-        added = int((ids > self.newest).sum())
-        removed = self.images - (len(ids) - added)
+    def is_outdated(self, images: int, added: int) -> bool:
+        """Whether the collection has changed too much since.
+
+        images: how many there are now. added: how many of them are newer than ``newest``.
+        """
+        removed = self.images - (images - added)
         changed = added + removed
-        return changed > 0 and (len(ids) <= _ALWAYS_ANEW or changed * 20 > len(ids))
+        return changed > 0 and (images <= _ALWAYS_ANEW or changed * 20 > images)
 
     @property
     def is_whole(self) -> bool:

@@ -242,6 +242,10 @@ class Store(Pictures):
         ids = self._embeddings.ids()
         return ids if only == EVERYTHING else ids[np.isin(ids, self._ids_among(only))]
 
+    def count_newer(self, than: int = 0) -> int:
+        """How many good pictures have a greater id."""
+        return self._embeddings.count(than)
+
     def embeddings(self) -> Iterator[tuple[Ids, Half]]:
         """Ids ``(n,)`` and embeddings ``(n, dim)`` in fp16, some at a time, by ascending id."""
         return self._embeddings.chunks()

@@ -291,10 +291,13 @@ def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
     collection of which less than one picture in twenty has changed since is not measured again.
     The texts are embedded once for a model and a domain.
     """
-    known, ids = Collection(store), store.ids()
+    known, images = Collection(store), store.count_newer()
     domain, texts, before = known.domain, known.texts, known.calibration
-    scaled = known.scale is not None or not len(ids)
-    if texts and before and before.is_whole and scaled and not before.is_outdated(ids):
+    scaled = known.scale is not None or not images
+    if (
+        (texts and before and before.is_whole and scaled)  # a count reads the whole catalog
+        and not before.is_outdated(images, store.count_newer(before.newest))
+    ):
         return False
     if texts is None:
         texts = embedded_texts(domain, store.spec, load_encoder)

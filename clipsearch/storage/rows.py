@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from clipsearch.errors import IndexDamaged, IndexUnreadable, ModelMismatch
+from clipsearch.images.scan import folder_of
 from clipsearch.records import (
     Archived,
     EmbeddedImage,
     Failure,
+    Found,
     ImageFile,
     KnownImage,
     ModelSpec,
     Origin,
     Scope,
 )
-from clipsearch.storage import filters, schema
+from clipsearch.storage import filters, listings, schema
 from clipsearch.storage.sqlite import SQL_VARIABLES, Database
 from clipsearch.storage.vectors.embeddings import decoded, encoded
 from clipsearch.storage.vectors.vector_file import Ids
@@ -95,23 +97,58 @@ class Rows:
         """Whether there is no picture in it, good or failed."""
         return self._db.row("SELECT 1 FROM images LIMIT 1") is None
 
-    def known(self, under: bytes = b"") -> dict[bytes, KnownImage]:
+    def known(self, under: bytes = b"", found: Found | None = None) -> dict[bytes, KnownImage]:
         """What the catalog knows of every file, or of those below ``under``.
 
-        What lies in archives is not there: no walk over a folder finds it.
+        found: by a walk there; what lies in folders that are the same is then left out. What lies
+        in archives is not there: no walk over a folder finds it.
         """
+        if found is not None and found.same:
+            changed = {folder_of(file.path) for file in found.files}
+            changed |= self.listings(under).keys() - found.same.keys()
+            known: dict[bytes, KnownImage] = {}
+            for folder in changed:
+                known |= _known(listings.files_in(self._db, folder, _KNOWN))
+            if len(known) + sum(found.same.values()) == self._count_files(under):
+                return known
+            # The others lie in folders that are gone, and were not listed.
         where, values = filters.below(under)
         rows = self._db.rows(
-            "SELECT path, id, size, mtime_ns, error IS NOT NULL, camera IS NULL AND error IS NULL,"
-            f" failure FROM {schema.images(self._db)}"
+            f"SELECT path, {_KNOWN} FROM {schema.images(self._db)}"
             f" LEFT JOIN {schema.archived(self._db)} USING (id)"
             f" WHERE archived.id IS NULL AND {where}",
             values,
         )
-        return {
-            path: KnownImage(id, size, mtime_ns, bool(failed), bool(unseen), _failure(failure))
-            for path, id, size, mtime_ns, failed, unseen, failure in rows
-        }
+        same = found.same if found is not None else {}
+        return _known(row for row in rows if not same or folder_of(row[0]) not in same)
+
+    def _count_files(self, under: bytes) -> int:
+        """How many files there are below ``under``, good and failed."""
+        where, values = filters.below(under)
+        count = f"SELECT count(*) FROM images WHERE {where}"
+        archived = f"SELECT id FROM {schema.archived(self._db)}"
+        every = self._db.value(count, values)
+        return int(every - self._db.value(f"{count} AND id IN ({archived})", values))
+
+    def listings(self, under: bytes = b"") -> dict[bytes, bytes]:
+        """Folder -> its ``scan.listing`` if nothing has changed there since ``list_folders``.
+
+        Of ``under`` and the folders below it.
+        """
+        return listings.below(self._db, under)
+
+    def list_folders(self, folders: Iterable[bytes]) -> None:
+        """Keep for the next walk what is in these folders, where all pictures are good."""
+        listings.write(self._db, folders)
+
+    def sizes_among(self, sizes: Iterable[int]) -> set[int]:
+        """Those of some sizes in bytes that good pictures have."""
+        asked = set(sizes)
+        sql, some = "SELECT DISTINCT size FROM images WHERE error IS NULL", sorted(asked)
+        if len(some) > SQL_VARIABLES:  # more scans would take longer than all sizes do
+            return asked.intersection(size for (size,) in self._db.rows(sql))
+        rows = self._db.rows(f"{sql} AND size IN ({','.join('?' * len(some))})", some)
+        return {size for (size,) in rows}
 
     def count_archived(self) -> int:
         """How many pictures are not files of their own."""
@@ -212,6 +249,8 @@ class Rows:
 
     def move(self, id: int, file: ImageFile) -> None:
         """Give a picture a new path, size or time; its vector stays. Inside ``batch``."""
+        old = self._db.value("SELECT path FROM images WHERE id = ?", (id,))
+        listings.delete(self._db, {old, file.path} - {None})
         self._db.execute("DELETE FROM images WHERE path = ? AND id <> ?", (file.path, id))
         self._db.execute(
             "UPDATE images SET path = ?, size = ?, mtime_ns = ? WHERE id = ?",
@@ -220,13 +259,18 @@ class Rows:
 
     def forget(self, ids: Iterable[int]) -> None:
         """Forget pictures by their ids. Inside ``batch``."""
+        ids = list(ids)
+        listings.delete(self._db, (path for _, path in self._of(ids, "path")))
         self._db.execute_many("DELETE FROM images WHERE id = ?", ((id,) for id in ids))
 
     def remove(self, paths: Iterable[bytes]) -> None:
         """Forget pictures. Inside ``batch``."""
+        paths = list(paths)
+        listings.delete(self._db, paths)
         self._db.execute_many("DELETE FROM images WHERE path = ?", ((path,) for path in paths))
 
     def _insert(self, file: ImageFile, *facts: object, vector: bytes | None = None) -> int:
+        listings.delete(self._db, [file.path])
         self._db.execute("DELETE FROM images WHERE path = ?", (file.path,))
         id = self._db.execute(
             "INSERT INTO images (path, size, mtime_ns, hash, width, height, taken_at, error,"
@@ -262,6 +306,17 @@ class Rows:
     def detach(self, name: str) -> None:
         """Forget an attachment. Inside ``batch``."""
         self._db.execute("DELETE FROM attachments WHERE name = ?", (name,))
+
+
+_KNOWN = "id, size, mtime_ns, error IS NOT NULL, camera IS NULL AND error IS NULL, failure"
+"""The columns that ``_known`` takes behind the path."""
+
+
+def _known(rows: Iterable[tuple[Any, ...]]) -> dict[bytes, KnownImage]:
+    return {
+        path: KnownImage(id, size, mtime_ns, bool(failed), bool(unseen), _failure(failure))
+        for path, id, size, mtime_ns, failed, unseen, failure in rows
+    }
 
 
 def _failure(text: Any) -> Failure | None:

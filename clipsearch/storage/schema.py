@@ -10,7 +10,7 @@ from pathlib import Path
 from clipsearch.errors import IndexNotFound, IndexUnreadable
 from clipsearch.storage.sqlite import Database
 
-VERSION = 5
+VERSION = 6
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -42,6 +42,11 @@ CREATE TABLE archived (
 );
 -- What other rooms keep with the index and can make again: measurements, probes.
 CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL);
+-- Of folders whose pictures are all good: what a walk finds there if nothing has changed.
+CREATE TABLE folders (
+    path BLOB PRIMARY KEY,                 -- relative to the root
+    listing BLOB NOT NULL                  -- a digest of names, sizes and times
+) WITHOUT ROWID;
 """
 
 META_KINDS = {"vector_file": bytes, "root": bytes, "created_at": str, "updated_at": str}
@@ -56,6 +61,7 @@ _MIGRATIONS = {
     4: "ALTER TABLE images ADD COLUMN failure TEXT",
     5: "CREATE TABLE archived (id INTEGER PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,"
     " archive BLOB, byte_offset INTEGER NOT NULL, caption TEXT, url TEXT)",
+    6: "CREATE TABLE folders (path BLOB PRIMARY KEY, listing BLOB NOT NULL) WITHOUT ROWID",
 }
 """What turns a catalog of the version before into one of this version."""
 

@@ -190,6 +190,7 @@ class Server(ThreadingHTTPServer):
     """Serves a site to whoever knows its address."""
 
     daemon_threads = True
+    request_queue_size = 128  # by default 5, and the system resets what does not fit
     allow_reuse_address = os.name == "posix"  # elsewhere it would let others in on the port
 
     def __init__(self, site: Site, port: int, notify: Callable[[str], None]) -> None:

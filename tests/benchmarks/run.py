@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
@@ -500,30 +501,188 @@ def private_megabytes(command: list[str | Path], cwd: Path) -> float:
     return most / 1000
 
 
-def bench_walk(bench: Bench) -> None:
-    """`index` with nothing to do: 60,000 files that the catalogue knows."""
-    from clipsearch.images import scan as images
+def collection_with_files(bench: Bench, rows: int) -> Path:
+    """A collection of random unit vectors with an empty file for each, a thousand a folder."""
+    from clipsearch.images import scan
     from clipsearch.models import registry
+    from clipsearch.models.text_encoder import TextEncoder
     from clipsearch.records import EmbeddedImage
+    from clipsearch.storage import collection
     from clipsearch.storage.catalog import FOLDER, Store
 
-    root = bench.place / "walk"
-    if not root.exists():
-        for n in range(60_000):
-            folder = root / f"{n // 500:03}"
-            if n % 500 == 0:
-                folder.mkdir(parents=True)
-            (folder / f"{n:05}.jpg").write_bytes(b"x")
-        files = registry.resolve(str(bench.model), None, offline=True, notify=print)
-        vector = np.full(512, 512**-0.5, np.float32)
-        with Store.create(root / FOLDER, root, files.spec) as store, store.batch():
-            store.add(
-                EmbeddedImage(file, n.to_bytes(20, "big"), 1, 1, None, vector)
-                for n, file in enumerate(images.find(os.fsencode(root)).files)
-            )
-        seconds(clipsearch("index", root))
-    ours = seconds(clipsearch("index", root), runs=3)
-    bench.add("index with nothing to do, 60,000 files", f"{ours:.2f} s", "", "", "<= 2.0 s")
+    root = bench.place / f"files-{rows}"
+    if root.exists():
+        return root
+    for n in range(rows):
+        folder = root / f"{n // 1000:04}"
+        if n % 1000 == 0:
+            folder.mkdir(parents=True)
+        (folder / f"IMG_{n:08}.jpg").touch()
+    files = registry.resolve(str(bench.model), None, offline=True, notify=print)
+    rng = np.random.default_rng(0)
+    found = scan.find(os.fsencode(root)).files
+    with Store.create(root / FOLDER, root, files.spec) as store:
+        for start in range(0, rows, 10_000):
+            some = found[start : start + 10_000]
+            vectors = rng.standard_normal((len(some), 512)).astype(np.float32)
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            with store.batch():
+                store.add(
+                    EmbeddedImage(file, n.to_bytes(20, "big"), 640, 480, None, vector)
+                    for n, (file, vector) in enumerate(zip(some, vectors, strict=True), start)
+                )
+        store.update_vector_index()
+        collection.calibrate(store, lambda: TextEncoder(files))
+    seconds(clipsearch("index", root))  # compares every file, and lists the folders
+    return root
+
+
+def bare_walk(root: Path) -> float:
+    """CPU seconds of ``os.scandir`` and ``stat`` of every file below a folder."""
+    start, folders = time.process_time(), [os.fsencode(root)]
+    while folders:
+        for entry in os.scandir(folders.pop()):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            else:
+                entry.stat(follow_symlinks=False)
+    return time.process_time() - start
+
+
+def cpu_seconds(command: list[str | Path], runs: int = 1, cwd: Path | None = None) -> float:
+    """Processor time of a command in a process of its own, user and system: the median.
+
+    Unlike wall time, it is hardly changed by what else a shared machine does.
+    """
+    times = []
+    for _ in range(runs):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=cwd)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return statistics.median(times)
+
+
+def add_picture(root: Path) -> None:
+    """Put one new picture into a collection, in the middle of a folder that is there."""
+    pixels = np.random.default_rng(time.time_ns()).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(root / "0000" / f"new-{time.time_ns()}.png")
+
+
+def bench_walk(bench: Bench) -> None:
+    """`index` with nothing to do: 60,000 files that the catalogue knows."""
+    root = collection_with_files(bench, 60_000)
+    ours = cpu_seconds(clipsearch("index", root), runs=5)
+    bare = statistics.median(bare_walk(root) for _ in range(5))
+    bench.add(
+        "index with nothing to do, 60,000 files, processor time",
+        f"{ours:.2f} s",
+        f"os.scandir and stat {bare:.2f} s",
+        f"{ours / bare:.1f}x",
+        "<= 2.5x",
+    )
+
+
+def bench_change(bench: Bench) -> None:
+    """One new picture in a large collection, against the same in a small one."""
+    costs = []
+    for rows in (1000, bench.rows):
+        root = collection_with_files(bench, rows)
+        add_picture(root)
+        costs.append(cpu_seconds(clipsearch("index", root)))
+    bare = bare_walk(root)
+    bench.add(
+        f"one new picture in {bench.rows:,}, processor time",
+        f"{costs[1]:.1f} s",
+        f"in 1,000 {costs[0]:.1f} s; os.scandir and stat {bare:.1f} s",
+        f"+{costs[1] - costs[0]:.1f} s",
+        "<= 5 s",
+    )
+
+
+def bench_growth(bench: Bench) -> None:
+    """What commands cost as a collection grows, in processor time."""
+    for rows in (1_000, 10_000, 100_000, 1_000_000):
+        if rows > bench.rows:
+            break
+        root = collection_with_files(bench, rows)
+        nothing = cpu_seconds(clipsearch("index", root), runs=3)
+        query = ["search", "a photo of a red bicycle", "-k", "10", "--all"]
+        search = cpu_seconds(clipsearch(*query), runs=5, cwd=root)
+        status = cpu_seconds(clipsearch("status", root), runs=3)
+        add_picture(root)
+        change = cpu_seconds(clipsearch("index", root))
+        bench.add(
+            f"{rows:,} images: index with nothing to do, search, status, one change",
+            f"{nothing:.2f}, {search:.2f}, {status:.2f}, {change:.2f} s",
+            f"os.scandir and stat {bare_walk(root):.2f} s",
+        )
+
+
+def bench_duplicates(bench: Bench) -> None:
+    """Every pair of a collection compared, by a threshold that was given."""
+    for rows in (50_000, 100_000):
+        root = fake_collection(bench, rows)
+        command = clipsearch("duplicates", root, "--bursts", "--threshold", "0.95")
+        start = time.perf_counter()
+        ours = cpu_seconds(command)
+        wall = time.perf_counter() - start
+        matrix = np.random.default_rng(0).standard_normal((rows, 512)).astype(np.float32)
+        start = time.process_time()
+        for first in range(0, 2_000, 500):
+            (matrix[first : first + 500] @ matrix.T).max(axis=1)
+        naive = (time.process_time() - start) * rows / 2_000
+        bench.add(
+            f"duplicates, every pair of {rows:,}",
+            f"{wall:.0f} s, {ours:.0f} s of processor time",
+            f"numpy fp32, all products, {naive:.0f} s",
+            f"{naive / ours:.1f}x",
+            "",
+        )
+
+
+_QUERIES_A_SECOND, _SECONDS = 20, 60
+
+
+def bench_browse(bench: Bench) -> None:
+    """`browse` answering queries at a steady rate, whether it keeps up or not."""
+    from concurrent.futures import ThreadPoolExecutor
+    from urllib.parse import quote
+    from urllib.request import urlopen
+
+    from clipsearch.domain import taxonomy
+
+    domain = taxonomy.load(taxonomy.DEFAULT)
+    texts = [text for n in range(len(domain.classes)) for text in domain.prompts(n)]
+    root = fake_collection(bench, 10_000)
+    server = subprocess.Popen(clipsearch("browse", root), stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    url = next(line for line in server.stderr if "browse at" in line).split()[-1]
+    begun = time.perf_counter()
+
+    def ask(number: int) -> float:
+        """Seconds from when the answer was wanted until it was there."""
+        due = begun + number / _QUERIES_A_SECOND
+        time.sleep(max(0.0, due - time.perf_counter()))
+        with urlopen(f"{url}?q={quote(texts[number % len(texts)])}") as answer:
+            assert b"</html>" in answer.read()
+        return time.perf_counter() - due
+
+    try:
+        with ThreadPoolExecutor(50) as threads:
+            times = sorted(threads.map(ask, range(_QUERIES_A_SECOND * _SECONDS)))
+        told = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
+    finally:
+        server.terminate()
+        server.wait()
+    cpu = (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
+    bench.add(
+        f"browse, {_QUERIES_A_SECOND} new texts a second for {_SECONDS} s, 10,000 images",
+        f"median {1000 * times[len(times) // 2]:.0f} ms, "
+        f"95 % within {1000 * times[int(0.95 * len(times))]:.0f} ms, "
+        f"worst {1000 * times[-1]:.0f} ms",
+        f"{1000 * cpu / len(times):.0f} ms of processor time a query",
+    )
 
 
 def bench_clusters(bench: Bench) -> None:
@@ -591,6 +750,10 @@ BENCHES = {
     "batch": bench_batch,
     "clusters": bench_clusters,
     "walk": bench_walk,
+    "change": bench_change,
+    "growth": bench_growth,
+    "duplicates": bench_duplicates,
+    "browse": bench_browse,
 }
 
 

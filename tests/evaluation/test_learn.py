@@ -5,6 +5,7 @@ import pytest
 
 from clipsearch.errors import TooFewExamples
 from clipsearch.evaluation import learn as learning
+from clipsearch.evaluation import logistic
 from clipsearch.evaluation.learn import expected_scale, learn
 from clipsearch.evaluation.logistic import Floats
 from clipsearch.evaluation.probes import Probe
@@ -120,7 +121,7 @@ def test_the_strength_is_the_usual_one_unless_another_is_better_beyond_chance() 
 
 def test_every_fold_has_its_share_of_every_class() -> None:
     labels = np.array([0] * 50 + [1] * 10 + [2] * 5)
-    folds = learning._dealt(labels, 5)
+    folds = logistic.dealt(labels, 5)
     for c, share in enumerate((10, 2, 1)):
         assert np.bincount(folds[labels == c]).tolist() == [share] * 5
 

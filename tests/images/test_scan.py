@@ -11,7 +11,7 @@ import pytest
 from clipsearch.errors import CollectionGone
 from clipsearch.images import scan
 from clipsearch.paths import absolute
-from clipsearch.records import Found
+from clipsearch.records import Found, ImageFile
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="needs what only POSIX has")
 
@@ -296,6 +296,35 @@ def test_sizes_and_times_are_those_of_the_files(tmp_path: Path) -> None:
     a, b = find(tmp_path).files
     assert (a.path, a.size, a.mtime_ns) == (b"a.jpg", 12_345, 1_600_000_000_123_456_700)
     assert (b.path, b.size, b.mtime_ns) == (b"sub/b.jpg", 0, 2_000_000_000)
+
+
+def test_a_folder_with_the_same_listing_is_named_and_its_files_are_not(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "same/b.jpg", "same/c.jpg", "same/below/d.jpg", "other/e.jpg", "f/x")
+    listed = {
+        folder: scan.listing([(name, *facts[1:3]) for name, facts in entries.items()])
+        for folder, entries in by_folder(find(tmp_path)).items()
+    }
+    assert find(tmp_path, listed=listed).same == {b"": 1, b"same": 2, b"same/below": 1, b"other": 1}
+    touch(tmp_path, "other/new.jpg")
+    listed |= {b"same/below": bytes(20), b"f": bytes(20), b"gone": bytes(20)}
+    found = find(tmp_path, listed=listed)
+    paths = [file.path for file in found.files]
+    assert paths == [b"other/e.jpg", b"other/new.jpg", b"same/below/d.jpg"]
+    assert found.same == {b"": 1, b"same": 2}
+    assert found.ignored == {b"": 1}
+    (tmp_path / "same/b.jpg").write_bytes(b"larger")
+    assert find(tmp_path, listed=listed).same == {b"": 1}
+    os.utime(tmp_path / "a.jpg", ns=(0, 0))
+    assert find(tmp_path, listed=listed).same == {}
+    assert find(tmp_path, listed=listed, exclude=["*.jpg"]).same == {}
+
+
+def by_folder(found: Found) -> dict[bytes, dict[bytes, ImageFile]]:
+    folders: dict[bytes, dict[bytes, ImageFile]] = {}
+    for file in found.files:
+        folder, _, name = file.path.rpartition(b"/")
+        folders.setdefault(folder, {})[name] = file
+    return folders
 
 
 def test_no_file_is_opened(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,16 @@ def test_an_update_reuses_its_embeddings_and_adds_to_them(root: Path) -> None:
         assert store.count() == 7
 
 
+def test_its_folders_are_compared_once_and_passed_over_then(root: Path) -> None:
+    """Its catalog is of schema 3, which had no listings."""
+    with Store.open_for_writing(root / FOLDER) as store:
+        assert store.listings() == {}
+        assert reconcile(store, scan.find(os.fsencode(root)), no_encoder).unchanged == 6
+        found = scan.find(os.fsencode(root), listed=store.listings())
+        assert (found.files, found.same) == ([], {b"ball": 3, b"kite": 3})
+        assert reconcile(store, found, no_encoder).unchanged == 6
+
+
 def test_its_texts_are_embedded_again_since_their_order_is_unknown(root: Path) -> None:
     """What it kept was under a fingerprint that is the same in any order of the classes."""
     with Store.open_for_writing(root / FOLDER) as store:

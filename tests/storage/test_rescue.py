@@ -46,7 +46,7 @@ def default_model() -> ModelSpec:
         ("attachments", 120, "fake", None),
         ("images", 0, "fake", b"kept"),
         ("meta", 0, "default", b"kept"),
-        ("cut short", 50, "fake", None),
+        ("cut short", 40, "fake", None),
         ("garbage", 0, "default", None),
     ],
 )

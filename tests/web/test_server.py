@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -21,7 +22,7 @@ from clipsearch.search.query import Query, Text
 from clipsearch.storage import collection
 from clipsearch.storage.catalog import FOLDER, Store
 from clipsearch.vectors import l2_normalise
-from clipsearch.web.server import Server
+from clipsearch.web.server import ADDRESS, Server
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,15 @@ STRONG = '<span class="strength strong" title="[0-9.]+ % of unrelated queries[^"
 
 def ids(html: str) -> list[str]:
     return re.findall(r'<figure class="hit [^"]*" tabindex="0" data-id="(\d+-\d+)"', html)
+
+
+def test_fifty_who_ask_at_once_wait_and_are_not_turned_away(server: Server) -> None:
+    """Until somebody has time for them, as on a busy machine."""
+    with ExitStack() as stack:
+        busy = stack.enter_context(Server(server.site, 0, print))  # which does not serve yet
+        for _ in range(50):
+            connection = socket.create_connection((ADDRESS, busy.server_port), timeout=0.2)
+            stack.enter_context(connection)
 
 
 # -- who is answered -----------------------------------------------------------------------------

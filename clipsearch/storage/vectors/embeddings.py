@@ -76,6 +76,11 @@ class Embeddings:
         rows = self._db.rows("SELECT id FROM images WHERE error IS NULL ORDER BY id")
         return np.fromiter((id for (id,) in rows), np.int64)
 
+    def count(self, newer_than: int = 0) -> int:
+        """How many good pictures have a greater id; a damaged embedding is not noticed."""
+        counted = "SELECT count(*) FROM images WHERE id > ? AND error IS NULL"
+        return int(self._db.value(counted, (newer_than,)))
+
     def chunks(self, newer_than: int = 0) -> Iterator[tuple[Ids, Half]]:
         """Ids ``(n,)`` and embeddings ``(n, dim)`` of all with a greater id, in their order.
 
@@ -151,12 +156,14 @@ class Embeddings:
         assert self._index is not None
         return self._index
 
-    def _read(self, *, whole: bool = False) -> None:
-        """Open the FAISS file; ``whole``: check every block of it."""
+    def _read(self, *, whole: bool = False, to_search: bool = True) -> None:
+        """Open the FAISS file; whole, to_search: see ``VectorIndex.read``."""
         noted = self._db.value("SELECT value FROM meta WHERE key = 'vector_file'")
         self.damage = ""
         try:
-            self._index = VectorIndex.read(self._path, self._dim, *_unpacked(noted), whole=whole)
+            self._index = VectorIndex.read(
+                self._path, self._dim, *_unpacked(noted), whole=whole, to_search=to_search
+            )
         except DamagedVectorIndex as error:
             self.damage = str(error)
             self._index = VectorIndex.empty(self._dim)
@@ -164,9 +171,7 @@ class Embeddings:
 
     def pending(self) -> int:
         """How many good pictures are newer than the FAISS file."""
-        newest = self.index().stamp.newest_id
-        counted = "SELECT count(*) FROM images WHERE id > ? AND error IS NULL"
-        return int(self._db.value(counted, (newest,)))
+        return self.count(newer_than=self.index().stamp.newest_id)
 
     def _best_of_newer(
         self, queries: Vectors, k: int, than: int, among: Ids | None
@@ -227,10 +232,10 @@ class Embeddings:
         mode: the file's permissions. Raises StoreError.
         """
         with self._db.snapshot():
-            self._read()
-            index = self.index()
-            images = self._db.value("SELECT count(*) FROM images WHERE error IS NULL")
-            newer = self.pending()
+            self._read(to_search=False)
+            index, self._index = self.index(), None
+            images = self.count()
+            newer = self.count(newer_than=index.stamp.newest_id)
         stamp = index.stamp
         gone = stamp.vectors + stamp.left_out - (images - newer)
         mended = bool(stamp.left_out) and gone > 0  # so that no one is told of it any longer
@@ -254,8 +259,7 @@ class Embeddings:
                         texts,
                         lambda share: progress("finding clusters", int(share * images), images),
                     )
-                del index
-                self._index = None  # Windows replaces no file that is mapped
+                del index  # Windows replaces no file that is mapped
                 # A catalog and a file that did not grow up together (one of them out of a
                 # backup) may use one id for two pictures: each catalog knows its own file by a
                 # token.

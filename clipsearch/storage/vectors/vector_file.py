@@ -150,16 +150,23 @@ class VectorIndex:
     @classmethod
     def empty(cls, dim: int) -> "VectorIndex":
         """An index without vectors, in the place of a file that cannot be used."""
-        nothing = Matrix(np.empty(0, np.int64), np.empty((0, dim), np.float16))
-        return cls(nothing, Stamp(b"", newest_id=0, vectors=0, left_out=0))
+        return cls(_nothing(dim), Stamp(b"", newest_id=0, vectors=0, left_out=0))
 
     @classmethod
     def read(
-        cls, path: Path, dim: int, token: bytes, noted: bytes = b"", *, whole: bool = False
+        cls,
+        path: Path,
+        dim: int,
+        token: bytes,
+        noted: bytes = b"",
+        *,
+        whole: bool = False,
+        to_search: bool = True,
     ) -> "VectorIndex":
         """Map the file into memory.
 
         noted: its identity when it was last known to be whole. whole: check every block.
+        to_search: without it, only what the file tells of itself is read of the one noted.
 
         Raises DamagedVectorIndex, saying why, if it is not the whole file with this token.
         """
@@ -170,6 +177,8 @@ class VectorIndex:
                 stamp, cluster_search = trailer.stamp, trailer.cluster_search
                 if stamp.token != token:
                     raise DamagedVectorIndex("it belongs to another catalogue, or to another time")
+                if not to_search and identity == noted:  # spares loading FAISS
+                    return cls(_nothing(dim), stamp, cluster_search, identity=identity)
                 if stamp.vectors < _WORTH_FAISS and not cluster_search.lists:
                     matrix = _matrix(file, trailer)
                     return cls(matrix, stamp, cluster_search, identity=identity)
@@ -259,6 +268,10 @@ class Matrix:
             return self._ids, self._vectors
         wanted = np.isin(self._ids, among)
         return self._ids[wanted], self._vectors[wanted]
+
+
+def _nothing(dim: int) -> Matrix:
+    return Matrix(np.empty(0, np.int64), np.empty((0, dim), np.float16))
 
 
 def _matrix(file: BinaryIO, trailer: Trailer) -> Matrix:

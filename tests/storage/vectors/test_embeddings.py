@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -354,6 +355,20 @@ def test_the_faiss_file_is_written_only_when_much_has_changed(
     writer.update_vector_index()  # 6 of 100
     assert snapshot(directory)[VECTORS] != first
     assert writer.status().pending == 0
+
+
+def test_a_file_that_is_recent_enough_is_not_opened_to_learn_that(
+    writer: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector_file, "_WORTH_FAISS", 0)
+    vectors = add(writer, pictures(100))
+    assert writer.update_vector_index()
+    with monkeypatch.context() as without_faiss:
+        without_faiss.setitem(sys.modules, "clipsearch.storage.vectors.faiss_files", None)
+        assert not writer.update_vector_index()
+    vectors |= add(writer, pictures(1, start=100))
+    assert not writer.update_vector_index()
+    check(writer, vectors)
 
 
 def test_a_large_collections_newer_pictures_are_bounded_in_number(

@@ -111,7 +111,7 @@ def make(
         chance = percent(1 / len(names))
         raise NothingLearned(
             f"the probe '{name}' is no better than guessing: of pictures that it never saw it gets "
-            f"{percent(recall.value)} right, as the mean of the classes (95 % interval "
+            f"{percent(recall.value)} right, as the mean of the classes (95% interval "
             f"{percent(recall.low)} to {percent(recall.high)}), and guessing {chance}",
             hint="It is not kept. Look at the labels, or add pictures of each class.",
         )

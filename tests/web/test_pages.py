@@ -178,8 +178,8 @@ def test_it_says_whether_the_marks_were_met(findings: Findings) -> None:
     words = Page(evaluation.page(findings)).words
     assert "Failed" in words
     assert "top1 0.2857 is below the mark 0.6" in words
-    assert "28.6 %" in words
-    assert "at least 60.0 %" in words
+    assert "28.6%" in words
+    assert "at least 60.0%" in words
     met = dataclasses.replace(findings.evaluation, shortfalls=())
     words = Page(evaluation.page(dataclasses.replace(findings, evaluation=met))).words
     assert "Tested" in words
@@ -190,7 +190,7 @@ def test_published_figures_stand_beside_those_of_the_default_model(findings: Fin
     assert "ImageNet" not in evaluation.page(findings)
     model = dataclasses.replace(findings.model, name="ViT-B-16", pretrained="laion2b_s34b_b88k")
     theirs = dataclasses.replace(findings, model=model)
-    assert "ImageNet-1k 70.2 %" in Page(evaluation.page(theirs)).words
+    assert "ImageNet-1k 70.2%" in Page(evaluation.page(theirs)).words
     assert evaluation_record(theirs)["published"] == PUBLISHED["ViT-B-16/laion2b_s34b_b88k"]
 
 
@@ -243,7 +243,7 @@ def test_a_card_for_each_hit_whatever_its_name(sheet: tuple[list[Hit], str]) -> 
         assert shown in page.words
     assert "Strong <match>48 pictures match" in page.words
     figures = [value for name, value in page.attributes if name == "title" and value]
-    assert "2.0 % of unrelated queries score as high; right with a probability of 90.0 %" in figures
+    assert "2.0% of unrelated queries score as high; right with a probability of 90.0%" in figures
     copied = [value for name, value in page.attributes if name == "data-path"]
     assert copied[1] == os.path.join(hits[1].root, os.fsdecode(hits[1].path))
     links = [value for name, value in page.attributes if name == "href"]

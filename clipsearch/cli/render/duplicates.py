@@ -72,7 +72,8 @@ def table(groups: Iterable[Group], show: ShowPath) -> Table:
         for number, group in enumerate(groups, start=1)
         for n, member in enumerate(group.members)
     ]
-    return Table("", ("#", "kind", "similarity", "pixels", "size", "path"), rows, left=(1, 5))
+    columns = ("#", "kind", "similarity", "pixels", "size", "path")
+    return Table("", columns, rows, left=(1, 5), path=5, gives_way=(2, 4, 1))
 
 
 def summary_line(found: Duplicates) -> str:

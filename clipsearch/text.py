@@ -44,6 +44,11 @@ def percent(share: float | None) -> str:
     return "< 0.1%" if 0 < share < 0.001 else f"{100 * share:.1f}%"
 
 
+def number_of(count: int, noun: str, nouns: str = "") -> str:
+    """How many of what: ``1 image``, ``2,000 images``. nouns: the plural, if not ``noun`` and s."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
 def shortened(text: str, most: int = 80) -> str:
     """Text as a message repeats it: of a long one, the beginning and the end."""
     if len(text) <= most:

@@ -286,7 +286,7 @@ def test_ctrl_c_ends_the_work_of_the_cluster(
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")
     assert err.decode() == (
-        "clipsearch: interrupted; what was done so far is kept, and the next run goes on from "
+        "clipsearch: interrupted; what is done so far is kept, and the next run continues from "
         "there\n"
     )
     embedded = session.noted.total()
@@ -310,7 +310,7 @@ def test_a_picture_that_kills_its_decoder_is_named_and_not_tried_again(
     assert "killer.png: the decoder crashed on it (exit 7)" in said
     assert "bad.jpg: not a picture" in said
     said = session.run(nodes.address)
-    assert "0 added" in said
+    assert "added" not in said
     assert "2 unchanged" in said
     assert session.noted.total() == 2
 

@@ -227,7 +227,7 @@ def sheet(tmp_path: Path) -> tuple[list[Hit], str]:
     ]
     classes = ["<i>cat</i>", *[None] * (len(hits) - 1)]
     pictures = {absolute_path(hit): b"jpeg" for hit in hits[:-1]}
-    said, notes = ["strong <match>", "48 pictures match"], ["tested & <well>"]
+    said, notes = ["strong <match>", "48 images match"], ["tested & <well>"]
     return hits, contact_sheet.page(hits, classes, pictures, 'a "<b>cat</b>"', said, notes)
 
 
@@ -241,7 +241,7 @@ def test_a_card_for_each_hit_whatever_its_name(sheet: tuple[list[Hit], str]) -> 
     assert not any(name.startswith("on") for name, _ in page.attributes)
     for shown in ('a "<b>cat</b>"', "tested & <well>", "<i>cat</i>", "0.300", "clear, 48"):
         assert shown in page.words
-    assert "Strong <match>48 pictures match" in page.words
+    assert "Strong <match>48 images match" in page.words
     figures = [value for name, value in page.attributes if name == "title" and value]
     assert "2.0% of unrelated queries score as high; right with a probability of 90.0%" in figures
     copied = [value for name, value in page.attributes if name == "data-path"]

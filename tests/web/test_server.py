@@ -287,11 +287,11 @@ def finding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def test_a_strong_match_is_said_quietly(finding: Server) -> None:
     text = ask(finding, "hits?q=a+dog").text
     assert [f"0-{len(HOSTILE) + n}" for n in (1, 2, 3)] == ids(text)
-    assert "<li>Strong match</li><li>3 pictures match</li>" in text
+    assert "<li>Strong match</li><li>3 images match</li>" in text
     assert 'class="notice' not in text
     assert re.search('<small title="[^"]+ % of unrelated queries score as high">clear, ', text)
     fewer = ask(finding, "hits?q=a+dog&k=2").text
-    assert "3 pictures match; showing 2" in fewer
+    assert "3 images match; showing 2" in fewer
     assert 'name="k" value="62"' in fewer
 
 

@@ -227,7 +227,7 @@ def answer_lines(found: Answer, *, strict: bool = False, all: bool = False) -> I
             yield weak(found.judgment)
         return
     if found.nothing_passes:
-        yield "no match: no indexed picture passes the filters"
+        yield "no match: no indexed image passes the filters"
     elif found.rejected is None or rate is None:
         yield "no match"
     elif verdict == "strong" or (verdict == "weak" and not strict):
@@ -236,5 +236,5 @@ def answer_lines(found: Answer, *, strict: bool = False, all: bool = False) -> I
         nearest = printable(os.fsdecode(shown_path(found.rejected)))
         kind = "no strong match" if strict and verdict == "weak" else "no match"
         yield (
-            f"{kind}: {reached(found.judgment)}; the nearest picture is {nearest} (--all prints it)"
+            f"{kind}: {reached(found.judgment)}; the nearest image is {nearest} (--all prints it)"
         )

@@ -70,7 +70,7 @@ def draw(table: Table, screen: Any) -> None:
             if n == table.path:
                 cell = _path(row[n], width, links[number] if links else "")
             else:
-                cell = Text(_cut(row[n], width), style=table.styles.get(n, ""))
+                cell = Text(cut(row[n], width), style=table.styles.get(n, ""))
             cells.append(_aligned(table, n, cell, width))
         screen.print(_line(cells), no_wrap=True, overflow="crop")
 
@@ -133,6 +133,15 @@ def fit(parts: Sequence[tuple[str, ...]], cells: int, separator: str = " · ") -
         while cell_len(line()) > cells and forms[n] < len(parts[n]) - 1:
             forms[n] += 1
     return line()
+
+
+def cut(text: str, cells: int) -> str:
+    """Text in at most ``cells`` display cells: its beginning."""
+    from rich.cells import cell_len
+
+    if cell_len(text) <= cells:
+        return text
+    return _beginning(text, cells - len(_DOTS)) + _DOTS
 
 
 def _fitted(table: Table, rows: Sequence[tuple[str, ...]], room: int) -> dict[int, int]:
@@ -203,15 +212,6 @@ def _middle_out(text: str, cells: int) -> str:
         return _beginning(text, cells)
     end = _end(text, (kept + 1) // 2)
     return f"{_beginning(text, kept - cell_len(end))}{_DOTS}{end}"
-
-
-def _cut(text: str, cells: int) -> str:
-    """Text in at most ``cells`` display cells: its beginning."""
-    from rich.cells import cell_len
-
-    if cell_len(text) <= cells:
-        return text
-    return _beginning(text, cells - len(_DOTS)) + _DOTS
 
 
 def _beginning(text: str, cells: int) -> str:

@@ -292,9 +292,9 @@ def test_no_match_tells_how_near_the_best_picture_came(here: Path) -> None:
     assert list(answer_lines(Answer([]))) == ["no match"]
     assert list(answer_lines(Answer([], nearest=[nearest]))) == ["no match"]
     assert list(answer_lines(Answer([], nothing_passes=True))) == [
-        "no match: no indexed picture passes the filters"
+        "no match: no indexed image passes the filters"
     ]
-    said = "unrelated queries score as high here; the nearest picture is a.png (--all prints it)"
+    said = "unrelated queries score as high here; the nearest image is a.png (--all prints it)"
     found = Answer([], Judgment("none", 0.634), nearest=[nearest])
     assert list(answer_lines(found)) == [f"no match: 63.4% of {said}"]
     found = Answer([], Judgment("weak", 0.234), nearest=[nearest])

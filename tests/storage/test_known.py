@@ -149,7 +149,7 @@ def test_a_mistyped_folder_may_have_meant_the_one_beside_it(tmp_path: Path) -> N
         ):
             pass
     with (
-        pytest.raises(UsageError, match="pics does not exist$"),
+        pytest.raises(UsageError, match=r"pics does not exist$"),
         known.opened(tmp_path / "none" / "pics", None, print),
     ):
         pass
@@ -412,7 +412,7 @@ def test_somebody_elses_damaged_index_is_read_and_not_mended(strangers: Path) ->
     known.remember(strangers, strangers.parent)
     with known.opened(strangers.parent, None, told.append) as (stores, _):
         stores[0].search(QUERY, 5)
-    assert "written anew" in told[-1]
+    assert "written again" in told[-1]
 
 
 @needs_users

@@ -11,9 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from socket import gethostname
 from typing import Any, BinaryIO
-from urllib.parse import quote
 
 from clipsearch.cli.render.json_lines import json_line, json_path
 from clipsearch.cli.render.table import Table, console, draw, fit
@@ -213,7 +211,9 @@ def _link(hit: Hit) -> str:
     path = absolute_path(hit)
     if os.name == "nt":
         return Path(os.fsdecode(path)).as_uri()
-    return f"file://{gethostname()}{quote(path)}"
+    from urllib.parse import quote  # here, since a pipe does without
+
+    return f"file://{os.uname().nodename}{quote(path)}"
 
 
 def answer_lines(found: Answer, *, strict: bool = False, all: bool = False) -> Iterator[str]:

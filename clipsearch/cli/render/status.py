@@ -54,7 +54,7 @@ def status_text(status: CollectionStatus, collection: Collection, model_here: st
     spec, again = status.spec, _to_be_tried_again(status)
     lines = [
         printable(os.fspath(status.root)),
-        f"  images   {status.images}",
+        f"  images   {status.images:,}",
         f"  failed   {len(status.failed)}{f', {again} to be tried again' if again else ''}",
         *(
             f"           {printable(os.fsdecode(path))}: {printable(why)}"
@@ -62,7 +62,7 @@ def status_text(status: CollectionStatus, collection: Collection, model_here: st
         ),
         f"  model    {printable(spec.label)} ({spec.dim} dimensions, {model_here})",
         f"  domain   {printable(collection.domain.name)} "
-        f"({len(collection.domain.classes)} classes)",
+        f"({number_of(len(collection.domain.classes), 'class', 'classes')})",
         f"  answers  {tested_line(collection)}",
         *([] if collection.is_calibrated else ["           not calibrated yet: no verdicts"]),
         f"  index    {printable(os.fspath(status.directory))}",

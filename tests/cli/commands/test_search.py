@@ -143,6 +143,20 @@ def test_as_many_hits_are_printed_as_are_asked_for(run: Run, made: Path) -> None
     assert run(*ASK, "snow", "-k", "1000", cwd=made).lines == ranked
 
 
+def test_a_terminal_gets_a_table_and_nothing_beside_it(
+    run: Run, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranked = run(*ASK, "snow", cwd=made).lines
+    monkeypatch.setattr(HitOptions, "is_table", property(lambda _: True))
+    done = run(*ASK, "snow", "-k", "4", cwd=made, env={"COLUMNS": "120"})
+    assert (done.code, done.err) == (0, "")
+    heading, *rows, last = done.lines
+    assert heading.split() == ["#", "score", "path", "class"]
+    assert [row.split()[2] for row in rows] == ranked[:4]
+    assert all(len(row.split()) > 3 for row in rows)  # and a class
+    assert last.startswith("best 4, whatever the verdict · untested on everyday (clipsearch eval")
+
+
 def test_paths_ended_by_nul_are_for_xargs(run: Run, made: Path) -> None:
     expected = run(*ASK, "snow", cwd=made)
     done = run(*ASK, "snow", "-0", cwd=made)

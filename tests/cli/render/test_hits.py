@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from socket import gethostname
 from typing import Any
 
 import pytest
@@ -254,7 +253,7 @@ def test_a_terminal_gets_links_to_the_files_and_dimmed_folders(
         screen = Console(width=80, file=io.StringIO(), force_terminal=True, color_system="standard")
         draw(hits_table([found], shown_path), screen)
         text = screen.file.getvalue()
-        address = f"file://{gethostname()}{here}/sub/two%20w%C3%B6rds%3B%07.png"
+        address = f"file://{os.uname().nodename}{here}/sub/two%20w%C3%B6rds%3B%07.png"
         assert (f";{address}\x1b\\" in text) == linked
         assert "\x1b[2msub/\x1b[0m" in text
         assert "\x07" not in text

@@ -137,12 +137,12 @@ def test_status_for_people() -> None:
     text = status_text(status(Path("/photos")), known(), "on this machine")
     assert text.splitlines() == [
         "/photos",
-        "  images   1234",
+        "  images   1,234",
         "  failed   1",
         "           caf�.png: the file is empty",
         "  model    fake (16 dimensions, on this machine)",
-        "  domain   toys (1 classes)",
-        "  answers  tested on the domain toys with 80 pictures on 2024-05-03",
+        "  domain   toys (1 class)",
+        "  answers  tested on the domain toys with 80 images on 2024-05-03",
         "  index    /photos/.clipsearch",
         "  sizes    catalog 5.0 MB, vectors 1.5 kB",
         "  search   exact",
@@ -276,6 +276,6 @@ def test_what_was_tested_is_told_in_a_line() -> None:
     )
     failed = known("toys", Shortfall("top1", 0.5, 0.6), Shortfall("images", None, 50))
     assert line_on_tests(failed) == (
-        "failed the tests of the domain toys with 80 pictures on 2024-05-03: "
+        "failed the tests of the domain toys with 80 images on 2024-05-03: "
         "top1 0.5 is below the mark 0.6; images was not measured (the mark is 50)"
     )

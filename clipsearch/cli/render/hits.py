@@ -196,12 +196,12 @@ def footer(found: Answer, *, all: bool = False) -> list[tuple[str, ...]]:
         parts.append((f"{shown:,} of {count} (-k shows more)", f"{shown:,} of {count}"))
     states = {hit.tested: printable(hit.domain) for hit in found.hits}
     worst = min(states, key=("failed", "untested", "tested").index)
-    said = {
-        "failed": f"failed the tests of {states[worst]} (clipsearch status)",
-        "untested": f"untested on {states[worst]} (clipsearch evaluate)",
-        "tested": f"tested on {states[worst]}",
-    }
-    return [*parts, (said[worst], worst)]
+    said, see = {
+        "failed": (f"failed the tests of {states[worst]}", " (clipsearch status)"),
+        "untested": (f"untested on {states[worst]}", " (clipsearch evaluate)"),
+        "tested": (f"tested on {states[worst]}", ""),
+    }[worst]
+    return [*parts, (f"{said}{see}", said, worst)]
 
 
 def _link(hit: Hit) -> str:

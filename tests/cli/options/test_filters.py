@@ -333,7 +333,7 @@ def test_an_index_from_before_says_what_it_does_not_know(run: Run, collection: P
         forget_origins(catalog)
     done = run(*ASK, "snow", "--camera", "eos", cwd=collection)
     assert (done.code, done.out) == (1, b"")
-    assert f"4 pictures of {collection} were indexed before cameras and places" in done.err
+    assert f"left out 4 images of {collection}, indexed before cameras and places" in done.err
     assert run_here("index", collection) == 0
     done = run(*ASK, "snow", "--camera", "eos", "-0", cwd=collection)
     assert set(done.out.split(b"\0")[:-1]) == {b"a.png", b"b.jpg"}

@@ -208,13 +208,13 @@ def test_a_node_that_goes_down_costs_its_batch_and_no_picture(
     nodes.kill(nodes.added[2])
     out, err = process.communicate(timeout=900)
     assert (process.returncode, out) == (0, b""), err.decode()
-    assert "1000 added" in err.decode()
+    assert "1,000 added" in err.decode()
     assert err.count(b"\n") == 1, err.decode()
     assert len(session.noted) == 1000
     twice = session.noted.total() - 1000
     assert twice <= BATCH
     tally["pictures embedded twice after a node of three went down"] += twice
-    assert "1000 unchanged" in session.run(nodes.address)
+    assert "1,000 unchanged" in session.run(nodes.address)
     assert session.noted.total() == 1000 + twice
     is_as(session.index, alone)
 

@@ -289,7 +289,7 @@ def test_a_strong_match_is_said_quietly(finding: Server) -> None:
     assert [f"0-{len(HOSTILE) + n}" for n in (1, 2, 3)] == ids(text)
     assert "<li>Strong match</li><li>3 images match</li>" in text
     assert 'class="notice' not in text
-    assert re.search('<small title="[^"]+ % of unrelated queries score as high">clear, ', text)
+    assert re.search('<small title="[^"]+% of unrelated queries score as high">clear, ', text)
     fewer = ask(finding, "hits?q=a+dog&k=2").text
     assert "3 images match; showing 2" in fewer
     assert 'name="k" value="62"' in fewer
@@ -316,13 +316,13 @@ def verdicts(server: Server) -> dict[str, str]:
 
 def test_a_weak_match_is_one_line_and_none_shows_the_nearest(finding: Server) -> None:
     found = verdicts(finding)
-    said = r"<li>Weak match: [0-9.]+ % of unrelated queries score as high here</li>"
+    said = r"<li>Weak match: [0-9.]+% of unrelated queries score as high here</li>"
     assert re.search(said, found["weak"])
     assert 0 < len(ids(found["weak"])) < 15
     assert "notice" not in found["weak"]
     none = found["none"]
     assert '<div class="notice" role="status"><h2>No match</h2>' in none
-    assert re.search("<p>[0-9.]+ % of unrelated queries score as high here.</p>", none)
+    assert re.search("<p>[0-9.]+% of unrelated queries score as high here.</p>", none)
     assert '<div class="pictures dimmed">' in none
     assert len(ids(none)) == 6
     assert "Show the best all the same" in none

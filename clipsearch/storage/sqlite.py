@@ -170,7 +170,7 @@ def _raise(error: sqlite3.Error, path: Path) -> NoReturn:
     if code == sqlite3.SQLITE_FULL:
         raise StoreError(
             f"the disk is full ({path})",
-            hint="Make room and run the same command again; what is done so far is kept.",
+            hint="Make room and run the same command again; what was done so far is kept.",
         ) from error
     if code == sqlite3.SQLITE_IOERR:
         raise StoreError(

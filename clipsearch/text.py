@@ -38,10 +38,15 @@ def rounded(value: float | None) -> float | None:
 
 
 def percent(share: float | None) -> str:
-    """A share as people say it: ``3.2 %``; one that is not known as a dash."""
+    """A share as people say it: ``3.2%``; one that is not known as a dash."""
     if share is None:
         return "-"
-    return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
+    return "< 0.1%" if 0 < share < 0.001 else f"{100 * share:.1f}%"
+
+
+def number_of(count: int, noun: str, nouns: str = "") -> str:
+    """How many of what: ``1 image``, ``2,000 images``. nouns: the plural, if not ``noun`` and s."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def shortened(text: str, most: int = 80) -> str:

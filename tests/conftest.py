@@ -37,10 +37,6 @@ SAMPLES = ROOT / "sample_data"
 ASK = ("search", "--all", "--allow-out-of-domain")
 """How to ask a model that means nothing, whose every answer is as good as a false alarm."""
 
-UNTESTED = (
-    "clipsearch: untested on the domain everyday; test it with: clipsearch evaluate LABELLED\n"
-)
-
 TINY_CONFIG = {
     "model_cfg": {
         "embed_dim": 32,

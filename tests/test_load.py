@@ -51,7 +51,7 @@ def test_a_hundred_thousand_pictures_are_indexed_within_bounded_memory(
         said = (tmp_path / "err").read_text()
         assert process.returncode == 0, said
         assert peak < 1.5 * 2**30
-    assert f"{count} unchanged" in said
+    assert f"{count:,} unchanged" in said
     with Store.open(root / FOLDER) as store:
         assert store.status().images == count
 

@@ -43,9 +43,9 @@ def test_every_session_prints_what_is_written(tmp_path: Path, name: str) -> None
 @pytest.mark.parametrize(
     ("printed", "expected", "same"),
     [
-        ("top-1  71.4 %  61.8 to 79.4", "top-1 71.4 %   61.8 to 79.4", True),
-        ("top-1 70.4 %", "top-1 71.4 %", True),
-        ("top-1 12.0 %", "top-1 71.4 %", False),
+        ("top-1  71.4%  61.8 to 79.4", "top-1 71.4%   61.8 to 79.4", True),
+        ("top-1 70.4%", "top-1 71.4%", True),
+        ("top-1 12.0%", "top-1 71.4%", False),
         ("0.94 a.png", "0.93 a.png", True),
         ("0.84 a.png", "0.93 a.png", False),
         ('"score": 0.932261', '"score": 0.940001', True),

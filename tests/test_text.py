@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipsearch.errors import UsageError
-from clipsearch.text import close, did_you_mean, printable, shortened, size_text
+from clipsearch.text import close, did_you_mean, number_of, printable, shortened, size_text
 
 NAMES = ["lighthouse", "house", "ViT-B-16", "jpeg"]
 
@@ -92,3 +92,9 @@ def test_no_error_is_as_long_as_what_it_repeats() -> None:
     error = UsageError(f"'{10_000 * 'x'}' is nothing", hint=10_000 * "y")
     assert len(str(error)) == len(error.hint) == 1000
     assert str(error).endswith("x' is nothing")
+
+
+def test_a_number_agrees_with_its_noun() -> None:
+    told = [number_of(count, "image") for count in (0, 1, 2, 1200)]
+    assert told == ["0 images", "1 image", "2 images", "1,200 images"]
+    assert number_of(3, "copy", "copies") == "3 copies"

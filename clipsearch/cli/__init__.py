@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
         return ExitCode.ERROR
     except (Interrupted, KeyboardInterrupt, typer.Abort):
         writes = {"index", "watch", "import"} & set(arguments[:1])
-        goes_on = "; what was done so far is kept, and the next run goes on from there"
+        goes_on = "; what is done so far is kept, and the next run continues from there"
         _last_words(f"clipsearch: interrupted{goes_on if writes else ''}")
         return ExitCode.INTERRUPTED
     except (ReaderGone, BrokenPipeError):

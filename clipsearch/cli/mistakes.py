@@ -95,7 +95,8 @@ def _hint(error: typer.TyperException, command: Any, path: str) -> str:
     if isinstance(error, MissingParameter) and (shown := examples(command.help)):
         return f"For example: {shown[0]}"
     if "unexpected extra argument" in str(error):
-        return f"Put a text of several words into quotation marks. {see}"
+        searches = command.name == "search"
+        return "Put a query of several words in quotation marks." if searches else see
     if isinstance(error, BadParameter) and "is not readable" in str(error):
         return "Check its permissions; it may be another user's."
     name = _unknown_command(error)

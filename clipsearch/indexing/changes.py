@@ -33,6 +33,8 @@ class IndexSummary:
     looked_at: int = 0
     """Pictures of an older index whose camera and place were read, and nothing else."""
     seconds: float = 0.0
+    tested: str = ""
+    """Of an index that this run made, whether answers are tested, in one line."""
 
 
 @dataclass(frozen=True, slots=True)

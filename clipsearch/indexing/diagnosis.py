@@ -22,7 +22,7 @@ from clipsearch.records import Found
 from clipsearch.storage import known as collections
 from clipsearch.storage.catalog import CATALOG, Store
 from clipsearch.storage.lock import writer_of
-from clipsearch.text import endings_text
+from clipsearch.text import endings_text, number_of
 
 
 class State(StrEnum):
@@ -277,7 +277,7 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
         return
     from clipsearch.models import registry
 
-    counts = f"{name}: {status.images} pictures, {status.spec.label}"
+    counts = f"{name}: {number_of(status.images, 'image')}, {status.spec.label}"
     if found is not None and found.ignored and not found.files:
         counts += f"; files that clipsearch does not read: {endings_text(found.ignored)}"
     try:
@@ -310,7 +310,7 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
         )
     else:
         yield Check("index", State.OK, f"{counts}; up to date")
-    if damage:
+    if damage and status.vector_bytes:  # one that is not there yet is just written
         yield Check(
             "index",
             State.WARNING,
@@ -321,7 +321,7 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
         yield Check(
             "index",
             State.WARNING,
-            f"{name}: {status.left_out} pictures have a damaged embedding and are not found",
+            f"{name}: cannot find {number_of(status.left_out, 'image')}: damaged embedding",
             hint=f"clipsearch verify --repair {name}, then clipsearch index {name}",
         )
 

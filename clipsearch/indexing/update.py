@@ -37,7 +37,7 @@ from clipsearch.records import Found, ModelFiles, Scope
 from clipsearch.storage import collection, known
 from clipsearch.storage.catalog import REBUILD, Store
 from clipsearch.storage.rescue import rescue
-from clipsearch.text import printable
+from clipsearch.text import number_of, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,7 @@ def update(
                 raise
             store, files = _made(directory, root, options, notify)
         stack.enter_context(store)
+        is_new = store.attachment("calibration") is None  # or was interrupted before it was whole
         if files is None:
             if options.index or not root.is_relative_to(store.root):
                 rehome(store, root, asked=options.rehome, notify=notify)
@@ -175,6 +176,8 @@ def update(
             collection.pin(target, options.domain)
         progress("measuring what scores mean", 0, 1)
         collection.calibrate(target, lambda: loaded.many_texts)
+        if is_new:
+            summary.tested = collection.tested_line(collection.Collection(target))
         if rebuild:
             store.replace_with(target)
     return summary
@@ -287,8 +290,9 @@ def _rescued(directory: Path, root: Path, options: UpdateOptions, notify: Notify
     saved = rescue(directory, root, lambda: options.model.files(notify).spec, wait=options.wait)
     notify(
         printable(
-            f"the catalog of {root} is damaged ({problems[0]}): {saved.pictures} pictures were "
-            f"saved from it, and the others are embedded again; it is kept as {saved.damaged}"
+            f"the catalog of {root} is damaged ({problems[0]}): saved "
+            f"{number_of(saved.pictures, 'image')} from it, and the others are embedded again; "
+            f"it is kept as {saved.damaged}"
         )
     )
     return True

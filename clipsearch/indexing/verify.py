@@ -19,6 +19,7 @@ from clipsearch.indexing.embed import LoadEncoder, embed_files
 from clipsearch.records import EmbeddedImage, Found, ImageFile, Span
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.rescue import Rescued, rescue
+from clipsearch.text import number_of
 
 SAME = 0.99
 """An embedding made again differs by rounding, and by the device: measured 0.9999 at worst."""
@@ -65,7 +66,9 @@ def verify(
         ("missing", len(changes.missing)),
     ):
         if count:
-            yield Problem("behind", f"{count} files are {name} since the last run of index")
+            yield Problem(
+                "behind", f"{number_of(count, 'file')} {name} since the last run of index"
+            )
     if load_encoder is not None and sample:
         passed_over = {file.path for file in changes.changed} | set(changes.missing)
         passed_over |= {path for _, path in bad}
@@ -126,7 +129,7 @@ def repair(store: Store, problems: list[Problem]) -> list[str]:
         archived = any(isinstance(store.source_of(id), Span) for id in wrong)
         with store.batch():
             store.forget(wrong)
-        done.append(f"{len(wrong)} images with a wrong embedding were forgotten")
+        done.append(f"forgot {number_of(len(wrong), 'image')} with a wrong embedding")
     if wrong or any(problem.kind == "vector file" for problem in problems):
         store.update_vector_index(anew=True)
         done.append("the vector file was written again")

@@ -35,9 +35,9 @@ def counted(matching: int) -> str:
 def matches(matching: int, shown: int) -> str:
     """How many pictures match, and how many of them are shown."""
     if matching == 1:
-        return "1 picture matches"
+        return "1 image matches"
     rest = f"; showing {shown:,}" if shown < matching else ""
-    return f"{counted(matching)} pictures match{rest}"
+    return f"{counted(matching)} images match{rest}"
 
 
 def summary(judgment: Judgment, matching: int, shown: int, *, all: bool = False) -> Iterator[str]:

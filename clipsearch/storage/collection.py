@@ -34,7 +34,7 @@ from clipsearch.storage.calibration import Calibration, background_of, measure
 from clipsearch.storage.catalog import Store
 from clipsearch.storage.evaluations import Evaluation
 from clipsearch.storage.texts import Texts, embedded_texts
-from clipsearch.text import printable
+from clipsearch.text import number_of, printable
 
 _MADE_AGAIN = ("texts", "calibration", "scale")
 """The attachments that ``calibrate`` makes."""
@@ -316,7 +316,7 @@ def tested_line(collection: Collection) -> str:
     domain, found = printable(collection.domain.name), collection.evaluation
     if found is None:
         return f"untested on the domain {domain}; test it with: clipsearch evaluate LABELLED"
-    how = f"with {found.images} pictures on {printable(found.made_at[:10])}"
+    how = f"with {number_of(found.images, 'image')} on {printable(found.made_at[:10])}"
     if found.shortfalls:
         missed = printable("; ".join(map(str, found.shortfalls)))
         return f"failed the tests of the domain {domain} {how}: {missed}"

@@ -18,7 +18,11 @@ from clipsearch.records import Filter, ModelSpec
 from clipsearch.storage.below import look_below
 from clipsearch.storage.catalog import BEGUN, FOLDER, Store
 from clipsearch.storage.collection import Collection, tested_line
-from clipsearch.text import printable
+from clipsearch.storage.vectors.embeddings import VECTORS
+from clipsearch.text import did_you_mean, number_of, printable
+
+_NAMED = 3
+"""Indexed folders in a hint."""
 
 _PATIENCE = 10.0
 """Seconds to wait for others who write to the list, each for a moment."""
@@ -172,7 +176,7 @@ def opened(
     CollectionGone.
     """
     if under is not None and not under.exists():
-        raise UsageError(f"{under} does not exist", hint="Name a folder of pictures.")
+        raise UsageError(f"{under} does not exist{_meant(under)}", hint="Name an indexed folder.")
     start = (under or Path()).resolve()
     with ExitStack() as stack:
         stores = [
@@ -240,9 +244,9 @@ def tell_of_left_out(store: Store, notify: Callable[[str], None]) -> None:
     """Tell of pictures that no search finds, since their embeddings are damaged."""
     if store.left_out:
         notify(
-            f"{store.left_out} pictures of {printable(os.fspath(store.root))} have a damaged "
-            "embedding and are not found; mend them with: clipsearch verify --repair, then "
-            "clipsearch index"
+            f"cannot find {number_of(store.left_out, 'image')} of "
+            f"{printable(os.fspath(store.root))}: damaged embedding; repair with: clipsearch "
+            "verify --repair, then clipsearch index"
         )
 
 
@@ -270,14 +274,14 @@ def left_out(stores: Sequence[Store], only: Filter) -> list[str]:
     lines = []
     if only.paths is not None:
         indexed = sum(store.count(Filter(paths=only.paths)) for store in stores)
-        if indexed < len(only.paths):
-            missing = len(only.paths) - indexed
-            lines.append(f"{missing} of {len(only.paths)} listed files are not in the index")
+        listed = len(only.paths)
+        if missing := listed - indexed:
+            lines.append(f"not in the index: {missing:,} of {number_of(listed, 'listed file')}")
     if only.camera is None and only.near is None:
         return lines
     return lines + [
-        f"{unseen} pictures of {printable(os.fspath(store.root))} were indexed before cameras and "
-        "places were read, and are left out; the next clipsearch index reads them"
+        f"left out {number_of(unseen, 'image')} of {printable(os.fspath(store.root))}, indexed "
+        "before cameras and places were read; the next clipsearch index reads them"
         for store in stores
         if (unseen := store.unseen())
     ]
@@ -346,10 +350,24 @@ def _known_collections() -> str:
     )
     if not roots:
         return "Nothing is indexed yet. Index a folder with: clipsearch index FOLDER"
+    some = ", ".join(roots[:_NAMED])
+    if len(roots) > _NAMED:
+        more = len(roots) - _NAMED
+        some += f" and {more:,} more, see clipsearch status {Path(roots[0]).anchor}"
     return (
-        f"Indexed folders: {', '.join(roots)}. Go to one, name one with --under FOLDER, "
-        "or index another with: clipsearch index FOLDER"
+        f"Name an indexed folder with --under FOLDER ({some}), or index another with: "
+        "clipsearch index FOLDER"
     )
+
+
+def _meant(folder: Path) -> str:
+    """What a mistyped folder may have meant: one beside it."""
+    try:
+        with os.scandir(folder.parent) as entries:
+            beside = [entry.name for entry in entries if entry.is_dir()]
+    except OSError:
+        return ""
+    return did_you_mean(folder.name, (name for name in beside if not name.startswith(".")))
 
 
 def _heal(store: Store, notify: Callable[[str], None]) -> None:
@@ -357,9 +375,10 @@ def _heal(store: Store, notify: Callable[[str], None]) -> None:
 
     Nobody waits for clusters here: a large collection is searched exactly until the next `index`.
     """
+    was_there = os.path.lexists(store.directory / VECTORS)  # a run that was interrupted wrote none
     where = printable(f"the vector file of {store.root} cannot be used ({store.damage})")
     if not (store.directory in remembered() or is_ours(store.directory)):
-        notify(f"{where}; the catalogue was searched instead")  # named to be read, and no more
+        notify(f"{where}; the catalog was searched instead")  # named to be read, and no more
         return
     try:
         with Store.open_for_writing(store.directory) as writer:
@@ -369,6 +388,7 @@ def _heal(store: Store, notify: Callable[[str], None]) -> None:
         return  # an index run is at work, and will write it
     except StoreError as error:
         why = printable(str(error))
-        notify(f"{where} nor written anew ({why}); the catalogue was searched instead")
+        notify(f"{where} nor written again ({why}); the catalog was searched instead")
         return
-    notify(f"{where}; it was written anew from the catalogue")
+    if was_there:
+        notify(f"{where}; it was written again from the catalog")

@@ -208,13 +208,13 @@ def test_a_node_that_goes_down_costs_its_batch_and_no_picture(
     nodes.kill(nodes.added[2])
     out, err = process.communicate(timeout=900)
     assert (process.returncode, out) == (0, b""), err.decode()
-    assert "1000 added" in err.decode()
+    assert "1,000 added" in err.decode()
     assert err.count(b"\n") == 1, err.decode()
     assert len(session.noted) == 1000
     twice = session.noted.total() - 1000
     assert twice <= BATCH
     tally["pictures embedded twice after a node of three went down"] += twice
-    assert "1000 unchanged" in session.run(nodes.address)
+    assert "1,000 unchanged" in session.run(nodes.address)
     assert session.noted.total() == 1000 + twice
     is_as(session.index, alone)
 
@@ -286,7 +286,7 @@ def test_ctrl_c_ends_the_work_of_the_cluster(
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")
     assert err.decode() == (
-        "clipsearch: interrupted; what was done so far is kept, and the next run goes on from "
+        "clipsearch: interrupted; what is done so far is kept, and the next run continues from "
         "there\n"
     )
     embedded = session.noted.total()
@@ -310,7 +310,7 @@ def test_a_picture_that_kills_its_decoder_is_named_and_not_tried_again(
     assert "killer.png: the decoder crashed on it (exit 7)" in said
     assert "bad.jpg: not a picture" in said
     said = session.run(nodes.address)
-    assert "0 added" in said
+    assert "added" not in said
     assert "2 unchanged" in said
     assert session.noted.total() == 2
 

@@ -141,7 +141,7 @@ def test_a_rebuild_saves_what_can_be_read_of_a_damaged_catalog(
     said: list[str] = []
     summary, used = run(photos, replace(options, rebuild=True), said.append)
     assert (summary.unchanged, summary.embedded, used) == (5, 1, ["pictures"])
-    assert "6 pictures were saved from it, and the others are embedded again" in said[0]
+    assert "saved 6 images from it, and the others are embedded again" in said[0]
     assert (photos / FOLDER / "catalog.damaged-1.sqlite3").read_bytes() == damaged
     with Store.open(photos / FOLDER) as store:
         assert (store.root, store.sqlite_problems(), store.bad_vectors()) == (photos, [], [])

@@ -72,7 +72,7 @@ def test_it_stays_tested(reader: Store, root: Path, capsys: pytest.CaptureFixtur
     assert known.evaluation.measures["top1"] == pytest.approx(4 / 6)
     assert (known.evaluation.kind, known.evaluation.images) == ("labels", 6)
     line = collection.tested_line(known)
-    assert line.startswith("tested on the domain toys with 6 pictures on 2026-")
+    assert line.startswith("tested on the domain toys with 6 images on 2026-")
     assert run_here("status", root) == 0
     assert line in capsys.readouterr().out
 
@@ -84,7 +84,7 @@ def test_the_first_search_writes_its_vector_file_again(
     with known.opened(root, None, told.append) as ((store,), _):
         assert len(store.search(unit(1, 4), 10)) == 6
     assert len(told) == 1
-    assert "an earlier version of clipsearch wrote it); it was written anew" in told[0]
+    assert "an earlier version of clipsearch wrote it); it was written again" in told[0]
     with Store.open(root / FOLDER) as reader:
         assert reader.status().pending == 0
         assert not reader.damage

@@ -127,6 +127,34 @@ def test_no_index_here_lists_what_is_known(tmp_path: Path) -> None:
     assert os.fspath(tmp_path / "c") in str(caught.value)
 
 
+def test_of_many_indexed_folders_a_hint_names_a_few_and_how_to_see_all(tmp_path: Path) -> None:
+    for number in range(5):
+        made(tmp_path / f"folder{number}")
+    (tmp_path / "c").mkdir()
+    with pytest.raises(IndexNotFound) as caught:
+        known.find(tmp_path / "c", None)
+    assert f"folder2 and 2 more, see clipsearch status {tmp_path.anchor})" in caught.value.hint
+    assert "folder3" not in caught.value.hint
+    assert len(known.find(Path(tmp_path.anchor), None)) == 5
+
+
+def test_a_mistyped_folder_may_have_meant_the_one_beside_it(tmp_path: Path) -> None:
+    for name in ("photos", ".phots"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "phtos.txt").touch()
+    for typed, meant in (("phtos", r" \(did you mean photos\?\)$"), ("xyz", "$")):
+        with (
+            pytest.raises(UsageError, match=f"{typed} does not exist{meant}"),
+            known.opened(tmp_path / typed, None, print),
+        ):
+            pass
+    with (
+        pytest.raises(UsageError, match=r"pics does not exist$"),
+        known.opened(tmp_path / "none" / "pics", None, print),
+    ):
+        pass
+
+
 def test_what_is_gone_is_neither_found_nor_listed(tmp_path: Path) -> None:
     made(tmp_path / "gone")
     made(tmp_path / "kept")
@@ -379,12 +407,12 @@ def test_somebody_elses_damaged_index_is_read_and_not_mended(strangers: Path) ->
     told: list[str] = []
     with known.opened(strangers.parent, None, told.append) as (stores, _):
         assert len(stores[0].search(QUERY, 5)) == 3
-    assert [line.rpartition("; ")[2] for line in told] == ["the catalogue was searched instead"]
+    assert [line.rpartition("; ")[2] for line in told] == ["the catalog was searched instead"]
     assert snapshot(strangers) == before
     known.remember(strangers, strangers.parent)
     with known.opened(strangers.parent, None, told.append) as (stores, _):
         stores[0].search(QUERY, 5)
-    assert "written anew" in told[-1]
+    assert "written again" in told[-1]
 
 
 @needs_users
@@ -518,5 +546,5 @@ def test_listed_files_that_are_not_indexed_are_counted(tmp_path: Path) -> None:
     with known.opened(tmp_path / "a", None, print) as (stores, _):
         files = frozenset({b"/x.png", b"/y.png"})
         (line,) = known.left_out(stores, Filter(paths=files))
-        assert line == "2 of 2 listed files are not in the index"
+        assert line == "not in the index: 2 of 2 listed files"
         assert known.left_out(stores, Filter(b"sub")) == []

@@ -147,8 +147,8 @@ def test_it_says_whether_the_marks_were_met(findings: Findings) -> None:
     words = Page(evaluation.page(findings)).words
     assert "Failed" in words
     assert "top1 0.2857 is below the mark 0.6" in words
-    assert "28.6 %" in words
-    assert "at least 60.0 %" in words
+    assert "28.6%" in words
+    assert "at least 60.0%" in words
     met = dataclasses.replace(findings.evaluation, shortfalls=())
     words = Page(evaluation.page(dataclasses.replace(findings, evaluation=met))).words
     assert "Tested" in words
@@ -159,7 +159,7 @@ def test_published_figures_stand_beside_those_of_the_default_model(findings: Fin
     assert "ImageNet" not in evaluation.page(findings)
     model = dataclasses.replace(findings.model, name="ViT-B-16", pretrained="laion2b_s34b_b88k")
     theirs = dataclasses.replace(findings, model=model)
-    assert "ImageNet-1k 70.2 %" in Page(evaluation.page(theirs)).words
+    assert "ImageNet-1k 70.2%" in Page(evaluation.page(theirs)).words
     assert evaluation_record(theirs)["published"] == PUBLISHED["ViT-B-16/laion2b_s34b_b88k"]
 
 
@@ -259,7 +259,7 @@ def sheet(tmp_path: Path) -> tuple[list[Hit], str]:
     ]
     classes = ["<i>cat</i>", *[None] * (len(hits) - 1)]
     pictures = {absolute_path(hit): b"jpeg" for hit in hits[:-1]}
-    said, notes = ["strong <match>", "48 pictures match"], ["tested & <well>"]
+    said, notes = ["strong <match>", "48 images match"], ["tested & <well>"]
     return hits, contact_sheet.page(hits, classes, pictures, 'a "<b>cat</b>"', said, notes)
 
 
@@ -283,8 +283,8 @@ def test_a_card_for_each_hit_whatever_its_name(sheet: tuple[list[Hit], str]) -> 
     strengths = re.findall(r'class="strength ([a-z]+)" title="([^"]*)">\1</span>', text)
     assert [strength for strength, _ in strengths] == [*["strong"] * 3, *["fair"] * 4]
     assert strengths[1][1] == (
-        "Score: 0.290; Unrelated queries that score as high: 2.0 %; "
-        "Probability of a right match: 90.0 %"
+        "Score: 0.290; Unrelated queries that score as high: 2.0%; "
+        "Probability of a right match: 90.0%"
     )
     copied = [value for name, value in page.attributes if name == "data-path"]
     assert copied[1] == os.path.join(hits[1].root, os.fsdecode(hits[1].path))

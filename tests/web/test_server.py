@@ -308,7 +308,7 @@ def test_a_strong_match_is_said_quietly(finding: Server) -> None:
     assert "<h2>3 images match</h2>" in text
     assert re.search(STRONG, text)
     assert 'class="notice' not in text
-    assert re.search('class="strength strong" title="Score: 0[^"]+ %">strong</span>', text)
+    assert re.search('class="strength strong" title="Score: 0[^"]+%">strong</span>', text)
     fewer = ask(finding, "hits?q=a+dog&k=2").text
     assert "3 images match; showing 2" in fewer
     assert 'name="k" value="62"' in fewer
@@ -336,7 +336,7 @@ def verdicts(server: Server) -> dict[str, str]:
 def test_a_weak_match_is_one_line_and_none_shows_the_nearest(finding: Server) -> None:
     found = verdicts(finding)
     said = (
-        '<span class="strength weak" title="[0-9.]+ % of unrelated queries[^"]*">Weak match</span>'
+        '<span class="strength weak" title="[0-9.]+% of unrelated queries[^"]*">Weak match</span>'
     )
     assert re.search(said, found["weak"])
     assert "<p>These may not show what you are looking for.</p>" in found["weak"]
@@ -344,7 +344,7 @@ def test_a_weak_match_is_one_line_and_none_shows_the_nearest(finding: Server) ->
     assert "notice" not in found["weak"]
     none = found["none"]
     assert '<div class="notice"><h2>No match</h2>' in none
-    assert re.search("verdict: none; [0-9.]+ % of unrelated queries score as high here<", none)
+    assert re.search("verdict: none; [0-9.]+% of unrelated queries score as high here<", none)
     assert '<div class="pictures dimmed">' in none
     assert len(ids(none)) == 6
     assert "Show the closest images anyway" in none

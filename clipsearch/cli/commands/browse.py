@@ -72,8 +72,7 @@ def browse_command(
         ):
             site = Site(collections, thumbnailer, read_filter, max_false_alarm, strict=strict)
             with Server(site, port, say) as server:
-                say(f"browse at {server.url}")
-                say("Ctrl-C ends it")
+                say(f"serving until Ctrl-C: {server.url}")
                 if open_page:
                     typer.launch(server.url)
                 Thread(target=_warm, args=(collections, only), daemon=True).start()

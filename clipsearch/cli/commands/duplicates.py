@@ -137,7 +137,7 @@ def duplicates_command(
 
         html_file.write(html, duplicates_page.page(found.groups, notes), force=force)
     if not quiet:
-        for line in [*notes, *reports.stale_lines(found, show)]:
+        for line in [reports.summary_line(found), *reports.stale_lines(found, show)]:
             say(line)
         stream, end = sys.stdout.buffer, b"\0" if null else b"\n"
         if json:

@@ -18,7 +18,7 @@ from clipsearch.errors import ExitCode, UsageError
 from clipsearch.indexing.transfer.embed import EmbedOptions, embed
 from clipsearch.indexing.transfer.layout import Kind, has_pyarrow
 from clipsearch.models.choice import ModelChoice
-from clipsearch.text import printable
+from clipsearch.text import number_of, printable
 
 app = commands()
 
@@ -124,8 +124,10 @@ def embed_command(
     ):
         name_paths(what, [path for path, _ in found], [why for _, why in found])
     say(
-        f"{printable(str(out))}: {done.shards} shards finished, {done.before} finished before; "
-        f"{done.embedded} images embedded, {len(done.left_out)} members left out, "
+        f"{printable(str(out))}: {number_of(done.shards, 'shard')} finished, "
+        f"{done.before} finished before; "
+        f"{number_of(done.embedded, 'image')} embedded, "
+        f"{number_of(len(done.left_out), 'member')} left out, "
         f"{len(done.failed)} failed, {done.still_failed} failed before, "
         f"{len(done.damaged)} damaged archives, {len(done.unreadable)} unreadable"
     )

@@ -14,14 +14,14 @@ from clipsearch.cli.options.filters import FilterOptions
 from clipsearch.cli.options.groups import grouped
 from clipsearch.cli.options.hits import HitOptions
 from clipsearch.cli.options.query import QueryOptions
-from clipsearch.cli.render.hits import Show, answer_lines, hit_record
+from clipsearch.cli.render.hits import Show, answer_lines, footer, hit_record
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.cli.searching import opened
 from clipsearch.errors import ClipsearchError, ExitCode, Refused, UsageError
 from clipsearch.models.load import Encoders
 from clipsearch.search import answer as search
 from clipsearch.search import saved
-from clipsearch.search.explain import matches, not_calibrated, summary
+from clipsearch.search.explain import not_calibrated, summary
 from clipsearch.search.query import Query, weight_note
 from clipsearch.storage.collection import Collection
 from clipsearch.storage.known import left_out, shared_model, tested_lines
@@ -102,22 +102,23 @@ def _answer_one(
             tell(note)
         collections = [Collection(store) for store in stores]
         encoders = Encoders.of(shared_model(stores), device)
-        options = answer.options(only, what.only_class(), classes=show.html is not None)
+        options = answer.options(
+            only, what.only_class(), classes=show.html is not None or show.is_table
+        )
         found = search.answer(collections, query, options, encoders)
         tested = tested_lines(collections)
-        for line in [*left_out(stores, only), *tested]:
+        for line in left_out(stores, only):
             tell(line)
     unsure = [] if found.calibrated else not_calibrated(options)
     lines = [*unsure, *answer_lines(found, strict=answer.strict, all=answer.all)]
     for line in [*found.explanation, *lines]:
         tell(line)
     if not found.hits:
-        show.write([], [], query.said, stores[0].spec.label, lines, tested, found.nearest)
+        show.write([], [], query.said, stores[0].spec.label, lines, tested, nearest=found.nearest)
         return ExitCode.NO_MATCH
-    if sys.stdout.isatty() and found.matching > len(found.hits) and not answer.all:
-        tell(f"{matches(found.matching, len(found.hits))} (-k shows more)")
     said = summary(found.judgment, found.matching, len(found.hits), all=answer.all)
-    show.write(found.hits, found.classes, query.said, stores[0].spec.label, said, tested)
+    model, last = stores[0].spec.label, footer(found, all=answer.all)
+    show.write(found.hits, found.classes, query.said, model, said, tested, footer=last)
     return ExitCode.OK
 
 
@@ -138,7 +139,7 @@ def _answer_batch(
         options = answer.options(only, None, classes=False)
         calibrated = all(collection.is_calibrated for collection in collections)
         unsure = [] if calibrated else not_calibrated(options)
-        for fact in [*left_out(stores, only), *tested_lines(collections), *unsure]:
+        for fact in [*left_out(stores, only), *unsure]:
             say(fact)
         for lines in _lines():
             queries = [_query(line) for line in lines]

@@ -20,6 +20,7 @@ from clipsearch.models.load import Encoders
 from clipsearch.records import Found, ModelSpec
 from clipsearch.storage import known
 from clipsearch.storage.catalog import Store
+from clipsearch.text import number_of
 
 app = commands()
 
@@ -78,7 +79,10 @@ def verify_command(
             if not damaged:
                 say(f"{root}: nothing is damaged")
             elif not repair:
-                say(f"{root}: {len(damaged)} problems; verify --repair mends what can be mended")
+                say(
+                    f"{root}: {number_of(len(damaged), 'problem')}; "
+                    "verify --repair mends what can be mended"
+                )
                 code = ExitCode.ERROR
             elif damaged[0].kind != "catalogue":
                 for line in verify.repair(store, damaged):
@@ -87,8 +91,8 @@ def verify_command(
         if repair and damaged and damaged[0].kind == "catalogue":
             saved = verify.salvage(directory)
             say(
-                f"{root}: {saved.pictures} pictures were saved from the damaged catalogue, which "
-                f"is kept as {saved.damaged}"
+                f"{root}: saved {number_of(saved.pictures, 'image')} from the damaged catalog, "
+                f"which is kept as {saved.damaged}"
             )
             say(f"embed what was lost with: clipsearch index {root}")
     return code

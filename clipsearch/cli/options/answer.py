@@ -24,7 +24,7 @@ StrictOption = Annotated[
     bool,
     typer.Option(
         "--strict",
-        help="Accept a strong match alone: at most 4 % of unrelated queries score as high.",
+        help="Accept a strong match alone: at most 4% of unrelated queries score as high.",
     ),
 ]
 

@@ -33,7 +33,7 @@ def directory_of_one(about: Sequence[Path], under: Path | None, index: Path | No
 
     start = (under or Path()).resolve()
     if under is not None and not under.exists():
-        raise UsageError(f"{under} does not exist", hint="--under takes a folder.")
+        raise UsageError(f"{under} does not exist", hint="--under takes an indexed folder.")
     if index is None and known.holding(start) is None and under is None:
         for path in about:
             holder = known.holding(path.resolve())

@@ -106,8 +106,19 @@ class HitOptions:
         shows = {None: shown_path, True: absolute_path, False: relative_path}
         return shows[self.absolute]
 
-    def writer(self) -> "Write":
-        """How hits are printed. Raises UsageError for a template that is none."""
+    @property
+    def is_table(self) -> bool:
+        """Whether hits are printed as a table: where a person looks at them."""
+        other = self.json or self.null or self.quiet or self.template is not None
+        return sys.stdout.isatty() and not other
+
+    def writer(
+        self, classes: Sequence[str | None] = (), footer: Sequence[tuple[str, ...]] = ()
+    ) -> "Write":
+        """How hits are printed. Raises UsageError for an invalid template.
+
+        classes and footer: for a table, see ``write_table``.
+        """
         from clipsearch.cli.render.hits import (
             write_json_lines,
             write_paths,
@@ -125,8 +136,8 @@ class HitOptions:
             return write_json_lines(self.show())
         if self.template is not None:
             return write_template(self.template, self.show(), end)
-        if sys.stdout.isatty() and not self.null:
-            return write_table(self.show())
+        if self.is_table:
+            return write_table(self.show(), classes, footer)
         return write_paths(self.show(), end)
 
     def write(
@@ -137,15 +148,17 @@ class HitOptions:
         model: str,
         said: Iterable[str],
         notes: Sequence[str],
+        *,
         nearest: "Sequence[Hit]" = (),
+        footer: Sequence[tuple[str, ...]] = (),
     ) -> None:
         """Write the page and the montage that were asked for, then print the hits.
 
         In this order since whoever reads the hits may go away, as ``head`` does. Without hits the
         page says so and shows the ``nearest``, in place of an earlier one, and there is no montage.
-        classes: of each hit; only the page needs them. asked: the query in words. said: the
-        verdict and how much was found, for its heading. notes: what is to be known of the answer, a
-        line each. Raises UsageError for what cannot be written.
+        classes: of each hit; only the page and the table need them. asked: the query in words.
+        said: the verdict and how much was found, for its heading. notes: what is to be known of
+        the answer, a line each. footer: of the table. Raises UsageError for what cannot be written.
         """
         shown = self.html is not None or self.montage is not None or self.preview
         on_page = hits or nearest
@@ -166,7 +179,7 @@ class HitOptions:
         if self.montage is not None:
             self._write_montage(self.montage, hits, pictures)
         if hits and not self.quiet:
-            self.writer()(hits, model, sys.stdout.buffer)
+            self.writer(classes, footer)(hits, model, sys.stdout.buffer)
         if hits and self.preview:
             from clipsearch.cli.render.preview import preview
 

@@ -64,7 +64,7 @@ def classified_table(found: Iterable[Classified]) -> Table:
         for one in found
         for n, ranked in enumerate(one.ranking)
     ]
-    return Table("", ("path", "class", "probability"), rows, left=(0, 1))
+    return Table("", ("path", "class", "probability"), rows, left=(0, 1), path=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def folder_table(results: Sequence[FolderResult]) -> Table:
         for result in results
     ]
     columns = ("folder", "pictures", "right", "accuracy", "given to")
-    return Table("", columns, rows, left=(0, 4))
+    return Table("", columns, rows, left=(0, 4), gives_way=(2, 1))
 
 
 def folder_line(results: Sequence[FolderResult]) -> str:
@@ -120,7 +120,7 @@ def folder_line(results: Sequence[FolderResult]) -> str:
     total = proportion(sum(result.right for result in named), n)
     return (
         f"accuracy {percent(total.value)} of {n} pictures in {len(named)} folders named after a "
-        f"class (95 % interval {interval(total)})"
+        f"class (95% interval {interval(total)})"
     )
 
 

@@ -51,7 +51,7 @@ def gate_record(domain: Domain, model: str, errors: GateErrors) -> dict[str, obj
 
 
 def estimate_text(estimate: Estimate | None) -> str:
-    """A measured share with its 95 % interval: 1.5 % (0.6 to 3.7)."""
+    """A measured share with its 95% interval: 1.5% (0.6 to 3.7)."""
     if estimate is None:
         return "nothing"
-    return f"{100 * estimate.value:.1f} % ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+    return f"{100 * estimate.value:.1f}% ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"

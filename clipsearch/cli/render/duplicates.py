@@ -7,7 +7,7 @@ from clipsearch.cli.render.json_lines import json_line, json_path
 from clipsearch.cli.render.table import Table
 from clipsearch.search.duplicates.find import Duplicates, Group, Member
 from clipsearch.search.duplicates.likeness import KEPT, Likeness
-from clipsearch.text import printable, size_text, text_path
+from clipsearch.text import number_of, printable, size_text, text_path
 
 ShowPath = Callable[[bytes], bytes]
 """An absolute path as it is to be printed."""
@@ -72,18 +72,19 @@ def table(groups: Iterable[Group], show: ShowPath) -> Table:
         for number, group in enumerate(groups, start=1)
         for n, member in enumerate(group.members)
     ]
-    return Table("", ("#", "kind", "similarity", "pixels", "size", "path"), rows, left=(1, 5))
+    columns = ("#", "kind", "similarity", "pixels", "size", "path")
+    return Table("", columns, rows, left=(1, 5), path=5, gives_way=(2, 4, 1))
 
 
 def summary_line(found: Duplicates) -> str:
     """How many there are, and what they take."""
     if not found.groups:
-        return f"no duplicates among {found.images} pictures"
+        return f"no duplicates among {number_of(found.images, 'image')}"
     spare = sum(len(group.members) - 1 for group in found.groups)
     size = size_text(sum(group.spare_bytes for group in found.groups))
     return (
-        f"{len(found.groups)} group{_s(len(found.groups))} among {found.images} pictures; "
-        f"beside the best of each, {spare} picture{_s(spare)} of {size}"
+        f"{number_of(len(found.groups), 'group')} among {number_of(found.images, 'image')}; "
+        f"{number_of(spare, 'image')} beside the best of each, {size}"
     )
 
 
@@ -112,7 +113,3 @@ def stale_lines(found: Duplicates, show: ShowPath) -> list[str]:
 def notes(found: Duplicates, measured: Sequence[Likeness], *, looked: bool) -> list[str]:
     """What is to be known of the groups, a line each."""
     return [summary_line(found), *(likeness_line(one, looked=looked) for one in measured)]
-
-
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"

@@ -33,7 +33,7 @@ MOST_ROWS = 10
 def evaluation_tables(findings: Findings) -> list[Table]:
     """What was measured, for people."""
     report, beside = findings.report, published(findings)
-    columns = ["measure", "value", "95 % interval", "of", "pass mark"]
+    columns = ["measure", "value", "95% interval", "of", "pass mark"]
     rows = [
         [MEASURES[name], percent(e.value), interval(e), str(e.n), mark(findings, name)]
         for name, e in estimates(findings).items()
@@ -54,7 +54,8 @@ def evaluation_tables(findings: Findings) -> list[Table]:
         by_label = {MEASURES[name]: text for name, text in beside.items()}
         rows = [[*row, by_label.get(row[0], "")] for row in rows]
     left = (0, len(columns) - 1) if beside else (0,)
-    tables = [Table("", tuple(columns), [tuple(row) for row in rows], left)]
+    last = (5, 3, 2) if beside else (3, 2)
+    tables = [Table("", tuple(columns), [tuple(row) for row in rows], left, gives_way=last)]
     tables += _answer_tables(findings)
     if isinstance(report, ClassificationReport):
         tables += _class_tables(report)
@@ -72,7 +73,8 @@ def _answer_tables(findings: Findings) -> list[Table]:
         for name, e in findings.answers.estimates().items()
     ]
     title = f'Answers to "{QUERY.format("CLASS")}", were the labelled pictures searched'
-    tables = [Table(title, ("measure", "value", "95 % interval", "of", "pass mark"), rows)]
+    columns = ("measure", "value", "95% interval", "of", "pass mark")
+    tables = [Table(title, columns, rows, gives_way=(3, 2))]
     worst = worst_answers(findings)
     lists = [
         (
@@ -84,8 +86,8 @@ def _answer_tables(findings: Findings) -> list[Table]:
     ]
     if lists:
         title = f"The worst lists{_of(len(lists), len(worst), 'that are not perfect')}"
-        columns = ("class", "pictures", "shown", "right", "F1", "F1 of the best cut")
-        tables.append(Table(title, columns, lists))
+        heads = ("class", "pictures", "shown", "right", "F1", "F1 of the best cut")
+        tables.append(Table(title, heads, lists, gives_way=(5, 3)))
     return tables
 
 
@@ -104,9 +106,9 @@ def _class_tables(report: ClassificationReport) -> list[Table]:
             )
             for result in worst[:MOST_ROWS]
         ]
-        columns = ("class", "pictures", "recall", "95 % interval", "precision", "average precision")
+        columns = ("class", "pictures", "recall", "95% interval", "precision", "average precision")
         title = f"The worst classes{_of(len(rows), len(worst), 'that lost pictures')}"
-        tables.append(Table(title, columns, rows))
+        tables.append(Table(title, columns, rows, gives_way=(3, 5)))
     if confusions:
         pairs = [(c.actual, c.predicted, str(c.count)) for c in confusions[:MOST_ROWS]]
         title = f"Confusions{_of(len(pairs), len(confusions), 'pairs')}"

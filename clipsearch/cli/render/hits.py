@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from clipsearch.cli.render.json_lines import json_line, json_path
-from clipsearch.cli.render.table import console
+from clipsearch.cli.render.table import Table, console, draw, fit
 from clipsearch.errors import UsageError
-from clipsearch.paths import shown_path
+from clipsearch.paths import absolute_path, shown_path
 from clipsearch.records import Hit
 from clipsearch.search.answer import Answer
-from clipsearch.search.explain import reached, weak
+from clipsearch.search.explain import counted, reached, weak
 from clipsearch.text import percent, printable, rounded, shortened
 
 Show = Callable[[Hit], bytes]
@@ -135,40 +135,85 @@ def _facts(rank: int, hit: Hit, model: str) -> dict[str, Any]:
     }
 
 
-def write_table(show: Show) -> Write:
-    """A table for people, on standard output."""
+def write_table(
+    show: Show, classes: Sequence[str | None] = (), footer: Sequence[tuple[str, ...]] = ()
+) -> Write:
+    """A table for people, on standard output.
+
+    classes: of each hit, where known. footer: parts of its last line, as ``table.fit`` takes them.
+    """
 
     def write(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
-        _print_table(hits, model, show)
+        screen = console(sys.stdout)
+        draw(hits_table(hits, show, classes), screen)
+        last = fit([*footer, (f"ranked by {printable(model)}", printable(model), "")], screen.width)
+        screen.print(last, style="dim", no_wrap=True, overflow="crop")
 
     return write
 
 
-def _print_table(hits: Sequence[Hit], model: str, show: Show) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("#", justify="right", style="dim")
-    table.add_column("score", justify="right", style="cyan")
-    table.add_column("false alarm", justify="right", style="dim")
+def hits_table(hits: Sequence[Hit], show: Show, classes: Sequence[str | None] = ()) -> Table:
+    """Hits for people. A column of which nothing is known is left out."""
+    named = classes or [None] * len(hits)
     known = any(hit.precision is not None for hit in hits)
-    if known:
-        table.add_column("right", justify="right", style="green")
-    table.add_column("size", justify="right", style="dim")
-    folded = any(hit.collapsed for hit in hits)
-    if folded:
-        table.add_column("alike", justify="right", style="dim")
-    table.add_column("path", overflow="fold")
-    for rank, hit in enumerate(hits, start=1):
-        path = Text(printable(os.fsdecode(show(hit))))
-        sure = [percent(hit.precision)] if known else []
-        more = [f"+{hit.collapsed}" if hit.collapsed else ""] if folded else []
-        facts = [percent(hit.false_alarm), *sure, f"{hit.width} x {hit.height}", *more]
-        table.add_row(str(rank), f"{hit.score:.3f}", *facts, path)
-    screen = console(sys.stdout)
-    screen.print(table)
-    screen.print(f"ranked by {printable(model)}", style="dim")
+    columns = {
+        "#": ([str(rank) for rank, _ in enumerate(hits, start=1)], "dim"),
+        "score": ([f"{hit.score:.3f}" for hit in hits], "cyan"),
+        "right": ([percent(hit.precision) if known else "" for hit in hits], "green"),
+        "alike": ([f"+{hit.collapsed}" if hit.collapsed else "" for hit in hits], "dim"),
+        "path": ([os.fsdecode(show(hit)) for hit in hits], ""),
+        "class": ([name or "" for name in named], "green"),
+        "date": ([(hit.taken_at or "")[:10] for hit in hits], "dim"),
+    }
+    columns = {name: column for name, column in columns.items() if any(column[0])}
+    names = tuple(columns)
+    return Table(
+        "",
+        names,
+        list(zip(*(cells for cells, _ in columns.values()), strict=True)),
+        left=tuple(n for n, name in enumerate(names) if name in ("path", "class", "date")),
+        path=names.index("path"),
+        gives_way=tuple(
+            names.index(name) for name in ("date", "class", "alike", "right") if name in columns
+        ),
+        styles={n: style for n, (_, style) in enumerate(columns.values())},
+        links=[_link(hit) for hit in hits],
+    )
+
+
+def footer(found: Answer, *, all: bool = False) -> list[tuple[str, ...]]:
+    """The verdict, how much was found, and whether such answers were tested, for ``table.fit``.
+
+    all: whether hits are shown whatever the verdict.
+    """
+    parts: list[tuple[str, ...]] = []
+    shown, count = len(found.hits), counted(found.matching)
+    if all:
+        parts.append((f"best {shown:,}, whatever the verdict", f"best {shown:,}"))
+    elif found.judgment.verdict is not None:
+        parts.append((f"{found.judgment.verdict} match",))
+    if found.matching > shown and not all:
+        parts.append((f"{shown:,} of {count} (-k shows more)", f"{shown:,} of {count}"))
+    states = {hit.tested: printable(hit.domain) for hit in found.hits}
+    worst = min(states, key=("failed", "untested", "tested").index)
+    said, see = {
+        "failed": (f"failed the tests of {states[worst]}", " (clipsearch status)"),
+        "untested": (f"untested on {states[worst]}", " (clipsearch evaluate)"),
+        "tested": (f"tested on {states[worst]}", ""),
+    }[worst]
+    return [*parts, (f"{said}{see}", said, worst)]
+
+
+def _link(hit: Hit) -> str:
+    """The address of a picture's file, with this machine's name; "" if it is in an archive."""
+    if hit.span is not None:
+        return ""
+    path = absolute_path(hit)
+    if os.name == "nt":
+        return Path(os.fsdecode(path)).as_uri()
+    from urllib.parse import quote  # here, since a pipe does without
+
+    return f"file://{os.uname().nodename}{quote(path)}"
 
 
 def answer_lines(found: Answer, *, strict: bool = False, all: bool = False) -> Iterator[str]:
@@ -182,7 +227,7 @@ def answer_lines(found: Answer, *, strict: bool = False, all: bool = False) -> I
             yield weak(found.judgment)
         return
     if found.nothing_passes:
-        yield "no match: no indexed picture passes the filters"
+        yield "no match: no indexed image passes the filters"
     elif found.rejected is None or rate is None:
         yield "no match"
     elif verdict == "strong" or (verdict == "weak" and not strict):
@@ -191,5 +236,5 @@ def answer_lines(found: Answer, *, strict: bool = False, all: bool = False) -> I
         nearest = printable(os.fsdecode(shown_path(found.rejected)))
         kind = "no strong match" if strict and verdict == "weak" else "no match"
         yield (
-            f"{kind}: {reached(found.judgment)}; the nearest picture is {nearest} (--all prints it)"
+            f"{kind}: {reached(found.judgment)}; the nearest image is {nearest} (--all prints it)"
         )

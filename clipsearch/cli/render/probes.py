@@ -14,7 +14,7 @@ def probe_lines(kept: KeptProbe) -> list[str]:
         f"{name} ({count})" for name, count in zip(kept.probe.classes, kept.images, strict=True)
     )
     figures = [
-        (f"  {name:<10}{percent(e.value):>8}   95 % interval {interval(e)}, of {e.n} pictures")
+        (f"  {name:<10}{percent(e.value):>8}   95% interval {interval(e)}, of {e.n} pictures")
         for name, e in (("held out", kept.held_out), ("zero-shot", kept.zero_shot))
     ]
     return [
@@ -23,7 +23,7 @@ def probe_lines(kept: KeptProbe) -> list[str]:
         *figures,
         f"  always the most frequent class {percent(kept.most_frequent)}",
         *(
-            f"  mean per-class recall {percent(e.value)}   95 % interval {interval(e)}, "
+            f"  mean per-class recall {percent(e.value)}   95% interval {interval(e)}, "
             f"by guessing {percent(kept.guessing)}"
             for e in [kept.recall]
             if e is not None

@@ -1,45 +1,67 @@
-"""Progress on a terminal: what is being done, how many, how fast, how much longer."""
+"""Progress on a terminal, in one line: what is being done, how many, how much longer, how fast."""
 
 import sys
 
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TaskID
 from rich.text import Text
 
-from clipsearch.cli.render.table import console
+from clipsearch.cli.render.table import console, cut, fit
+
+_DONE, _TO_DO = "━", "─"
+
+_SPINNER = 2
+"""Cells, with the gap after it."""
+
+_SHORT = 16
+"""Cells that remain of what is being done where a terminal is narrow."""
 
 
-class CountColumn(ProgressColumn):
-    """``200/1,200, 20.0/s``: the rate is rich's own, of the last half minute."""
+class Line(ProgressColumn):
+    """``embedding  ━━━━━━──────  200/1,200  50s left  20.0/s`` in the cells that there are.
+
+    Speed and time remaining are rich's own, of the last half minute.
+    """
+
+    def __init__(self, screen: Console) -> None:
+        super().__init__()
+        self._screen = screen
 
     def render(self, task: Task) -> Text:
-        """Nothing for a task of one step, or of nobody knows how many."""
+        """What is being done alone for a task of one step, or of an unknown number."""
+        cells = self._screen.width - _SPINNER  # which may change on the way
+        doing = (task.description, cut(task.description, _SHORT))
         if task.total is None or task.total <= 1:
-            return Text("")
-        speed = task.speed or 0
-        rate = f", {speed:,.1f}/s" if speed >= 0.1 else f", {60 * speed:.1f}/min" if speed else ""
-        return Text(f"{task.completed:,.0f}/{task.total:,.0f}{rate}")
+            return Text(fit([doing], cells))
+        width = max(8, min(24, cells // 5))
+        done = int(width * min(1, task.completed / task.total))
+        line = fit(
+            [
+                doing,
+                (_DONE * done + _TO_DO * (width - done), ""),
+                (f"{task.completed:,.0f}/{task.total:,.0f}",),
+                (_left(task.time_remaining), ""),
+                (_rate(task.speed), ""),
+            ],
+            cells,
+            separator="  ",
+        )
+        text = Text(line, no_wrap=True, overflow="crop")
+        text.highlight_regex(f"{_DONE}+", "green")
+        text.highlight_regex(f"{_TO_DO}+", "dim")
+        text.highlight_regex(r" (\d[\w ]* left)?( +[\d,.]+/\w+)?$", "dim")
+        return text
 
 
 class ProgressBar:
-    """A bar on stderr for one activity at a time."""
+    """A line on stderr for one activity at a time."""
 
     def __init__(self) -> None:
+        screen = console(sys.stderr)
         self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            CountColumn(),
-            TimeRemainingColumn(compact=True),
-            console=console(sys.stderr),
+            SpinnerColumn(style="green"),
+            Line(screen),
+            console=screen,
             transient=True,
         )
         self._task: TaskID | None = None
@@ -59,3 +81,19 @@ class ProgressBar:
     def close(self) -> None:
         """Take the bar away."""
         self._bar.stop()
+
+
+def _left(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m {rest:02}s left" if minutes else f"{rest}s left"
+    return f"{minutes // 60}h {minutes % 60:02}m left"
+
+
+def _rate(speed: float | None) -> str:
+    """By the minute where it is slow."""
+    if not speed:
+        return ""
+    return f"{speed:,.1f}/s" if speed >= 0.1 else f"{60 * speed:.1f}/min"

@@ -9,7 +9,7 @@ from clipsearch.images.limits import Limits
 from clipsearch.indexing.changes import IndexSummary, is_worth_a_try
 from clipsearch.records import ClusterSearch, CollectionStatus, Scope
 from clipsearch.storage.collection import Collection, tested_line
-from clipsearch.text import endings_text, printable, size_text
+from clipsearch.text import endings_text, number_of, printable, size_text
 
 
 def summary_lines(root: str, summary: IndexSummary) -> list[str]:
@@ -27,27 +27,26 @@ def summary_lines(root: str, summary: IndexSummary) -> list[str]:
     ignored = sum(summary.ignored.values())
     if ignored >= max(pictures, 1):  # sidecars of a few pictures are not worth a line
         what = "ignored" if pictures else "nothing here is a picture that clipsearch reads; ignored"
-        lines.append(f"{printable(root)}: {what} {ignored} files: {endings_text(summary.ignored)}")
+        files = f"{number_of(ignored, 'file')}: {endings_text(summary.ignored)}"
+        lines.append(f"{printable(root)}: {what} {files}")
     counts = [
-        f"{summary.added} added",
-        f"{summary.changed} changed",
-        f"{summary.moved} moved",
-        f"{summary.removed} removed",
-        f"{summary.unchanged} unchanged",
-        f"{len(summary.failed)} failed",
+        (summary.added, "added"),
+        (summary.changed, "changed"),
+        (summary.moved, "moved"),
+        (summary.removed, "removed"),
+        (summary.unchanged, "unchanged"),
+        (len(summary.failed), "failed"),
+        (summary.still_failed, "failed before and unchanged since"),
+        (summary.waiting, "to be tried again by the next run"),
+        (summary.links, "links not followed" if summary.links > 1 else "link not followed"),
     ]
-    text = f"{printable(root)}: {', '.join(counts)}"
-    if summary.still_failed:
-        text += f" ({summary.still_failed} failed before and have not changed)"
-    if summary.waiting:
-        text += f", {summary.waiting} to be tried again by the next run"
-    if summary.links:
-        text += f", {summary.links} links not followed"
+    said = [f"{count:,} {what}" for count, what in counts if count]
+    text = f"{printable(root)}: {', '.join(said) or 'no images'}"
     if summary.looked_at:
         text += f"; camera and place read of {summary.looked_at}"
     if summary.embedded:
-        text += f"; {summary.embedded} embedded in {summary.seconds:.1f} s"
-    return [*lines, text]
+        text += f"; {summary.embedded:,} embedded in {summary.seconds:.1f} s"
+    return [*lines, text, *([f"{printable(root)}: {summary.tested}"] if summary.tested else [])]
 
 
 def status_text(status: CollectionStatus, collection: Collection, model_here: str) -> str:
@@ -55,8 +54,8 @@ def status_text(status: CollectionStatus, collection: Collection, model_here: st
     spec, again = status.spec, _to_be_tried_again(status)
     lines = [
         printable(os.fspath(status.root)),
-        f"  images   {status.images}"
-        + (f", {status.archived} of them in archives" if status.archived else ""),
+        f"  images   {status.images:,}"
+        + (f", {status.archived:,} of them in archives" if status.archived else ""),
         f"  failed   {len(status.failed)}{f', {again} to be tried again' if again else ''}",
         *(
             f"           {printable(os.fsdecode(path))}: {printable(why)}"
@@ -64,12 +63,12 @@ def status_text(status: CollectionStatus, collection: Collection, model_here: st
         ),
         f"  model    {printable(spec.label)} ({spec.dim} dimensions, {model_here})",
         f"  domain   {printable(collection.domain.name)} "
-        f"({len(collection.domain.classes)} classes)",
+        f"({number_of(len(collection.domain.classes), 'class', 'classes')})",
         f"  answers  {tested_line(collection)}",
         *([] if collection.is_calibrated else ["           not calibrated yet: no verdicts"]),
         f"  index    {printable(os.fspath(status.directory))}",
         *_scope_lines(status.scope),
-        f"  sizes    catalogue {size_text(status.catalog_bytes)}, "
+        f"  sizes    catalog {size_text(status.catalog_bytes)}, "
         f"vectors {size_text(status.vector_bytes)}",
         f"  search   {_search_text(status.clusters)}",
         *_damage_lines(status),
@@ -88,20 +87,20 @@ def _to_be_tried_again(status: CollectionStatus) -> int:
 def _scope_lines(scope: Scope) -> list[str]:
     lines = [f"  excluded {printable(glob)}" for glob in scope.exclude]
     if scope.max_pixels is not None:
-        lines.append(f"  limit    {scope.max_pixels:,} pixels a picture")
+        lines.append(f"  limit    {scope.max_pixels:,} pixels per image")
     return lines
 
 
 def _damage_lines(status: CollectionStatus) -> Iterator[str]:
-    if status.damage:
+    if status.damage and status.vector_bytes:  # one that is not there yet is just written
         yield (
             f"  damage   the vector file cannot be used: {status.damage}; searches read the "
-            "catalogue, and the next search or index writes it anew"
+            "catalog, and the next search or index writes it again"
         )
     if status.left_out:
         yield (
-            f"  damage   {status.left_out} pictures have a damaged embedding and are not found; "
-            "mend them with: clipsearch verify --repair, then clipsearch index"
+            f"  damage   cannot find {number_of(status.left_out, 'image')}: damaged embedding; "
+            "repair with: clipsearch verify --repair, then clipsearch index"
         )
 
 

@@ -190,7 +190,7 @@ def test_confusion_with_the_folders(run: Run, collection: Path, expected: dict[s
     table = run("classify", ".", "--confusion", cwd=collection).lines
     assert table[0].split() == ["folder", "pictures", "right", "accuracy", "given", "to"]
     assert "no such class" in table[2]
-    assert table[-1].startswith(f"accuracy {100 * right / 8:.1f} % of 8 pictures in 2 folders")
+    assert table[-1].startswith(f"accuracy {100 * right / 8:.1f}% of 8 pictures in 2 folders")
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_a_machine_on_which_all_is_well_is_said_to_be_so(run: Run, collection: P
     texts = [check["text"] for check in checks]
     assert any(text.startswith("torch 2.") for text in texts)
     (index,) = of(checks, "index")
-    assert index["text"].startswith(f"{collection}: 3 pictures, ")
+    assert index["text"].startswith(f"{collection}: 3 images, ")
     assert index["text"].endswith("; up to date")
     (device,) = of(checks, "device")
     assert device["text"].split(":")[0].split(",")[0] in ("cpu", "cuda")

@@ -57,9 +57,8 @@ def lines(groups: list[tuple[str, list[str]]]) -> bytes:
 def test_groups_are_paths_with_an_empty_line_between(run: Run, made: Path) -> None:
     done = run("duplicates", cwd=made)
     assert (done.code, done.out) == (0, lines(GROUPS))
-    summary, likeness = done.err.splitlines()
-    assert summary.startswith("clipsearch: 2 groups among 7 pictures; beside the best of each, 2 ")
-    assert "slightly changed copies of 7 pictures" in likeness
+    (summary,) = done.err.splitlines()  # what was measured is for --html alone
+    assert summary.startswith("clipsearch: 2 groups among 7 images; 2 images beside the best of ")
 
 
 @pytest.mark.process
@@ -124,7 +123,7 @@ def test_all_but_best_is_for_xargs(
     assert run_here("duplicates", photos) == 1
     out, err = capfd.readouterr()
     assert out == ""
-    assert "no duplicates among 5 pictures" in err
+    assert "no duplicates among 5 images" in err
 
 
 def test_null_ends_paths_and_an_empty_one_divides_groups(run: Run, made: Path) -> None:
@@ -145,7 +144,7 @@ def test_a_folder_and_filters(run: Run, made: Path) -> None:
     assert done.out == lines(GROUPS[1:])
     done = run("duplicates", "--from0", "-", cwd=made, stdin=b"a.png\0nowhere.png\0")
     assert (done.code, done.out) == (1, b"")
-    assert "1 of 2 listed files are not in the index" in done.err
+    assert "not in the index: 1 of 2 listed files" in done.err
 
 
 def test_bursts_takes_the_models_word_for_it(run: Run, made: Path) -> None:

@@ -101,7 +101,7 @@ def test_index_and_verify_leave_pictures_of_archives_alone(
 ) -> None:
     tars = Path(shutil.copytree(made / "tars", tmp_path / "tars"))
     done = run("index", tars)
-    assert (done.code, "0 removed" in done.err) == (0, True)
+    assert (done.code, "removed" in done.err) == (0, False)
     assert len(hits(run, tars)) == 6
     done = run("verify", "--sample", "0", cwd=tars)
     assert (done.code, done.out) == (0, b"")

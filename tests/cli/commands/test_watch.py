@@ -109,13 +109,13 @@ def test_what_comes_changes_moves_and_goes_is_found_or_not_found_at_once(
 ) -> None:
     make_picture(collection / "before.png", seed=7)
     watcher = watch("photos")
-    watcher.wait_for("photos: 1 added, 0 changed, 0 moved, 0 removed, 3 unchanged")
+    watcher.wait_for("photos: 1 added, 3 unchanged")
     make_picture(collection / "new.png", seed=8)
     (collection / "a.png").rename(collection / "sub" / "renamed.png")
     (collection / "b.jpg").unlink()
     (collection / "text.txt").write_text("no picture")
     (collection / os.fsdecode(b"\xff.png")).write_bytes((collection / "before.png").read_bytes())
-    watcher.wait_for("photos: 2 added, 0 changed, 1 moved, 1 removed, 2 unchanged, 0 failed")
+    watcher.wait_for("photos: 2 added, 1 moved, 1 removed, 2 unchanged")
     names = [os.fsdecode(b"\xff.png"), "before.png", "new.png", "sub/c.png", "sub/renamed.png"]
     done = run(*ASK, "a cat", "-0", cwd=collection)
     assert sorted(map(os.fsdecode, done.out.split(b"\0")[:-1])) == sorted(names)
@@ -123,7 +123,7 @@ def test_what_comes_changes_moves_and_goes_is_found_or_not_found_at_once(
     assert run("index", collection).code == 0
     first, *_, last = watcher.stop(signal.SIGTERM).splitlines()
     assert first == "clipsearch: watching photos; Ctrl-C ends it"
-    assert last.startswith("clipsearch: interrupted; what was done so far is kept")
+    assert last.startswith("clipsearch: interrupted; what is done so far is kept")
     assert watcher.said().count("loading the model") == 1
     assert watcher.said().count(" added, ") == 2
 
@@ -166,7 +166,7 @@ def test_a_collection_that_is_gone_or_locked_is_waited_for(
     (tmp_path / "photos").rmdir()
     shutil.copy(tmp_path / "away" / "a.png", tmp_path / "away" / "later.png")
     (tmp_path / "away").rename(collection)
-    watcher.wait_for("photos: 1 added, 0 changed, 0 moved, 0 removed, 4 unchanged")
+    watcher.wait_for("photos: 1 added, 4 unchanged")
     for name in ("a.png", "b.jpg", "sub/c.png", "new.png", "later.png"):
         (collection / name).unlink()
     watcher.wait_for("photos: 5 of 5 indexed pictures are missing")

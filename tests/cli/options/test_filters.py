@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ASK, UNTESTED, Run, make_picture, places_beside, run_here
+from conftest import ASK, Run, make_picture, places_beside, run_here
 from fakes import DIM, fake_spec, forget_origins, unit
 from hypothesis import given
 from hypothesis import strategies as st
@@ -288,14 +288,14 @@ def test_options_restrict_a_search(
     run: Run, made: Path, options: list[str], expected: set[bytes]
 ) -> None:
     done = run(*ASK, "snow", "-0", *options, cwd=made)
-    assert (done.code, done.err) == (0, UNTESTED)
+    assert (done.code, done.err) == (0, "")
     assert set(done.out.split(b"\0")[:-1]) == expected
 
 
 def test_a_filter_that_leaves_nothing_says_so(run: Run, made: Path) -> None:
     done = run("search", "a cat", "--name", "*.tiff", "--all", cwd=made)
     assert (done.code, done.out) == (1, b"")
-    assert "no match: no indexed picture passes the filters" in done.err
+    assert "no match: no indexed image passes the filters" in done.err
 
 
 @pytest.mark.parametrize(
@@ -333,27 +333,27 @@ def test_an_index_from_before_says_what_it_does_not_know(run: Run, collection: P
         forget_origins(catalog)
     done = run(*ASK, "snow", "--camera", "eos", cwd=collection)
     assert (done.code, done.out) == (1, b"")
-    assert f"4 pictures of {collection} were indexed before cameras and places" in done.err
+    assert f"left out 4 images of {collection}, indexed before cameras and places" in done.err
     assert run_here("index", collection) == 0
     done = run(*ASK, "snow", "--camera", "eos", "-0", cwd=collection)
     assert set(done.out.split(b"\0")[:-1]) == {b"a.png", b"b.jpg"}
-    assert done.err == UNTESTED
+    assert done.err == ""
 
 
 def test_candidates_may_come_from_find(run: Run, collection: Path) -> None:
     listing = b"./sub/new\nline.png\0a.png\0" + os.fsencode(collection / "b.jpg") + b"\0"
     done = run(*ASK, "snow", "-0", "--from0", "-", cwd=collection, stdin=listing)
-    assert (done.code, done.err) == (0, UNTESTED)
+    assert (done.code, done.err) == (0, "")
     assert set(done.out.split(b"\0")[:-1]) == {b"sub/new\nline.png", b"a.png", b"b.jpg"}
     (collection / "list").write_bytes(b"new\nline.png\0c.png\0nowhere.png\0")
     done = run(*ASK, "snow", "-0", "--from0", "../list", cwd=collection / "sub")
     assert set(done.out.split(b"\0")[:-1]) == {b"new\nline.png", b"c.png"}
-    assert "1 of 3 listed files are not in the index" in done.err
+    assert "not in the index: 1 of 3 listed files" in done.err
     around = b"sub/../a.png\0../%s/b.jpg\0" % os.fsencode(collection.name)
     outside = b"../../../../../../../../etc/passwd\0"
     done = run(*ASK, "snow", "-0", "--from0", "-", cwd=collection, stdin=around + outside)
     assert set(done.out.split(b"\0")[:-1]) == {b"a.png", b"b.jpg"}
-    assert "1 of 3 listed files are not in the index" in done.err
+    assert "not in the index: 1 of 3 listed files" in done.err
     done = run(*ASK, "snow", "--from0", "-", cwd=collection, stdin=b"")
     assert done.code == 1
     assert "passes the filters" in done.err

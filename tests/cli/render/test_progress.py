@@ -12,10 +12,11 @@ from typing import cast
 
 import pytest
 from conftest import Run, make_picture
+from rich.console import Console
 from rich.progress import Task
 
 from clipsearch.cli.app import progress
-from clipsearch.cli.render.progress import CountColumn
+from clipsearch.cli.render.progress import Line
 
 pty = pytest.importorskip("pty")
 termios = pytest.importorskip("termios")
@@ -77,8 +78,9 @@ def test_index_tells_what_it_is_doing_and_takes_that_away_again(
         assert doing in text
     assert "0/12" in text
     assert text.index("looking for pictures") < text.index("loading the model")
-    last = text.strip().splitlines()[-1]
-    assert "12 added" in last
+    summary, untested = text.strip().splitlines()[-2:]
+    assert "12 added" in summary
+    assert "untested" in untested
     assert "\x1b[2K" in shown  # rich's way of clearing the bar's line
 
 
@@ -133,19 +135,43 @@ def test_a_terminal_is_told_what_how_many_and_how_fast(monkeypatch: pytest.Monke
     shown = plain(terminal.getvalue())
     assert "loading the model" in shown
     assert "0/1 " not in shown
-    assert re.search(r"embedding .* 900/1,200, [\d,.]+/s +0?0?:?\d\d:\d\d", shown)
+    assert re.search(r"embedding  ━+─+  900/1,200  \d+s left  [\d,.]+/s", shown)
     assert "\x1b[2K" in terminal.getvalue()  # and the line is cleared again
+
+
+def line(cells: int, **known: object) -> str:
+    known = {"total": 1200, "completed": 600, "speed": 20.0, "time_remaining": 30.2} | known
+    task = SimpleNamespace(**{"description": "changing pictures a little"} | known)
+    return Line(Console(width=cells + 2)).render(cast(Task, task)).plain
 
 
 @pytest.mark.parametrize(
     ("speed", "text"),
-    [
-        (None, "7/1,200"),
-        (0.044, "7/1,200, 2.6/min"),
-        (0.44, "7/1,200, 0.4/s"),
-        (4321.0, "7/1,200, 4,321.0/s"),
-    ],
+    [(None, ""), (0.044, "  2.6/min"), (0.44, "  0.4/s"), (4321.0, "  4,321.0/s")],
 )
 def test_a_rate_is_told_by_the_minute_where_it_is_slow(speed: float | None, text: str) -> None:
-    task = SimpleNamespace(total=1200, completed=7, speed=speed)
-    assert CountColumn().render(cast(Task, task)).plain == text
+    assert line(118, speed=speed).endswith(f"600/1,200  30s left{text}")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0s"), (65, "1m 05s"), (3599.6, "1h 00m"), (90_061, "25h 01m")]
+)
+def test_the_time_that_is_left(seconds: float, text: str) -> None:
+    assert f"  {text} left  " in line(118, time_remaining=seconds)
+
+
+def test_a_narrow_terminal_gets_the_same_line_with_less_in_it() -> None:
+    assert line(118) == (
+        f"changing pictures a little  {'━' * 11}{'─' * 12}  600/1,200  30s left  20.0/s"
+    )
+    assert line(58) == "changing pictures a little  ━━━━━──────  600/1,200"
+    assert line(58, description="embedding") == (
+        "embedding  ━━━━━──────  600/1,200  30s left  20.0/s"
+    )
+    assert line(38) == "changing pictures a little  600/1,200"
+    assert line(28) == "changing pict...  600/1,200"
+
+
+@pytest.mark.parametrize("total", [None, 1])
+def test_what_has_no_steps_has_no_bar(total: int | None) -> None:
+    assert line(78, total=total, completed=0) == "changing pictures a little"

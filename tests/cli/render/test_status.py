@@ -80,19 +80,27 @@ def test_a_summary_tells_failures_first_and_then_the_counts() -> None:
     assert summary_lines("photos", summary) == [
         "skipping caf�.png: the file is empty",
         "cannot read private: Permission denied",
-        "photos: 3 added, 2 changed, 1 moved, 4 removed, 50 unchanged, 1 failed "
-        "(6 failed before and have not changed), 2 to be tried again by the next run, "
+        "photos: 3 added, 2 changed, 1 moved, 4 removed, 50 unchanged, 1 failed, "
+        "6 failed before and unchanged since, 2 to be tried again by the next run, "
         "7 links not followed; 5 embedded in 1.3 s",
     ]
 
 
 def test_a_summary_is_short_when_there_is_little_to_tell() -> None:
     assert summary_lines("photos", IndexSummary(unchanged=9, looked_at=7)) == [
-        "photos: 0 added, 0 changed, 0 moved, 0 removed, 9 unchanged, 0 failed; "
-        "camera and place read of 7"
+        "photos: 9 unchanged; camera and place read of 7"
     ]
-    assert summary_lines("photos", IndexSummary(unchanged=9)) == [
-        "photos: 0 added, 0 changed, 0 moved, 0 removed, 9 unchanged, 0 failed"
+    assert summary_lines("photos", IndexSummary(unchanged=9, links=1)) == [
+        "photos: 9 unchanged, 1 link not followed"
+    ]
+    assert summary_lines("photos", IndexSummary()) == ["photos: no images"]
+
+
+def test_the_summary_of_a_new_index_says_whether_answers_are_tested() -> None:
+    summary = IndexSummary(added=1, tested="untested on the domain toys")
+    assert summary_lines("photos", summary) == [
+        "photos: 1 added",
+        "photos: untested on the domain toys",
     ]
 
 
@@ -131,14 +139,14 @@ def test_status_for_people() -> None:
     text = status_text(status(Path("/photos")), known(), "on this machine")
     assert text.splitlines() == [
         "/photos",
-        "  images   1234",
+        "  images   1,234",
         "  failed   1",
         "           caf�.png: the file is empty",
         "  model    fake (16 dimensions, on this machine)",
-        "  domain   toys (1 classes)",
-        "  answers  tested on the domain toys with 80 pictures on 2024-05-03",
+        "  domain   toys (1 class)",
+        "  answers  tested on the domain toys with 80 images on 2024-05-03",
         "  index    /photos/.clipsearch",
-        "  sizes    catalogue 5.0 MB, vectors 1.5 kB",
+        "  sizes    catalog 5.0 MB, vectors 1.5 kB",
         "  search   exact",
         "  created  2024-05-01T12:30:00+00:00",
         "  updated  2024-05-02T12:30:00+00:00",
@@ -151,7 +159,7 @@ def test_status_says_what_is_left_out_and_what_is_tried_again() -> None:
     lines = status_text(told, known(), "here").splitlines()
     assert "  failed   1, 1 to be tried again" in lines
     at = lines.index("  excluded private/")
-    assert lines[at + 1 : at + 3] == ["  excluded caf�*", "  limit    4,000,000 pixels a picture"]
+    assert lines[at + 1 : at + 3] == ["  excluded caf�*", "  limit    4,000,000 pixels per image"]
     record = json.loads(json_line(status_record(told, known())))
     assert record["to_be_tried_again"] == 1
     assert record["exclude"] == ["private/", {"bytes": base64.b64encode(b"caf\xe9*").decode()}]
@@ -169,14 +177,16 @@ def test_damage_is_told() -> None:
     told = replace(status(Path("/photos")), damage="it is damaged", left_out=2)
     *_, file, rows, _created, _updated = status_text(told, known(), "here").splitlines()
     assert file == (
-        "  damage   the vector file cannot be used: it is damaged; searches read the catalogue, "
-        "and the next search or index writes it anew"
+        "  damage   the vector file cannot be used: it is damaged; searches read the catalog, "
+        "and the next search or index writes it again"
     )
     assert rows == (
-        "  damage   2 pictures have a damaged embedding and are not found; mend them with: "
+        "  damage   cannot find 2 images: damaged embedding; repair with: "
         "clipsearch verify --repair, then clipsearch index"
     )
     record = status_record(told, known())
+    missing = replace(told, left_out=0, vector_bytes=0)  # as after an interrupted first run
+    assert "damage" not in status_text(missing, known(), "here")
     assert (record["vector_file_damage"], record["damaged_embeddings"]) == ("it is damaged", 2)
 
 
@@ -276,6 +286,6 @@ def test_what_was_tested_is_told_in_a_line() -> None:
     )
     failed = known("toys", Shortfall("top1", 0.5, 0.6), Shortfall("images", None, 50))
     assert line_on_tests(failed) == (
-        "failed the tests of the domain toys with 80 pictures on 2024-05-03: "
+        "failed the tests of the domain toys with 80 images on 2024-05-03: "
         "top1 0.5 is below the mark 0.6; images was not measured (the mark is 50)"
     )

@@ -18,7 +18,7 @@ True
 1
 >>> collection.close()
 
-In a notebook, hits show themselves as thumbnails. Pictures are decoded by processes of their own,
+In a notebook, hits show themselves as thumbnails. Images are decoded by processes of their own,
 so a script that indexes or classifies does it under ``if __name__ == "__main__":``, as everything
 that starts processes with Python's multiprocessing must.
 
@@ -92,11 +92,11 @@ def open(folder: AnyPath, *, device: str = "auto") -> "Collection":
 
     device: what the model runs on, where one must be loaded. Raises UsageError if ``folder`` is
     not a folder, IndexNotFound if it is not indexed, IndexUnreadable, and CollectionGone if the
-    pictures are not where they were.
+    images are not where they were.
     """
     start = Path(folder)
     if not start.is_dir():
-        raise UsageError(f"{start} is not a folder", hint="Name a folder that holds pictures.")
+        raise UsageError(f"{start} is not a folder", hint="Name a folder that holds images.")
     start = start.resolve()
     directory = known.holding(start, named=True)
     if directory is None:
@@ -212,9 +212,9 @@ class Collection:
         allow_out_of_domain: bool = False,
         require_tested: bool = False,
     ) -> Hits:
-        """The ``k`` pictures that match a text best, or fewer where no others are good enough.
+        """The ``k`` images that match a text best, or fewer where no others are good enough.
 
-        strict: accept a strong match alone (see ``Hits.verdict``). all: the best pictures, whatever
+        strict: accept a strong match alone (see ``Hits.verdict``). all: the best images, whatever
         the verdict. allow_out_of_domain: answer queries that have nothing to do with the domain.
 
         Raises RefusedByPolicy, OutOfDomain, NotTested with ``require_tested`` and, before the first
@@ -247,12 +247,12 @@ class Collection:
         domain: str | None = None,
         k: int = 1,
     ) -> list[Classified]:
-        """The ``k`` most probable classes of each picture, best first.
+        """The ``k`` most probable classes of each image, best first.
 
-        paths: pictures and folders; none means all of the collection. Pictures that it has are not
+        paths: images and folders; none means all of the collection. Images that it has are not
         read again; what cannot be decoded is left out. The classes are ``texts``, those of a
         trained ``probe`` or of another ``domain``; by default those of the collection's own.
-        Probabilities are shares among these classes: a picture that shows none of them is still
+        Probabilities are shares among these classes: an image that shows none of them is still
         given to one.
 
         Raises UsageError, RefusedByPolicy for a text, BadDomain, ModelError.
@@ -265,7 +265,7 @@ class Collection:
         return list(done.found)
 
     def embeddings(self) -> tuple[list[Path], npt.NDArray[np.float16]]:
-        """Absolute paths of the pictures, and their embeddings ``(n, dim)`` in the same order.
+        """Absolute paths of the images, and their embeddings ``(n, dim)`` in the same order.
 
         Each row is of unit length, up to the rounding to float16. Raises IndexUnreadable.
         """
@@ -295,7 +295,7 @@ class Collection:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Collection {self.root}: {len(self)} pictures, {self.model}, {self.domain}>"
+        return f"<Collection {self.root}: {len(self)} images, {self.model}, {self.domain}>"
 
     @property
     def _store(self) -> Store:

@@ -4,7 +4,7 @@
 
     ClipsearchError
     ├── UsageError               the command line asks for something that cannot be done
-    ├── ImageError               one picture cannot be read or decoded
+    ├── ImageError               one image cannot be read or decoded
     ├── ModelError               a model cannot be used
     │   ├── UnknownModel         no such architecture, tag, file or folder
     │   ├── WeightsNotFound      the model is known, but its weights are not on this machine
@@ -17,7 +17,7 @@
     │   ├── IndexUnreadable      not an index, damaged, or written by a newer clipsearch
     │   │   └── IndexDamaged     the catalog is damaged; index --rebuild saves what can be read
     │   ├── ModelMismatch        the index was made with another model
-    │   └── CollectionGone       the pictures are not where the index says (an unmounted disk?)
+    │   └── CollectionGone       the images are not where the index says (an unmounted disk?)
     ├── ClusterError             a Ray cluster cannot be used, or one of its nodes
     ├── ExchangeError            an export cannot be written, or is not what it should be
     ├── DomainError              a domain or a test set cannot be used
@@ -40,7 +40,7 @@ from typing import Literal
 from clipsearch.text import shortened
 
 FailureKind = Literal["content", "pixels", "time", "memory", "crash"]
-"""Why a picture cannot be decoded: what is in the file, a limit, or what became of the decoder."""
+"""Why an image cannot be decoded: what is in the file, a limit, or what became of the decoder."""
 
 _MOST = 1000
 """Characters of a message or a hint: what is repeated in it may be as long as a file."""
@@ -74,10 +74,10 @@ class UsageError(ClipsearchError):
 
 
 class ImageError(ClipsearchError):
-    """One picture cannot be read or decoded; the message is the reason, without the path."""
+    """One image cannot be read or decoded; the message is the reason, without the path."""
 
     def __init__(self, message: str, *, kind: FailureKind = "content", pixels: int = 0) -> None:
-        """``pixels``: of a picture that has too many of them."""
+        """``pixels``: of an image that has too many of them."""
         super().__init__(message)
         self.kind: FailureKind = kind
         self.pixels = pixels
@@ -139,7 +139,7 @@ class ModelMismatch(StoreError):
 
 
 class CollectionGone(StoreError):
-    """The pictures are not where the index says they are."""
+    """The images are not where the index says they are."""
 
 
 class ClusterError(ClipsearchError):

@@ -100,7 +100,7 @@ def native(path: bytes) -> bytes:
 
 
 def relative(path: Path, root: Path) -> bytes:
-    """``path`` as the catalogue of ``root`` has it; nothing if it is the root or outside of it."""
+    """``path`` as the catalog of ``root`` has it; nothing if it is the root or outside of it."""
     if path == root or not path.is_relative_to(root):
         return b""
     return os.fsencode(path.relative_to(root).as_posix())

@@ -1,4 +1,4 @@
-"""The things that pass between the rooms: immutable, and free of any behaviour of their own."""
+"""The things that pass between the rooms: immutable, and free of any behavior of their own."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ Vectors = npt.NDArray[np.float32]
 """Embeddings of shape ``(n, dim)``, float32, each row of unit length."""
 
 Pixels = npt.NDArray[np.uint8]
-"""Pictures ready for the image tower, shape ``(n, height, width, 3)``, RGB, 0 to 255."""
+"""Images ready for the image tower, shape ``(n, height, width, 3)``, RGB, 0 to 255."""
 
 
 class Span(NamedTuple):
@@ -30,16 +30,16 @@ class Span(NamedTuple):
 
 
 Source = bytes | Span
-"""Where a picture's bytes are: in a file of its own, by its absolute path, or inside another."""
+"""Where an image's bytes are: in a file of its own, by its absolute path, or inside another."""
 
 
 class Archived(NamedTuple):
-    """What a catalog tells of a picture that is not a file of its own."""
+    """What a catalog tells of an image that is not a file of its own."""
 
     archive: bytes | None
     """The archive's path, relative to the collection's root; None where nobody knows it."""
     offset: int
-    """Where the picture begins in it; its size is that of the picture."""
+    """Where the image begins in it; its size is that of the image."""
     caption: str | None
     url: str | None
     """Where it was downloaded from."""
@@ -70,11 +70,11 @@ class Found:
     unreadable: list[tuple[bytes, str]] = field(default_factory=list)
     """Folders that could not be listed, with the reason; nothing is known about what they hold."""
     links: int = 0
-    """Symbolic links to pictures or folders, which are not followed."""
+    """Symbolic links to images or folders, which are not followed."""
     ignored: Mapping[bytes, int] = field(default_factory=dict)
     """How many other files there are, by their names' ending in lower case (``b".cr3"``)."""
     same: Mapping[bytes, int] = field(default_factory=dict)
-    """Folders that are as they were when they were last compared, and how many pictures lie in
+    """Folders that are as they were when they were last compared, and how many images lie in
     each, which are not among ``files``."""
 
     def below(self, folder: bytes) -> "Found":
@@ -93,7 +93,7 @@ class Scope:
     exclude: tuple[str, ...]
     """Globs of files and folders that are left out."""
     max_pixels: int | None = None
-    """Pictures of more pixels fail; None takes the machine's limit."""
+    """Images of more pixels fail; None takes the machine's limit."""
 
     def to_json(self) -> str:
         """The record as JSON text; ``from_json`` is its inverse."""
@@ -110,13 +110,13 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a picture could not be decoded, and what would have to change for another result."""
+    """Why an image could not be decoded, and what would have to change for another result."""
 
     kind: FailureKind
     decoders: str
     """Names and versions of what tried to decode it."""
     pixels: int = 0
-    """How many the picture has, where they are too many."""
+    """How many the image has, where they are too many."""
     tries: int = 1
     """How often it failed so, the file being the same."""
 
@@ -133,7 +133,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class KnownImage:
-    """What the catalogue knows of a file, as far as the next walk needs it."""
+    """What the catalog knows of a file, as far as the next walk needs it."""
 
     id: int
     size: int
@@ -142,11 +142,11 @@ class KnownImage:
     unseen: bool = False
     """Indexed before cameras and places were read: its header is to be looked at once."""
     failure: Failure | None = None
-    """Of a picture that failed; None where an earlier version kept no more than the reason."""
+    """Of an image that failed; None where an earlier version kept no more than the reason."""
 
 
 class Origin(NamedTuple):
-    """What a picture tells of where it came from."""
+    """What an image tells of where it came from."""
 
     camera: str | None = None
     latitude: float | None = None
@@ -155,7 +155,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How a picture becomes the image tower's input, in open_clip's terms (its PreprocessCfg)."""
+    """How an image becomes the image tower's input, in open_clip's terms (its PreprocessCfg)."""
 
     size: tuple[int, int]
     """Height and width in pixels."""
@@ -214,19 +214,19 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """A picture as the decoder hands it to the image tower."""
+    """An image as the decoder hands it to the image tower."""
 
     pixels: Pixels
-    """Shape ``(height, width, 3)``: one picture."""
+    """Shape ``(height, width, 3)``: one image."""
     content_hash: bytes
     """BLAKE2b-160 of the file's bytes."""
     width: int
-    """Of the picture as it is looked at, in pixels."""
+    """Of the image as it is looked at, in pixels."""
     height: int
     taken_at: str | None
-    """The camera's own local time, ISO 8601, where the picture tells it."""
+    """The camera's own local time, ISO 8601, where the image tells it."""
     camera: str | None = None
-    """Make and model, where the picture tells them."""
+    """Make and model, where the image tells them."""
     latitude: float | None = None
     """Where it was taken, in degrees, north positive; with ``longitude`` or not at all."""
     longitude: float | None = None
@@ -235,11 +235,11 @@ class DecodedImage:
 
 @dataclass(frozen=True, slots=True)
 class SeenImage:
-    """A picture of which all was read, and nothing decoded but its header."""
+    """An image of which all was read, and nothing decoded but its header."""
 
     content_hash: bytes
     width: int
-    """Of the picture as it is looked at, in pixels."""
+    """Of the image as it is looked at, in pixels."""
     height: int
     taken_at: str | None
     origin: Origin
@@ -249,7 +249,7 @@ class SeenImage:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedImage:
-    """A file with all that the catalogue stores about it."""
+    """A file with all that the catalog stores about it."""
 
     file: ImageFile
     content_hash: bytes
@@ -262,11 +262,11 @@ class EmbeddedImage:
     latitude: float | None = None
     longitude: float | None = None
     archived: Archived | None = None
-    """Only of a picture that is not a file of its own."""
+    """Only of an image that is not a file of its own."""
 
 
 class IndexedImage(NamedTuple):
-    """A picture as the catalogue has it, without its embedding."""
+    """An image as the catalog has it, without its embedding."""
 
     id: int
     path: bytes
@@ -277,7 +277,7 @@ class IndexedImage(NamedTuple):
     content_hash: bytes
     """BLAKE2b-160 of the file's bytes; empty where nobody knows it."""
     width: int
-    """Of the picture as it is looked at, in pixels; 0 where nobody knows it."""
+    """Of the image as it is looked at, in pixels; 0 where nobody knows it."""
     height: int
     taken_at: str | None
     span: Span | None = None
@@ -288,7 +288,7 @@ Tested = Literal["tested", "failed", "untested"]
 """Whether an evaluation of an index's model on its domain met the domain's pass marks."""
 
 QueryKind = Literal["text", "image", "probe"]
-"""What a query was made of: each lies at another distance from the pictures.
+"""What a query was made of: each lies at another distance from the images.
 
 What scores mean is measured for texts and images; those of a probe's direction rank, and no more.
 """
@@ -306,18 +306,18 @@ class Near(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which pictures of a collection are looked at; what is not set lets all through."""
+    """Which images of a collection are looked at; what is not set lets all through."""
 
     under: bytes = b""
     """A folder, relative to the root."""
     name: str | None = None
     """A glob that the file's name must match, or, with a slash in it, its path."""
     after: str | None = None
-    """ISO 8601, local time: taken (or, where the picture does not tell, modified) then or later."""
+    """ISO 8601, local time: taken (or, where the image does not tell, modified) then or later."""
     before: str | None = None
     """Likewise: taken or modified earlier."""
     min_width: int = 0
-    """In pixels, of the picture as it is looked at."""
+    """In pixels, of the image as it is looked at."""
     min_height: int = 0
     suffixes: frozenset[bytes] = frozenset()
     """Ends of names with their dots, in lower case."""
@@ -330,7 +330,7 @@ class Filter:
     camera: str | None = None
     """A glob, or a part of the camera's make and model, in any case."""
     near: Near | None = None
-    """Taken there; a picture that does not tell its place was taken nowhere."""
+    """Taken there; an image that does not tell its place was taken nowhere."""
 
 
 EVERYTHING = Filter()
@@ -348,7 +348,7 @@ class Hit:
     """Relative to ``root``."""
     root: Path
     score: float
-    """Cosine similarity of the query's and the picture's embedding."""
+    """Cosine similarity of the query's and the image's embedding."""
     width: int
     height: int
     taken_at: str | None
@@ -369,7 +369,7 @@ class Hit:
     latitude: float | None = None
     longitude: float | None = None
     collapsed: int = 0
-    """How many pictures with no better score were folded into it, being nearly the same."""
+    """How many images with no better score were folded into it, being nearly the same."""
     span: Span | None = None
     """Where its bytes are, if it is not a file of its own."""
     caption: str | None = None
@@ -408,35 +408,35 @@ class CollectionStatus:
     """How many of them are members of archives, or have no file here."""
     failed: list[tuple[bytes, str]]
     failures: list[Failure | None]
-    """Of each picture in ``failed``, what was kept of its failure."""
+    """Of each image in ``failed``, what was kept of its failure."""
     scope: Scope
     catalog_bytes: int
     vector_bytes: int
     created_at: str
     updated_at: str
     pending: int
-    """Pictures in the catalogue that are newer than the FAISS file (searched exactly)."""
+    """Images in the catalog that are newer than the FAISS file (searched exactly)."""
     clusters: ClusterSearch | None
     """How the FAISS file is searched; None: exactly, and nothing else was tried."""
     damage: str = ""
-    """Why the FAISS file cannot be used, and the catalogue is searched; "" if it can."""
+    """Why the FAISS file cannot be used, and the catalog is searched; "" if it can."""
     left_out: int = 0
-    """Pictures that no search finds: their embeddings in the catalogue are damaged."""
+    """Images that no search finds: their embeddings in the catalog are damaged."""
 
 
 class TextEncoder(Protocol):
-    """Texts into the space that a model's pictures lie in."""
+    """Texts into the space that a model's images lie in."""
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Embed ``n`` texts as ``(n, dim)`` unit vectors."""
 
 
 class Encoder(TextEncoder, Protocol):
-    """A dual encoder: pictures and texts into one space."""
+    """A dual encoder: images and texts into one space."""
 
     @property
     def batch_size(self) -> int:
-        """How many pictures make a good batch on the encoder's device."""
+        """How many images make a good batch on the encoder's device."""
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         """Embed ``(n, height, width, 3)`` pixels as ``(n, dim)`` unit vectors."""

@@ -25,7 +25,7 @@ def write_tar(path: Path, members: Iterable[tuple[str | bytes, bytes | None]]) -
 
 
 def picture_bytes(folder: Path, seed: int, suffix: str = ".jpg") -> bytes:
-    """A picture file of random blocks."""
+    """An image file of random blocks."""
     path = folder / f"made-{seed}{suffix}"
     make_picture(path, seed)
     data = path.read_bytes()
@@ -34,7 +34,7 @@ def picture_bytes(folder: Path, seed: int, suffix: str = ".jpg") -> bytes:
 
 
 def samples(folder: Path, seeds: Iterable[int]) -> list[tuple[str | bytes, bytes]]:
-    """Members of one archive: a picture, a caption and metadata for each seed."""
+    """Members of one archive: an image, a caption and metadata for each seed."""
     made: list[tuple[str | bytes, bytes]] = []
     for seed in seeds:
         told = json.dumps({"url": f"https://example.com/{seed}", "caption": "another"})
@@ -47,7 +47,7 @@ def samples(folder: Path, seeds: Iterable[int]) -> list[tuple[str | bytes, bytes
 
 
 def interleaved(members: list[tuple[str | bytes, bytes]]) -> list[tuple[str | bytes, bytes]]:
-    """All pictures first, then all captions backwards, then all metadata."""
+    """All images first, then all captions backwards, then all metadata."""
     return members[::3] + members[1::3][::-1] + members[2::3]
 
 
@@ -60,9 +60,9 @@ def write_benchmark(
     archives: int = 2,
     **texts: str,
 ) -> Path:
-    """A set in CLIP_benchmark's layout, with a picture for each extension and content in ``said``.
+    """A set in CLIP_benchmark's layout, with an image for each extension and content in ``said``.
 
-    first: the seed of the first picture. texts: what the folder's text files say, by their stems.
+    first: the seed of the first image. texts: what the folder's text files say, by their stems.
     """
     (folder / split).mkdir(parents=True, exist_ok=True)
     for stem, text in texts.items():

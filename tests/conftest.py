@@ -1,4 +1,4 @@
-"""What many tests share: small pictures, a small model in the real format, and the program.
+"""What many tests share: small images, a small model in the real format, and the program.
 
 The tiny model is a real open_clip CLIP with random weights, saved as a hub snapshot and loaded by
 the same code as any other. It is fast and it means nothing; tests of meaning use `pocket`.
@@ -159,7 +159,7 @@ def places_beside(root: Path) -> Iterator[None]:
 
 
 def make_picture(path: Path | bytes, seed: int = 0, size: tuple[int, int] = (48, 40)) -> None:
-    """A picture of random blocks, different for every seed; the name's suffix says the format."""
+    """An image of random blocks, different for every seed; the name's suffix says the format."""
     blocks = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     image = Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST)
     suffix = os.path.splitext(os.fsdecode(path))[1].lower()
@@ -179,7 +179,7 @@ def make_picture(path: Path | bytes, seed: int = 0, size: tuple[int, int] = (48,
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder of six pictures, two of them in a subfolder."""
+    """A folder of six images, two of them in a subfolder."""
     root = tmp_path / "photos"
     (root / "sub").mkdir(parents=True)
     for n, name in enumerate(["a.png", "b.jpg", "c.png", "d.webp", "sub/e.png", "sub/f.jpg"]):

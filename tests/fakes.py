@@ -1,6 +1,6 @@
 """Stand-ins for the slow parts, and the plain truth that an index is compared with.
 
-The encoder is a hash: fast, deterministic, and different for every picture. The decoder pool
+The encoder is a hash: fast, deterministic, and different for every image. The decoder pool
 decodes for real, but in this process. `Model` knows nothing of SQLite and FAISS: it is a dict.
 """
 
@@ -40,7 +40,7 @@ ESCAPES = "\x1b[2Jred\x07\x9b1m\r\n\u202etxt.exe\u2066\u200f\u2028\ufeff\udce9\x
 
 
 def fake_spec(dim: int = DIM, fingerprint: str = "f" * 64, name: str = "fake") -> ModelSpec:
-    """A model that exists only here; its pictures are 8 x 8."""
+    """A model that exists only here; its images are 8 x 8."""
     preprocessing = Preprocessing((8, 8), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     return ModelSpec(name, None, "0" * 64, {"embed_dim": dim}, preprocessing, fingerprint)
 
@@ -53,14 +53,14 @@ def unit(seed: int | bytes, dim: int = DIM) -> Vectors:
 
 
 def picture(path: bytes, seed: int, *, dim: int = DIM, mtime_ns: int = 1) -> EmbeddedImage:
-    """A picture as the catalogue takes it; its content and its vector follow from the seed."""
+    """An image as the catalog takes it; its content and its vector follow from the seed."""
     content = hashlib.blake2b(b"%d" % seed, digest_size=20).digest()
     file = ImageFile(path, 1000 + seed, mtime_ns)
     return EmbeddedImage(file, content, 40 + seed % 7, 30, None, unit(seed, dim))
 
 
 def clustered(count: int, dim: int = DIM, kinds: int = 40, seed: int = 0) -> Vectors:
-    """Embeddings of pictures of so many kinds `(count, dim)`: each close to its kind's own."""
+    """Embeddings of images of so many kinds `(count, dim)`: each close to its kind's own."""
     random = np.random.default_rng(seed)
     near = _kinds(dim, kinds)[random.integers(0, kinds, count)]
     return l2_normalise(near + 0.05 * random.standard_normal((count, dim)))
@@ -84,7 +84,7 @@ def unsynchronised(store: Store) -> Store:
 
 
 def forget_origins(catalog: sqlite3.Connection) -> None:
-    """Make a catalogue one of schema version 2, which knew no cameras, places and failures."""
+    """Make a catalog one of schema version 2, which knew no cameras, places and failures."""
     for column in ("camera", "latitude", "longitude", "failure"):
         catalog.execute(f"ALTER TABLE images DROP COLUMN {column}")
     catalog.execute("DROP TABLE archived")
@@ -109,14 +109,14 @@ class FakeEncoder:
         self.dim = dim
         self.batch_size = batch_size
         self.batches: list[int] = []
-        """How many pictures each batch had."""
+        """How many images each batch had."""
         self.texts: list[str] = []
         self.before_batch: Callable[[], None] = lambda: None
         """Called with each batch, before it is counted."""
 
     @property
     def pictures(self) -> int:
-        """How many pictures were embedded in all."""
+        """How many images were embedded in all."""
         return sum(self.batches)
 
     def encode_images(self, pixels: Pixels) -> Vectors:
@@ -143,7 +143,7 @@ class OtherEncoder(FakeEncoder):
 
 
 def rebuild(directory: Path, spec: ModelSpec, encoder: TextEncoder) -> None:
-    """Put an index of the same pictures by another model in the place of this one.
+    """Put an index of the same images by another model in the place of this one.
 
     encoder: an ``OtherEncoder``, in whose space the new embeddings lie.
     """
@@ -211,10 +211,10 @@ def assert_exact(
     k: int,
     under: bytes = b"",
 ) -> None:
-    """The hits are what numpy finds among these pictures, up to the rounding of a score.
+    """The hits are what numpy finds among these images, up to the rounding of a score.
 
-    Pictures whose scores are closer than that may change places; but every hit must have its own
-    picture's score, and be as good as the one that numpy has at its rank.
+    Images whose scores are closer than that may change places; but every hit must have its own
+    image's score, and be as good as the one that numpy has at its rank.
     """
     paths = [path for path in vectors if not under or path.startswith(under + b"/")]
     rows = np.zeros((len(paths), len(query)), np.float16)
@@ -238,5 +238,5 @@ def vectors_of(images: Iterable[EmbeddedImage]) -> dict[bytes, Vectors]:
 
 
 def half(vectors: Vectors) -> npt.NDArray[np.float16]:
-    """As the catalogue holds them."""
+    """As the catalog holds them."""
     return vectors.astype("<f2")

@@ -1,4 +1,4 @@
-"""What an evaluation found, of pictures and classes with names that nobody should give them."""
+"""What an evaluation found, of images and classes with names that nobody should give them."""
 
 import numpy as np
 from fakes import fake_spec
@@ -27,7 +27,7 @@ NAMES = ["cat", "</style><b>dog</b>", "a & b", 'quoted "name"', "never seen"]
 
 
 def make_findings() -> Findings:
-    """Seven pictures with hostile names, five of them got wrong."""
+    """Seven images with hostile names, five of them got wrong."""
     classes = np.eye(5, dtype=np.float32)
     actual, given = [0, 0, 1, 1, 2, 3, 3], [0, 1, 0, 0, 2, 2, 4]
     images = l2_normalise(classes[given] + 0.5 * classes[actual])
@@ -60,5 +60,5 @@ def make_findings() -> Findings:
         gate=GateErrors(10, 10, 4, proportion(1, 10), None, proportion(3, 10)),
         test_set=LabelledImages("set", b"/set", tuple(PATHS), tuple(actual)),
         reused=0,
-        skipped=((b"<u>broken</u>.jpg", "damaged <picture>"),),
+        skipped=((b"<u>broken</u>.jpg", "damaged <image>"),),
     )

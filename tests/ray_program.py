@@ -1,7 +1,7 @@
-"""clipsearch, whole, with every embedded picture noted: what a killed node or run costs is counted.
+"""clipsearch, whole, with every embedded image noted: what a killed node or run costs is counted.
 
-Each worker appends a line per picture to the file NOTES, a hash of its pixels, before it embeds the
-batch, and then takes SLOWNESS seconds a picture.
+Each worker appends a line per image to the file NOTES, a hash of its pixels, before it embeds the
+batch, and then takes SLOWNESS seconds an image.
 """
 
 import hashlib

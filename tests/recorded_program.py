@@ -1,7 +1,7 @@
 """clipsearch with a model that is a hash, to be recorded by ``recorder.c``.
 
 ``python recorded_program.py ACTION PLACE RECORD`` does it once, and puts a mark into the record
-behind each commit. The pictures lie in ``PLACE/disk/photos``. The functions are also for tests that
+behind each commit. The images lie in ``PLACE/disk/photos``. The functions are also for tests that
 go on from what a power cut has left.
 """
 
@@ -45,7 +45,7 @@ def model_files(*_: object) -> ModelFiles:
 
 @contextmanager
 def model_that_is_a_hash() -> Iterator[None]:
-    """The model of everything inside, with a small domain; pictures are decoded in this process."""
+    """The model of everything inside, with a small domain; images are decoded in this process."""
     domain = taxonomy.parse(SMALL, "small.toml")
     with ExitStack() as stack:
         for place, name, other in (

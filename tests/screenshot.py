@@ -1,7 +1,7 @@
-"""Draws ``screenshot.webp``, the picture in the README: ``browse`` on the free sample images.
+"""Draws ``screenshot.webp``, the image in the README: ``browse`` on the free sample images.
 
 Run ``python tests/screenshot.py``. It needs chromium. Only images that are in the public domain or
-under CC0 are shown, so that the picture itself is free.
+under CC0 are shown, so that the image itself is free.
 """
 
 import os
@@ -31,7 +31,7 @@ def free_samples() -> list[str]:
 
 
 def main() -> None:
-    """Index the free samples with ``pocket``, ask ``browse``, and write the picture."""
+    """Index the free samples with ``pocket``, ask ``browse``, and write the image."""
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as folder:

@@ -33,7 +33,7 @@ HOSTILE = [
 
 
 def make_collection(root: Path, count: int) -> Path:
-    """Index ``count`` pictures below ``root``, the hostile ones first; none means anything."""
+    """Index ``count`` images below ``root``, the hostile ones first; none means anything."""
     root.mkdir(parents=True)
     names = [*HOSTILE, *(b"plain %03d.png" % n for n in range(count - len(HOSTILE)))][:count]
     for seed, name in enumerate(names):

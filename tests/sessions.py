@@ -33,7 +33,7 @@ VARYING = [
 NUMBER = re.compile(r"\d+\.\d+")
 SCORES_WITHIN = 0.02
 PERCENT_WITHIN = 2.5
-"""A little more than two of the 98 sample pictures."""
+"""A little more than two of the 98 sample images."""
 
 
 def alike(printed: str, expected: str) -> bool:
@@ -66,7 +66,7 @@ def environment(programs: Path | None = None) -> dict[str, str]:
 
 
 def beside_the_samples(place: Path) -> Path:
-    """A folder that has a fresh copy of the sample pictures in it."""
+    """A folder that has a fresh copy of the sample images in it."""
     shutil.copytree(
         ROOT / "sample_data", place / "sample_data", ignore=shutil.ignore_patterns(".*")
     )

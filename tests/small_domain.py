@@ -1,7 +1,7 @@
 """A fake encoder with a little meaning, and a small domain.
 
 A text's embedding is the sum of one random direction a word, so texts that share words are alike;
-a picture of a class is made by adding noise to the embedding of the class's name.
+an image of a class is made by adding noise to the embedding of the class's name.
 """
 
 import hashlib

@@ -30,7 +30,7 @@ NAMES = ["a.png", "b.png", "c & <b>d.png", "e.jpg", "sub/f.png", "sub/g.png"]
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six pictures, indexed with pocket. Not to be changed."""
+    """Six images, indexed with pocket. Not to be changed."""
     root = tmp_path_factory.mktemp("made") / "photos"
     (root / "sub").mkdir(parents=True)
     for seed, name in enumerate(NAMES):
@@ -168,7 +168,7 @@ def test_hits_are_a_sequence_best_first(collection: clipsearch.Collection) -> No
     assert "untested on the domain everyday" in hits.notes[0]
     assert repr(hits).splitlines()[0] == "<4 hits for 'a dog'>"
     assert hits.verdict in ("strong", "weak", "none")
-    # None of six random pictures is a dog.
+    # None of six random images is a dog.
     strict = collection.search("a dog", strict=True)
     assert (len(strict), strict.verdict) == (0, hits.verdict)
 

@@ -26,7 +26,7 @@ pytestmark = [
 
 
 def churn(root: Path, stop: threading.Event) -> None:
-    """Add, rename, change and delete pictures for as long as it takes."""
+    """Add, rename, change and delete images for as long as it takes."""
     chance = random.Random(0)
     n = 1000
     while not stop.is_set():

@@ -2,7 +2,7 @@
 
 As databases are tested: the program runs in a process of its own and is killed, at random moments
 and at each call that changes the index; or a call fails, because the disk is full or broken. Then
-the promises are looked at: every committed picture is found by its own vector, no picture has
+the promises are looked at: every committed image is found by its own vector, no image has
 another's, at most one batch is embedded twice, and the next run completes the work.
 """
 
@@ -42,7 +42,7 @@ pytestmark = [
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A folder of pictures, two of which are the same and one of which is none."""
+    """A folder of images, two of which are the same and one of which is none."""
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
     for n in range(PICTURES - 2):
@@ -88,7 +88,7 @@ class Program:
         return process.returncode, err.decode()
 
     def embedded(self) -> int:
-        """How many pictures were embedded, in all runs so far."""
+        """How many images were embedded, in all runs so far."""
         return sum(map(int, self.noted.read_text().split())) if self.noted.exists() else 0
 
     def expected(self, path: bytes) -> Vectors:
@@ -99,7 +99,7 @@ class Program:
         return self.truth[path]
 
     def check(self) -> int:
-        """Look at the promises; how many pictures are committed."""
+        """Look at the promises; how many images are committed."""
         directory = self.root / FOLDER
         try:
             opened = Store.open(directory)
@@ -112,7 +112,7 @@ class Program:
                 np.testing.assert_allclose(store.vector(known.id), own, atol=2e-3)
                 assert path in {hit.path for hit in store.search(own, 2)}
             assert len(store.search(self.expected(b"00.png"), 1000)) == len(good)
-        self.tally["committed pictures found by their own embedding, after a kill or fault"] += len(
+        self.tally["committed images found by their own embedding, after a kill or fault"] += len(
             good
         )
         with sqlite3.connect(directory / "catalog.sqlite3") as catalog:
@@ -132,7 +132,7 @@ class Program:
         assert code == 0, said
         assert "Traceback" not in said
         assert self.check() == PICTURES - 1
-        # The copy of a picture is embedded where both are new in one run, and reused otherwise.
+        # The copy of an image is embedded where both are new in one run, and reused otherwise.
         assert self.embedded() - before <= PICTURES - 1 - committed
         leftover = {path.name for path in (self.root / FOLDER).iterdir()}
         assert leftover <= {"catalog.sqlite3", "vectors.faiss", "writer.lock"}
@@ -182,7 +182,7 @@ def some(count: int, every: int) -> range:
 
 
 def killed_at_some_moment(program: Program, chance: random.Random) -> bool:
-    """Start a run, and end it when so many pictures are embedded, or a little later.
+    """Start a run, and end it when so many images are embedded, or a little later.
 
     False for one that was quicker.
     """
@@ -246,7 +246,7 @@ def test_a_run_that_is_killed_at_a_write_an_fsync_or_a_rename(
         code, said = injected.run(
             FAULT_IN=FOLDER, FAULT_AT=str(at), FAULT_HOW="kill", FAULT_COUNT=str(count)
         )
-        if code == 0:  # how many calls a run makes depends on which picture is decoded first
+        if code == 0:  # how many calls a run makes depends on which image is decoded first
             assert int(count.read_text()) < at
         else:
             assert code == -signal.SIGKILL, said

@@ -1,6 +1,6 @@
-"""Mutated pictures of every format, through the whole program: none ends it, none is mixed up.
+"""Mutated images of every format, through the whole program: none ends it, none is mixed up.
 
-The corpus is made from the sample pictures, small, in every format that is read: cut short, with
+The corpus is made from the sample images, small, in every format that is read: cut short, with
 bits flipped, with lengths and sizes overwritten by extremes, with parts left out, repeated or
 taken from another file. The seed is fixed, so that a failure can be looked into.
 """
@@ -38,11 +38,11 @@ SUFFIXES = {
 }
 EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 MEMORY = 2 * 2**30
-"""More than the model and two decoders take, and less than one picture that lies about its size."""
+"""More than the model and two decoders take, and less than one image that lies about its size."""
 
 
 def seeds(count: int) -> list[tuple[str, bytes]]:
-    """Suffix and content of whole pictures, small enough that a mutation hits something."""
+    """Suffix and content of whole images, small enough that a mutation hits something."""
     made = []
     for n, path in enumerate(PICTURES[:count]):
         with Image.open(path) as opened:
@@ -127,9 +127,9 @@ def test_mutated_pictures_end_no_run_and_take_no_other_pictures_vector(
     for path, error in failed.items():
         assert f"skipping {path.decode()}: {error}" in said
         assert len(error) < 300
-    tally["mutated pictures tried"] += count
-    tally["of them still pictures"] += count - len(failed)
-    # Damage that only shows in the pixels leaves a picture, and it has its own vector.
+    tally["mutated images tried"] += count
+    tally["of them still images"] += count - len(failed)
+    # Damage that only shows in the pixels leaves an image, and it has its own vector.
     from clipsearch.models.open_clip import OpenClipEncoder
 
     encoder = OpenClipEncoder(tiny_files, "cpu", 32, notify=lambda _: None)

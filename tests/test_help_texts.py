@@ -1,6 +1,6 @@
 """Help texts are what is kept under tests/golden/help, and a change of them is meant.
 
-Written anew by ``python tests/help_texts.py``.
+Written again by ``python tests/help_texts.py``.
 """
 
 import re

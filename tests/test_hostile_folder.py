@@ -39,15 +39,15 @@ GOOD = [
 
 BAD = {
     b"empty.jpg": "the file is empty",
-    b"text.jpg": "not a picture in any format",
-    b"truncated.jpg": "damaged picture",
+    b"text.jpg": "not an image in any format",
+    b"truncated.jpg": "damaged image",
     b"huge.png": "30000 x 30000 pixels are 900 megapixels",
-    b"two\nlines \x1b[2J.png": "not a picture in any format",
+    b"two\nlines \x1b[2J.png": "not an image in any format",
 }
 
 
 def png_that_claims(width: int, height: int) -> bytes:
-    """A few bytes that say they are a huge picture."""
+    """A few bytes that say they are a huge image."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + data))
@@ -60,7 +60,7 @@ def png_that_claims(width: int, height: int) -> bytes:
 
 @dataclass(frozen=True)
 class Hostile:
-    """The folder, the pictures in it that can be found, and the run that indexed it."""
+    """The folder, the images in it that can be found, and the run that indexed it."""
 
     root: Path
     good: frozenset[bytes]
@@ -84,7 +84,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Hosti
     make_picture(root / "truncated.jpg", seed=20, size=(400, 300))
     os.truncate(root / "truncated.jpg", (root / "truncated.jpg").stat().st_size // 2)
     (root / "empty.jpg").touch()
-    (root / "text.jpg").write_text("I am no picture")
+    (root / "text.jpg").write_text("I am no image")
     (root / "huge.png").write_bytes(png_that_claims(30_000, 30_000))
     (root / "two\nlines \x1b[2J.png").write_bytes(b"nor am I")
 

@@ -24,7 +24,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     root = tmp_path_factory.mktemp("made") / "photos"
     root.mkdir()
     for seed, name in enumerate(PICTURES):
-        make_picture(root / name, seed % 2)  # each label is of one picture, and can be learned
+        make_picture(root / name, seed % 2)  # each label is of one image, and can be learned
     with places_beside(root):
         assert run_here("index", root, "--model", tiny_model) == 0
     (root / "texts.txt").write_text("a cat\na dog\n")

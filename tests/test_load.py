@@ -103,4 +103,4 @@ def test_a_million_rows_are_opened_searched_and_added_to(tmp_path: Path) -> None
         started = time.monotonic()
         store.update_vector_index()
         assert not collection.calibrate(store, Texts)
-        assert time.monotonic() - started < 10  # nothing is written anew for one picture
+        assert time.monotonic() - started < 10  # nothing is written again for one image

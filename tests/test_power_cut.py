@@ -80,7 +80,7 @@ def place() -> Iterator[Path]:
 
 
 def pictures(place: Path) -> None:
-    """A folder of pictures, of which two are the same and one is none; another is remembered."""
+    """A folder of images, of which two are the same and one is none; another is remembered."""
     photos = place / "disk" / "photos"
     (photos / "sub").mkdir(parents=True)
     for n in range(PICTURES):
@@ -109,14 +109,14 @@ def changed(place: Path) -> None:
 
 
 def earlier(place: Path) -> None:
-    """An index of an earlier version, and a new picture."""
+    """An index of an earlier version, and a new image."""
     photos = shutil.copytree(ROOT / "tests/data/earlier_index", place / "disk" / "photos")
     (photos / "index").rename(photos / FOLDER)
     make_picture(photos / "new.png", 1, (16, 16))
 
 
 def exported(place: Path) -> None:
-    """Pictures, and beside them the embeddings of all but one."""
+    """Images, and beside them the embeddings of all but one."""
     indexed(place)
     photos = place / "disk" / "photos"
     with Store.open(photos / FOLDER) as store:
@@ -202,7 +202,7 @@ def kept(photos: Path) -> dict[str, Any]:
 
 
 def vectors(directory: Path) -> dict[bytes, Vectors]:
-    """Path -> vector of the good pictures, by SQLite alone."""
+    """Path -> vector of the good images, by SQLite alone."""
     with closing(sqlite3.connect(directory / "catalog.sqlite3")) as catalog:
         rows = catalog.execute("SELECT path, vector FROM images JOIN vectors USING (id)").fetchall()
     return {path: np.frombuffer(vector, "<f2").astype(np.float32) for path, vector in rows}

@@ -1,4 +1,4 @@
-"""The picture in the README: small, and of images that are free to show."""
+"""The image in the README: small, and of images that are free to show."""
 
 from PIL import Image
 from screenshot import PICTURE, SAMPLES, free_samples

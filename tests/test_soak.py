@@ -2,7 +2,7 @@
 
 Two writers that wait for each other, three searchers, a ``watch`` and a ``browse`` work on one
 folder, in which files come, go, change and move. Each program is killed now and then and started
-again. The embedding of a picture is a hash of its pixels, so every score that an answer gives can
+again. The embedding of an image is a hash of its pixels, so every score that an answer gives can
 be compared with what the file holds or held.
 
 ``CLIPSEARCH_SOAK_MINUTES`` says how long it takes.
@@ -41,7 +41,7 @@ HERE = Path(__file__).parent
 MINUTES = float(os.environ.get("CLIPSEARCH_SOAK_MINUTES", "30"))
 
 UNTOUCHED, COMING_AND_GOING = 40, 80
-"""Pictures that stay as they are, and others at the start."""
+"""Images that stay as they are, and others at the start."""
 
 HITS = 30
 SECONDS_TO_A_KILL = 3.0
@@ -94,7 +94,7 @@ class Contents:
 
 
 class Churn:
-    """Adds, changes, moves and deletes pictures; ``tally`` counts."""
+    """Adds, changes, moves and deletes images; ``tally`` counts."""
 
     def __init__(self, root: Path, contents: Contents, tally: "Counter[str]") -> None:
         self._root, self._contents, self._tally = root, contents, tally
@@ -124,10 +124,10 @@ class Churn:
             case _:
                 return
         self._seed += 1
-        self._tally[f"pictures {what}"] += 1
+        self._tally[f"images {what}"] += 1
 
     def write(self, path: Path) -> None:
-        """Put a new picture there: as one step, or slowly, as a copy comes from a camera."""
+        """Put a new image there: as one step, or slowly, as a copy comes from a camera."""
         self._seed += 1
         whole = self._beside.with_suffix(path.suffix)
         make_picture(whole, self._seed)

@@ -100,13 +100,13 @@ Examples:
 
 \b
 Words used here:
-  model      turns pictures and texts into rows of numbers, which are alike where
-             a picture shows what a text says
+  model      turns images and texts into rows of numbers, which are alike where
+             an image shows what a text says
   weights    what a model has learned, in a file
   embedding  such a row of numbers
-  index      the embeddings of a folder's pictures, in its subfolder .clipsearch
-  domain     what the pictures are about: a list of classes, to search and to test with
-  probe      classes of your own, learned from pictures that you have labelled
+  index      the embeddings of a folder's images, in its subfolder .clipsearch
+  domain     what the images are about: a list of classes, to search and to test with
+  probe      classes of your own, learned from images that you have labelled
 """
 
 app = typer.Typer(

@@ -22,7 +22,7 @@ _VARIABLES = {
     "CLIPSEARCH_DATA_DIR": "Where the list of indexed folders and the saved queries are kept.",
     "CLIPSEARCH_CACHE_DIR": "Where is kept what can be made again.",
     "HF_HUB_OFFLINE": "If 1, the network is never used, as with --offline.",
-    "NO_COLOR": "If set, nothing is printed in colour.",
+    "NO_COLOR": "If set, nothing is printed in color.",
 }
 """Those that no option stands for."""
 

@@ -13,7 +13,7 @@ from clipsearch.storage.catalog import Store
 
 @contextmanager
 def opened(options: FilterOptions, index: Path | None) -> Iterator[tuple[Sequence[Store], Filter]]:
-    """The indexes that are meant, open for reading, and the filter for their pictures.
+    """The indexes that are meant, open for reading, and the filter for their images.
 
     Raises what ``known.opened`` raises, and UsageError for a filter that means nothing.
     """

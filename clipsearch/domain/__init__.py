@@ -1,4 +1,4 @@
-"""What the pictures are about: a fixed class taxonomy, its gate, and what scores mean in it.
+"""What the images are about: a fixed class taxonomy, its gate, and what scores mean in it.
 
 In: a TOML file, texts, embeddings. Out: a ``Domain``, refusals, false-alarm rates. Nothing here
 opens an index or loads a model; numpy alone is needed.

@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float64]
 # -- false alarms ------------------------------------------------------------------------------
 
 NEAR_DUPLICATE = 0.95
-"""Pictures at least this similar are one picture told twice: a copy, a crop, the next frame."""
+"""Images at least this similar are one image told twice: a copy, a crop, the next frame."""
 
 _TAIL = 0.1
 """The share of the background scores from whose excesses the tail beyond them is drawn."""
@@ -45,7 +45,7 @@ class FalseAlarms:
 
     @classmethod
     def of(cls, best_scores: npt.ArrayLike) -> "FalseAlarms":
-        """From best scores ``(n,)`` in any order; minus infinity where there was no picture.
+        """From best scores ``(n,)`` in any order; minus infinity where there was no image.
 
         Raises TooFewExamples if there are none.
         """
@@ -102,7 +102,7 @@ def best_scores(queries: Vectors, chunks: Iterable[npt.NDArray[np.floating]]) ->
     """The best score of each query over a collection that comes in chunks.
 
     queries: ``(q, dim)``. chunks: ``(n, dim)`` each, any float dtype. Returns ``(q,)``, minus
-    infinity for a collection without pictures.
+    infinity for a collection without images.
     """
     best = np.full(len(queries), -np.inf)
     for chunk in chunks:
@@ -117,14 +117,14 @@ def best_scores_of_others(
     classes: Vectors,
     near_duplicate: float = NEAR_DUPLICATE,
 ) -> Floats:
-    """For pictures of a collection, the best score of any that has nothing to do with them.
+    """For images of a collection, the best score of any that has nothing to do with them.
 
     This is the background of image queries. images: ``(q, dim)``, a sample of the collection.
-    chunks: as in ``best_scores``. classes: ``(classes, dim)``. Left out for each picture are its
-    near-duplicates, itself among them, and the pictures that zero-shot classification gives to
+    chunks: as in ``best_scores``. classes: ``(classes, dim)``. Left out for each image are its
+    near-duplicates, itself among them, and the images that zero-shot classification gives to
     its own class: a mountain found by a mountain is no false alarm. With ``pocket`` on the sample
-    pictures, 73 % of those with another of their class found one at a rate of 0.05, and 3 % of
-    those without found anything; with the near-duplicates alone left out, 33 % and none.
+    images, 73% of those with another of their class found one at a rate of 0.05, and 3% of
+    those without found anything; with the near-duplicates alone left out, 33% and none.
 
     Returns ``(q,)``, minus infinity where nothing else is left.
     """

@@ -1,6 +1,6 @@
 """Where does the list end? A cut inside a ranking, relative to the query's own scores.
 
-A query's scores run from what a picture scores that has nothing to do with it, the base, up to
+A query's scores run from what an image scores that has nothing to do with it, the base, up to
 its best. The list ends at ``SHARE`` of that way. The base is the mean score over the collection,
 or what unrelated texts score on average, if that is lower: in a folder of dogs the mean of
 "a dog" is itself that of hits.
@@ -22,9 +22,9 @@ SHARE = 2 / 3
 def least_score(best: float, mean: float, unrelated: float = float("inf")) -> float:
     """The score at which a list ends, never above ``best``.
 
-    best: of the query. mean: its mean score over the pictures that are searched, which is its
+    best: of the query. mean: its mean score over the images that are searched, which is its
     inner product with their mean embedding. unrelated: the mean score of unrelated queries of its
-    kind over the same pictures, where it is known.
+    kind over the same images, where it is known.
     """
     base = min(best, mean, unrelated)
     return min(best, base + SHARE * (best - base))
@@ -34,7 +34,7 @@ def length(scores: npt.ArrayLike, mean: float, unrelated: float = float("inf")) 
     """How many of a ranking belong to the answer: at least one, if there are any.
 
     scores: ``(k,)``, best first; the start of a ranking will do. If all k belong to the answer,
-    those that follow may too. Pictures of the same score are all in or all out. mean, unrelated:
+    those that follow may too. Images of the same score are all in or all out. mean, unrelated:
     see ``least_score``.
     """
     ranked = np.asarray(scores, np.float64)

@@ -4,12 +4,12 @@ Words come first: a query that names a class or a synonym is let in, whatever el
 other is judged by where its embedding lies. Its nearness to the domain is its mean similarity to
 the nearest of the class embeddings and the in-domain examples; from that its nearness to the
 out-of-domain examples is taken away. The similarity to the nearest class alone would not do:
-measured on the everyday domain with ``pocket`` it let in 82 % of the out-of-domain examples where
-this lets in 22 %, with 2 % of the others refused in both cases.
+measured on the everyday domain with ``pocket`` it let in 82% of the out-of-domain examples where
+this lets in 22%, with 2% of the others refused in both cases.
 
 The threshold comes from the domain's own in-domain examples, with each one's own entry left out:
 it is the k-th smallest of their n scores with k = floor(0.02 (n + 1)), so that another query of
-their kind falls below it with a probability of at most 2 % (the quantile of split conformal
+their kind falls below it with a probability of at most 2% (the quantile of split conformal
 prediction; Vovk, Gammerman and Shafer 2005). A refusal of a sensible query is the worse error,
 and what is let in by mistake costs an answer of "no match".
 """

@@ -1,4 +1,4 @@
-"""Means with their 95 % intervals.
+"""Means with their 95% intervals.
 
 All intervals are Wilson's score interval (Wilson 1927), which keeps its coverage for small samples
 and near 0 and 1, where the textbook's normal interval does not (Brown, Cai and DasGupta 2001).
@@ -18,12 +18,12 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 Z = 1.959963984540054
-"""The normal distribution's 97.5 % quantile: intervals here are 95 % ones."""
+"""The normal distribution's 97.5% quantile: intervals here are 95% ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A measured share or mean between 0 and 1, with its 95 % interval."""
+    """A measured share or mean between 0 and 1, with its 95% interval."""
 
     value: float
     low: float
@@ -43,7 +43,7 @@ def stratified_mean(
     """The mean over strata of the means within them: every stratum weighs the same.
 
     values: ``(n,)``, from 0 to 1. strata: ``(n,)``, any labels. Mean per-class recall is this with
-    the pictures that were got right as values and the classes as strata.
+    the images that were got right as values and the classes as strata.
     influences: ``(n,)``, where an observation has an effect on the values of others too: its own
     value plus that effect, on the scale of its stratum's mean. The variance is then that of the
     influences (the infinitesimal jackknife; Efron 1982, chapter 6).
@@ -74,7 +74,7 @@ def stratified_mean(
 
 
 def clustered_mean(values: npt.ArrayLike, clusters: npt.ArrayLike) -> Estimate:
-    """The plain mean of values that come in clusters, such as the captions of one picture.
+    """The plain mean of values that come in clusters, such as the captions of one image.
 
     values: ``(n,)``, from 0 to 1. clusters: ``(n,)``, any labels. The variance is that of a ratio
     of cluster totals (Cochran 1977, section 9A.1). Raises ValueError if there are no values.

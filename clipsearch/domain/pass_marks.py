@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 ABSENT_ANSWERED = "absent_answered"
-"""The share of the classes without a picture that are answered with hits."""
+"""The share of the classes without an image that are answered with hits."""
 
 _OF_LISTS = ("found", ABSENT_ANSWERED, "list_precision", "list_recall", "list_f1")
 _OF_SEVERAL_LABELS = ("mean_average_precision", *_OF_LISTS)
@@ -15,10 +15,10 @@ SHARES = (*_OF_LABELS, *_OF_CAPTIONS)
 """Pass marks between 0 and 1, under the names that an evaluation gives its measures."""
 
 IMAGES = "images"
-"""The pass mark that is a number of pictures: an evaluation on fewer proves nothing."""
+"""The pass mark that is a number of images: an evaluation on fewer proves nothing."""
 
 LEAST_IMAGES = 30
-"""That pass mark where a domain has none: a 95 % interval is then at most 0.34 wide."""
+"""That pass mark where a domain has none: a 95% interval is then at most 0.34 wide."""
 
 REFUSED = "refused_in_domain"
 """The share of in-domain queries refused."""
@@ -44,7 +44,7 @@ class Shortfall:
 
 
 def least_images(marks: Mapping[str, float]) -> int:
-    """How many pictures an evaluation needs to decide anything, whatever it measured."""
+    """How many images an evaluation needs to decide anything, whatever it measured."""
     return int(marks.get(IMAGES, LEAST_IMAGES))
 
 
@@ -52,8 +52,8 @@ def shortfalls(measures: Mapping[str, float], marks: Mapping[str, float]) -> tup
     """The pass marks that these measures do not meet; a domain is passed if there are none.
 
     A mark that test sets of this kind cannot measure is left out: retrieval for labels,
-    classification for captions, the share of right classes for pictures with several. At least
-    one share must remain, since a number of pictures alone shows nothing.
+    classification for captions, the share of right classes for images with several. At least
+    one share must remain, since a number of images alone shows nothing.
     """
     shares = measures.keys() - {IMAGES, REFUSED}
     kinds = (_OF_SEVERAL_LABELS, _OF_LABELS, _OF_CAPTIONS)

@@ -8,7 +8,7 @@ to English language use cases." The first is refused always; of the second, peop
 
 A rule reads words and not minds: a text can be put so that none sees what is meant. The rules say
 plainly what this program is not for, each with its reason. They refuse what asks for *who*
-somebody is, or *where else* the same person is, and let pass pictures that have people, faces or
+somebody is, or *where else* the same person is, and let pass images that have people, faces or
 cameras in them.
 """
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from clipsearch.records import QueryKind, Vectors
 
 _FLOOR = 1e-6
-"""Added to every variance: the pictures of a collection of one do not vary."""
+"""Added to every variance: the images of a collection of one do not vary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +18,13 @@ class Scale:
     """What is measured on a collection so that parts of queries can be compared."""
 
     images: int
-    """How many pictures it was measured on."""
+    """How many images it was measured on."""
     covariance: npt.NDArray[np.float32]
     """``(dim, dim)``: of their embeddings."""
     means: Mapping[QueryKind, Vectors]
-    """``(dim,)`` each: of the embeddings of texts, and of the pictures."""
+    """``(dim,)`` each: of the embeddings of texts, and of the images."""
     spreads: Mapping[QueryKind, float]
-    """Standard deviation of the scores of a query of this kind over the pictures, on average."""
+    """Standard deviation of the scores of a query of this kind over the images, on average."""
 
     @classmethod
     def measure(
@@ -57,7 +57,7 @@ class Scale:
 
     @classmethod
     def pooled(cls, scales: Sequence["Scale"]) -> "Scale":
-        """One for several collections, each counting as it has pictures."""
+        """One for several collections, each counting as it has images."""
         if len(scales) == 1:
             return scales[0]
         shares = np.array([scale.images for scale in scales], np.float64)

@@ -2,9 +2,9 @@
 with the collection.
 
 The strength of a query is the mean of its best score and of the mean of its three best. The best
-alone misses a broad query ("a bird": many fair hits), the mean of three misses a single picture.
-From each score, the mean score of the unrelated queries on the same picture is taken away first,
-so that a picture that answers everything counts for less. The centered score of a query is
+alone misses a broad query ("a bird": many fair hits), the mean of three misses a single image.
+From each score, the mean score of the unrelated queries on the same image is taken away first,
+so that an image that answers everything counts for less. The centered score of a query is
 ``picture @ (query - centre)``, where the centre is the mean embedding of the unrelated texts.
 Longer texts score higher or lower, as the model has it, whatever they are about. So strengths are
 compared at equal length: what the logarithm of the number of words explains among the unrelated
@@ -17,7 +17,7 @@ nothing. A score standardized by the query's own spread did worse, since hits ad
 
 The rate of a strength is the share of the unrelated queries that reach it in this collection:
 the p-value of a permutation test, (1 + r) / (1 + n), which stays valid for any model, any
-collection and any number of pictures (Davison and Hinkley 1997, section 4.2).
+collection and any number of images (Davison and Hinkley 1997, section 4.2).
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ from clipsearch.records import Verdict
 
 Floats = npt.NDArray[np.float64]
 STRONG = 0.04
-"""A strong match, up to this rate: below 5 %, so that it holds for queries unlike the bank too.
+"""A strong match, up to this rate: below 5%, so that it holds for queries unlike the bank too.
 
 Of 169 of those, 0.065 had a rate of 0.05 or less, and 0.047 one of 0.04 or less.
 """
@@ -48,7 +48,7 @@ def strength(best: npt.ArrayLike) -> Floats:
     """The strength of queries: the mean of the best score and of the mean of the three best.
 
     best: ``(n, k)`` centered scores, best first, k from 1; those after the third do not count.
-    Fewer than three count as they are: the collection has no more pictures. Returns ``(n,)``.
+    Fewer than three count as they are: the collection has no more images. Returns ``(n,)``.
     """
     top = np.asarray(best, np.float64)[:, :BEST]
     strengths: Floats = (top[:, 0] + top.mean(axis=1)) / 2
@@ -65,10 +65,10 @@ def verdict(rate: float) -> Verdict:
 def top_scores(
     queries: npt.NDArray[np.floating], chunks: Iterable[npt.NDArray[np.floating]]
 ) -> Floats:
-    """The best scores of each query over pictures that come in chunks.
+    """The best scores of each query over images that come in chunks.
 
     queries: ``(n, dim)``, centered. chunks: ``(m, dim)`` each, any float dtype. Returns
-    ``(n, k)``, best first; k is ``BEST``, or the number of pictures if that is smaller.
+    ``(n, k)``, best first; k is ``BEST``, or the number of images if that is smaller.
     """
     rows = queries.astype(np.float32)
     best = np.empty((len(rows), 0))
@@ -84,7 +84,7 @@ class Background:
     words: tuple[int, ...]
     """The number of words in each query."""
     best: tuple[tuple[float, ...], ...]
-    """A row for each query: its best centered scores, best first; as many as there are pictures,
+    """A row for each query: its best centered scores, best first; as many as there are images,
     at most ``BEST``."""
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ class Background:
         """From the queries' numbers of words and their centered scores ``(n, pictures)``.
 
         The scores may come in any order. Raises TooFewExamples if there is no query or no
-        picture, ValueError for what is no number, or if the two are not equally many.
+        image, ValueError for what is no number, or if the two are not equally many.
         """
         values = np.asarray(scores, np.float64)
         if values.ndim != 2 or not values.size:

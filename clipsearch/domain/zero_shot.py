@@ -1,4 +1,4 @@
-"""Zero-shot classification: the embeddings of classes, and pictures or texts ranked with them.
+"""Zero-shot classification: the embeddings of classes, and images or texts ranked with them.
 
 The embedding of a class is that of the CLIP paper (Radford et al. 2021, section 3.1.4) and of
 LAION's CLIP_benchmark: each prompt's embedding is normalised, they are averaged, and the mean is
@@ -71,7 +71,7 @@ def probabilities(
 
 
 def fit_logit_scale(images: Vectors, classes: Vectors, labels: npt.ArrayLike) -> float:
-    """The logit scale, from 1 to ``LOGIT_SCALE``, with the least log loss on labelled pictures.
+    """The logit scale, from 1 to ``LOGIT_SCALE``, with the least log loss on labelled images.
 
     This is temperature scaling (Guo et al. 2017): it changes no ranking, and makes a probability
     of 0.8 right about four times in five. A model may need it badly: ``pocket`` was trained
@@ -103,7 +103,7 @@ def classify(
     k: int = 5,
     logit_scale: float = LOGIT_SCALE,
 ) -> list[list[Ranked]]:
-    """The ``k`` most probable classes of each picture, best first; ties by the earlier class.
+    """The ``k`` most probable classes of each image, best first; ties by the earlier class.
 
     images: ``(n, dim)``. classes: ``(classes, dim)``, as ``class_embeddings`` gives them, or the
     embeddings of any texts. names: theirs.

@@ -1,10 +1,10 @@
 """What people meet: every class of the domain asked for by name, and answered as by ``search``.
 
-The labelled pictures are the collection. Whoever searches a folder of them meets these lists, with
+The labelled images are the collection. Whoever searches a folder of them meets these lists, with
 defaults and as long as they are, since ``-k`` only says how many are shown at a time. So nothing
 here depends on what else an index holds, of which nobody said what it shows.
 
-Of a class with pictures, the list is compared with them: precision (0 of an empty list), recall
+Of a class with images, the list is compared with them: precision (0 of an empty list), recall
 and F1, and the best F1 that any cut of the same ranking reaches. Of a class without any, a list is
 a false answer. Classes stand for the queries that people type, so intervals are over classes: they
 say how the figures would differ with other classes like these.
@@ -39,7 +39,7 @@ class Answered:
 
     name: str
     images: int
-    """How many pictures show it; none for a class that is absent."""
+    """How many images show it; none for a class that is absent."""
     verdict: Verdict
     shown: int
     """How long the list was."""
@@ -55,7 +55,7 @@ class Answered:
 
     @property
     def recall(self) -> float:
-        """The share of the class's pictures in the list, 0 for a class that is absent."""
+        """The share of the class's images in the list, 0 for a class that is absent."""
         return self.right / self.images if self.images else 0.0
 
     @property
@@ -108,10 +108,10 @@ class AnswersReport:
 def evaluate_answers(
     images: Vectors, shown: Bools, domain: Domain, texts: Texts, encoder: TextEncoder
 ) -> AnswersReport:
-    """Ask for every class of ``domain``, and compare the answers with what the pictures show.
+    """Ask for every class of ``domain``, and compare the answers with what the images show.
 
-    images: ``(n, dim)``, at least one. shown: ``(n, classes)``, whether a picture shows a class;
-    every picture shows one at least. texts: of the domain, embedded.
+    images: ``(n, dim)``, at least one. shown: ``(n, classes)``, whether an image shows a class;
+    every image shows one at least. texts: of the domain, embedded.
     """
     queries = [QUERY.format(name) for name in domain.class_names]
     vectors = encode_all(encoder, queries)

@@ -3,7 +3,7 @@
 The set brings its own class names and templates, so no domain and no index has a part in it, and
 nothing is kept. The measures are those of ``metrics``, under CLIP_benchmark's names; on the same
 embeddings they are those of its version 1.6.2 to 1e-6. Its mean average precision counts a class
-without a picture as 0, and so does this one.
+without an image as 0, and so does this one.
 
 The linear probe is learned from the train split and measured on the test split. CLIP_benchmark fits
 it by AdamW for some epochs, so that its result depends on a learning rate and a seed. Here it is
@@ -45,7 +45,7 @@ _IMAGENET = ("tench", "goldfish", "great white shark", "tiger shark")
 
 _IMAGENET_PICTURES = 50_000
 """In its test split, which is ILSVRC 2012's validation set. ImageNetV2 and ImageNet-Sketch have
-the same class names and other pictures."""
+the same class names and other images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,11 @@ class LinearProbe:
 
     report: ClassificationReport
     images: int
-    """How many pictures of the train split it was learned from."""
+    """How many images of the train split it was learned from."""
     l2: float
     """The strength of the penalty that was chosen."""
     shared: int
-    """How many pictures of the test split are in the train split too, byte by byte."""
+    """How many images of the test split are in the train split too, byte by byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +98,18 @@ class Benchmarked:
         notes = list(self.report.notes)
         if self.skipped:
             notes.append(
-                f"{len(self.skipped)} pictures could not be decoded and do not count, so the "
+                f"{len(self.skipped)} images could not be decoded and do not count, so the "
                 "figures are not comparable with those of the whole set"
             )
         if self.probe:
             notes.append(
-                f"the linear probe is a logistic regression on {self.probe.images} pictures of the "
+                f"the linear probe is a logistic regression on {self.probe.images} images of the "
                 f"train split, fitted exactly, with the penalty {self.probe.l2:.3g} chosen by "
                 "cross-validation; CLIP_benchmark fits it by AdamW, to another penalty"
             )
             if self.probe.shared:
                 notes.append(
-                    f"{self.probe.shared} pictures of the test split are in the train split too: "
+                    f"{self.probe.shared} images of the test split are in the train split too: "
                     "the linear probe has seen them"
                 )
         return notes
@@ -133,7 +133,7 @@ class Benchmarked:
         if "ImageNet-1k" not in known or not is_imagenet(self.benchmark):
             return {}
         said = f"ImageNet-1k {percent(known['ImageNet-1k']['top1'])}"
-        return {"acc1": said if self.pictures == _IMAGENET_PICTURES else f"{said}, other pictures"}
+        return {"acc1": said if self.pictures == _IMAGENET_PICTURES else f"{said}, other images"}
 
 
 def measure(
@@ -146,7 +146,7 @@ def measure(
 ) -> Benchmarked:
     """Measure the model ``spec`` on the test split, and a linear probe of the train split.
 
-    Pictures are decoded in the pool's processes, read out of the archives by them, and embedded in
+    Images are decoded in the pool's processes, read out of the archives by them, and embedded in
     batches: besides the embeddings, memory does not grow with the set.
     Raises BadLabels and TooFewExamples for the set, RefusedByPolicy for a class name or a template,
     and ModelError.
@@ -154,12 +154,12 @@ def measure(
     if linear_probe and benchmark.kind != "classification":
         raise BadLabels(
             f"{benchmark.folder} is a set for {benchmark.kind}, and a linear probe is learned from "
-            "pictures of one class each",
+            "images of one class each",
             hint="Leave out --linear-probe.",
         )
     test = read_split(benchmark, "test")
     training = read_split(benchmark, "train") if linear_probe else None
-    # Captions are not checked: COCO's "photos of the same man" is no query here, and no picture is
+    # Captions are not checked: COCO's "photos of the same man" is no query here, and no image is
     # ever given for it, only the share of all captions that find theirs.
     for text in (*benchmark.classes, *(benchmark.prompts(0) if benchmark.classes else ())):
         policy.check(text)
@@ -185,7 +185,7 @@ def is_imagenet(benchmark: Benchmark) -> bool:
 def _embedded(
     split: Split, spec: ModelSpec, load_encoder: LoadEncoder, progress: Progress
 ) -> Embedded:
-    """Embed the pictures of a split, each read out of its archive by the process that decodes it.
+    """Embed the images of a split, each read out of its archive by the process that decodes it.
 
     Raises TooFewExamples if none can be decoded.
     """
@@ -206,7 +206,7 @@ def _embedded(
     if not hashes:
         first = failed[0]
         raise TooFewExamples(
-            f"none of the {len(split.files)} pictures of {split.labelled.source} can be decoded",
+            f"none of the {len(split.files)} images of {split.labelled.source} can be decoded",
             hint=f"The first: {first}.",
         )
     rows = tuple(sorted(hashes))
@@ -255,7 +255,7 @@ def _probe(
         )
     l2 = logistic.cross_validated_l2(x, known, len(names))
     weights = logistic.fit(x, known, len(names), l2)
-    # One more dimension, 1 for every picture, holds the intercepts: scores are products again.
+    # One more dimension, 1 for every image, holds the intercepts: scores are products again.
     images: Vectors = np.c_[found.vectors, np.ones(len(found.vectors), np.float32)]
     classes = weights.astype(np.float32)
     seen = set(learned.hashes)
@@ -277,7 +277,7 @@ def _accuracies(report: Report, prefix: str) -> dict[str, Estimate | None]:
 
 
 def _over_all_classes(report: MultiLabelReport) -> Estimate:
-    """The mean average precision with 0 for classes without a picture."""
+    """The mean average precision with 0 for classes without an image."""
     mean = report.mean_average_precision
     share = sum(result.images > 0 for result in report.per_class) / report.classes
     return Estimate(mean.value * share, mean.low * share, mean.high * share, mean.n)

@@ -1,4 +1,4 @@
-"""Pictures and the classes that they are given, best first."""
+"""Images and the classes that they are given, best first."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -24,14 +24,14 @@ from clipsearch.storage.collection import Collection
 from clipsearch.storage.texts import embedded_texts
 
 Rank = Callable[[Vectors, int], list[list[Ranked]]]
-"""Pictures ``(n, dim)`` and a number k to the k best classes of each."""
+"""Images ``(n, dim)`` and a number k to the k best classes of each."""
 
 _ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Whose classes pictures are given to; nothing set means the domain of the index."""
+    """Whose classes images are given to; nothing set means the domain of the index."""
 
     texts: Sequence[str] | None = None
     """Captions or labels."""
@@ -49,7 +49,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """What pictures may be given to."""
+    """What images may be given to."""
 
     by: str
     """Whose classes they are: the domain's name, ``@`` and a probe's name, or ``texts``."""
@@ -61,7 +61,7 @@ class Classes:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture to be classified."""
+    """An image to be classified."""
 
     path: bytes
     """Absolute."""
@@ -73,7 +73,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """A picture and its classes, most probable first."""
+    """An image and its classes, most probable first."""
 
     picture: Picture
     ranking: list[Ranked]
@@ -81,7 +81,7 @@ class Classified:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """Pictures with their classes, and what is to be known of them."""
+    """Images with their classes, and what is to be known of them."""
 
     found: Iterator[Classified]
     """Ranked while it is iterated over."""
@@ -94,9 +94,9 @@ class Classification:
 def pictures_of(
     paths: Sequence[Path], store: Store | None, start: Path = Path()
 ) -> tuple[list[Picture], list[tuple[bytes, str]]]:
-    """The pictures that are meant; and what cannot be listed, and why.
+    """The images that are meant; and what cannot be listed, and why.
 
-    Those of ``paths``, pictures and folders; without any, what ``store`` has below ``start``.
+    Those of ``paths``, images and folders; without any, what ``store`` has below ``start``.
     Raises UsageError for a path that does not exist, CollectionGone for an unreadable folder.
     """
     if paths or store is None:
@@ -114,10 +114,10 @@ def classify(
     progress: Progress = lambda doing, done, total: None,
     notify: Notify = lambda message: None,
 ) -> Classification:
-    """Give pictures to classes. Those that ``store`` has are not read again.
+    """Give images to classes. Those that ``store`` has are not read again.
 
     model: which model where there is no index, and where either runs. k: how many classes of each
-    picture, best first; None: one, or all of ``labels.texts``. Raises UsageError, RefusedByPolicy
+    image, best first; None: one, or all of ``labels.texts``. Raises UsageError, RefusedByPolicy
     for a text, ModelError.
     """
     for text in labels.texts or ():
@@ -181,7 +181,7 @@ def _class_name(domain: Domain, folder: str) -> str | None:
 
 
 def indexed(store: Store, start: Path) -> list[Picture]:
-    """The pictures of an index that lie in the folder ``start``, in the order of their paths."""
+    """The images of an index that lie in the folder ``start``, in the order of their paths."""
     inside = start.is_relative_to(store.root)
     base = start if inside else store.root
     images = store.images(Filter(under=relative(base, store.root)))
@@ -194,7 +194,7 @@ def indexed(store: Store, start: Path) -> list[Picture]:
 def gathered(
     paths: Sequence[Path], store: Store | None
 ) -> tuple[list[Picture], list[tuple[bytes, str]]]:
-    """These pictures and those in these folders, each once; and what cannot be listed, and why.
+    """These images and those in these folders, each once; and what cannot be listed, and why.
 
     Raises UsageError for a path that does not exist, CollectionGone for an unreadable folder.
     """
@@ -222,7 +222,7 @@ def _found(path: Path, root: bytes, under: bytes) -> Found:
         status = path.stat()
     except OSError as error:
         raise UsageError(
-            f"cannot read {path}: {error.strerror}", hint="classify takes pictures and folders."
+            f"cannot read {path}: {error.strerror}", hint="classify takes images and folders."
         ) from error
     return Found([ImageFile(under, status.st_size, status.st_mtime_ns)], [], 0)
 
@@ -236,7 +236,7 @@ def _picture(root: bytes, path: bytes, base: Path, id: int | None) -> Picture:
 def classified(
     pictures: Sequence[Picture], images: Vectors, rank: Rank, k: int
 ) -> Iterator[Classified]:
-    """Rank the classes of each picture, a few at a time. images: ``(n, dim)``."""
+    """Rank the classes of each image, a few at a time. images: ``(n, dim)``."""
     for start in range(0, len(pictures), _ROWS_AT_ONCE):
         some = slice(start, start + _ROWS_AT_ONCE)
         rankings = rank(images[some], k)
@@ -250,7 +250,7 @@ def embeddings(
     load_encoder: LoadEncoder,
     progress: Progress,
 ) -> tuple[list[Picture], Vectors, tuple[tuple[bytes, str], ...]]:
-    """The pictures that have an embedding, these ``(n, dim)``, and why the others have none."""
+    """The images that have an embedding, these ``(n, dim)``, and why the others have none."""
     vectors: dict[bytes, Vectors] = {}
     for picture in pictures:
         if store is not None and picture.id is not None:

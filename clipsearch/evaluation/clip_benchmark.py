@@ -4,7 +4,7 @@ classnames.txt                          a class on each line, in the order of th
 zeroshot_classification_templates.txt   a prompt on each line, with {c} for the class
 dataset_type.txt                        classification, multilabel or retrieval
 test/nshards.txt                        how many archives there are: 0.tar, 1.tar, ...
-test/0.tar, train/0.tar, ...            samples: a picture and what is said of it
+test/0.tar, train/0.tar, ...            samples: an image and what is said of it
 
 What is said is in the sample's ``cls``, the number of its class; in ``npy``, 0 or 1 for each class
 (multilabel); or in ``txt``, a caption on each line (retrieval, which needs no class names). It is
@@ -14,8 +14,8 @@ and a name may occur twice, as in ImageNet. Without dataset_type.txt the first s
 without nshards.txt all archives are read.
 
 CLIP_benchmark stops with a traceback, or counts something else, where this raises BadLabels: an
-archive that is missing or truncated, a sample without a picture or a label, a label of no class.
-Only headers and labels are read here; pictures are left where they are.
+archive that is missing or truncated, a sample without an image or a label, a label of no class.
+Only headers and labels are read here; images are left where they are.
 """
 
 import io
@@ -54,15 +54,15 @@ _SAID_IN: dict[Kind, tuple[str, ...]] = {
     "multilabel": ("npy",),
     "retrieval": ("txt",),
 }
-"""The extensions of what is said of a picture; the first that a sample has."""
+"""The extensions of what is said of an image; the first that a sample has."""
 
 _MOST_BYTES = 1 << 20
-"""Of what is said of one picture."""
+"""Of what is said of one image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """What a folder says of all its pictures."""
+    """What a folder says of all its images."""
 
     folder: Path
     kind: Kind
@@ -78,7 +78,7 @@ class Benchmark:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The pictures of one split."""
+    """The images of one split."""
 
     labelled: TestSet
     """Paths are those of the archive and of the member in it, relative to the folder."""
@@ -95,7 +95,7 @@ def is_benchmark(folder: Path) -> bool:
 
 
 def read(folder: Path) -> Benchmark:
-    """Read what is said of all pictures. Raises BadLabels."""
+    """Read what is said of all images. Raises BadLabels."""
     kind = _kind(folder)
     if kind == "retrieval":
         return Benchmark(folder, kind, (), ())
@@ -110,7 +110,7 @@ def read(folder: Path) -> Benchmark:
 
 
 def read_split(benchmark: Benchmark, name: SplitName) -> Split:
-    """Read where the pictures of a split are, and what is said of each.
+    """Read where the images of a split are, and what is said of each.
 
     Raises BadLabels, which names the archive and the member, and TooFewExamples if there is none.
     """
@@ -126,7 +126,7 @@ def read_split(benchmark: Benchmark, name: SplitName) -> Split:
                 files.append(ImageFile(path, picture.span.size, picture.mtime_ns, picture.span))
                 said.append(_bytes(file, about, archive))
     if not files:
-        raise TooFewExamples(f"the archives in {benchmark.folder / name} hold no picture")
+        raise TooFewExamples(f"the archives in {benchmark.folder / name} hold no image")
     return Split(_labelled(benchmark, files, said), tuple(files))
 
 
@@ -219,14 +219,14 @@ def _samples(archive: Path) -> Sequence[Sample]:
 
 
 def _members(sample: Sample, archive: Path, kind: Kind) -> tuple[Member, Member]:
-    """The picture, and what is said of it."""
+    """The image, and what is said of it."""
     about = next((sample.members[x] for x in _SAID_IN[kind] if x in sample.members), None)
     where = f"{archive}: {os.fsdecode(sample.key)}"
     if sample.picture is None:
-        raise BadLabels(f"{where} has no picture", hint="Each sample needs a .webp, .jpg or .png.")
+        raise BadLabels(f"{where} has no image", hint="Each sample needs a .webp, .jpg or .png.")
     if about is None:
         raise BadLabels(
-            f"{where} has no label: there is no .{_SAID_IN[kind][0]} beside the picture",
+            f"{where} has no label: there is no .{_SAID_IN[kind][0]} beside the image",
             hint=f"It is read as {kind}. Another kind of set says so in {KIND}: "
             "classification has .cls, multilabel .npy, retrieval .txt.",
         )
@@ -235,7 +235,7 @@ def _members(sample: Sample, archive: Path, kind: Kind) -> tuple[Member, Member]
 
 def _bytes(file: BinaryIO, member: Member, archive: Path) -> bytes:
     if member.span.size > _MOST_BYTES:
-        raise BadLabels(f"{_place(archive, member.name)}: too long for what is said of a picture")
+        raise BadLabels(f"{_place(archive, member.name)}: too long for what is said of an image")
     file.seek(member.span.offset)
     return file.read(member.span.size)
 
@@ -244,7 +244,7 @@ def _place(archive: Path, member: bytes) -> str:
     return f"{archive}: {os.fsdecode(member)}"
 
 
-# -- what is said of a picture -------------------------------------------------------------------
+# -- what is said of an image -------------------------------------------------------------------
 
 
 def _labelled(benchmark: Benchmark, files: Sequence[ImageFile], said: Sequence[bytes]) -> TestSet:

@@ -1,8 +1,8 @@
-"""Learning curves: how accurate a probe gets with more labelled pictures of each class.
+"""Learning curves: how accurate a probe gets with more labelled images of each class.
 
 In each draw a fifth of every class is set aside to test on, and probes learn from 1, 2, 4, ...
-pictures a class of the rest, and from all of it. Larger parts hold the smaller ones. Zero-shot
-classification is tested on the same pictures.
+images a class of the rest, and from all of it. Larger parts hold the smaller ones. Zero-shot
+classification is tested on the same images.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ PER_CLASS = (1, 2, 4, 8, 16)
 DRAWS = 5
 
 _TESTED = 5
-"""One picture in so many is tested on."""
+"""One image in so many is tested on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +40,25 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What so many pictures of each class bring."""
+    """What so many images of each class bring."""
 
     per_class: int | None
     """At most so many; None for all that there are."""
     images: int
-    """How many pictures that is in all."""
+    """How many images that is in all."""
     accuracy: Spread
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """How accurate a probe gets with more pictures."""
+    """How accurate a probe gets with more images."""
 
     classes: int
     points: tuple[Point, ...]
     zero_shot: Spread
     draws: int
     tested: int
-    """How many pictures each draw is tested on."""
+    """How many images each draw is tested on."""
     last_gain: Spread | None
     """What the last point is above the one before it; None if there is only one."""
 
@@ -66,10 +66,10 @@ class Curve:
     def said(self) -> str:
         """Whether more labels would help, in one sentence."""
         if self.last_gain is None:
-            return "there are too few pictures to say whether more labels would help"
+            return "there are too few images to say whether more labels would help"
         few, many = self.points[-2].images, self.points[-1].images
         gain, doubt = self.last_gain.mean, self.last_gain.deviation / self.draws**0.5
-        step = f"going from {few} to {many} pictures brought {100 * gain:+.1f} points"
+        step = f"going from {few} to {many} images brought {100 * gain:+.1f} points"
         doubtful = f"(standard error {100 * doubt:.1f})"
         if gain > 2 * doubt:
             return f"{step} {doubtful}: more labels are likely to help"
@@ -85,14 +85,14 @@ def learning_curve(
 ) -> Curve:
     """Measure it. images: ``(n, dim)``. labels: the class of each. words: ``(classes, dim)``.
 
-    Raises TooFewExamples unless two classes have two pictures.
+    Raises TooFewExamples unless two classes have two images.
     """
     actual = np.asarray(labels, np.int64)
     counts = np.bincount(actual, minlength=len(classes))
     if np.count_nonzero(counts > 1) < 2:
         raise TooFewExamples(
-            "a learning curve needs two classes with two pictures at least, to learn and to test",
-            hint="Label more pictures, or leave out --curve.",
+            "a learning curve needs two classes with two images at least, to learn and to test",
+            hint="Label more images, or leave out --curve.",
         )
     most = int((counts - _set_aside(counts)).max())
     sizes = [*(size for size in PER_CLASS if size < most), None]
@@ -125,13 +125,13 @@ def learning_curve(
 
 
 def _set_aside(counts: Ints) -> Ints:
-    """How many pictures of each class are tested on: of a single one none, else one at least."""
+    """How many images of each class are tested on: of a single one none, else one at least."""
     aside: Ints = np.where(counts > 1, np.maximum(counts // _TESTED, 1), 0)
     return aside
 
 
 def _places(labels: Ints, rng: np.random.Generator) -> Ints:
-    """For each picture its place, from 0, in a random order of its class."""
+    """For each image its place, from 0, in a random order of its class."""
     shuffled = rng.permutation(len(labels))
     order = shuffled[np.argsort(labels[shuffled], kind="stable")]
     ordered = labels[order]

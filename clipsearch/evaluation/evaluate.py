@@ -1,4 +1,4 @@
-"""Test an index's model on labelled pictures, and keep with the index what was found."""
+"""Test an index's model on labelled images, and keep with the index what was found."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,8 +45,8 @@ _HITS = 10
 
 _FORMS = ("{}", "a photo of a {}")
 """How people ask for a class. The class's own embedding, an average over prompts, would not do:
-its scores are higher than those of any query that is typed. Only classes of which there is a
-picture are asked for, since a picture labelled as one thing may well show another besides."""
+its scores are higher than those of any query that is typed. Only classes of which there is an
+image are asked for, since an image labelled as one thing may well show another besides."""
 
 _QUERIES_AT_ONCE = 1024
 
@@ -63,17 +63,17 @@ class Findings:
     domain: Domain
     gate: GateErrors
     test_set: TestSet
-    """Those pictures of it that could be decoded; the report's rows are theirs."""
+    """Those images of it that could be decoded; the report's rows are theirs."""
     reused: int
     """How many embeddings the index had."""
     skipped: tuple[tuple[bytes, str], ...]
-    """Pictures that could not be decoded, with the reason."""
+    """Images that could not be decoded, with the reason."""
     curve: Curve | None = None
     """What a probe would get from these labels, where that was asked for."""
 
     @property
     def tested(self) -> Tested:
-        """What the evaluation says of the model and the domain; of too few pictures, nothing."""
+        """What the evaluation says of the model and the domain; of too few images, nothing."""
         if self.evaluation.images < least_images(self.domain.pass_marks):
             return "untested"
         return "failed" if self.evaluation.shortfalls else "tested"
@@ -90,14 +90,14 @@ def evaluate(
     """Evaluate the model and the domain of ``store``, which is open for writing.
 
     The result is committed at the end, in place of an earlier one, unless it is of too few
-    pictures to decide anything: then the index stays as it was. curve: also measure what a probe
-    would get from these labels. Raises TooFewExamples if no picture can be decoded, or too few for
-    a curve, BadLabels for a curve of pictures without one label each, RefusedByPolicy for a
+    images to decide anything: then the index stays as it was. curve: also measure what a probe
+    would get from these labels. Raises TooFewExamples if no image can be decoded, or too few for
+    a curve, BadLabels for a curve of images without one label each, RefusedByPolicy for a
     caption, and ModelError.
     """
     if curve and not isinstance(test_set, LabelledImages):
         raise BadLabels(
-            f"{test_set.source}: a learning curve needs pictures with one label each",
+            f"{test_set.source}: a learning curve needs images with one label each",
             hint="Leave out --curve.",
         )
     for caption in test_set.captions if isinstance(test_set, CaptionedImages) else ():
@@ -116,7 +116,7 @@ def evaluate(
     )
     if not found.rows:
         raise TooFewExamples(
-            f"none of the {len(test_set.paths)} pictures of {test_set.source} can be decoded",
+            f"none of the {len(test_set.paths)} images of {test_set.source} can be decoded",
             hint=f"The first: {found.failed[0][1]}.",
         )
     test_set = test_set.only(found.rows)
@@ -190,7 +190,7 @@ def _curve(
     classes: Vectors,
     progress: Progress,
 ) -> Curve:
-    """That of the probe that these pictures would train: its classes are those that occur."""
+    """That of the probe that these images would train: its classes are those that occur."""
     rows, _ = without_copies(test_set.classes, hashes)
     occurring, labels = np.unique([test_set.classes[row] for row in rows], return_inverse=True)
     names = [domain.class_names[c] for c in occurring]
@@ -199,7 +199,7 @@ def _curve(
 
 
 def shown_classes(test_set: LabelledImages | MultiLabelImages, classes: int) -> Bools:
-    """Whether each picture shows a class: ``(n, classes)``."""
+    """Whether each image shows a class: ``(n, classes)``."""
     shown = np.zeros((len(test_set.paths), classes), bool)
     for picture, own in zip(shown, test_set.labels, strict=True):
         picture[list(own)] = True
@@ -211,7 +211,7 @@ def _precision(
 ) -> Precision | None:
     """What the scores of these queries' hits say of being right; None where they say nothing.
 
-    queries: ``(q, dim)``. about: ``(q,)``, what each is about: a class, or a picture. images:
+    queries: ``(q, dim)``. about: ``(q,)``, what each is about: a class, or an image. images:
     ``(n, dim)``. is_right: of rows of ``images`` and what they were found for, which are right.
     """
     scores, right, groups = [], [], []

@@ -1,11 +1,11 @@
-"""Labelled pictures to test a model with: where they are, and what is said of each.
+"""Labelled images to test a model with: where they are, and what is said of each.
 
 Three forms are read. A folder whose folders are named after classes; a table (CSV or TSV, with a
-header line) of ``path,label``; and a table of ``path,caption``. In a table a picture may have
+header line) of ``path,label``; and a table of ``path,caption``. In a table an image may have
 several labels or captions, one a line, and columns of other names are ignored. Paths are relative
 to the table's own folder.
 
-Nothing is guessed: a label that the domain has not got, a file that is missing or a picture with
+Nothing is guessed: a label that the domain has not got, a file that is missing or an image with
 the same label twice is an error that names the line. What is to be learned, and not tested, may
 have labels of its own: ``own_taxonomy`` makes a domain of them.
 """
@@ -32,7 +32,7 @@ PATH_COLUMNS = ("path", "file", "filename", "image")
 
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
-    """Pictures, each with its one class."""
+    """Images, each with its one class."""
 
     source: str
     root: bytes
@@ -40,19 +40,19 @@ class LabelledImages:
     paths: tuple[bytes, ...]
     """In the file system's own bytes, separated by ``/``; sorted, none twice."""
     classes: tuple[int, ...]
-    """For each picture the index of its class in the domain."""
+    """For each image the index of its class in the domain."""
 
     @property
     def labels(self) -> tuple[tuple[int, ...], ...]:
-        """``classes`` in the form of pictures with several."""
+        """``classes`` in the form of images with several."""
         return tuple((index,) for index in self.classes)
 
     def per_class(self) -> Counter[int]:
-        """How many pictures each class has; classes without any are left out."""
+        """How many images each class has; classes without any are left out."""
         return Counter(self.classes)
 
     def only(self, rows: Sequence[int]) -> "LabelledImages":
-        """The part of the set that the pictures at these positions are."""
+        """The part of the set that the images at these positions are."""
         return replace(
             self,
             paths=tuple(self.paths[n] for n in rows),
@@ -62,17 +62,17 @@ class LabelledImages:
 
 @dataclass(frozen=True, slots=True)
 class MultiLabelImages:
-    """Pictures, each with the classes of all that it shows; one at least has several."""
+    """Images, each with the classes of all that it shows; one at least has several."""
 
     source: str
     root: bytes
     paths: tuple[bytes, ...]
     """Sorted, none twice."""
     labels: tuple[tuple[int, ...], ...]
-    """For each picture the indices of its classes in the domain, ascending."""
+    """For each image the indices of its classes in the domain, ascending."""
 
     def only(self, rows: Sequence[int]) -> "MultiLabelImages":
-        """The part of the set that the pictures at these positions are."""
+        """The part of the set that the images at these positions are."""
         return replace(
             self,
             paths=tuple(self.paths[n] for n in rows),
@@ -82,7 +82,7 @@ class MultiLabelImages:
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImages:
-    """Pictures, each with one or more captions."""
+    """Images, each with one or more captions."""
 
     source: str
     root: bytes
@@ -90,10 +90,10 @@ class CaptionedImages:
     """In the order in which the table first names them, none twice."""
     captions: tuple[str, ...]
     images: tuple[int, ...]
-    """For each caption the position of its picture in ``paths``."""
+    """For each caption the position of its image in ``paths``."""
 
     def only(self, rows: Sequence[int]) -> "CaptionedImages":
-        """The part of the set that the pictures at these positions are."""
+        """The part of the set that the images at these positions are."""
         position = {row: n for n, row in enumerate(rows)}
         kept = [n for n, image in enumerate(self.images) if image in position]
         return replace(
@@ -110,14 +110,14 @@ TestSet = LabelledImages | MultiLabelImages | CaptionedImages
 def read(source: Path, domain: Domain) -> TestSet:
     """Read a labelled set: a folder of class-named folders, or a table.
 
-    Raises BadLabels if something in it is wrong, and TooFewExamples if it holds no picture.
+    Raises BadLabels if something in it is wrong, and TooFewExamples if it holds no image.
     """
     _require_exists(source)
     return read_folders(source, domain) if source.is_dir() else read_table(source, domain)
 
 
 def read_single(source: Path, domain: Domain) -> LabelledImages:
-    """Read a set in which every picture has one label, as learning needs it.
+    """Read a set in which every image has one label, as learning needs it.
 
     Raises BadLabels and TooFewExamples as ``read`` does, and BadLabels for any other set.
     """
@@ -128,9 +128,9 @@ def read_single(source: Path, domain: Domain) -> LabelledImages:
         raise _has_captions(source)
     path = next(p for p, own in zip(found.paths, found.labels, strict=True) if len(own) > 1)
     raise BadLabels(
-        f"{source}: {os.fsdecode(path)} has several labels, and classes are learned from pictures "
+        f"{source}: {os.fsdecode(path)} has several labels, and classes are learned from images "
         "with one",
-        hint="Give each picture the label that sets it apart, or leave it out.",
+        hint="Give each image the label that sets it apart, or leave it out.",
     )
 
 
@@ -140,7 +140,7 @@ def own_taxonomy(source: Path, domain: Domain) -> Domain:
     Templates are those of ``domain``, and so are the prompts of the classes that it has too. What
     tests the set has no place here: there are no examples and no pass marks.
     Raises BadLabels if the set cannot be read or has captions in place of labels, TooFewExamples
-    if it holds no picture, and RefusedByPolicy if a label asks for what the usage policy forbids.
+    if it holds no image, and RefusedByPolicy if a label asks for what the usage policy forbids.
     """
     _require_exists(source)
     names: dict[str, str] = {}
@@ -193,9 +193,9 @@ def _require_exists(source: Path) -> None:
 
 
 def fingerprint(images: TestSet, domain: Domain, hashes: Sequence[bytes]) -> str:
-    """SHA-256, in hex, of the test set: the content of its pictures and what is said of them.
+    """SHA-256, in hex, of the test set: the content of its images and what is said of them.
 
-    hashes: the content hash of each picture, in the order of ``paths``. Names and places of the
+    hashes: the content hash of each image, in the order of ``paths``. Names and places of the
     files are no part of it, so a copy of a test set is the same test set.
     """
     if isinstance(images, CaptionedImages):
@@ -231,7 +231,7 @@ def read_folders(folder: Path, domain: Domain) -> LabelledImages:
         raise BadLabels(
             f"{folder}: {os.fsdecode(stray[0])} lies in no class's folder"
             + (f", and {len(stray) - 1} more" if len(stray) > 1 else ""),
-            hint="Put each picture into a folder that is named after its class.",
+            hint="Put each image into a folder that is named after its class.",
         )
     names = {file.path.split(b"/")[0] for file in found.files}
     classes = {name: domain.find_class(os.fsdecode(name)) for name in names}
@@ -269,7 +269,7 @@ _Entry = tuple[int, bytes, str]
 
 
 def _read_entries(table: Path) -> tuple[tuple[str, ...], list[_Entry]]:
-    """Which columns say something of the pictures, those of labels or of captions, and what."""
+    """Which columns say something of the images, those of labels or of captions, and what."""
     rows = _rows(table)
     line, header = next(rows, (1, []))
     columns = [name.strip().lower() for name in header]
@@ -346,7 +346,7 @@ def _entries(
 
 
 def _stored(path: str) -> bytes:
-    """A path as a catalogue has it, so that ``./a.jpg`` and ``a.jpg`` are one."""
+    """A path as a catalog has it, so that ``./a.jpg`` and ``a.jpg`` are one."""
     stored = os.fsencode(os.path.normpath(path))
     return stored if os.sep == "/" else stored.replace(os.fsencode(os.sep), b"/")
 
@@ -416,6 +416,6 @@ def _unknown_label(what: str, unknown: Sequence[str], domain: Domain) -> BadLabe
 def _empty(source: str) -> TooFewExamples:
     suffixes = " ".join(sorted(os.fsdecode(suffix) for suffix in SUFFIXES))
     return TooFewExamples(
-        f"{source} holds no labelled picture",
-        hint=f"Pictures are files with one of these endings: {suffixes}.",
+        f"{source} holds no labelled image",
+        hint=f"Images are files with one of these endings: {suffixes}.",
     )

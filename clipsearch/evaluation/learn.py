@@ -1,25 +1,25 @@
-"""Learn classes from pictures, on the embeddings as they are, beginning with words.
+"""Learn classes from images, on the embeddings as they are, beginning with words.
 
-A probe starts from the words. Without a picture its weights are ``scale * T``, T being the
-embeddings of the class texts, and it is zero-shot classification; pictures then move them::
+A probe starts from the words. Without an image its weights are ``scale * T``, T being the
+embeddings of the class texts, and it is zero-shot classification; images then move them::
 
     minimise over V:  sum of the log losses of the scores  x . (scale * T + V)  +  l2 / 2 * |V|^2
 
 This is the idea of zero-shot-initialised probes (Silva-Rodriguez et al. 2024, CLAP), solved
-exactly. The three things that it needs are taken from the pictures at hand:
+exactly. The three things that it needs are taken from the images at hand:
 
 * ``scale`` says how far words are to be trusted (see ``expected_scale``);
-* V is measured where pictures of one class spread alike in all directions: by the shared
+* V is measured where images of one class spread alike in all directions: by the shared
   covariance within the classes, shrunk as Kubokawa and Srivastava (2008) do it and as the Gaussian
-  classifier of Wang et al. (2024) has it. With one picture of each class it is not known, and
+  classifier of Wang et al. (2024) has it. With one image of each class it is not known, and
   directions count alike;
-* ``l2`` begins at 1, the prior by which a picture's score moves by about one unit, and leaves it
-  only where cross-validated log loss says so by more than its standard error. Few pictures cannot
+* ``l2`` begins at 1, the prior by which an image's score moves by about one unit, and leaves it
+  only where cross-validated log loss says so by more than its standard error. Few images cannot
   say so; many can.
 
-Intercepts are learned once every class that has pictures has one for each fold. Cross-validation
+Intercepts are learned once every class that has images has one for each fold. Cross-validation
 with fewer takes whole classes away, and would blame the intercepts for it. A class without
-pictures keeps ``scale * T``: that it was not labelled says nothing of how rare it is.
+images keeps ``scale * T``: that it was not labelled says nothing of how rare it is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ from clipsearch.evaluation.probes import Probe
 from clipsearch.records import Vectors
 
 _ENOUGH = 2_000
-"""Pictures that decide a strength within a point; of more, whole folds are only learned from."""
+"""Images that decide a strength within a point; of more, whole folds are only learned from."""
 
 _WEAKEST, _STRONGEST = -5, 5
 """Of powers of ten. Between two of them accuracy hardly changes."""
@@ -57,18 +57,18 @@ class Learned:
     scale: float
     """By what the class texts were multiplied where the weights start."""
     judged: Ints
-    """Rows of the pictures that were also classified by probes that never saw them."""
+    """Rows of the images that were also classified by probes that never saw them."""
     given: Ints
     """The class that each of these was given."""
 
 
 def learn(images: Vectors, labels: Sequence[int], classes: Sequence[str], words: Floats) -> Learned:
-    """Fit a probe to all pictures, with the penalty that cross-validation chooses.
+    """Fit a probe to all images, with the penalty that cross-validation chooses.
 
     images: ``(n, dim)``. labels: the class of each. classes: their names. words: ``(classes,
-    dim)``, where weights start. What it is worth is cross-validated too: one half of the pictures
+    dim)``, where weights start. What it is worth is cross-validated too: one half of the images
     is judged by the strength that does best in the other. Raises TooFewExamples if there are
-    fewer than two classes, or pictures of fewer than two.
+    fewer than two classes, or images of fewer than two.
     """
     actual = np.asarray(labels, np.int64)
     _require_enough(actual, classes)
@@ -92,8 +92,8 @@ def expected_scale(similarities: Floats, labels: Ints) -> float:
     """How far words are to be trusted: by what similarities to the class texts are multiplied.
 
     It is the logit scale's posterior mean, with every order of magnitude from 1 to
-    ``LOGIT_SCALE`` as likely before a picture was seen. The most likely scale (temperature
-    scaling, see ``zero_shot.fit_logit_scale``) would be 1 or 100 for a handful of pictures.
+    ``LOGIT_SCALE`` as likely before an image was seen. The most likely scale (temperature
+    scaling, see ``zero_shot.fit_logit_scale``) would be 1 or 100 for a handful of images.
     similarities: ``(n, classes)``. labels: ``(n,)``.
     """
     scales = np.geomspace(1, LOGIT_SCALE, 25)
@@ -104,7 +104,7 @@ def expected_scale(similarities: Floats, labels: Ints) -> float:
 
 
 class _Task:
-    """Pictures to learn from: where weights start, and in which measure they move."""
+    """Images to learn from: where weights start, and in which measure they move."""
 
     def __init__(self, x: Floats, labels: Ints, words: Floats) -> None:
         self.scale = expected_scale(x @ words.T, labels)
@@ -117,7 +117,7 @@ class _Task:
         self._scores = x @ self._start[self._seen].T
 
     def moves(self, l2: float, start: Floats | None = None, gap: float = EXACT) -> Floats:
-        """How the weights of the classes that have pictures move, in this task's measure."""
+        """How the weights of the classes that have images move, in this task's measure."""
         return fit_moves(self._design, self._scores, self._labels, l2, start, gap)
 
     def weights(self, moves: Floats) -> Floats:
@@ -141,7 +141,7 @@ def _metric(x: Floats, labels: Ints) -> Floats:
     np.add.at(means, which, x)
     centred = x - (means / counts[:, np.newaxis])[which]
     ridge = float((centred**2).sum()) / max(len(x) - 1, 1)
-    if ridge <= np.finfo(np.float32).eps:  # no class has two pictures
+    if ridge <= np.finfo(np.float32).eps:  # no class has two images
         alike: Floats = np.eye(x.shape[1])
         return alike
     _, spread, axes = np.linalg.svd(np.linalg.qr(centred, mode="r"), full_matrices=False)
@@ -159,7 +159,7 @@ def _l2(step: int) -> float:
 
 
 class _Trials:
-    """What a strength does to pictures that were not learned from: cross-validation."""
+    """What a strength does to images that were not learned from: cross-validation."""
 
     def __init__(self, x: Floats, labels: Ints, words: Floats) -> None:
         folds = dealt(labels, FOLDS)
@@ -172,10 +172,10 @@ class _Trials:
         self._tasks = [_Task(x[rows], labels[rows], words) for rows in rest]
         self._latest: list[Floats | None] = [None] * count
         self.given: dict[int, Ints] = {}
-        """Of each step that was tried, the class that each judged picture is given."""
+        """Of each step that was tried, the class that each judged image is given."""
 
     def losses(self, step: int) -> Floats:
-        """The log loss of each judged picture, ``(judged,)``."""
+        """The log loss of each judged image, ``(judged,)``."""
         scores, start = [], 0
         for fold, task in enumerate(self._tasks):
             self._latest[fold] = moves = task.moves(_l2(step), self._latest[fold], ROUGH)
@@ -207,7 +207,7 @@ def _walk(trials: _Trials) -> dict[int, Floats]:
 def _strength(losses: Mapping[int, Floats]) -> int:
     """The step nearest to the usual strength whose loss is within one standard error of the best.
 
-    The standard error is that of the differences, picture by picture.
+    The standard error is that of the differences, image by image.
     """
     best = min(losses.values(), key=lambda loss: float(loss.mean()))
 
@@ -224,6 +224,6 @@ def _require_enough(labels: Ints, classes: Sequence[str]) -> None:
         return
     of = f"one, {classes[seen[0]]}" if len(seen) else "none"
     raise TooFewExamples(
-        f"a probe tells classes apart, and there are pictures of only {of}",
-        hint="Add pictures of what it is to be told from, in a folder of their own.",
+        f"a probe tells classes apart, and there are images of only {of}",
+        hint="Add images of what it is to be told from, in a folder of their own.",
     )

@@ -2,7 +2,7 @@
 
 ::
 
-    minimise over W, b:  sum of the log losses of the pictures  +  l2 / 2 * |W|^2
+    minimise over W, b:  sum of the log losses of the images  +  l2 / 2 * |W|^2
 
 ``fit`` is scikit-learn's ``LogisticRegression(C=1 / l2)``; with two classes, for which
 scikit-learn has a single row of weights, ``C=2 / l2``. ``fit_moves`` is the same with scores that
@@ -54,7 +54,7 @@ def fit(x: Floats, labels: Ints, classes: int, l2: float, start: Floats | None =
     Intercepts are not penalised. x: ``(n, dim)``. labels: ``(n,)``. start: weights to begin from,
     such as those of a similar penalty.
     """
-    # As many dimensions as there are pictures hold all that can be learned from them: the
+    # As many dimensions as there are images hold all that can be learned from them: the
     # penalty keeps the weights in the span of the data, and a rotation changes nothing.
     if x.shape[1] > len(x):
         rotation, triangle = np.linalg.qr(x.T)  # (dim, n), (n, n)
@@ -101,7 +101,7 @@ def cross_validated_l2(x: Floats, labels: Ints, classes: int) -> float:
 
 
 def dealt(labels: Ints, parts: int) -> Ints:
-    """A part for each picture, with an equal share of every class, the same on every run."""
+    """A part for each image, with an equal share of every class, the same on every run."""
     shuffled = np.random.default_rng(0).permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     dealt = np.empty(len(labels), np.int64)
@@ -185,7 +185,10 @@ def _curvature(design: Floats, shares: Floats, penalty: Floats) -> Callable[[Flo
 
 
 def _newton_step(gradient: Floats, curvature: Callable[[Floats], Floats]) -> Floats:
-    """Solve curvature(step) = -gradient by conjugate gradients, more exactly near the end."""
+    """Solve curvature(step) = -gradient by conjugate gradients, more exactly near the end.
+
+    Intercepts have no penalty: where every image is classified beyond doubt, nothing bends there.
+    """
     step = np.zeros_like(gradient)
     residual = -gradient
     direction = residual
@@ -193,7 +196,10 @@ def _newton_step(gradient: Floats, curvature: Callable[[Floats], Floats]) -> Flo
     enough = size * min(0.25, size**0.5)
     for _ in range(gradient.size):
         curved = curvature(direction)
-        length = size / max(float((direction * curved).sum()), 1e-300)
+        bend, flat = float((direction * curved).sum()), float(np.finfo(gradient.dtype).eps)
+        if bend <= flat * float((direction**2).sum()):  # only rounding says where to go
+            break
+        length = size / bend
         step = step + length * direction
         residual = residual - length * curved
         before, size = size, float((residual**2).sum())

@@ -1,21 +1,21 @@
-"""How well a model does on labelled pictures: zero-shot classification and retrieval.
+"""How well a model does on labelled images: zero-shot classification and retrieval.
 
 The definitions are those of LAION's CLIP_benchmark, with which the model card's figures were
 measured (its ``metrics/zeroshot_classification.py`` and ``zeroshot_retrieval.py``):
 
-top1, top5              the share of pictures whose class is first, or among the first five, in
+top1, top5              the share of images whose class is first, or among the first five, in
                         the order of similarity
-mean_per_class_recall   the mean over the classes that occur of the share of each class's pictures
+mean_per_class_recall   the mean over the classes that occur of the share of each class's images
                         that were given to it (scikit-learn's balanced accuracy)
-average precision       of a class: with all pictures in the order of their similarity to it, the
-                        mean over its own pictures of the share of its own among those no later
-                        (of pictures with several labels nothing else is measured: none of them is
+average precision       of a class: with all images in the order of their similarity to it, the
+                        mean over its own images of the share of its own among those no later
+                        (of images with several labels nothing else is measured: none of them is
                         the one to come first)
 recall@k                1 if at least one right item is among the first k, averaged over queries;
-                        a caption has one right picture, a picture has all its captions
+                        a caption has one right image, an image has all its captions
 
 Where similarities are equal, the earlier item goes first, so that a result is the same on every
-run. Every measure carries its 95 % interval (see ``intervals``).
+run. Every measure carries its 95% interval (see ``intervals``).
 """
 
 import json
@@ -54,19 +54,19 @@ class ClassResult:
 
     name: str
     images: int
-    """How many pictures of it there are; none for a class that was only there to be chosen."""
+    """How many images of it there are; none for a class that was only there to be chosen."""
     predicted: int
-    """How many pictures were given to it."""
+    """How many images were given to it."""
     recall: Estimate | None
-    """None where it has no pictures."""
+    """None where it has no images."""
     precision: Estimate | None
-    """None where no picture was given to it."""
+    """None where no image was given to it."""
     average_precision: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """How often pictures of one class were given to another."""
+    """How often images of one class were given to another."""
 
     actual: str
     predicted: str
@@ -90,7 +90,7 @@ class ClassificationReport:
     confusions: tuple[Confusion, ...]
     """Most frequent first."""
     predicted: tuple[int, ...]
-    """For each picture, in the order of the test set, the class it was given to."""
+    """For each image, in the order of the test set, the class it was given to."""
     notes: tuple[str, ...] = ()
     """What a reader must know to judge the figures."""
 
@@ -109,21 +109,21 @@ class ClassificationReport:
 
 @dataclass(frozen=True, slots=True)
 class LabelResult:
-    """How one class fared among pictures with several labels."""
+    """How one class fared among images with several labels."""
 
     name: str
     images: int
     average_precision: float | None
-    """None where it has no pictures."""
+    """None where it has no images."""
 
 
 @dataclass(frozen=True, slots=True)
 class MultiLabelReport:
-    """Zero-shot classification of pictures with several labels, measured."""
+    """Zero-shot classification of images with several labels, measured."""
 
     images: int
     labels: int
-    """How many labels the pictures have together."""
+    """How many labels the images have together."""
     classes: int
     """How many classes there are in the domain."""
     mean_average_precision: Estimate
@@ -146,12 +146,12 @@ class RetrievalReport:
     images: int
     captions: int
     image_recall: Mapping[int, Estimate]
-    """k -> the share of captions whose picture is among the first k pictures."""
+    """k -> the share of captions whose image is among the first k images."""
     text_recall: Mapping[int, Estimate]
-    """k -> the share of pictures with one of their captions among the first k captions."""
+    """k -> the share of images with one of their captions among the first k captions."""
     notes: tuple[str, ...] = ()
     image_ranks: tuple[int, ...] = ()
-    """For each caption, in the order of the test set, the place of its picture, from 0."""
+    """For each caption, in the order of the test set, the place of its image, from 0."""
 
     def measures(self) -> Mapping[str, float]:
         """The figures that pass marks are about, by name."""
@@ -171,11 +171,11 @@ def evaluate_classification(
     """Measure zero-shot classification.
 
     images: ``(n, dim)``. classes: ``(classes, dim)``, as ``zero_shot.class_embeddings`` gives
-    them. labels: the class of each picture. names: of the classes.
-    Raises TooFewExamples if there are no pictures.
+    them. labels: the class of each image. names: of the classes.
+    Raises TooFewExamples if there are no images.
     """
     if not len(images):
-        raise TooFewExamples("there are no pictures to evaluate on")
+        raise TooFewExamples("there are no images to evaluate on")
     actual = np.asarray(labels, np.int64)
     scores = images @ classes.T  # (n, classes)
     ranks = _ranks(scores, actual)
@@ -220,11 +220,11 @@ def _ranks(scores: Vectors, actual: Ints) -> Ints:
 
 
 def _precisions(scores: Vectors, actual: Ints) -> tuple[Floats, Floats]:
-    """For each picture the precision down to it, and with what it does to those of the others.
+    """For each image the precision down to it, and with what it does to those of the others.
 
-    The precision is the share of a class's own pictures among those ranked no later than this
-    one, in the ranking of all pictures by their similarity to its class; the mean over a class's
-    pictures is its average precision. A picture also raises or lowers the precision of those
+    The precision is the share of a class's own images among those ranked no later than this
+    one, in the ranking of all images by their similarity to its class; the mean over a class's
+    images is its average precision. An image also raises or lowers the precision of those
     behind it, in every class's ranking: d(tp / rank) is (1 - precision) / rank for one of the
     class's own and -precision / rank for another. Without that, intervals of the mean average
     precision come out a third too narrow.
@@ -240,10 +240,10 @@ def _precisions(scores: Vectors, actual: Ints) -> tuple[Floats, Floats]:
 
 
 def _precisions_in(scores: Vectors, own: Bools) -> tuple[Floats, Floats]:
-    """For each picture of one ranking, the precision down to it, and what it does to the mean.
+    """For each image of one ranking, the precision down to it, and what it does to the mean.
 
-    scores: ``(n,)``. own: ``(n,)``, whether a picture is of the class. Both ``(n,)``; a precision
-    is of no interest for a picture that is not the class's own.
+    scores: ``(n,)``. own: ``(n,)``, whether an image is of the class. Both ``(n,)``; a precision
+    is of no interest for an image that is not the class's own.
     """
     order = np.argsort(-scores, kind="stable")
     ranked = own[order]
@@ -261,17 +261,17 @@ def _precisions_in(scores: Vectors, own: Bools) -> tuple[Floats, Floats]:
 def evaluate_multi_label(
     images: Vectors, classes: Vectors, shown: Bools, names: Sequence[str]
 ) -> MultiLabelReport:
-    """Measure zero-shot classification of pictures that show several classes.
+    """Measure zero-shot classification of images that show several classes.
 
-    images: ``(n, dim)``. classes: ``(classes, dim)``. shown: ``(n, classes)``, whether a picture
+    images: ``(n, dim)``. classes: ``(classes, dim)``. shown: ``(n, classes)``, whether an image
     shows a class. names: of the classes. The mean is over the classes that occur. Its variance is
-    that of the pictures' influences on it (the infinitesimal jackknife; Efron 1982, chapter 6).
-    Raises TooFewExamples if no picture shows anything.
+    that of the images' influences on it (the infinitesimal jackknife; Efron 1982, chapter 6).
+    Raises TooFewExamples if no image shows anything.
     """
     n_of = shown.sum(axis=0)
     occurring = np.flatnonzero(n_of)
     if not len(occurring):
-        raise TooFewExamples("there are no pictures to evaluate on")
+        raise TooFewExamples("there are no images to evaluate on")
     scores = images @ classes.T  # (n, classes)
     averages: dict[int, float] = {}
     influences = np.zeros(len(images))
@@ -308,12 +308,12 @@ def _notes(n_of: Ints) -> tuple[str, ...]:
     notes = []
     if occurring < len(n_of):
         notes.append(
-            f"{len(n_of) - occurring} of {len(n_of)} classes have no picture in this test set: "
-            "nothing is known of them, but pictures may be given to them"
+            f"{len(n_of) - occurring} of {len(n_of)} classes have no image in this test set: "
+            "nothing is known of them, but images may be given to them"
         )
     if single:
         notes.append(
-            f"{single} of {occurring} classes have a single picture: their own figures mean "
+            f"{single} of {occurring} classes have a single image: their own figures mean "
             "little, and the intervals of the means are wider for it"
         )
     return tuple(notes)
@@ -328,20 +328,20 @@ def evaluate_retrieval(
     """Measure retrieval both ways.
 
     images: ``(n, dim)``. captions: ``(m, dim)``. image_of: for each caption the row of its
-    picture; every picture has at least one. Raises TooFewExamples if there is nothing to rank.
+    image; every image has at least one. Raises TooFewExamples if there is nothing to rank.
     """
     owner = np.asarray(image_of, np.int64)
     if not len(images) or not len(captions):
-        raise TooFewExamples("there are no captioned pictures to evaluate on")
+        raise TooFewExamples("there are no captioned images to evaluate on")
     if len(np.unique(owner)) != len(images):
-        raise ValueError("a picture without a caption")
+        raise ValueError("an image without a caption")
     starts = range(0, len(captions), _ROWS_AT_ONCE)
     blocks = [slice(start, start + _ROWS_AT_ONCE) for start in starts]
     image_ranks = np.concatenate([_ranks(captions[b] @ images.T, owner[b]) for b in blocks])
     text_ranks = _best_caption_ranks(images, captions, owner)
     notes = [
         f"there are fewer than {k} {what} to rank, so recall@{k} among them says nothing"
-        for what, count in (("pictures", len(images)), ("captions", len(captions)))
+        for what, count in (("images", len(images)), ("captions", len(captions)))
         for k in ks
         if count <= k
     ]
@@ -356,7 +356,7 @@ def evaluate_retrieval(
 
 
 def _best_caption_ranks(images: Vectors, captions: Vectors, owner: Ints) -> Ints:
-    """For each picture the place, from 0, of the first of its own captions."""
+    """For each image the place, from 0, of the first of its own captions."""
     position = np.arange(len(captions))
     ranks = np.empty(len(images), np.int64)
     for start in range(0, len(images), _ROWS_AT_ONCE):

@@ -1,7 +1,7 @@
 """A probe as a file, to be used with another index of the same model.
 
 It is a safetensors file. The tensors are ``weights``, float32 ``(classes, dim)``, and
-``intercepts``, float32 ``(classes,)``: the score of a picture for a class is the product of its
+``intercepts``, float32 ``(classes,)``: the score of an image for a class is the product of its
 unit embedding and the class's weights, plus the intercept. The metadata has ``format`` and
 ``about``: JSON with the class names, the fingerprint of the model, what the probe was trained on,
 and what it was worth there.

@@ -1,4 +1,4 @@
-"""Linear probes: classes learned from labelled pictures, kept with an index, found by name.
+"""Linear probes: classes learned from labelled images, kept with an index, found by name.
 
 ``train`` makes them. A probe is used with embeddings of the model that it was trained on.
 """
@@ -46,7 +46,7 @@ class Probe:
         return softmax(images @ self.weights.T + self.intercepts)
 
     def classify(self, images: Vectors, k: int) -> list[list[Ranked]]:
-        """The ``k`` most probable classes of each picture, best first."""
+        """The ``k`` most probable classes of each image, best first."""
         shares = self.probabilities(images)
         similarities = images @ self.directions.T
         order = np.argsort(-shares, axis=1, kind="stable")[:, :k]
@@ -60,7 +60,7 @@ class Probe:
 
     @property
     def directions(self) -> Vectors:
-        """A unit vector for each class, ``(classes, dim)``: what to search with for its pictures.
+        """A unit vector for each class, ``(classes, dim)``: what to search with for its images.
 
         It is the class's weights less the mean of all, along which its log odds against the
         others rise fastest. With two classes the ranking is that of the probabilities.
@@ -117,9 +117,9 @@ class KeptProbe:
     made_at: str
     """ISO 8601, UTC."""
     images: tuple[int, ...]
-    """How many pictures of each class it was trained on."""
+    """How many images of each class it was trained on."""
     held_out: Estimate
-    """The share of pictures that a probe which never saw them got right."""
+    """The share of images that a probe which never saw them got right."""
     zero_shot: Estimate
     """The share that zero-shot classification with the same classes got right."""
     most_frequent: float
@@ -129,7 +129,7 @@ class KeptProbe:
     scale: float | None = None
     """By what the class texts were multiplied where weights started; None where at zero."""
     notes: tuple[str, ...] = ()
-    """What else is to be known of the pictures that it was trained on."""
+    """What else is to be known of the images that it was trained on."""
 
     @property
     def guessing(self) -> float:
@@ -155,9 +155,7 @@ class KeptProbe:
         """A probe with what ``described`` said of it. Raises ValueError if that is not whole."""
         kept: KeptProbe = typed.record(cls, about, probe=probe)
         if len(kept.images) != len(probe.classes):
-            raise ValueError(
-                f"{len(kept.images)} counts of pictures of {len(probe.classes)} classes"
-            )
+            raise ValueError(f"{len(kept.images)} counts of images of {len(probe.classes)} classes")
         return kept
 
 
@@ -202,13 +200,13 @@ def load(store: Store, name: str) -> KeptProbe:
     except Exception as error:  # zipfile and numpy raise whatever they stumble over
         raise IndexUnreadable(
             f"the probe '{name}' in the index of {store.root} is damaged",
-            hint=f"Train it anew, or forget it: clipsearch probe remove {name}",
+            hint=f"Train it again, or forget it: clipsearch probe remove {name}",
         ) from error
     return kept
 
 
 def ready(store: Store, name: str) -> Probe:
-    """A probe to classify the pictures of this index with.
+    """A probe to classify the images of this index with.
 
     Raises UsageError as ``load`` does, and ModelMismatch if the probe was trained on embeddings
     of another model than the one that the index has now.
@@ -217,7 +215,7 @@ def ready(store: Store, name: str) -> Probe:
     if kept.model != store.spec.fingerprint:
         raise ModelMismatch(
             f"the probe '{name}' was trained on embeddings of another model",
-            hint=f"Train it anew: clipsearch probe train {kept.source} --name {name}",
+            hint=f"Train it again: clipsearch probe train {kept.source} --name {name}",
         )
     return kept.probe
 

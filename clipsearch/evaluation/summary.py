@@ -47,7 +47,7 @@ MEASURES = {
     "best_f1": "F1 of the best cut",
     "share_of_best_f1": "F1 as a share of the best",
     REFUSED: "in-domain queries refused",
-    IMAGES: "pictures",
+    IMAGES: "images",
 }
 """Measures as people call them."""
 
@@ -58,13 +58,13 @@ def value(estimate: Estimate | None) -> float | None:
 
 
 def interval(estimate: Estimate | None) -> str:
-    """A 95 % interval: ``61.8 to 79.4``."""
+    """A 95% interval: ``61.8 to 79.4``."""
     return "-" if estimate is None else f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A picture that was got wrong."""
+    """An image that was got wrong."""
 
     path: bytes
     actual: str
@@ -110,7 +110,7 @@ def mark(findings: Findings, measure: str) -> str:
 
 
 def worst_classes(report: ClassificationReport) -> list[ClassResult]:
-    """The classes that lost pictures, those that lost the greatest share first."""
+    """The classes that lost images, those that lost the greatest share first."""
     lost = [r for r in report.per_class if r.recall is not None and r.recall.value < 1]
     return sorted(lost, key=lambda r: (r.recall.value if r.recall else 1, -r.images))
 
@@ -123,9 +123,9 @@ def worst_answers(findings: Findings) -> list[Answered]:
 
 
 def mistakes(findings: Findings) -> list[Mistake]:
-    """Pictures given to a wrong class, or captions with their picture not among the first ten.
+    """Images given to a wrong class, or captions with their image not among the first ten.
 
-    None where pictures have several labels: no one class is right.
+    None where images have several labels: no one class is right.
     """
     report, test_set = findings.report, findings.test_set
     if isinstance(test_set, CaptionedImages):
@@ -151,7 +151,7 @@ def mistakes(findings: Findings) -> list[Mistake]:
 def precision_text(precision: Precision | None) -> str:
     """What can be said of a hit's being right."""
     if precision is None:
-        return "precision: too few pictures, or too much alike, to say how often a score is right"
+        return "precision: too few images, or too much alike, to say how often a score is right"
     return (
         f"precision: {precision.method} on {precision.hits} hits, {precision.right} of them right; "
         f"Brier score {precision.brier:.4f} in cross-validation, where always saying the share of "

@@ -1,6 +1,6 @@
-"""Train linear probes on labelled pictures, and keep them with an index.
+"""Train linear probes on labelled images, and keep them with an index.
 
-``learn`` says how. A probe is kept with what it is worth: how many pictures are got right by probes
+``learn`` says how. A probe is kept with what it is worth: how many images are got right by probes
 that never saw them.
 """
 
@@ -34,9 +34,9 @@ class Trained:
 
     kept: KeptProbe
     skipped: tuple[tuple[bytes, str], ...]
-    """Pictures that cannot be decoded, with the reason."""
+    """Images that cannot be decoded, with the reason."""
     curve: Curve | None
-    """What fewer pictures would have brought, where that was asked for."""
+    """What fewer images would have brought, where that was asked for."""
 
 
 def train_on(
@@ -51,7 +51,7 @@ def train_on(
 ) -> Trained:
     """Train a probe on a labelled set and keep it with the index, which is open for writing.
 
-    It replaces a probe of the same name. curve: also measure what fewer pictures would bring.
+    It replaces a probe of the same name. curve: also measure what fewer images would bring.
     Raises UsageError or RefusedByPolicy for the name or the wording, BadLabels, TooFewExamples,
     NothingLearned, ModelError.
     """
@@ -81,9 +81,9 @@ def train_on(
 def without_copies(
     classes: Sequence[int], hashes: Sequence[bytes]
 ) -> tuple[list[int], tuple[str, ...]]:
-    """The rows of a set without second copies of a picture in its class, and what to say of it.
+    """The rows of a set without second copies of an image in its class, and what to say of it.
 
-    A copy would be learned from and judged at once. hashes: of the pictures' content.
+    A copy would be learned from and judged at once. hashes: of the images' content.
     """
     first: dict[tuple[bytes, int], int] = {}
     for row, of in enumerate(zip(hashes, classes, strict=True)):
@@ -98,7 +98,7 @@ def without_copies(
 
 
 def _pictures(count: int) -> str:
-    return f"{count} pictures are" if count > 1 else "1 picture is"
+    return f"{count} images are" if count > 1 else "1 image is"
 
 
 def make(
@@ -110,7 +110,7 @@ def make(
     words: Floats,
     notes: tuple[str, ...] = (),
 ) -> KeptProbe:
-    """Train a probe on all pictures, after measuring on them what such a probe is worth.
+    """Train a probe on all images, after measuring on them what such a probe is worth.
 
     labels: classes are those of ``taxonomy``, the labelled set's own. images: ``(n, dim)``.
     words: ``(classes, dim)``, as ``text_embeddings`` gives them. notes: what else is to be known.
@@ -127,7 +127,7 @@ def make(
     counts = np.bincount(all_classes, minlength=len(names))
     absent = [names[c] for c in np.flatnonzero(counts == 0)]
     if absent:
-        notes += (f"no picture of {', '.join(absent)}: there the words answer alone",)
+        notes += (f"no image of {', '.join(absent)}: there the words answer alone",)
     return KeptProbe(
         name=name,
         probe=learned.probe,
@@ -150,16 +150,16 @@ def _require_learned(
     recall = stratified_mean(right, actual)
     if recall.value <= 1 / classes:
         raise NothingLearned(
-            f"the probe '{name}' is no better than guessing: of pictures that it never saw it gets "
-            f"{percent(recall.value)} right, as the mean of the classes (95 % interval "
+            f"the probe '{name}' is no better than guessing: of images that it never saw it gets "
+            f"{percent(recall.value)} right, as the mean of the classes (95% interval "
             f"{percent(recall.low)} to {percent(recall.high)}), and guessing "
             f"{percent(1 / classes)}",
-            hint="It is not kept. Look at the labels, or add pictures of each class.",
+            hint="It is not kept. Look at the labels, or add images of each class.",
         )
     lost = by_words.astype(np.float64) - right
     if len(lost) > 1 and lost.mean() > Z * lost.std(ddof=1) / len(lost) ** 0.5:
         raise NothingLearned(
-            f"the probe '{name}' is worse than the classes' names alone: of pictures that it never "
+            f"the probe '{name}' is worse than the classes' names alone: of images that it never "
             f"saw it gets {percent(right.mean())} right, and zero-shot {percent(by_words.mean())}",
             hint="It is not kept. Look at the labels, or classify by the names: classify --texts.",
         )

@@ -60,8 +60,8 @@ class Wording:
             at = replace(taxonomy, classes=tuple(classes)).find_class(name)
             if at is None and not text:
                 raise UsageError(
-                    f"the class '{shortened(name)}' has neither pictures nor words",
-                    hint="Give it words, or label pictures of it.",
+                    f"the class '{shortened(name)}' has neither images nor words",
+                    hint="Give it words, or label images of it.",
                 )
             if at is None:
                 classes.append(DomainClass(name, prompts=(text,)))
@@ -72,7 +72,7 @@ class Wording:
         if twice is not None:
             raise UsageError(
                 f"two classes would be called '{shortened(twice)}'",
-                hint="Give each a name of its own, or put their pictures together.",
+                hint="Give each a name of its own, or put their images together.",
             )
         return replace(taxonomy, classes=tuple(classes))
 
@@ -89,7 +89,7 @@ def text_embeddings(taxonomy: Domain, wording: Wording, encoder: TextEncoder) ->
     """What stands for each class where its weights start, ``(classes, dim)``.
 
     It is the unit vector of zero-shot classification; for a class without words the mean of the
-    others', with which the class is neither near to a picture nor far from it.
+    others', with which the class is neither near to an image nor far from it.
     Raises UsageError if that leaves words to fewer than two classes.
     """
     wordless = np.array([wording.is_without_words(name) for name in taxonomy.class_names], bool)

@@ -5,8 +5,8 @@ size is checked before memory is taken, and every failure is an ImageError with 
 
 Faithfully: the geometry is that of open_clip's own evaluation transform (torchvision's Resize and
 CenterCrop, or its ResizeKeepRatio and CenterCropOrPad), except that only the part which survives
-the crop is ever resampled, so a picture of 100,000 x 1 pixels costs no more than another. The
-arithmetic is the same up to rounding (1/255 on pictures): since version 13, Pillow chooses by the
+the crop is ever resampled, so an image of 100,000 x 1 pixels costs no more than another. The
+arithmetic is the same up to rounding (1/255 on images): since version 13, Pillow chooses by the
 sizes whether it resamples rows or columns first.
 """
 
@@ -60,7 +60,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what makes the picture stand upright (EXIF 2.32, tag 274)."""
+"""EXIF orientation -> what makes the image stand upright (EXIF 2.32, tag 274)."""
 
 _SIDEWAYS = (5, 6, 7, 8)
 """Orientations that exchange width and height."""
@@ -74,9 +74,9 @@ _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling
 def decode(
     source: Source | str, preprocessing: Preprocessing, max_pixels: int | None = None
 ) -> DecodedImage:
-    """Read, hash and decode one picture of at most ``max_pixels`` (``default_max_pixels``).
+    """Read, hash and decode one image of at most ``max_pixels`` (``default_max_pixels``).
 
-    Raises ImageError if the file is no picture that can be decoded, and OSError if it cannot be
+    Raises ImageError if the file is no image that can be decoded, and OSError if it cannot be
     opened or read at all.
     """
     # Twice the target keeps the final resampling's result: 0.18/255 away on average.
@@ -85,7 +85,7 @@ def decode(
 
 
 def decode_whole(source: Source | str, longest: int, max_pixels: int | None = None) -> DecodedImage:
-    """As ``decode``, the whole picture, made smaller until no side is longer than ``longest``.
+    """As ``decode``, the whole image, made smaller until no side is longer than ``longest``.
 
     Raises as ``decode``.
     """
@@ -116,9 +116,9 @@ def _decoded(
 
 
 def see(source: Source | str, max_pixels: int | None = None) -> SeenImage:
-    """Read and hash one picture, and look at its header; no pixel is decoded.
+    """Read and hash one image, and look at its header; no pixel is decoded.
 
-    Raises ImageError if its header is that of no picture, and OSError if it cannot be read.
+    Raises ImageError if its header is that of no image, and OSError if it cannot be read.
     """
     with opened(source) as file:
         digest = content_hash(file)
@@ -135,7 +135,7 @@ def see(source: Source | str, max_pixels: int | None = None) -> SeenImage:
 
 
 def read_origin(source: Source | str) -> Origin:
-    """The camera and the place of a picture from its header alone; no pixel is decoded.
+    """The camera and the place of an image from its header alone; no pixel is decoded.
 
     Damaged metadata is none. Raises OSError if the file cannot be opened.
     """
@@ -333,8 +333,8 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
             if mode == "shortest":  # here open_clip is bicubic, whatever its configuration says
                 resampling = Image.Resampling.BICUBIC
             scaled_w, scaled_h = max(1, round(width / ratio)), max(1, round(height / ratio))
-    # The window of the scaled picture that is kept. Where the picture is larger, the offset is
-    # CenterCrop's; where it is smaller (only "longest"), it is pasted on the fill colour.
+    # The window of the scaled image that is kept. Where the image is larger, the offset is
+    # CenterCrop's; where it is smaller (only "longest"), it is pasted on the fill color.
     kept_w, kept_h = min(scaled_w, target_w), min(scaled_h, target_h)
     left, top = round((scaled_w - kept_w) / 2.0), round((scaled_h - kept_h) / 2.0)
     step_x, step_y = width / scaled_w, height / scaled_h
@@ -363,6 +363,6 @@ def jpeg(pixels: Pixels) -> bytes:
 def _reason(error: Exception) -> str:
     """Why Pillow gave up, in one line that does not speak of its own objects."""
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture in any format that clipsearch reads"
+        return "not an image in any format that clipsearch reads"
     text = " ".join(str(error).split())
-    return f"damaged picture ({text})" if text else f"damaged picture ({type(error).__name__})"
+    return f"damaged image ({text})" if text else f"damaged image ({type(error).__name__})"

@@ -13,7 +13,7 @@ class Limits:
     """What decides, beside a file itself, whether it can be decoded."""
 
     max_pixels: int
-    """Pictures of more pixels are not decoded."""
+    """Images of more pixels are not decoded."""
     decoders: str
     """Names and versions of the packages that decode."""
 
@@ -24,10 +24,10 @@ class Limits:
 
 
 def default_max_pixels() -> int:
-    """The largest picture to decode: 256 megapixels, or less where memory is small.
+    """The largest image to decode: 256 megapixels, or less where memory is small.
 
     A decoded pixel can take 12 bytes on its way (RGBA, RGB and the composite), and two or more
-    pictures are decoded at once, so a thirty-second of the memory in bytes is a safe count.
+    images are decoded at once, so a thirty-second of the memory in bytes is a safe count.
     """
     limit = 256_000_000
     with suppress(AttributeError, ValueError, OSError):  # no sysconf on Windows

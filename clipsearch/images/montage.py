@@ -1,4 +1,4 @@
-"""Hits as one picture: their thumbnails in a grid, with rank and score under each."""
+"""Hits as one image: their thumbnails in a grid, with rank and score under each."""
 
 import io
 import math
@@ -32,9 +32,9 @@ def format_of(name: str) -> str:
 
 
 def montage(hits: Sequence[Hit], pictures: Mapping[bytes, bytes], kind: str) -> bytes:
-    """A picture file with the first ``MOST`` hits.
+    """An image file with the first ``MOST`` hits.
 
-    pictures: thumbnails by absolute path; a hit without one is an empty square. kind: one of the
+    images: thumbnails by absolute path; a hit without one is an empty square. kind: one of the
     values of ``FORMATS``.
     """
     shown = hits[:MOST]

@@ -1,9 +1,9 @@
 """Decode files in other processes, with bounded memory.
 
-A thread of ours attends each worker process: it says where one picture is, waits, and queues the
+A thread of ours attends each worker process: it says where one image is, waits, and queues the
 answer. The queue is short, so decoding runs ahead of the model by a few batches and no further. A
 worker that dies or hangs costs the file that it was at, which is reported as failed, and is
-replaced. A picture in an archive is read out of it by the worker.
+replaced. An image in an archive is read out of it by the worker.
 """
 
 import multiprocessing
@@ -35,18 +35,18 @@ Outcome = DecodedImage | SeenImage | Origin | ImageError | OSError
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """The whole picture, and not what a model takes of it."""
+    """The whole image, and not what a model takes of it."""
 
     longest: int
     """Pixels: it is made smaller until no side is longer."""
 
 
 Wanted = Preprocessing | Whole | Literal["origin"] | None
-"""What is wanted of each file: the pixels for a model, those of the whole picture, an ``Origin``
+"""What is wanted of each file: the pixels for a model, those of the whole image, an ``Origin``
 from its header alone, or, with None, a ``SeenImage``: the file is read and its header looked at."""
 
 SECONDS_PER_FILE = 60.0
-"""No picture below the pixel limit takes a healthy decoder this long, even from a slow disk."""
+"""No image below the pixel limit takes a healthy decoder this long, even from a slow disk."""
 
 _SECONDS_TO_NOTICE = 0.1
 """How long a decoder that is at work may keep the pool from stopping."""
@@ -56,7 +56,7 @@ class DecodePool:
     """Decodes a list of files while the caller does something else.
 
     Iterating gives ``(file, outcome)`` in order of completion, where the outcome is the decoded
-    picture or the error. Use as a context manager: leaving it stops the workers.
+    image or the error. Use as a context manager: leaving it stops the workers.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class DecodePool:
         workers: int | None = None,
         timeout: float = SECONDS_PER_FILE,
     ) -> None:
-        """``ahead``: how many decoded pictures may wait for the caller."""
+        """``ahead``: how many decoded images may wait for the caller."""
         self._root = root
         self._total = len(files)
         self._todo = iter(files)
@@ -174,10 +174,10 @@ class Decoder:
         self.alive = True
 
     def decode(self, source: Source, timeout: float, stopped: threading.Event) -> Outcome:
-        """Have one picture decoded, unless that is ``stopped`` before it is done.
+        """Have one image decoded, unless that is ``stopped`` before it is done.
 
         After a crash, a time-out or a stop the worker is no longer alive. Raises ClipsearchError
-        if it never came to life: that is no picture's fault, and none must be blamed for it.
+        if it never came to life: that is no image's fault, and none must be blamed for it.
         """
         outcome: Outcome
         if not self._ready:
@@ -206,7 +206,7 @@ class Decoder:
         except (EOFError, OSError) as error:
             self.stop()
             raise ClipsearchError(
-                "the process that decodes pictures cannot be started",
+                "the process that decodes images cannot be started",
                 hint="clipsearch or Pillow may be damaged; what it says stands above. "
                 "Try: pip install --force-reinstall clipsearch",
             ) from error
@@ -242,7 +242,7 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def _work(pipe: Connection, wanted: Wanted, max_pixels: int | None) -> None:
-    """The worker process: where a picture is in, an outcome out, until the pipe closes."""
+    """The worker process: where an image is in, an outcome out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where the mask above does not exist
     from clipsearch.images.decode import decode, decode_whole, read_origin, see
 

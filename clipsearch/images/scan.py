@@ -35,13 +35,13 @@ SUFFIXES = frozenset(
         b".avif",
     }
 )
-"""Names that say "picture", in lower case. Content decides later whether it is one."""
+"""Names that say "image", in lower case. Content decides later whether it is one."""
 
 EXCLUDED = (".*", "node_modules", "@eaDir")
 """What no one means by "my photos": hidden files and folders, package trees, NAS thumbnails."""
 
 HASH_BYTES = 20
-"""BLAKE2b-160: far more than enough to tell pictures apart, and quick to compute."""
+"""BLAKE2b-160: far more than enough to tell images apart, and quick to compute."""
 
 
 def find(
@@ -60,7 +60,7 @@ def find(
     named, and its files are not.
 
     Symbolic links are counted and not followed, so a loop cannot trap the walk and nothing
-    outside the root is read. Devices, sockets and FIFOs are no pictures, whatever their names.
+    outside the root is read. Devices, sockets and FIFOs are no images, whatever their names.
     Files of other names are counted by ending.
     Raises CollectionGone if ``root`` itself cannot be listed.
     """
@@ -120,7 +120,7 @@ Entry = tuple[bytes, int, int]
 
 
 def listing(entries: Collection[Entry]) -> bytes:
-    """A digest (BLAKE2b-160) of the pictures that lie in one folder: one or more, in any order."""
+    """A digest (BLAKE2b-160) of the images that lie in one folder: one or more, in any order."""
     names, *facts = zip(*sorted(entries), strict=True)
     told = b"\0".join([*names, repr(facts).encode()])  # no name holds a zero byte
     return hashlib.blake2b(told, digest_size=HASH_BYTES).digest()
@@ -164,7 +164,7 @@ def _suffix(name: bytes) -> bytes:
 def _leads_to_folder(link: "os.DirEntry[bytes]") -> bool:
     try:
         return link.is_dir()
-    except OSError:  # a link to itself, say; it hides no picture
+    except OSError:  # a link to itself, say; it hides no image
         return False
 
 

@@ -1,6 +1,6 @@
 """Tar archives of samples, as webdataset and img2dataset write them.
 
-A sample is the members of one key: ``000000012.jpg``, ``.txt`` and ``.json`` are the picture, the
+A sample is the members of one key: ``000000012.jpg``, ``.txt`` and ``.json`` are the image, the
 caption and the metadata of ``000000012``. The key is a member's path up to the first dot of its
 name, and the rest, in lower case, is its extension (webdataset, ``tariterators.base_plus_ext``).
 
@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple
 from clipsearch.records import Source, Span
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "heic", "heif", "avif")
-"""Extensions of pictures. The first that a sample has is its picture."""
+"""Extensions of images. The first that a sample has is its image."""
 
 _MEMBER = re.compile(rb"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 """The key and the extension of a member's path."""
@@ -49,7 +49,7 @@ class Sample:
 
     @property
     def picture(self) -> Member | None:
-        """Its picture; None if it has none."""
+        """Its image; None if it has none."""
         return next((self.members[kind] for kind in PICTURES if kind in self.members), None)
 
 
@@ -94,7 +94,7 @@ def read(path: bytes) -> Shard:
 
 
 def opened(source: Source | str) -> BinaryIO:
-    """The bytes of a picture, from its own file or out of an archive. Raises OSError."""
+    """The bytes of an image, from its own file or out of an archive. Raises OSError."""
     if not isinstance(source, Span):
         return open(source, "rb")
     return io.BufferedReader(_Part(open(source.path, "rb", buffering=0), source))

@@ -1,4 +1,4 @@
-"""Small JPEGs of pictures, for a page: decoded as safely as when they are indexed."""
+"""Small JPEGs of images, for a page: decoded as safely as when they are indexed."""
 
 import os
 import queue
@@ -17,7 +17,7 @@ SIZE = 224
 
 _AHEAD = 16
 _SECONDS = 20.0
-"""Who looks at a page waits no longer for one picture."""
+"""Who looks at a page waits no longer for one image."""
 _MOST_BYTES = 64_000_000
 """Of thumbnails in memory: some 8,000 of 224 pixels."""
 _OVERHEAD = 300
@@ -26,9 +26,9 @@ _MOST_DECODERS = 4
 
 
 def thumbnails(root: bytes, paths: Sequence[bytes], size: int) -> dict[bytes, bytes]:
-    """The middle square of each picture, ``size`` pixels wide, by path: what most models see.
+    """The middle square of each image, ``size`` pixels wide, by path: what most models see.
 
-    Pictures that cannot be decoded are left out.
+    Images that cannot be decoded are left out.
     """
     return _made(root, [ImageFile(path, 0, 0) for path in paths], size)
 
@@ -61,7 +61,7 @@ class Thumbnailer:
         self._square = _square(SIZE)
         self._most_bytes = most_bytes
         self._kept: OrderedDict[tuple[Source, int, int], bytes] = OrderedDict()
-        """By place, time and size; nothing for a picture that cannot be decoded."""
+        """By place, time and size; nothing for an image that cannot be decoded."""
         self._bytes = 0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -85,7 +85,7 @@ class Thumbnailer:
             self._decoders.get().stop()
 
     def get(self, source: Source) -> bytes | None:
-        """The thumbnail of a picture; None if it cannot be decoded.
+        """The thumbnail of an image; None if it cannot be decoded.
 
         Raises OSError if there is no regular file, and ClipsearchError if no decoder can be
         started.

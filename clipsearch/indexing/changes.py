@@ -1,4 +1,4 @@
-"""Compare what a walk found with what the catalogue knows, and sum up what was done."""
+"""Compare what a walk found with what the catalog knows, and sum up what was done."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,18 +20,18 @@ class IndexSummary:
     removed: int = 0
     unchanged: int = 0
     failed: list[tuple[bytes, str]] = field(default_factory=list)
-    """Pictures that failed in this run, with the reason."""
+    """Images that failed in this run, with the reason."""
     still_failed: int = 0
-    """Pictures that failed in an earlier run and were not tried again, since nothing changed."""
+    """Images that failed in an earlier run and were not tried again, since nothing changed."""
     waiting: int = 0
-    """Failed pictures that the next run will try again."""
+    """Failed images that the next run will try again."""
     unreadable: list[tuple[bytes, str]] = field(default_factory=list)
     links: int = 0
     ignored: Mapping[bytes, int] = field(default_factory=dict)
-    """How many files are not pictures by their names, by ending: see ``Found``."""
+    """How many files are not images by their names, by ending: see ``Found``."""
     embedded: int = 0
     looked_at: int = 0
-    """Pictures of an older index whose camera and place were read, and nothing else."""
+    """Images of an older index whose camera and place were read, and nothing else."""
     seconds: float = 0.0
     tested: str = ""
     """Of an index that this run made, whether answers are tested, in one line."""
@@ -39,7 +39,7 @@ class IndexSummary:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """The difference between a folder and its catalogue, before any file has been opened."""
+    """The difference between a folder and its catalog, before any file has been opened."""
 
     added: list[ImageFile]
     changed: list[ImageFile]
@@ -59,7 +59,7 @@ def diff(
 ) -> Changes:
     """Sort the files found into added, changed and unchanged, and name the missing.
 
-    A file whose size and modification time are the catalogue's is unchanged; nothing else is
+    A file whose size and modification time are the catalog's is unchanged; nothing else is
     asked of it. What lies below an ``unreadable`` folder is not missing: nothing is known of it.
     Whether an added file is a missing one under a new name is for its content to say. limits:
     those that hold now; without them no failed file is sorted out to be tried again.

@@ -54,7 +54,7 @@ _LITTLE_SPACE = _GIGABYTE
 
 
 def installation() -> Iterator[Check]:
-    """Python, the packages, the kinds of pictures, the extras."""
+    """Python, the packages, the kinds of images, the extras."""
     yield _ok("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name in PACKAGES:
         try:
@@ -64,7 +64,7 @@ def installation() -> Iterator[Check]:
     try:
         from clipsearch.images.decode import FORMATS
     except ImportError as error:
-        yield Check("pictures", State.PROBLEM, f"pictures cannot be read: {error}", _REINSTALL)
+        yield Check("pictures", State.PROBLEM, f"images cannot be read: {error}", _REINSTALL)
     else:
         missing = [kind for kind in ("JPEG", "PNG", "WEBP", "HEIF", "AVIF") if kind not in FORMATS]
         if missing:
@@ -298,7 +298,7 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
             "index",
             State.WARNING,
             f"{counts}; the folder is not there",
-            hint="Is its disk mounted? Searches work; pictures cannot be shown.",
+            hint="Is its disk mounted? Searches work; images cannot be shown.",
         )
     elif any(changed):
         new, gone = changed
@@ -315,7 +315,7 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
             "index",
             State.WARNING,
             f"{name}: the vector file cannot be used: {damage}",
-            hint="The next search or index writes it anew.",
+            hint="The next search or index writes it again.",
         )
     if status.left_out:
         yield Check(

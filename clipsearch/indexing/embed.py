@@ -1,7 +1,7 @@
-"""Picture files to embeddings: decoded in a pool, put into batches, encoded.
+"""Image files to embeddings: decoded in a pool, put into batches, encoded.
 
 ``embed_files`` goes that way on this machine, for every command; ``on_ray`` goes it on a cluster.
-``embeddings_of`` goes it only for the pictures that an index does not have.
+``embeddings_of`` goes it only for the images that an index does not have.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +37,7 @@ Outcome = EmbeddedImage | ImageError | OSError
 
 
 class EmbedFiles(Protocol):
-    """Where pictures are decoded and embedded: ``embed_files`` here, or on a cluster."""
+    """Where images are decoded and embedded: ``embed_files`` here, or on a cluster."""
 
     def __call__(
         self,
@@ -53,10 +53,10 @@ class EmbedFiles(Protocol):
 
 
 _DECODED_AHEAD = 64
-"""Decoded pictures that wait for the model: enough to feed any batch, 10 MB at 224 x 224."""
+"""Decoded images that wait for the model: enough to feed any batch, 10 MB at 224 x 224."""
 
 _FIRST_BATCH = 4
-"""Batches grow from here, so that the first pictures are done as soon as the model is up."""
+"""Batches grow from here, so that the first images are done as soon as the model is up."""
 
 
 def embed_files(
@@ -98,7 +98,7 @@ def embed_files(
 
 
 def encode(encoder: Encoder, pictures: Sequence[Pixels], progress: Progress) -> Vectors:
-    """Embeddings ``(n, dim)`` of decoded pictures ``(height, width, 3)``, a batch at a time."""
+    """Embeddings ``(n, dim)`` of decoded images ``(height, width, 3)``, a batch at a time."""
     made = []
     for start in range(0, len(pictures), encoder.batch_size):
         progress("embedding", start, len(pictures))
@@ -110,7 +110,7 @@ def encode(encoder: Encoder, pictures: Sequence[Pixels], progress: Progress) -> 
 def embed_decoded(
     encoder: Encoder, images: Sequence[tuple[ImageFile, DecodedImage]]
 ) -> list[tuple[ImageFile, Outcome]]:
-    """One batch of decoded pictures, embedded. Raises ModelError."""
+    """One batch of decoded images, embedded. Raises ModelError."""
     vectors = encoder.encode_images(np.stack([image.pixels for _, image in images]))
     return [
         (
@@ -163,7 +163,7 @@ def embeddings_of(
     """Embed files with the model ``spec``; those whose content ``store`` has are only looked up.
 
     paths: relative to ``root`` or absolute, none twice. store: an index made with that model.
-    load_encoder: called at most once, and only if there is a picture to embed.
+    load_encoder: called at most once, and only if there is an image to embed.
     Raises ModelError. A file that cannot be decoded is no error: it is named in the result.
     """
     vectors: dict[bytes, Vectors] = {}

@@ -1,6 +1,6 @@
 """What runs on the nodes of a cluster, whatever engine brings the work there.
 
-Rows are columns of pickled values: ``{"row": [...]}``. An error that concerns no single picture
+Rows are columns of pickled values: ``{"row": [...]}``. An error that concerns no single image
 travels as a ``Failure``, since an engine would try again for ever.
 """
 
@@ -40,7 +40,7 @@ PACKAGES = ("clipsearch", "open_clip_torch", "ray")
 
 
 _MOST_THREADS = 16
-"""A batch of 16 pictures keeps no more of them busy."""
+"""A batch of 16 images keeps no more of them busy."""
 
 _DECODING_SHARE = 0.25
 """Of a machine's CPUs, never promised to a model. With none left for reading, all would wait."""
@@ -85,7 +85,7 @@ def room_on(nodes: Sequence[Mapping[str, float]], options: ClusterOptions) -> Ro
     """
     cpus = [int(has.get("CPU", 0)) for has in nodes]
     if not any(cpus):
-        raise ClusterError("the cluster has no CPUs to read pictures with", hint=RAY_STATUS)
+        raise ClusterError("the cluster has no CPUs to read images with", hint=RAY_STATUS)
     gpus = options.gpus_per_worker
     if gpus is None:
         wanted = options.device == "auto" or options.device.startswith("cuda")
@@ -106,7 +106,7 @@ def room_on(nodes: Sequence[Mapping[str, float]], options: ClusterOptions) -> Ro
 
 
 class Decoding:
-    """Files to pixels, in a process beside Ray's own: a picture that kills it kills no worker."""
+    """Files to pixels, in a process beside Ray's own: an image that kills it kills no worker."""
 
     def __init__(self, root: bytes, preprocessing: Preprocessing, max_pixels: int | None) -> None:
         self._root = root
@@ -175,7 +175,7 @@ def _rows(values: Sequence[Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error on a node that concerns no single picture. Ray Data would try again for ever."""
+    """An error on a node that concerns no single image. Ray Data would try again for ever."""
 
     message: str
     hint: str
@@ -199,18 +199,18 @@ class Answer:
 
     versions: tuple[str, ...]
     unseen: bytes | None
-    """A picture that is not there, or of another size."""
+    """An image that is not there, or of another size."""
     has_weights: bool
 
 
 def answer(model: ModelFiles, root: bytes, sample: Sequence[ImageFile]) -> Answer:
-    """Asked of every node: which versions it has, whether it sees the pictures, and the weights."""
+    """Asked of every node: which versions it has, whether it sees the images, and the weights."""
     unseen = next((file.path for file in sample if not is_there(root, file)), None)
     return Answer(tuple(map(version, PACKAGES)), unseen, weights_here(model) is not None)
 
 
 def complaint(node: str, root: bytes, told: Answer, here: Answer) -> ClusterError | None:
-    """Why a node that ``told`` this cannot embed these pictures, if it cannot."""
+    """Why a node that ``told`` this cannot embed these images, if it cannot."""
     for package, theirs, ours in zip(PACKAGES, told.versions, here.versions, strict=True):
         if theirs != ours:
             return ClusterError(

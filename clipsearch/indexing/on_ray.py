@@ -1,4 +1,4 @@
-"""Pictures to embeddings on a Ray cluster: what ``embed.embed_files`` is on one machine.
+"""Images to embeddings on a Ray cluster: what ``embed.embed_files`` is on one machine.
 
 ::
 
@@ -65,7 +65,7 @@ _BATCHES_PER_WORKER = 2
 killed, the cluster may still embed those; so there are no more."""
 
 _SAMPLE = 16
-"""How many pictures a node is asked for."""
+"""How many images a node is asked for."""
 
 _HTTP2_SETTINGS = b"\4"
 _HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0" + _HTTP2_SETTINGS + bytes(5)
@@ -151,7 +151,7 @@ class _Cluster:
             vain = vain + 1 if len(open_) == len(now) else 0
             if vain == _VAIN_ROUNDS:
                 raise ClusterError(
-                    f"the cluster lost its workers and embedded none of {len(now)} pictures",
+                    f"the cluster lost its workers and embedded none of {len(now)} images",
                     hint="Its dashboard or logs say why they died (memory?). "
                     "What was embedded is kept, and the next run goes on.",
                 )

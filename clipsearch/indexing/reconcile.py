@@ -54,10 +54,10 @@ def reconcile(
 ) -> IndexSummary:
     """Make ``store`` agree with what was ``found`` below ``under``, within its scope.
 
-    load_encoder: called at most once, and only if there is a picture to embed (decoding runs
+    load_encoder: called at most once, and only if there is an image to embed (decoding runs
     meanwhile) or a collection so large that it is to be searched through clusters. prune: remove
     what is missing even if that is much of the collection. try_failed: decode again what failed
-    and may succeed now. embed: where pictures are embedded.
+    and may succeed now. embed: where images are embedded.
 
     Every batch is committed as soon as it is embedded. Raises CollectionGone, before anything is
     removed, if too much is missing at once; ModelError and StoreError leave what is committed.
@@ -128,7 +128,7 @@ def _guard_against_loss(
     many_gone = len(missing) > max(_LOSS_COUNT, _LOSS_SHARE * known)
     if (all_gone or many_gone) and not prune:
         raise CollectionGone(
-            f"{len(missing)} of {known} indexed pictures are missing from {store.root}",
+            f"{len(missing)} of {known} indexed images are missing from {store.root}",
             hint="Nothing was removed from the index. Is the disk mounted? "
             "If they are gone for good, add --prune.",
         )
@@ -142,9 +142,9 @@ def _reuse(
     summary: IndexSummary,
     progress: Progress,
 ) -> list[ImageFile]:
-    """Give each file whose content the catalogue has the vector that is there; return the others.
+    """Give each file whose content the catalog has the vector that is there; return the others.
 
-    Only a file whose size is some picture's is read for that. A path that turns out to be the old
+    Only a file whose size is some image's is read for that. A path that turns out to be the old
     name of a moved file is struck off ``missing``.
     """
     sizes = store.sizes_among(file.size for file in candidates) if candidates else set()
@@ -176,7 +176,7 @@ def _reuse(
 
 
 def _count(file: ImageFile, known: Mapping[bytes, KnownImage], summary: IndexSummary) -> None:
-    """Count a picture that the index did not have as it is: new to it, or changed."""
+    """Count an image that the index did not have as it is: new to it, or changed."""
     entry = known.get(file.path)
     if entry is None or _is_as_known(file, entry):  # the latter failed before
         summary.added += 1
@@ -199,7 +199,7 @@ def _content_hash(store: Store, file: ImageFile) -> bytes | None:
 def _look_at(
     store: Store, found: Found, under: bytes, summary: IndexSummary, progress: Progress
 ) -> None:
-    """Read the camera and the place of pictures that were indexed before these were looked for.
+    """Read the camera and the place of images that were indexed before these were looked for.
 
     From their headers, and once.
     """
@@ -257,7 +257,7 @@ def _commit(
 def _failure(
     file: ImageFile, error: ImageError, before: KnownImage | None, limits: Limits
 ) -> Failure:
-    """What is kept of a failure. before: what the catalogue knew of the file's path."""
+    """What is kept of a failure. before: what the catalog knew of the file's path."""
     failed = before.failure if before and _is_as_known(file, before) else None
     tries = failed.tries if failed and failed.decoders == limits.decoders else 0
     return Failure(error.kind, limits.decoders, error.pixels, tries + 1)

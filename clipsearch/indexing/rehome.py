@@ -1,4 +1,4 @@
-"""Give an index that lies elsewhere the folder that its pictures were moved to.
+"""Give an index that lies elsewhere the folder that its images were moved to.
 
 An index inside its folder travels with it, and needs none of this.
 """
@@ -17,7 +17,7 @@ from clipsearch.storage.catalog import FOLDER, Store
 from clipsearch.text import printable
 
 _SAMPLE = 20
-"""How many pictures are read to tell a folder that was moved from another one."""
+"""How many images are read to tell a folder that was moved from another one."""
 
 _SAME = 0.9
 """The least share of them that must be as indexed: a few may have changed since the move."""
@@ -26,7 +26,7 @@ _SAME = 0.9
 def rehome(store: Store, root: Path, *, asked: bool, notify: Notify) -> None:
     """Make ``root`` the folder of an index that was of another one.
 
-    Done if it is ``asked`` for; or if the old folder is gone, and a sample of the pictures lies
+    Done if it is ``asked`` for; or if the old folder is gone, and a sample of the images lies
     in ``root`` under the same paths with the same content. Raises UsageError otherwise, and for
     an index that lies in the old folder itself.
     """
@@ -43,12 +43,12 @@ def rehome(store: Store, root: Path, *, asked: bool, notify: Notify) -> None:
         if old.exists():
             raise UsageError(
                 f"the index at {store.directory} is that of {old}, not of {root}",
-                hint=f"Name another place with --index. If the pictures have moved: {move}",
+                hint=f"Name another place with --index. If the images have moved: {move}",
             )
         if not _is_moved(store, root):
             raise UsageError(
                 f"the index at {store.directory} is that of {old}, which is gone, and {root} "
-                "does not have the same pictures under the same names",
+                "does not have the same images under the same names",
                 hint="Is a disk not mounted? If not, name another place with --index; or make "
                 f"this folder the index's own: {move}",
             )
@@ -58,7 +58,7 @@ def rehome(store: Store, root: Path, *, asked: bool, notify: Notify) -> None:
 
 
 def moved_to(root: Path) -> Path | None:
-    """The remembered index whose folder is gone and whose pictures now lie in ``root``."""
+    """The remembered index whose folder is gone and whose images now lie in ``root``."""
     for directory, old in known.remembered().items():
         with suppress(StoreError, OSError):
             if directory == old / FOLDER or old.exists():

@@ -60,7 +60,7 @@ class UpdateOptions:
 
     Of a damaged index, only those that cannot be saved from it."""
     rehome: bool = False
-    """The pictures have moved: make the folder that of the index at ``index``."""
+    """The images have moved: make the folder that of the index at ``index``."""
     prune: bool = False
     """Remove what is missing even if that is much of the collection."""
     wait: bool = False
@@ -75,7 +75,7 @@ class UpdateOptions:
 
 
 Look = Callable[[Store, bytes], Found]
-"""Finds the pictures of a collection below one of its folders."""
+"""Finds the images of a collection below one of its folders."""
 
 
 def update(
@@ -91,9 +91,9 @@ def update(
 ) -> IndexSummary:
     """Bring the index of ``folder`` up to date, creating it if there is none.
 
-    look: by default all pictures that are not excluded. try_failed: decode again what failed and
+    look: by default all images that are not excluded. try_failed: decode again what failed and
     may succeed now. encoders: of a model; by default they are loaded for this update, if they are
-    needed. embed_with: what embeds pictures with a model, by default on this machine. What the
+    needed. embed_with: what embeds images with a model, by default on this machine. What the
     options say of the scope, and of a new index's domain, is kept before anything is embedded, so
     that it holds when another run goes on with an interrupted one.
 
@@ -121,13 +121,13 @@ def update(
         if files is None:
             if options.index or not root.is_relative_to(store.root):
                 rehome(store, root, asked=options.rehome, notify=notify)
-            # An index without pictures is not bound to its model, which perhaps never worked.
+            # An index without images is not bound to its model, which perhaps never worked.
             may_change = options.rebuild or store.is_empty()
             files = model_for(store, options.model, may_change=may_change, notify=notify)
             rebuild = rebuild or files.spec.fingerprint != store.spec.fingerprint
             if rebuild and store.count_archived():
                 raise UsageError(
-                    f"the index at {directory} has pictures of archives, which only import adds; "
+                    f"the index at {directory} has images of archives, which only import adds; "
                     "another one would be without them",
                     hint="Import them into a new index, with import --index DIR.",
                 )
@@ -148,7 +148,7 @@ def update(
             )
         if rebuild:
             under = b""
-        progress("looking for pictures", 0, 0)
+        progress("looking for images", 0, 0)
         if look is None:
             found = scan.find(
                 os.fsencode(store.root),
@@ -202,7 +202,7 @@ def root_of(folder: Path) -> Path:
     """The folder as an absolute path. Raises UsageError if it is not a folder to be read."""
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        raise UsageError(f"{folder} {what}", hint="Name a folder that holds pictures.")
+        raise UsageError(f"{folder} {what}", hint="Name a folder that holds images.")
     try:
         os.scandir(folder).close()
     except OSError as error:

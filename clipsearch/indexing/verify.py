@@ -1,7 +1,7 @@
 """Is an index whole, and is it that of its folder?  And what can be done if it is not.
 
-What is derived is made again: the FAISS file from the catalogue, an embedding from its picture by
-the next run of ``index``, which forgets nothing that it can do again. Only what the catalogue
+What is derived is made again: the FAISS file from the catalog, an embedding from its image by
+the next run of ``index``, which forgets nothing that it can do again. Only what the catalog
 alone knew is ever lost, and it is named.
 """
 
@@ -35,17 +35,17 @@ class Problem:
     """``behind`` is no damage: the folder has changed since, and ``index`` will see to it."""
     text: str
     path: bytes | None = None
-    """The picture that it is about, if it is about one."""
+    """The image that it is about, if it is about one."""
     id: int | None = None
 
 
 def verify(
     store: Store, found: Found | None, load_encoder: LoadEncoder | None, sample: int
 ) -> Iterator[Problem]:
-    """Check an index against itself, against the FAISS file, and against its pictures.
+    """Check an index against itself, against the FAISS file, and against its images.
 
     found: what is in the folder, or None to leave the folder out. sample: how many embeddings are
-    made again from their pictures and compared; none without ``load_encoder``.
+    made again from their images and compared; none without ``load_encoder``.
     """
     broken = store.sqlite_problems()
     yield from (Problem("catalogue", text) for text in broken)
@@ -103,7 +103,7 @@ def _wrong_embeddings(
 
 
 def _is_still(store: Store, file: ImageFile, made: EmbeddedImage) -> bool:
-    """Whether a member of an archive is the picture that was embedded: archives are replaced."""
+    """Whether a member of an archive is the image that was embedded: archives are replaced."""
     if file.span is None:
         return True
     return any(path == file.path for _, path in store.find_content(made.content_hash))
@@ -114,12 +114,12 @@ def _unlike(store: Store, id: int, made: EmbeddedImage) -> Iterator[Problem]:
     with suppress(KeyError):  # removed a moment ago
         similarity = float(made.vector @ store.vector(id))
         if similarity < SAME:
-            text = f"its embedding is not its own (cosine {similarity:.3f} to one made anew)"
+            text = f"its embedding is not its own (cosine {similarity:.3f} to one made again)"
             yield Problem("embedding", text, made.file.path, id)
 
 
 def repair(store: Store, problems: list[Problem]) -> list[str]:
-    """Mend what ``verify`` found in a catalogue that can be read; say what was done, and the rest.
+    """Mend what ``verify`` found in a catalog that can be read; say what was done, and the rest.
 
     ``store`` is open for writing. Raises StoreError if it cannot be written.
     """
@@ -142,7 +142,7 @@ def repair(store: Store, problems: list[Problem]) -> list[str]:
 
 
 def salvage(directory: Path) -> Rescued:
-    """Put a catalogue of all that can still be read in the place of a damaged one.
+    """Put a catalog of all that can still be read in the place of a damaged one.
 
     Raises StoreError.
     """

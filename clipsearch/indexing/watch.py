@@ -134,7 +134,7 @@ def watch(
     """Keep the index of each folder up to date; yield what each update did, for ever.
 
     poll: as for ``happenings``. progress: gives what shows one update's progress. A model is
-    loaded with the first new picture and kept. A collection that is gone or locked is waited for;
+    loaded with the first new image and kept. A collection that is gone or locked is waited for;
     ``notify`` is told of that. Raises UsageError, ModelError, StoreError, and what ``happenings``
     raises; all but the last before the first update.
     """
@@ -229,7 +229,7 @@ def _happenings(
             continue  # a folder has gone since we looked
         except (OSError, RuntimeError, UnicodeError) as error:
             if "Unable to decode path" in str(error):
-                continue  # a file's name is no text, and watchfiles gives up: begin anew
+                continue  # a file's name is no text, and watchfiles gives up: begin again
             raise StoreError(
                 f"the system cannot watch {', '.join(map(str, folders))}: {error}",
                 hint="Look for changes at intervals instead, say every minute: --poll 60",
@@ -241,7 +241,7 @@ def settled(
 ) -> tuple[Found, set[bytes]]:
     """What of ``now`` can be relied on, and the paths of the files that cannot.
 
-    A file that came, went, grew or was touched between the two looks is left as the catalogue
+    A file that came, went, grew or was touched between the two looks is left as the catalog
     knows it, or left out: it may be half of a copy, or half of a renaming.
     """
     moving = {file.path for file in set(before.files) ^ set(now.files)}
@@ -265,7 +265,7 @@ def _concerned(path: Path, folders: set[Path], ignored: Sequence[Path]) -> set[P
     """The folders for which it matters that something has happened at ``path``."""
     if any(path.is_relative_to(place) for place in ignored):
         return set()
-    # What is gone may have been a folder of pictures.
+    # What is gone may have been a folder of images.
     if os.fsencode(path.suffix.lower()) not in SUFFIXES and path.is_file():
         return set()
     return {

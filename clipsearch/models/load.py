@@ -36,7 +36,7 @@ class Encoders:
 
     @property
     def many_texts(self) -> TextEncoder:
-        """For many texts at once: in the fast arithmetic, if pictures had both towers loaded.
+        """For many texts at once: in the fast arithmetic, if images had both towers loaded.
 
         Cosine to ``text``: at least 0.9999 on a sample. Raises ModelError.
         """
@@ -45,7 +45,7 @@ class Encoders:
 
     @property
     def both(self) -> Encoder:
-        """For pictures and texts. Raises ModelError."""
+        """For images and texts. Raises ModelError."""
         return self._load()
 
 

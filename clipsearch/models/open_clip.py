@@ -1,6 +1,6 @@
 """open_clip's dual encoder: the one room that imports torch and open_clip.
 
-Pictures arrive as pixels and leave as float32 unit vectors. Weights are loaded by open_clip's own
+Images arrive as pixels and leave as float32 unit vectors. Weights are loaded by open_clip's own
 loader, strictly: a checkpoint that does not fill the model, or brings more than it takes, is an
 error and never a model that is random in parts.
 """
@@ -78,7 +78,7 @@ class OpenClipEncoder:
         except torch.OutOfMemoryError as error:
             if len(pixels) == 1:
                 raise DeviceError(
-                    f"{self.device} has no memory for a single picture",
+                    f"{self.device} has no memory for a single image",
                     hint="Free some, or use --device cpu.",
                 ) from error
         torch.cuda.empty_cache()
@@ -252,7 +252,7 @@ _TEXTS_AT_ONCE = 256
 
 
 _CUDA_BYTES_PER_PIXEL = 500
-"""What a picture takes on a GPU while it is embedded: 25 MB for ViT-B/16 at 224 x 224.
+"""What an image takes on a GPU while it is embedded: 25 MB for ViT-B/16 at 224 x 224.
 
 A guess on the safe side, and only a start: a batch that does not fit is halved.
 """

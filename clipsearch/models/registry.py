@@ -113,7 +113,7 @@ def locate(spec: ModelSpec) -> ModelFiles:
         raise ModelMismatch(
             f"{spec.label} on this machine is not the model that the index was made with "
             f"({files.spec.fingerprint[:12]}, not {spec.fingerprint[:12]})",
-            hint="Put the old weights back, or begin anew: clipsearch index FOLDER --rebuild",
+            hint="Put the old weights back, or begin again: clipsearch index FOLDER --rebuild",
         )
     return files
 
@@ -243,7 +243,7 @@ def _preprocessing_beside(
     shared = {tuple(entry[key] for key in keys) for entry in published_weights(name).values()}
     if len(shared) != 1:
         raise BadCheckpoint(
-            f"nothing states how {file} wants its pictures prepared",
+            f"nothing states how {file} wants its images prepared",
             hint=f"Put {hub.CONFIG} with a 'preprocess_cfg' (mean, std, interpolation, "
             "resize_mode) beside it.",
         )

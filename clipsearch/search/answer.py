@@ -28,11 +28,11 @@ class Answer:
     judgment: Judgment = field(default_factory=Judgment)
     """The verdict, and what it was found by."""
     matching: int = 0
-    """How many pictures match, of which ``hits`` are the best ``k``; up to 10,000 are counted."""
+    """How many images match, of which ``hits`` are the best ``k``; up to 10,000 are counted."""
     nearest: Sequence[Hit] = ()
-    """The best few pictures, if there are no hits because none is good enough."""
+    """The best few images, if there are no hits because none is good enough."""
     classes: tuple[str | None, ...] = ()
-    """Of each hit, where they were asked for: the class of the domain nearest to its picture."""
+    """Of each hit, where they were asked for: the class of the domain nearest to its image."""
     notes: tuple[str, ...] = ()
     """What is to be known of the query, a line each."""
     calibrated: bool = True
@@ -40,11 +40,11 @@ class Answer:
     explanation: tuple[str, ...] = ()
     """Why the answer is what it is, a line each, where that was asked for."""
     nothing_passes: bool = False
-    """Whether there are no hits because no picture passes the filters."""
+    """Whether there are no hits because no image passes the filters."""
 
     @property
     def rejected(self) -> Hit | None:
-        """The best picture, if there are no hits because it is not good enough."""
+        """The best image, if there are no hits because it is not good enough."""
         return next(iter(self.nearest), None)
 
 
@@ -114,7 +114,7 @@ def answer_each(
 
 
 def newest(collections: Sequence[Collection], options: SearchOptions) -> Answer:
-    """The ``options.k`` pictures taken last that pass the filters, where nothing is looked for.
+    """The ``options.k`` images taken last that pass the filters, where nothing is looked for.
 
     Raises UsageError for a class that the domain does not have.
     """
@@ -142,7 +142,7 @@ def notes(query: Query) -> tuple[str, ...]:
 
 
 def _with_class(collections: Sequence[Collection], options: SearchOptions) -> SearchOptions:
-    """The class that pictures must be of as a part of the filter. Raises UsageError."""
+    """The class that images must be of as a part of the filter. Raises UsageError."""
     if not options.class_name:
         return options
     of_class = class_index(collections, options.class_name)
@@ -152,7 +152,7 @@ def _with_class(collections: Sequence[Collection], options: SearchOptions) -> Se
 def _nearest_classes(
     collections: Sequence[Collection], hits: Sequence[Hit]
 ) -> tuple[str | None, ...]:
-    """The class nearest to each hit's picture, by its own collection's domain, where known."""
+    """The class nearest to each hit's image, by its own collection's domain, where known."""
     nearest = {
         collection.store.root: collection.nearest_classes(
             [hit.id for hit in hits if hit.root == collection.store.root]

@@ -1,7 +1,7 @@
-"""Hits of which no two are nearly the same: a burst is one hit, its best picture.
+"""Hits of which no two are nearly the same: a burst is one hit, its best image.
 
 What is nearly the same to the model is measured on the collection by ``duplicates`` (see
-``likeness``); where it was not, it is ``NEAR_DUPLICATE``. The pictures are not looked at: what is
+``likeness``); where it was not, it is ``NEAR_DUPLICATE``. The images are not looked at: what is
 hidden here is not lost, and a search is not to wait for a disk.
 """
 

@@ -1,7 +1,7 @@
 """Queries into vectors: checked, embedded, and several parts made one.
 
 A query of one part is searched with as it is. Several are put on one scale and mixed, see
-``fusion``. Pictures that were good or bad move a query as in Rocchio's relevance feedback, with
+``fusion``. Images that were good or bad move a query as in Rocchio's relevance feedback, with
 the weights of Manning, Raghavan and Schuetze (2008, section 9.1.1): 0.75 for all the good ones
 together, 0.15 for all the bad ones.
 """
@@ -56,17 +56,17 @@ class Embedded:
     """``(dim,)``: a unit vector, or that of a mixture."""
     kind: QueryKind = "text"
     left_out: tuple[Path, ...] = ()
-    """Files that are no hits: the pictures that one started from."""
+    """Files that are no hits: the images that one started from."""
     offset: float = 0.0
     """Added to every score: see ``fusion``."""
     aims: tuple[Aim, ...] = ()
     """The texts that are looked for: the verdict is that of the best of them."""
     by_example: bool = False
-    """Whether pictures are looked for, whose nearest are always worth showing."""
+    """Whether images are looked for, whose nearest are always worth showing."""
     feedback: bool = False
-    """Whether pictures were marked good or bad."""
+    """Whether images were marked good or bad."""
     of_class: int | None = None
-    """The class of the domain whose pictures are listed, in place of a search."""
+    """The class of the domain whose images are listed, in place of a search."""
 
 
 def embed_each(
@@ -175,15 +175,15 @@ class _Parts:
     def _of_the_only_one(self, id: int) -> tuple[Vectors, QueryKind, Path]:
         if len(self._collections) > 1:
             raise UsageError(
-                f"'{id}' is a picture's number, and there are {len(self._collections)} indexed "
+                f"'{id}' is an image's number, and there are {len(self._collections)} indexed "
                 "folders here",
-                hint="Name the picture by its path, or the folder with --under FOLDER.",
+                hint="Name the image by its path, or the folder with --under FOLDER.",
             )
         store = self._collections[0].store
         with suppress(KeyError, OverflowError):
             return store.vector(id), "image", store.path_of(id)
         raise UsageError(
-            f"there is no picture {id} in the index of {store.root}",
+            f"there is no image {id} in the index of {store.root}",
             hint="The numbers are the ids that --json prints.",
         )
 
@@ -193,8 +193,8 @@ class _Parts:
             return store.vector(id), "image", store.path_of(id)
         except (LookupError, OverflowError) as error:
             raise UsageError(
-                "a picture that was marked is no longer in the index",
-                hint="Take its mark back, or begin anew.",
+                "an image that was marked is no longer in the index",
+                hint="Take its mark back, or begin again.",
             ) from error
 
     def _probe(self, name: str) -> Vectors:
@@ -222,7 +222,7 @@ class _Parts:
         if not whole:
             raise IndexUnreadable(
                 "a query of several parts needs measurements that this index does not have",
-                hint="Make them with: clipsearch index FOLDER (no picture is embedded anew).",
+                hint="Make them with: clipsearch index FOLDER (no image is embedded again).",
             )
         return Scale.pooled(whole)
 
@@ -233,7 +233,7 @@ def _weights(query: Query) -> list[float]:
     of_role = {
         "wanted": 1.0,
         "unwanted": -_UNWANTED,
-        # Good pictures alone are the query.
+        # Good images alone are the query.
         "good": 1.0 if alone else _GOOD,
         "bad": -_BAD,
     }
@@ -247,9 +247,9 @@ def _weights(query: Query) -> list[float]:
 
 
 def image_vector(stores: Sequence[Store], image: Path, encoders: Encoders) -> Vectors:
-    """The embedding of a picture, ``(dim,)``: a stored one if a collection has its content.
+    """The embedding of an image, ``(dim,)``: a stored one if a collection has its content.
 
-    Raises UsageError if the file cannot be read as a picture.
+    Raises UsageError if the file cannot be read as an image.
     """
     from clipsearch.images import pool  # here, since no text query needs other processes
 
@@ -262,11 +262,11 @@ def image_vector(stores: Sequence[Store], image: Path, encoders: Encoders) -> Ve
     except OSError as error:
         raise UsageError(
             f"cannot read {image}: {error.strerror}",
-            hint=weight_note(os.fspath(image)) or "Name a picture.",
+            hint=weight_note(os.fspath(image)) or "Name an image.",
         ) from error
     except ImageError as error:
         raise UsageError(
-            f"cannot search by {image}: {error}", hint="Name another picture."
+            f"cannot search by {image}: {error}", hint="Name another image."
         ) from error
     return vector
 

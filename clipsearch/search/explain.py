@@ -22,18 +22,18 @@ def weak(judgment: Judgment) -> str:
 
 
 def reached(judgment: Judgment) -> str:
-    """How many unrelated queries score as high, or pictures are as near, in words."""
+    """How many unrelated queries score as high, or images are as near, in words."""
     how = "score as high here" if judgment.compared_with == "queries" else "are as near here"
     return f"{percent(judgment.rate)} of unrelated {judgment.compared_with} {how}"
 
 
 def counted(matching: int) -> str:
-    """How many pictures match, as far as they were counted."""
+    """How many images match, as far as they were counted."""
     return f"{matching:,}" if matching < MOST_COUNTED else f"at least {matching:,}"
 
 
 def matches(matching: int, shown: int) -> str:
-    """How many pictures match, and how many of them are shown."""
+    """How many images match, and how many of them are shown."""
     if matching == 1:
         return "1 image matches"
     rest = f"; showing {shown:,}" if shown < matching else ""
@@ -59,7 +59,7 @@ def not_calibrated(options: SearchOptions) -> Iterator[str]:
     """What is to be known of an answer before the first calibration, a line each."""
     yield (
         "not calibrated yet: there is no verdict, and queries are not checked against the domain; "
-        "let clipsearch index FOLDER finish (no picture is embedded again)"
+        "let clipsearch index FOLDER finish (no image is embedded again)"
     )
     if options.max_false_alarm < 1:
         yield "--max-false-alarm is ignored: no rate is known before the first calibration"

@@ -1,12 +1,12 @@
 """Several directions made into one query: each on the same scale, so that none swamps the others.
 
-Texts and pictures lie in different parts of the space (the modality gap; Liang et al. 2022), and
-similarities to a text spread less over a collection than similarities to a picture. A plain sum
-of a text's and a picture's embedding is therefore ranked almost by the picture alone. So each
+Texts and images lie in different parts of the space (the modality gap; Liang et al. 2022), and
+similarities to a text spread less over a collection than similarities to an image. A plain sum
+of a text's and an image's embedding is therefore ranked almost by the image alone. So each
 part is first taken from the mean of its own kind, and then divided by the standard deviation of
 its scores over the collection: with the covariance C of the collection's embeddings, that of a
 direction d is sqrt(d' C d). The sum of such parts is again a direction, and a search with it is
-as exact as any other: the score of a picture is the weighted sum of its standard scores.
+as exact as any other: the score of an image is the weighted sum of its standard scores.
 
 Last, the scores are given the mean that those of queries of its kind have, and a spread as much
 above or below theirs as those of its parts are: a text that nothing resembles spreads little. So
@@ -39,13 +39,13 @@ class Ingredient:
 
 
 class Mixture(NamedTuple):
-    """A query of several parts; the score of a picture is ``picture @ vector + offset``."""
+    """A query of several parts; the score of an image is ``picture @ vector + offset``."""
 
     vector: Vectors
     """``(dim,)``; its length is not 1."""
     offset: float
     kind: QueryKind
-    """As what its scores are to be read: a text's if it goes towards one, else a picture's, else a
+    """As what its scores are to be read: a text's if it goes towards one, else an image's, else a
     probe's."""
 
 

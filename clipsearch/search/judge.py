@@ -1,7 +1,7 @@
 """A ranking judged: is there anything, and where does the list end?
 
 The two questions have two answers. The verdict compares the query with unrelated ones (see
-``domain.verdict``); the cut compares the pictures of one ranking with each other (``domain.cut``).
+``domain.verdict``); the cut compares the images of one ranking with each other (``domain.cut``).
 """
 
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ class Judgment:
     strong_from: float | None = None
     weak_from: float | None = None
     mean: float | None = None
-    """The query's mean score over the pictures that were searched."""
+    """The query's mean score over the images that were searched."""
     least: float = float("-inf")
     """The score at which the list ends."""
-    compared_with: Literal["queries", "pictures"] = "queries"
-    """What the rate is a share of: of unrelated pictures, where a picture decided."""
+    compared_with: Literal["queries", "images"] = "queries"
+    """What the rate is a share of: of unrelated images, where an image decided."""
 
 
 def judge(
@@ -49,7 +49,7 @@ def judge(
 ) -> Judgment:
     """Judge a ranking over several collections.
 
-    ranked: hits, best first; not empty. levels: of each collection that has pictures to search,
+    ranked: hits, best first; not empty. levels: of each collection that has images to search,
     none before all are calibrated. tops: for each aim of the query, and each of these collections,
     its best centered scores ``(k,)``.
     """
@@ -70,7 +70,7 @@ def judge(
         *measured,
         mean,
         least,
-        "queries" if measured[0] is not None else "pictures",
+        "queries" if measured[0] is not None else "images",
     )
 
 
@@ -99,19 +99,19 @@ def _compared(aim: Aim, background: Background, best: Floats) -> tuple[float, _M
 
 
 def _of_example(best: Hit) -> tuple[float, _Measured]:
-    """For pictures, the share of others that find one as near that has nothing to do with them."""
+    """For images, the share of others that find one as near that has nothing to do with them."""
     return (1.0 if best.false_alarm is None else best.false_alarm), (None, None, None)
 
 
 def _best(query: Embedded, ranked: Sequence[Hit]) -> float:
-    """The score that the list is measured from: copies of a picture say nothing of its kind."""
+    """The score that the list is measured from: copies of an image say nothing of its kind."""
     alone = query.by_example and not query.aims and not query.feedback
     others = (hit.score for hit in ranked if not alone or hit.score < NEAR_DUPLICATE)
     return next(others, ranked[0].score)
 
 
 def base(query: Embedded, levels: Sequence[Level]) -> tuple[float, float]:
-    """The mean score of a query over the pictures, and that of unrelated queries of its kind.
+    """The mean score of a query over the images, and that of unrelated queries of its kind.
 
     The latter is known of a text alone, and infinite for any other query.
     """

@@ -13,7 +13,7 @@ from clipsearch.records import EVERYTHING, Filter
 from clipsearch.text import shortened
 
 Role = Literal["wanted", "unwanted", "good", "bad"]
-"""What it is about; what it is to be without; pictures seen, and found good or bad."""
+"""What it is about; what it is to be without; images seen, and found good or bad."""
 
 _SIGNS = {"wanted": "", "unwanted": "not ", "good": "like ", "bad": "unlike "}
 
@@ -46,7 +46,7 @@ class Text(_Part):
 
 @dataclass(frozen=True, slots=True)
 class Image(_Part):
-    """A picture, in a collection or not."""
+    """An image, in a collection or not."""
 
     path: str
 
@@ -56,7 +56,7 @@ class Image(_Part):
 
 @dataclass(frozen=True, slots=True)
 class Stored(_Part):
-    """A picture of a collection, as the catalogue knows it; its file is not read."""
+    """An image of a collection, as the catalog knows it; its file is not read."""
 
     id: int
     place: int | None = None
@@ -119,9 +119,9 @@ class SearchOptions:
     k: int = 10
     """At most so many hits."""
     only: Filter = EVERYTHING
-    """Which pictures are looked at."""
+    """Which images are looked at."""
     class_name: str = ""
-    """The class of the domain that pictures must be of, if one is named."""
+    """The class of the domain that images must be of, if one is named."""
     max_false_alarm: float = 1.0
     """Hits with scores that more than this share of background queries reach are left out, too."""
     strict: bool = False
@@ -131,7 +131,7 @@ class SearchOptions:
     exact: bool = False
     """Read every embedding, also where a collection has clusters."""
     diverse: bool = False
-    """Of pictures that are nearly the same, take only the one that matches best."""
+    """Of images that are nearly the same, take only the one that matches best."""
     allow_out_of_domain: bool = False
     require_tested: bool = False
     """Refuse unless each collection met its domain's pass marks."""
@@ -142,7 +142,7 @@ class SearchOptions:
 
     @property
     def is_filtered(self) -> bool:
-        """Whether some pictures are not looked at."""
+        """Whether some images are not looked at."""
         return self.only != EVERYTHING or bool(self.class_name)
 
 

@@ -21,13 +21,13 @@ from clipsearch.search.query import SearchOptions
 from clipsearch.storage.collection import Collection, Level
 
 _WINDOWS = (100, 1_000, 10_000)
-"""Ever more pictures are looked at until the list ends among them, to say how many match."""
+"""Ever more images are looked at until the list ends among them, to say how many match."""
 
 MOST_COUNTED = _WINDOWS[-1]
 """More matches than these are not counted, unless more hits are asked for."""
 
 _NEAREST = 6
-"""So many pictures are told of where none is good enough."""
+"""So many images are told of where none is good enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class Ranking:
     """Best first."""
     judgment: Judgment
     matching: int
-    """How many pictures match, of which ``hits`` are the best; at most 10,000 are counted."""
+    """How many images match, of which ``hits`` are the best; at most 10,000 are counted."""
     nearest: Sequence[Hit] = ()
-    """The best few pictures, if there are no hits because none is good enough."""
+    """The best few images, if there are no hits because none is good enough."""
 
 
 def judge_each(
@@ -55,7 +55,7 @@ def rank_each(
 ) -> list[Ranking]:
     """For each query, the best hits of all ``collections`` together, at most ``options.k``.
 
-    A picture that several collections hold, the root of one lying in another's, is one hit; files
+    An image that several collections hold, the root of one lying in another's, is one hit; files
     that a query leaves out are none.
     """
     rankings: dict[int, Ranking] = {}
@@ -69,7 +69,7 @@ def rank_each(
 
 
 class _Searched:
-    """The pictures that are searched: those of all collections that a filter lets through."""
+    """The images that are searched: those of all collections that a filter lets through."""
 
     def __init__(self, collections: Sequence[Collection], only: Filter, *, exact: bool) -> None:
         self._collections = collections
@@ -84,7 +84,7 @@ class _Searched:
         self._measured = [level for level in self._levels if level is not None]
 
     def rank_each(self, queries: Sequence[Embedded], options: SearchOptions) -> list[Ranking]:
-        """For each query; ever more pictures are looked at until its list ends among them."""
+        """For each query; ever more images are looked at until its list ends among them."""
         rankings: dict[int, Ranking] = {}
         pending = list(range(len(queries)))
         for window in _windows(options):
@@ -100,7 +100,7 @@ class _Searched:
         return [rankings[n] for n in range(len(queries))]
 
     def judge_each(self, queries: Sequence[Embedded]) -> list[Judgment]:
-        """For each query, what its best pictures say of it."""
+        """For each query, what its best images say of it."""
         gathered = self._gathered(queries, BEST)
         return [self._judged(*pair) for pair in zip(queries, gathered, strict=True)]
 
@@ -109,7 +109,7 @@ class _Searched:
         return judge(query, ranked, self._measured, gathered.tops) if ranked else Judgment()
 
     def _gathered(self, queries: Sequence[Embedded], window: int) -> list["_Gathered"]:
-        """For each query, the ``window`` best pictures of all collections, however poor."""
+        """For each query, the ``window`` best images of all collections, however poor."""
         if not queries:
             return []
         found = [_Gathered(query) for query in queries]
@@ -163,7 +163,7 @@ class _Gathered:
         self.hits: list[Hit] = []
         """Judged one by one, in no order."""
         self.tops: list[list[Floats]] = [[] for _ in query.aims]
-        """For each aim, the best centered scores ``(k,)`` in each collection that has pictures."""
+        """For each aim, the best centered scores ``(k,)`` in each collection that has images."""
         self._text_scores: list[float] = []
 
     def rows(self, level: Level | None) -> Vectors:
@@ -193,7 +193,7 @@ class _Gathered:
                 tops.append(np.array([hit.score for hit in hits[:BEST]]))
 
     def matching_text(self, levels: Sequence[Level]) -> int:
-        """How many pictures match the text alone, where pictures were marked for it."""
+        """How many images match the text alone, where images were marked for it."""
         if self._text is None or not levels:
             return 0
         alone = replace(self._query, vector=self._text.vector, offset=0.0, by_example=False)

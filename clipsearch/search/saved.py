@@ -132,9 +132,9 @@ def require_no_query(name: str) -> None:
 
 
 def lasting(query: Query) -> Query:
-    """The query as it is to be found from any folder, its pictures named by absolute paths.
+    """The query as it is to be found from any folder, its images named by absolute paths.
 
-    Raises UsageError for a picture that is no file.
+    Raises UsageError for an image that is no file.
     """
     return Query(tuple(map(_lasting, query.parts)))
 
@@ -143,9 +143,7 @@ def _lasting(part: Part) -> Part:
     if not isinstance(part, Image | Stored):
         return part
     if isinstance(part, Stored) or not Path(part.path).is_file():
-        raise UsageError(
-            f"'{part}' is no file", hint="A saved query names pictures by their paths."
-        )
+        raise UsageError(f"'{part}' is no file", hint="A saved query names images by their paths.")
     return replace(part, path=str(Path(part.path).absolute()))
 
 
@@ -167,8 +165,8 @@ def _kept(part: Part) -> _Kept:
             return _Kept("probe", part.name, part.weight, part.role)
         case Stored():
             raise UsageError(
-                f"'{part}' is a picture's number in one collection",
-                hint="A saved query names pictures by their paths.",
+                f"'{part}' is an image's number in one collection",
+                hint="A saved query names images by their paths.",
             )
 
 

@@ -1,6 +1,6 @@
 """What a collection answers strongly: names of its domain's classes, as suggestions.
 
-The embedded classes are put to the pictures all at once, which is cheap. What is strong there is
+The embedded classes are put to the images all at once, which is cheap. What is strong there is
 then asked as a person would ask it, by its name alone, and stays only if that is strong too.
 """
 
@@ -27,9 +27,9 @@ def suggest(
     only: Filter = EVERYTHING,
     most: int = 24,
 ) -> list[str]:
-    """Names of classes of which the pictures have a strong match, at most ``most``.
+    """Names of classes of which the images have a strong match, at most ``most``.
 
-    The strongest come first. No two are for the same picture, so that kin do not fill the list.
+    The strongest come first. No two are for the same image, so that kin do not fill the list.
     None before all collections are calibrated. Raises ModelError.
     """
     found = sorted(strong for collection in collections for strong in _strong(collection, only))
@@ -46,7 +46,7 @@ def suggest(
 
 
 def _strong(collection: Collection, only: Filter) -> Iterator[tuple[float, float, str]]:
-    """Classes with a strong match, one for a picture: their rates, falling strengths, names."""
+    """Classes with a strong match, one for an image: their rates, falling strengths, names."""
     level, texts = collection.level(only), collection.texts
     if level is None or texts is None:
         return
@@ -55,7 +55,7 @@ def _strong(collection: Collection, only: Filter) -> Iterator[tuple[float, float
         if not len(ids):
             return
         pictures = collection.store.vectors(ids[:: -(-len(ids) // _PICTURES)].tolist())
-    scores = (texts.gate.classes - level.centre) @ pictures.T  # (classes, pictures)
+    scores = (texts.gate.classes - level.centre) @ pictures.T  # (classes, images)
     best, rows, tops = scores.argmax(axis=1), np.arange(len(scores)), []
     for _ in range(min(BEST, len(pictures))):
         at = scores.argmax(axis=1)

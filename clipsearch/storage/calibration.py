@@ -18,10 +18,10 @@ from clipsearch.storage.texts import Texts
 from clipsearch.storage.vectors.vector_file import Half
 
 _SAMPLE = 500
-"""Pictures whose best scores make up the background of image queries."""
+"""Images whose best scores make up the background of image queries."""
 
 _ALWAYS_ANEW = 20_000
-"""Up to this many pictures are measured in a fraction of a second, however few have changed."""
+"""Up to this many images are measured in a fraction of a second, however few have changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class Calibration:
     domain: str
     """The domain's fingerprint."""
     images: int
-    """How many pictures the collection had."""
+    """How many images the collection had."""
     newest: int
     """The greatest id among them."""
     text: tuple[float, ...]
     """Best scores of the background prompts, in any order; none in an empty collection."""
     image: tuple[float, ...]
-    """Best scores of a sample of the pictures."""
+    """Best scores of a sample of the images."""
     background: Background | None = None
     """What the background prompts reach, for the verdict; None in an empty collection, and where
     an earlier version measured."""
@@ -77,9 +77,9 @@ class Calibration:
 
 
 def measure(store: Store, domain: Domain, texts: Texts) -> tuple[Calibration, Scale | None]:
-    """Put the background prompts and a sample of the pictures themselves to the collection.
+    """Put the background prompts and a sample of the images themselves to the collection.
 
-    Without pictures there is no scale.
+    Without images there is no scale.
     """
     parts = [ids for ids, _ in store.embeddings()]  # of those that are whole
     ids = np.concatenate([np.empty(0, np.int64), *parts])
@@ -101,9 +101,9 @@ def measure(store: Store, domain: Domain, texts: Texts) -> tuple[Calibration, Sc
 
 
 def background_of(domain: Domain, texts: Texts, chunks: Iterable[Half]) -> Background:
-    """What the background prompts reach over pictures that come in chunks ``(n, dim)``.
+    """What the background prompts reach over images that come in chunks ``(n, dim)``.
 
-    There must be at least one picture.
+    There must be at least one image.
     """
     words = [len(text.split()) for text in unrelated(domain)]
     centered = texts.background - texts.background.mean(axis=0)

@@ -1,7 +1,7 @@
 """The index folder: a catalog that is the truth, and the FAISS file derived from it.
 
 ``catalog.sqlite3`` holds a row an image, its vector as fp16, and the model that made it. SQLite
-mints the ids and never uses one twice; a changed picture gets a new id, so an id means one vector
+mints the ids and never uses one twice; a changed image gets a new id, so an id means one vector
 forever and nothing is joined by row position.
 
 ``Store`` is what other rooms open. Its parts are files of their own: ``sqlite`` (the connection),
@@ -93,8 +93,8 @@ class Store(Pictures):
         meanwhile, and StoreError if the folder cannot be written to.
         """
         try:
-            # No wider than the folder of pictures itself: the index tells what is in it. But for
-            # its owner to write to, even where the pictures are not.
+            # No wider than the folder of images itself: the index tells what is in it. But for
+            # its owner to write to, even where the images are not.
             mode = root.stat().st_mode & 0o777 | 0o700
             make_folder(directory, mode)
             # Nor are its files, where the folder was there before and is open to more people:
@@ -166,7 +166,7 @@ class Store(Pictures):
     # -- what is known ---------------------------------------------------------------------
 
     def set_root(self, root: Path) -> None:
-        """Note that the pictures lie elsewhere now. Inside ``batch``."""
+        """Note that the images lie elsewhere now. Inside ``batch``."""
         self._meta["root"] = _root_of(self.directory, root)
         self._set("root", self._meta["root"])
 
@@ -182,8 +182,8 @@ class Store(Pictures):
         if not self._meta["root"] and self.directory.name != FOLDER:
             raise IndexUnreadable(
                 f"the index at {self.directory} was copied out of its folder, and does not tell "
-                "where its pictures are",
-                hint=f"Put it into the folder of pictures again, under the name {FOLDER}.",
+                "where its images are",
+                hint=f"Put it into the folder of images again, under the name {FOLDER}.",
             )
 
     def status(self) -> CollectionStatus:
@@ -220,7 +220,7 @@ class Store(Pictures):
         return self._embeddings.vector(id)
 
     def vector_of_content(self, content_hash: bytes) -> Vectors | None:
-        """The embedding ``(dim,)`` of a picture with this content; None if there is none."""
+        """The embedding ``(dim,)`` of an image with this content; None if there is none."""
         for id, _ in self.find_content(content_hash):
             with suppress(KeyError):  # removed a moment ago
                 return self.vector(id)
@@ -231,11 +231,11 @@ class Store(Pictures):
         return self._db.snapshot()
 
     def vectors(self, ids: Sequence[int]) -> Vectors:
-        """The stored embeddings of these pictures, ``(n, dim)``. Raises KeyError as ``vector``."""
+        """The stored embeddings of these images, ``(n, dim)``. Raises KeyError as ``vector``."""
         return np.stack([self.vector(id) for id in ids])
 
     def ids(self, only: Filter = EVERYTHING) -> Ids:
-        """Ids of the good pictures that a filter lets through, ``(n,)``.
+        """Ids of the good images that a filter lets through, ``(n,)``.
 
         Ascending.
         """
@@ -243,7 +243,7 @@ class Store(Pictures):
         return ids if only == EVERYTHING else ids[np.isin(ids, self._ids_among(only))]
 
     def count_newer(self, than: int = 0) -> int:
-        """How many good pictures have a greater id."""
+        """How many good images have a greater id."""
         return self._embeddings.count(than)
 
     def embeddings(self) -> Iterator[tuple[Ids, Half]]:
@@ -259,11 +259,11 @@ class Store(Pictures):
     def search(
         self, query: Vectors, k: int, only: Filter = EVERYTHING, *, exact: bool = False
     ) -> list[Hit]:
-        """The ``k`` pictures most similar to the unit vector ``query`` ``(dim,)``, best first.
+        """The ``k`` images most similar to the unit vector ``query`` ``(dim,)``, best first.
 
-        ``only`` restricts it to some pictures. Exact, at every moment of a collection's life,
+        ``only`` restricts it to some images. Exact, at every moment of a collection's life,
         unless the FAISS file is searched through its clusters, of which ``status`` tells: with a
-        filter or ``exact`` it never is, and pictures newer than it are always searched exactly.
+        filter or ``exact`` it never is, and images newer than it are always searched exactly.
         """
         (hits,) = self.search_each(query[np.newaxis], k, only, exact=exact)
         return hits
@@ -287,7 +287,7 @@ class Store(Pictures):
 
     @property
     def left_out(self) -> int:
-        """How many good pictures no search finds, as the FAISS file was written without them.
+        """How many good images no search finds, as the FAISS file was written without them.
 
         Their embeddings in the catalog are damaged; ``bad_vectors`` names them.
         """
@@ -298,7 +298,7 @@ class Store(Pictures):
         return self._db.problems()
 
     def bad_vectors(self) -> list[tuple[int, bytes]]:
-        """Ids and paths of good pictures without an embedding, or with one that is damaged.
+        """Ids and paths of good images without an embedding, or with one that is damaged.
 
         It cannot be one, or it is not the one that the FAISS file was written with.
         """
@@ -317,15 +317,15 @@ class Store(Pictures):
         anew: bool = False,
         progress: Progress = lambda doing, done, total: None,
     ) -> bool:
-        """Write the FAISS file anew, if it has fallen behind by more than a search should carry.
+        """Write the FAISS file again, if it has fallen behind by more than a search should carry.
 
         What it lacks is searched in the catalog, at a cost that grows with its number; a new
         file costs as much as the whole collection. One part in twenty balances the two, up to
-        100,000 pictures.
+        100,000 images.
 
         queries: gives unit vectors of texts, ``(q, dim)``, at least two; called only for a new
         file of ``cluster_from`` vectors or more, which is then inverted if that is worth it.
-        Without them the file is for exact searches, until an update that has them. anew: write it
+        Without them the file is for exact searches, until an update that has them. again: write it
         in any case. progress: told what is being done, and of how many vectors it is done, as for
         ``indexing.update``. Says whether it was written.
 
@@ -337,7 +337,7 @@ class Store(Pictures):
         )
 
     def salvage(self, catalog: Path, *, pictures: bool) -> int:
-        """Take what can be read of a damaged catalog into this empty one; how many pictures.
+        """Take what can be read of a damaged catalog into this empty one; how many images.
 
         Attachments, and ``pictures`` whose embeddings are whole. Raises nothing for what cannot be
         read: it is left out.
@@ -366,7 +366,7 @@ class Store(Pictures):
     def take_place(self, directory: Path, root: bytes) -> None:
         """Close this index, and put its files in the place of those in ``directory``.
 
-        root: its folder of pictures, as ``meta`` has it. Raises StoreError if the files cannot be
+        root: its folder of images, as ``meta`` has it. Raises StoreError if the files cannot be
         moved.
         """
         try:

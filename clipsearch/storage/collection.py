@@ -40,15 +40,15 @@ _MADE_AGAIN = ("texts", "calibration", "scale")
 """The attachments that ``calibrate`` makes."""
 
 _SUBSET = 5_000
-"""Up to this many pictures that a filter lets through are measured apart, in 0.1 s."""
+"""Up to this many images that a filter lets through are measured apart, in 0.1 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What scores of queries with a text are compared with, over the pictures that are searched."""
+    """What scores of queries with a text are compared with, over the images that are searched."""
 
     images: int
-    """How many pictures there are, at least one."""
+    """How many images there are, at least one."""
     mean: Vectors
     """``(dim,)``: of their embeddings, so that a query's mean score is its product with this."""
     centre: Vectors
@@ -138,7 +138,7 @@ class Collection:
         if self.tested != "tested":
             raise NotTested(
                 f"the index of {self.store.root} is {self.tested} on the domain {self.domain.name}",
-                hint="Test it on labelled pictures: clipsearch evaluate LABELLED"
+                hint="Test it on labelled images: clipsearch evaluate LABELLED"
                 if self.evaluation is None
                 else "Not met: " + "; ".join(map(str, self.evaluation.shortfalls)),
             )
@@ -153,7 +153,7 @@ class Collection:
         if not self.is_calibrated:
             raise NotTested(
                 f"the index of {self.store.root} is not calibrated yet, so no match can be strong",
-                hint="Let clipsearch index FOLDER finish; no picture is embedded again.",
+                hint="Let clipsearch index FOLDER finish; no image is embedded again.",
             )
 
     def check(self, query: str, vector: Vectors) -> None:
@@ -166,9 +166,9 @@ class Collection:
             self.texts.gate.check(query, vector)
 
     def restricted(self, only: Filter) -> Filter:
-        """A filter with the class that it asks for put as the ids of that class's pictures.
+        """A filter with the class that it asks for put as the ids of that class's images.
 
-        A picture's class is the first in zero-shot classification. Raises IndexUnreadable before
+        An image's class is the first in zero-shot classification. Raises IndexUnreadable before
         the first ``calibrate``.
         """
         if only.of_class is None:
@@ -176,7 +176,7 @@ class Collection:
         if self.texts is None:
             raise IndexUnreadable(
                 f"the index of {self.store.root} does not have its classes embedded",
-                hint="Do it with: clipsearch index FOLDER (no picture is embedded anew).",
+                hint="Do it with: clipsearch index FOLDER (no image is embedded again).",
             )
         classes = self.texts.gate.classes
         ids = [
@@ -186,10 +186,10 @@ class Collection:
         return replace(only, of_class=None, ids=frozenset(np.concatenate([*ids, []]).tolist()))
 
     def level(self, only: Filter = EVERYTHING) -> Level | None:
-        """What scores are compared with; None before the first ``calibrate``, or without pictures.
+        """What scores are compared with; None before the first ``calibrate``, or without images.
 
-        only: a filter as ``restricted`` gives it. What few pictures it lets through are measured
-        by themselves, since fewer pictures reach lower scores; many are taken for the whole.
+        only: a filter as ``restricted`` gives it. What few images it lets through are measured
+        by themselves, since fewer images reach lower scores; many are taken for the whole.
         """
         scale, calibration = self.scale, self.calibration
         if scale is None or calibration is None or calibration.background is None:
@@ -233,9 +233,9 @@ class Collection:
         ]
 
     def nearest_classes(self, ids: Sequence[int]) -> dict[int, str]:
-        """The class of the domain whose embedding is nearest to each picture's (zero-shot).
+        """The class of the domain whose embedding is nearest to each image's (zero-shot).
 
-        By id; nothing before the first ``calibrate``, and no picture that is no longer there.
+        By id; nothing before the first ``calibrate``, and no image that is no longer there.
         """
         if self.texts is None:
             return {}
@@ -287,8 +287,8 @@ def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
     """Measure what scores mean in the collection as it is now; say whether there was need to.
 
     Background prompts, which have nothing to do with the domain, are put to the collection, and
-    so is a sample of its own pictures; the best scores that they reach are kept. A large
-    collection of which less than one picture in twenty has changed since is not measured again.
+    so is a sample of its own images; the best scores that they reach are kept. A large
+    collection of which less than one image in twenty has changed since is not measured again.
     The texts are embedded once for a model and a domain.
     """
     known, images = Collection(store), store.count_newer()

@@ -1,6 +1,6 @@
 """Evaluations as they are kept with an index: what answers need of them, and the report as data.
 
-One of each kind of test set is kept, with one label a picture, with several, and with captions,
+One of each kind of test set is kept, with one label an image, with several, and with captions,
 since each has its own measures and its own pass marks. What the report says in detail is the
 business of ``evaluation``.
 """
@@ -60,22 +60,22 @@ class Evaluation:
     precision: Precision | None
     """What a score says about a hit's being right, where the test set could tell."""
     logit_scale: float | None = None
-    """What makes the probabilities of classes right, where each picture had one label."""
+    """What makes the probabilities of classes right, where each image had one label."""
     indexed: int = 0
-    """How many of the test set's pictures the collection had."""
+    """How many of the test set's images the collection had."""
     collection: int = 0
-    """How many pictures the collection had."""
+    """How many images the collection had."""
     newest: int = 0
     """The greatest id among them."""
 
     @property
     def kind(self) -> str:
-        """What the test set said of its pictures: labels, several labels, or captions."""
+        """What the test set said of its images: labels, several labels, or captions."""
         return _KINDS[self.report["kind"]]
 
     @property
     def images(self) -> int:
-        """How many pictures the test set had."""
+        """How many images the test set had."""
         images: int = self.report["images"]
         return images
 
@@ -86,7 +86,7 @@ class Evaluation:
     def was_of(self, ids: Ids) -> bool:
         """Whether the collection, with these ids ``(n,)`` now, is nearly the test set itself.
 
-        Nine in ten of its pictures are the test set's, and the reverse. Elsewhere things are more
+        Nine in ten of its images are the test set's, and the reverse. Elsewhere things are more
         or less frequent, and a score is more or less often right.
         """
         removed = self.collection - int((ids <= self.newest).sum())
@@ -109,7 +109,7 @@ class Evaluation:
         )
         found: Evaluation = typed.record(cls, values, shortfalls=shortfalls)
         if found.report["kind"] not in _KINDS or type(found.report["images"]) is not int:
-            raise ValueError("the report does not tell of what kind it is, or of how many pictures")
+            raise ValueError("the report does not tell of what kind it is, or of how many images")
         return found
 
 

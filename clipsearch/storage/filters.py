@@ -1,4 +1,4 @@
-"""Which pictures a Filter lets through: asked in SQL as far as that goes, then in Python."""
+"""Which images a Filter lets through: asked in SQL as far as that goes, then in Python."""
 
 import os
 from fnmatch import fnmatchcase
@@ -37,7 +37,7 @@ def below(folder: bytes) -> tuple[str, tuple[bytes, ...]]:
 
 
 def ids_among(db: Database, root: bytes, only: Filter) -> Ids:
-    """Ids of the good pictures that a filter lets through, ``(n,)``; ``root``: of their paths."""
+    """Ids of the good images that a filter lets through, ``(n,)``; ``root``: of their paths."""
     where, values = below(only.under)
     near = only.near
     conditions: list[tuple[str, object]] = [
@@ -61,7 +61,7 @@ def ids_among(db: Database, root: bytes, only: Filter) -> Ids:
 
 
 def newest_among(db: Database, root: bytes, only: Filter, most: int) -> list[tuple[str, int]]:
-    """The pictures taken, or else modified, last: when, and their ids; ``most`` of them."""
+    """The images taken, or else modified, last: when, and their ids; ``most`` of them."""
     among = None if only == EVERYTHING else set(ids_among(db, root, only).tolist())
     rows = db.rows(
         f"SELECT {_TAKEN_AT}, id FROM images WHERE error IS NULL ORDER BY 1 DESC, id DESC"

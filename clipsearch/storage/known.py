@@ -1,4 +1,4 @@
-"""Where the indexes are, beside their pictures or elsewhere and remembered; those meant, opened.
+"""Where the indexes are, beside their images or elsewhere and remembered; those meant, opened.
 
 A collection is the images under one indexed folder. Its index lies in ``.clipsearch`` inside that
 folder unless another place was named. A short list in the user's data directory remembers every
@@ -156,7 +156,7 @@ def remember(directory: Path, root: Path) -> None:
     """Put a collection on the list; one that cannot be written costs only the convenience."""
     if remembered().get(directory) == root:
         return
-    # What another run has put there meanwhile must not be lost by writing the whole anew.
+    # What another run has put there meanwhile must not be lost by writing the whole again.
     with suppress(OSError), held(_list(), _PATIENCE):
         listed = {known: at for known, at in remembered().items() if _is_there(known)}
         listed[directory] = root
@@ -170,9 +170,9 @@ def opened(
 ) -> Iterator[tuple[Sequence[Store], bytes]]:
     """The indexes that are meant, open for reading, and the folder of them that is meant.
 
-    under: a folder of pictures; None means the current one. index: where the index lies, if it is
+    under: a folder of images; None means the current one. index: where the index lies, if it is
     named. The folder is relative to the root. A vector file that could not be used is written
-    anew afterwards, and ``notify`` is told. Raises UsageError, IndexNotFound, IndexUnreadable,
+    again afterwards, and ``notify`` is told. Raises UsageError, IndexNotFound, IndexUnreadable,
     CollectionGone.
     """
     if under is not None and not under.exists():
@@ -196,7 +196,7 @@ def opened(
 
 
 def protect(path: Path, stores: Sequence[Store] = ()) -> None:
-    """Raise UsageError for what is never overwritten: an index's own files and indexed pictures.
+    """Raise UsageError for what is never overwritten: an index's own files and indexed images.
 
     path: absolute, its links followed; it need not be there. stores: open ones, beside those that
     are known.
@@ -219,13 +219,13 @@ def protect(path: Path, stores: Sequence[Store] = ()) -> None:
             except StoreError as error:
                 if path.is_relative_to(listed.get(directory, directory.parent)):
                     raise UsageError(
-                        f"cannot tell whether {path} is an indexed picture: {error}",
+                        f"cannot tell whether {path} is an indexed image: {error}",
                         hint="Name another file.",
                     ) from error
         for store in stores:
             if _holds_picture(store, path):
                 raise UsageError(
-                    f"{path} is a picture of the collection {store.root}, and is never overwritten",
+                    f"{path} is an image of the collection {store.root}, and is never overwritten",
                     hint="Give the file another name.",
                 )
 
@@ -241,7 +241,7 @@ def require_about(folder: Path, store: Store) -> None:
 
 
 def tell_of_left_out(store: Store, notify: Callable[[str], None]) -> None:
-    """Tell of pictures that no search finds, since their embeddings are damaged."""
+    """Tell of images that no search finds, since their embeddings are damaged."""
     if store.left_out:
         notify(
             f"cannot find {number_of(store.left_out, 'image')} of "
@@ -269,7 +269,7 @@ def left_out(stores: Sequence[Store], only: Filter) -> list[str]:
     """What a filter leaves out for want of knowing it, a line each.
 
     Of a list of files those that the index does not have; of a filter by camera or place the
-    pictures of which these were not read.
+    images of which these were not read.
     """
     lines = []
     if only.paths is not None:
@@ -371,7 +371,7 @@ def _meant(folder: Path) -> str:
 
 
 def _heal(store: Store, notify: Callable[[str], None]) -> None:
-    """Write a vector file anew that a search could not use; the catalogue has all that it needs.
+    """Write a vector file again that a search could not use; the catalog has all that it needs.
 
     Nobody waits for clusters here: a large collection is searched exactly until the next `index`.
     """

@@ -1,4 +1,4 @@
-"""What the pictures of a folder were when they were last compared with the catalog: a digest each.
+"""What the images of a folder were when they were last compared with the catalog: a digest each.
 
 A walk that finds the same in a folder need not compare it file by file. A listing is derived from
 the folder's rows, and only where all of them are good; whatever changes one of these rows deletes
@@ -20,7 +20,7 @@ def below(db: Database, folder: bytes) -> dict[bytes, bytes]:
 
 
 def write(db: Database, folders: Iterable[bytes]) -> None:
-    """List those of the folders whose pictures are all good, and were looked at."""
+    """List those of the folders whose images are all good, and were looked at."""
     made: list[tuple[bytes, bytes]] = []
     for folder in folders:
         rows = list(files_in(db, folder, "size, mtime_ns, error IS NULL AND camera IS NOT NULL"))

@@ -33,7 +33,7 @@ class Rescued:
 def rescue(
     directory: Path, root: Path, model: Callable[[], ModelSpec], *, wait: bool = False
 ) -> Rescued:
-    """Save pictures with their embeddings, probes, evaluations and whatever else can be read.
+    """Save images with their embeddings, probes, evaluations and whatever else can be read.
 
     root, model: of the new index, where the damaged catalog does not tell; without its model its
     embeddings mean nothing and are left in it. Raises IndexLocked unless we are to ``wait``,

@@ -1,4 +1,4 @@
-"""The rows of a catalog: pictures and their vectors, attachments, and the model that made them."""
+"""The rows of a catalog: images and their vectors, attachments, and the model that made them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -66,7 +66,7 @@ class Rows:
             raise ModelMismatch(
                 f"the index at {self.directory} was made with {self.spec.label} "
                 f"({self.spec.fingerprint[:12]}), not with {spec.label} ({spec.fingerprint[:12]})",
-                hint="To change the model, all pictures must be read anew: add --rebuild. "
+                hint="To change the model, all images must be read again: add --rebuild. "
                 "The index you have stays as it is until that has finished.",
             )
         self._set("model", spec.to_json())
@@ -91,10 +91,10 @@ class Rows:
     def _set(self, key: str, value: str | bytes) -> None:
         self._db.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
 
-    # -- pictures --------------------------------------------------------------------------
+    # -- images --------------------------------------------------------------------------
 
     def is_empty(self) -> bool:
-        """Whether there is no picture in it, good or failed."""
+        """Whether there is no image in it, good or failed."""
         return self._db.row("SELECT 1 FROM images LIMIT 1") is None
 
     def known(self, under: bytes = b"", found: Found | None = None) -> dict[bytes, KnownImage]:
@@ -138,11 +138,11 @@ class Rows:
         return listings.below(self._db, under)
 
     def list_folders(self, folders: Iterable[bytes]) -> None:
-        """Keep for the next walk what is in these folders, where all pictures are good."""
+        """Keep for the next walk what is in these folders, where all images are good."""
         listings.write(self._db, folders)
 
     def sizes_among(self, sizes: Iterable[int]) -> set[int]:
-        """Those of some sizes in bytes that good pictures have."""
+        """Those of some sizes in bytes that good images have."""
         asked = set(sizes)
         sql, some = "SELECT DISTINCT size FROM images WHERE error IS NULL", sorted(asked)
         if len(some) > SQL_VARIABLES:  # more scans would take longer than all sizes do
@@ -151,11 +151,11 @@ class Rows:
         return {size for (size,) in rows}
 
     def count_archived(self) -> int:
-        """How many pictures are not files of their own."""
+        """How many images are not files of their own."""
         return int(self._db.value(f"SELECT count(*) FROM {schema.archived(self._db)}"))
 
     def ids_of(self, paths: Sequence[bytes]) -> dict[bytes, int]:
-        """Path -> id of those pictures, good or failed, that are there."""
+        """Path -> id of those images, good or failed, that are there."""
         found: dict[bytes, int] = {}
         for start in range(0, len(paths), SQL_VARIABLES):
             some = paths[start : start + SQL_VARIABLES]
@@ -164,21 +164,21 @@ class Rows:
         return found
 
     def _failed(self) -> list[tuple[bytes, str, Failure | None]]:
-        """Path, reason and failure of the pictures that failed, by path."""
+        """Path, reason and failure of the images that failed, by path."""
         # Sorted here: with the order left to SQLite, a million rows take four times as long.
         images = schema.images(self._db)
         rows = self._db.rows(f"SELECT path, error, failure FROM {images} WHERE error IS NOT NULL")
         return sorted(((path, why, _failure(failure)) for path, why, failure in rows), key=_path)
 
     def unseen(self) -> int:
-        """How many good pictures are still to be looked at for their camera and place."""
+        """How many good images are still to be looked at for their camera and place."""
         images = schema.images(self._db)
         return int(
             self._db.value(f"SELECT count(*) FROM {images} WHERE camera IS NULL AND error IS NULL")
         )
 
     def find_content(self, content_hash: bytes) -> list[tuple[int, bytes]]:
-        """Ids and paths of the good pictures with this very content that have an embedding."""
+        """Ids and paths of the good images with this very content that have an embedding."""
         rows = self._db.rows(
             "SELECT id, path FROM images JOIN vectors USING (id)"
             " WHERE hash = ? AND error IS NULL AND length(vector) = ? ORDER BY id",
@@ -187,7 +187,7 @@ class Rows:
         return [(id, path) for id, path in rows]
 
     def whole(self, ids: Ids) -> Iterator[EmbeddedImage]:
-        """All that is stored of these pictures, by id; those removed meanwhile are left out."""
+        """All that is stored of these images, by id; those removed meanwhile are left out."""
         columns = (
             "path, size, mtime_ns, hash, width, height, taken_at, vector, nullif(camera, ''),"
             " latitude, longitude, byte_offset, archive, caption, url"
@@ -201,7 +201,7 @@ class Rows:
             yield EmbeddedImage(ImageFile(path, size, mtime_ns), *facts, archived)
 
     def _of(self, ids: Sequence[int], columns: str, join: str = "") -> Iterator[tuple[Any, ...]]:
-        """``(id, *columns)`` of these pictures, some at a time, each time by ascending id."""
+        """``(id, *columns)`` of these images, some at a time, each time by ascending id."""
         images = schema.images(self._db)
         for start in range(0, len(ids), SQL_VARIABLES):
             some = ids[start : start + SQL_VARIABLES]
@@ -214,7 +214,7 @@ class Rows:
             )
 
     def add(self, images: Iterable[EmbeddedImage]) -> None:
-        """Add or replace pictures, each under a new id. Inside ``batch``."""
+        """Add or replace images, each under a new id. Inside ``batch``."""
         for image in images:
             facts = (image.content_hash, image.width, image.height, image.taken_at, None)
             origin = (image.camera or "", image.latitude, image.longitude)
@@ -225,7 +225,7 @@ class Rows:
                 )
 
     def add_copy(self, file: ImageFile, source: int) -> None:
-        """Add a file whose content is that of the picture ``source``. Inside ``batch``."""
+        """Add a file whose content is that of the image ``source``. Inside ``batch``."""
         row = self._db.row(
             "SELECT hash, width, height, taken_at, NULL, camera, latitude, longitude, NULL, vector"
             " FROM images JOIN vectors USING (id) WHERE id = ?",
@@ -241,14 +241,14 @@ class Rows:
         self._insert(file, None, None, None, None, reason, None, None, None, text)
 
     def set_origins(self, origins: Iterable[tuple[int, Origin]]) -> None:
-        """Note what pictures, by their ids, tell of their camera and place. Inside ``batch``."""
+        """Note what images, by their ids, tell of their camera and place. Inside ``batch``."""
         self._db.execute_many(
             "UPDATE images SET camera = ?, latitude = ?, longitude = ? WHERE id = ?",
             ((found.camera or "", found.latitude, found.longitude, id) for id, found in origins),
         )
 
     def move(self, id: int, file: ImageFile) -> None:
-        """Give a picture a new path, size or time; its vector stays. Inside ``batch``."""
+        """Give an image a new path, size or time; its vector stays. Inside ``batch``."""
         old = self._db.value("SELECT path FROM images WHERE id = ?", (id,))
         listings.delete(self._db, {old, file.path} - {None})
         self._db.execute("DELETE FROM images WHERE path = ? AND id <> ?", (file.path, id))
@@ -258,13 +258,13 @@ class Rows:
         )
 
     def forget(self, ids: Iterable[int]) -> None:
-        """Forget pictures by their ids. Inside ``batch``."""
+        """Forget images by their ids. Inside ``batch``."""
         ids = list(ids)
         listings.delete(self._db, (path for _, path in self._of(ids, "path")))
         self._db.execute_many("DELETE FROM images WHERE id = ?", ((id,) for id in ids))
 
     def remove(self, paths: Iterable[bytes]) -> None:
-        """Forget pictures. Inside ``batch``."""
+        """Forget images. Inside ``batch``."""
         paths = list(paths)
         listings.delete(self._db, paths)
         self._db.execute_many("DELETE FROM images WHERE path = ?", ((path,) for path in paths))
@@ -321,7 +321,7 @@ def _known(rows: Iterable[tuple[Any, ...]]) -> dict[bytes, KnownImage]:
 
 def _failure(text: Any) -> Failure | None:
     if text is not None:
-        with suppress(ValueError):  # damaged: the picture is tried again
+        with suppress(ValueError):  # damaged: the image is tried again
             return Failure.from_json(text)
     return None
 

@@ -22,7 +22,7 @@ class Told(NamedTuple):
     spec: ModelSpec | None
     """The model that made its embeddings."""
     root: bytes | None
-    """Its folder of pictures, as the table ``meta`` has it."""
+    """Its folder of images, as the table ``meta`` has it."""
 
 
 def told(catalog: Path) -> Told:
@@ -38,7 +38,7 @@ def told(catalog: Path) -> Told:
 
 
 def copy(catalog: Path, empty: Database, *, pictures: bool) -> int:
-    """Copy attachments, and ``pictures`` with their vectors; return how many pictures.
+    """Copy attachments, and ``pictures`` with their vectors; return how many images.
 
     Inside a transaction of ``empty``. Raises nothing for what cannot be read: it is left out.
     """

@@ -140,7 +140,7 @@ def images(db: Database) -> str:
 
 
 def archived(db: Database) -> str:
-    """The table of archived pictures for a JOIN, with no rows before there was one."""
+    """The table of archived images for a JOIN, with no rows before there was one."""
     if version(db) >= 5:
         return "archived"
     columns = "NULL AS id, NULL AS archive, NULL AS byte_offset, NULL AS caption, NULL AS url"

@@ -3,7 +3,7 @@
 It listens on 127.0.0.1 alone. What it answers lies below a path that nobody can guess, so that
 other users of the machine see nothing; and it answers only a browser that calls it by the name it
 has, so that no page from elsewhere can have a name of its own point here (DNS rebinding) and read
-along. Pictures are asked for by the catalogue's ids, never by a path. It reads, and writes nothing.
+along. Images are asked for by the catalog's ids, never by a path. It reads, and writes nothing.
 """
 
 import errno
@@ -65,7 +65,7 @@ _NOTHING = "default-src 'none'; sandbox; frame-ancestors 'none'"
 
 
 class Site:
-    """What there is to see: pages, hits, thumbnails, pictures."""
+    """What there is to see: pages, hits, thumbnails, images."""
 
     def __init__(
         self,
@@ -140,18 +140,18 @@ class Site:
         ]
 
     def thumbnail(self, name: str) -> bytes | None:
-        """A small JPEG. Raises KeyError and OSError if there is no such picture."""
+        """A small JPEG. Raises KeyError and OSError if there is no such image."""
         return self._thumbnailer.get(self._source(name)[1])
 
     def picture(self, name: str) -> tuple[int, int, bytes]:
-        """A file, open where the picture begins, its bytes, and its name.
+        """A file, open where the image begins, its bytes, and its name.
 
         Raises KeyError and OSError.
         """
         own_name, source = self._source(name)
         path, offset, size = source if isinstance(source, Span) else (source, 0, None)
         # A FIFO would never open, and what became a link since its path was looked up is none of
-        # the collection's pictures.
+        # the collection's images.
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
         flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         file = os.open(path, flags)
@@ -171,7 +171,7 @@ class Site:
 
 
 def _read(query: str) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """The fields of an address, and the pictures that are marked."""
+    """The fields of an address, and the images that are marked."""
     try:
         found = parse_qs(query, max_num_fields=_MOST_FIELDS)
     except ValueError:
@@ -254,7 +254,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (KeyError, OSError) as error:
             if isinstance(error, ConnectionError | TimeoutError):
                 raise
-            self._refuse(HTTPStatus.NOT_FOUND, "there is no such picture")
+            self._refuse(HTTPStatus.NOT_FOUND, "there is no such image")
         except ClipsearchError as error:
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"{error}\n{error.hint}")
 
@@ -338,7 +338,7 @@ class _Handler(BaseHTTPRequestHandler):
             "Content-Type": kind,
             "Content-Length": str(size),
             "Content-Security-Policy": policy,
-            # An id means one picture; its file may be edited.
+            # An id means one image; its file may be edited.
             "Cache-Control": "private, max-age=600" if keep else "no-store",
             **(more or {}),
         }

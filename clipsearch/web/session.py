@@ -40,7 +40,7 @@ _TEXTS = 1000
 
 
 class PictureId(NamedTuple):
-    """A picture of one of several collections; as text ``0-12``."""
+    """An image of one of several collections; as text ``0-12``."""
 
     place: int
     """Which collection, from 0."""
@@ -54,19 +54,19 @@ class PictureId(NamedTuple):
         """The inverse. Raises UsageError."""
         found = re.fullmatch(r"(\d{1,9})-(\d{1,18})", text, re.ASCII)
         if found is None:
-            raise UsageError(f"'{shortened(text)}' is no picture", hint="Reload the page.")
+            raise UsageError(f"'{shortened(text)}' is no image", hint="Reload the page.")
         return cls(int(found[1]), int(found[2]))
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An answer with what a page calls its pictures by."""
+    """An answer with what a page calls its images by."""
 
     answer: Answer
     ids: list[PictureId]
     """Of each hit."""
     nearest: list[PictureId]
-    """Of the nearest pictures, where there is no hit."""
+    """Of the nearest images, where there is no hit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,8 @@ class About:
 class OpenCollections:
     """Indexes that answer again and again, to several threads at once.
 
-    Every question finds the collections as they are then: after a change to a catalogue they are
-    opened anew, with what was measured since. Nothing is ever written.
+    Every question finds the collections as they are then: after a change to a catalog they are
+    opened again, with what was measured since. Nothing is ever written.
     """
 
     def __init__(
@@ -148,10 +148,10 @@ class OpenCollections:
             return opened.about
 
     def picture(self, picture: PictureId) -> tuple[bytes, Source]:
-        """The name of an indexed picture's file, and where its bytes are.
+        """The name of an indexed image's file, and where its bytes are.
 
-        Raises KeyError if there is no such picture, or if the way to it leads through a link: no
-        picture was indexed behind one, so somebody has put it there since.
+        Raises KeyError if there is no such image, or if the way to it leads through a link: no
+        image was indexed behind one, so somebody has put it there since.
         """
         with self._lent() as opened:
             store = opened.store(picture.place)
@@ -209,7 +209,7 @@ class _RememberingEncoder:
 
 
 def _no_encoder() -> Encoder:
-    raise UsageError("a picture outside the index cannot be looked for here")
+    raise UsageError("an image outside the index cannot be looked for here")
 
 
 class _Opened:
@@ -236,7 +236,7 @@ class _Opened:
         )
 
     def shown(self, answer: Answer) -> Shown:
-        """An answer with the ids of its pictures."""
+        """An answer with the ids of its images."""
         places = {collection.store.root: n for n, collection in enumerate(self.collections)}
         ids, nearest = (
             [PictureId(places[hit.root], hit.id) for hit in hits]
@@ -255,7 +255,7 @@ _Stamps = list[tuple[int, int, int]]
 
 
 def _stamps(directories: Sequence[Path]) -> _Stamps:
-    """What changes whenever a catalogue does."""
+    """What changes whenever a catalog does."""
     stamps = []
     for directory in directories:
         try:

@@ -1,10 +1,10 @@
-"""A text and a picture of equal weight on the sample pictures, beside plain addition.
+"""A text and an image of equal weight on the sample images, beside plain addition.
 
     python tests/benchmarks/mixed.py
 
 A hit satisfies both parts if it is among the best fifteen for each of them alone. How much a part
 has to say is the correlation of its scores with those of the mixture. The second table is of the
-same embeddings, with those of all texts shrunk and moved apart from the pictures as in CLIP, whose
+same embeddings, with those of all texts shrunk and moved apart from the images as in CLIP, whose
 modality gap is 0.82 (Liang et al. 2022): `pocket` has next to none.
 """
 
@@ -54,7 +54,7 @@ def table(
     texts: dict[str, np.ndarray], background: np.ndarray, names: list[str], pictures: np.ndarray
 ) -> None:
     scale = Scale.measure([pictures], background, pictures)
-    print("| text | picture | both | text, picture have to say | added: both | text, picture |")
+    print("| text | image | both | text, image have to say | added: both | text, image |")
     print("|---|---|---|---|---|---|")
     for said, name in QUERIES:
         row = names.index(name)
@@ -84,12 +84,12 @@ def main() -> None:
     names = [known[id] for id in ids]
     print("pocket:\n")
     table(texts, stored.background, names, pictures)
-    gap = 0.82 * l2_normalise(np.linalg.svd(pictures)[2][-1])  # a direction without pictures
+    gap = 0.82 * l2_normalise(np.linalg.svd(pictures)[2][-1])  # a direction without images
 
     def moved(vectors: np.ndarray) -> np.ndarray:
         return l2_normalise(0.3 * vectors + gap)
 
-    print("pocket, its texts moved apart from its pictures by a gap like CLIP's:\n")
+    print("pocket, its texts moved apart from its images by a gap like CLIP's:\n")
     far = {text: moved(vector) for text, vector in texts.items()}
     table(far, moved(stored.background), names, pictures)
 

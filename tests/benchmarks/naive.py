@@ -1,4 +1,4 @@
-"""What people write first: open_clip's own README code, one picture after the other, in fp32.
+"""What people write first: open_clip's own README code, one image after the other, in fp32.
 
 ``naive.py index FOLDER PHOTOS OUT`` embeds every JPEG and saves a numpy array;
 ``naive.py search FOLDER VECTORS TEXT`` loads the model and ranks. Prints the seconds spent in its

@@ -3,10 +3,10 @@
     python tests/benchmarks/ray_scaling.py simulated [--workers 1 2 4 8 16] [--batch-size 16]
     python tests/benchmarks/ray_scaling.py machine FOLDER [--model NAME]
 
-``simulated``: an embedding stage that takes 10 ms a picture, on a cluster of this machine's
+``simulated``: an embedding stage that takes 10 ms an image, on a cluster of this machine's
 processes. Nothing is decoded, pixels are few; all else is real: the walk's result is compared, rows
 travel, batches are committed. Rates leave out the first fifth and the last tenth. The processor
-time of this process, which alone holds the index, gives the most pictures per second that one index
+time of this process, which alone holds the index, gives the most images per second that one index
 can take, however large the cluster.
 
 ``machine``: FOLDER indexed with the local pool and with --ray, in turn; medians.
@@ -92,13 +92,13 @@ def simulated(workers: Sequence[int], pictures: int, batch_size: int) -> None:
         print(
             f"{count:>3} workers: {rate:7.1f} pictures/s, {rate / (first * count):.2f} of linear, "
             f"{rate * SECONDS_PER_PICTURE / count:.2f} of what they could; "
-            f"{1e3 * cpu:.2f} ms of this process per picture, so at most {1 / cpu:,.0f}/s",
+            f"{1e3 * cpu:.2f} ms of this process per image, so at most {1 / cpu:,.0f}/s",
             flush=True,
         )
 
 
 def _rate(workers: int, pictures: int, batch_size: int) -> tuple[float, float]:
-    """Pictures per second, and seconds of this process's processors per picture."""
+    """Images per second, and seconds of this process's processors per image."""
     files = [ImageFile(b"%08d.jpg" % n, 1000, 1) for n in range(pictures)]
     marks: list[tuple[int, float, float]] = []
 
@@ -133,12 +133,12 @@ def machine(folder: Path, model: str, rounds: int) -> None:
         whole, steady, cpu = (statistics.median(column) for column in zip(*figures, strict=True))
         print(
             f"{how:>6}: {whole:.1f} pictures/s with start-up, {steady:.1f} without; "
-            f"{1e3 * cpu:.1f} ms of processor per picture, all processes"
+            f"{1e3 * cpu:.1f} ms of processor per image, all processes"
         )
 
 
 def _indexed(folder: Path, model: str, added: Sequence[str]) -> tuple[float, float, float]:
-    """Pictures per second with start-up and without, and processor seconds per picture."""
+    """Images per second with start-up and without, and processor seconds per image."""
     with tempfile.TemporaryDirectory() as index:
         before, started = _processor_seconds(), time.perf_counter()
         command = [sys.executable, "-m", "clipsearch", "index", str(folder), "--index", index]

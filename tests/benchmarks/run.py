@@ -214,7 +214,7 @@ def bench_tower(bench: Bench) -> None:
 
 
 def onnxruntime_rate(bench: Bench, pixels: np.ndarray) -> float:
-    """Pictures a second of the image tower in fp32, exported from open_clip's own model."""
+    """Images a second of the image tower in fp32, exported from open_clip's own model."""
     import onnxruntime
     import onnxscript  # noqa: F401  (what torch exports with)
     import open_clip
@@ -354,7 +354,7 @@ def bench_index(bench: Bench) -> None:
 
 
 def naive_index(bench: Bench, photos: Path, vectors: Path) -> tuple[float, float]:
-    """The seconds that the naive pipeline takes with start-up, and its pictures a second without.
+    """The seconds that the naive pipeline takes with start-up, and its images a second without.
 
     Its embeddings are saved as ``vectors``.
     """
@@ -564,13 +564,13 @@ def cpu_seconds(command: list[str | Path], runs: int = 1, cwd: Path | None = Non
 
 
 def add_picture(root: Path) -> None:
-    """Put one new picture into a collection, in the middle of a folder that is there."""
+    """Put one new image into a collection, in the middle of a folder that is there."""
     pixels = np.random.default_rng(time.time_ns()).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(root / "0000" / f"new-{time.time_ns()}.png")
 
 
 def bench_walk(bench: Bench) -> None:
-    """`index` with nothing to do: 60,000 files that the catalogue knows."""
+    """`index` with nothing to do: 60,000 files that the catalog knows."""
     root = collection_with_files(bench, 60_000)
     ours = cpu_seconds(clipsearch("index", root), runs=5)
     bare = statistics.median(bare_walk(root) for _ in range(5))
@@ -584,7 +584,7 @@ def bench_walk(bench: Bench) -> None:
 
 
 def bench_change(bench: Bench) -> None:
-    """One new picture in a large collection, against the same in a small one."""
+    """One new image in a large collection, against the same in a small one."""
     costs = []
     for rows in (1000, bench.rows):
         root = collection_with_files(bench, rows)
@@ -592,7 +592,7 @@ def bench_change(bench: Bench) -> None:
         costs.append(cpu_seconds(clipsearch("index", root)))
     bare = bare_walk(root)
     bench.add(
-        f"one new picture in {bench.rows:,}, processor time",
+        f"one new image in {bench.rows:,}, processor time",
         f"{costs[1]:.1f} s",
         f"in 1,000 {costs[0]:.1f} s; os.scandir and stat {bare:.1f} s",
         f"+{costs[1] - costs[0]:.1f} s",
@@ -679,7 +679,7 @@ def bench_browse(bench: Bench) -> None:
     bench.add(
         f"browse, {_QUERIES_A_SECOND} new texts a second for {_SECONDS} s, 10,000 images",
         f"median {1000 * times[len(times) // 2]:.0f} ms, "
-        f"95 % within {1000 * times[int(0.95 * len(times))]:.0f} ms, "
+        f"95% within {1000 * times[int(0.95 * len(times))]:.0f} ms, "
         f"worst {1000 * times[-1]:.0f} ms",
         f"{1000 * cpu / len(times):.0f} ms of processor time a query",
     )
@@ -688,7 +688,7 @@ def bench_browse(bench: Bench) -> None:
 def bench_clusters(bench: Bench) -> None:
     """A search through clusters against the exact one, in one process, over synthetic vectors.
 
-    Pictures are 20,000 kinds with noise, texts are kinds shifted by one vector for all. How many
+    Images are 20,000 kinds with noise, texts are kinds shifted by one vector for all. How many
     clusters must be read depends on the data: of real collections, `status` tells.
     """
     from clipsearch.storage.vectors.new_vector_file import NewVectorFile

@@ -22,7 +22,7 @@ NAMES = ["a.png", "b.jpg", "sub/c.png"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """An indexed folder of three pictures. Not to be changed: ``collection`` is a copy."""
+    """An indexed folder of three images. Not to be changed: ``collection`` is a copy."""
     root = tmp_path_factory.mktemp("made") / "photos"
     (root / "sub").mkdir(parents=True)
     for seed, name in enumerate(NAMES):
@@ -99,11 +99,11 @@ def test_the_program_is_installed_under_its_own_name(run_process: Run) -> None:
         (["search", "--image", "missing.png"], "cannot read missing.png: No such file"),
         (["search", "a cat", "./sub"], "./sub is a folder"),
         (["search", "a.png"], "a.png is a file"),
-        (["search", "a cat", "--html", "a.png"], "a.png is a picture of the collection"),
+        (["search", "a cat", "--html", "a.png"], "a.png is an image of the collection"),
         (["search", "a cat", "--format", "{score:99999999999999}"], "is no template"),
         (["search", "a cat", "--from0", ""], "--from0 names no file"),
         (["search", "--image", "sub"], "cannot read sub: Is a directory"),
-        (["search", "--image", "text.jpg"], "cannot search by text.jpg: not a picture"),
+        (["search", "--image", "text.jpg"], "cannot search by text.jpg: not an image"),
         (["search", "a cat", "--index", "sub"], "there is no index at sub"),
         (["index"], "PATH"),
         (["index", "missing"], "missing does not exist"),
@@ -122,7 +122,7 @@ def test_the_program_is_installed_under_its_own_name(run_process: Run) -> None:
 def test_what_cannot_be_done_is_said_on_stderr_and_exits_with_2(
     run: Run, collection: Path, arguments: list[str | bytes], message: str
 ) -> None:
-    (collection / "text.jpg").write_text("no picture")
+    (collection / "text.jpg").write_text("no image")
     done = run(*arguments, cwd=collection)
     assert (done.code, done.out) == (2, b"")
     first, *rest = done.err.splitlines()

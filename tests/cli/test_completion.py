@@ -23,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     root = tmp_path_factory.mktemp("made") / "photos"
     for seed, name in enumerate(["cat", "cat", "cat", "dog", "dog", "dog"]):
         (root / name).mkdir(parents=True, exist_ok=True)
-        # Each class is of one picture, and so can be learned in any arithmetic.
+        # Each class is of one image, and so can be learned in any arithmetic.
         make_picture(root / name / f"{seed}.png", seed // 3, (48 + seed, 40))
     with places_beside(root):
         assert run_here("index", root, "--model", tiny_model) == 0

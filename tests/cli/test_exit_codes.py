@@ -68,7 +68,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """An index of four pictures of two classes, one of them twice, and files to ask with."""
+    """An index of four images of two classes, one of them twice, and files to ask with."""
     root = tmp_path / "photos"
     with Store.create(_folder(root) / FOLDER, root, fake_spec()) as store:
         with store.batch():
@@ -135,19 +135,19 @@ def exported(root: Path, run: Run, patch: pytest.MonkeyPatch) -> None:
 
 
 def like_each_other(root: Path, run: Run, patch: pytest.MonkeyPatch) -> None:
-    """The same three pictures in two folders: there is nothing to learn."""
+    """The same three images in two folders: there is nothing to learn."""
     for name in ("a", "b"):
         for n in range(3):
             make_picture(_folder(root.parent / "labels" / name) / f"{n}.png", n)
 
 
 def learnable(root: Path, run: Run, patch: pytest.MonkeyPatch) -> None:
-    """Each class has one picture, in several files."""
+    """Each class has one image, in several files."""
     for seed, name in enumerate(("a", "b")):
         for n in range(4):
             path = _folder(root.parent / "labels" / name) / f"{n}.png"
             make_picture(path, seed)
-            path.write_bytes(path.read_bytes() + bytes([n]))  # behind the end of the picture
+            path.write_bytes(path.read_bytes() + bytes([n]))  # behind the end of the image
 
 
 def benchmark(template: str) -> Callable[[Path, Run, pytest.MonkeyPatch], None]:
@@ -245,7 +245,7 @@ CASES = [
     ),
     Case("evaluate", 0, "all pass marks are met", "."),
     Case("evaluate", 1, "a pass mark is missed", ".", other_marks),
-    Case("evaluate", 1, "too few pictures to decide anything", "few.csv"),
+    Case("evaluate", 1, "too few images to decide anything", "few.csv"),
     Case("evaluate", 3, "the policy forbids a caption", "captions.csv"),
     Case(
         "evaluate",
@@ -261,12 +261,12 @@ CASES = [
         "../wds",
         benchmark("identify this {c} man"),
     ),
-    Case("classify", 0, "every picture is labeled", "crack"),
-    Case("classify", 1, "there are no pictures", "../data"),
+    Case("classify", 0, "every image is labeled", "crack"),
+    Case("classify", 1, "there are no images", "../data"),
     Case(
         "classify",
         2,
-        "some pictures cannot be decoded; the others are labeled",
+        "some images cannot be decoded; the others are labeled",
         "broken.png crack/0.png",
         broken_picture,
     ),
@@ -276,11 +276,11 @@ CASES = [
     Case("duplicates", 0, "there are groups", "--copies"),
     Case("duplicates", 1, "there are none", "--copies --name none"),
     Case("export", 0, "the embeddings are written", "../out --npy"),
-    Case("export", 1, "no picture passes the filters", "../out --npy --name none"),
+    Case("export", 1, "no image passes the filters", "../out --npy --name none"),
     Case(
         "import",
         2,
-        "the embeddings are not those of the pictures; nothing is imported",
+        "the embeddings are not those of the images; nothing is imported",
         "../out --root .. --index ../new --sample 4",
         exported,
     ),

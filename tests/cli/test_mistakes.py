@@ -22,7 +22,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     root = tmp_path_factory.mktemp("made") / "photos"
     for seed, name in enumerate(["cat", "cat", "cat", "dog", "dog", "dog"]):
         (root / name).mkdir(parents=True, exist_ok=True)
-        # Each class is of one picture, and so can be learned in any arithmetic.
+        # Each class is of one image, and so can be learned in any arithmetic.
         make_picture(root / name / f"{seed}.png", seed // 3, (48 + seed, 40))
     with places_beside(root):
         assert run_here("index", root, "--model", tiny_model) == 0
@@ -115,7 +115,7 @@ def test_a_mistake_is_named_with_what_may_have_been_meant(
         (["index", ".", "--domain", "everday"], "everday (did you mean everyday?)"),
         (["domain", "show", "everday"], "everday (did you mean everyday?)"),
         (["domain", "init", "new.toml", "--copy", "everday"], "(did you mean everyday?)"),
-        (["search", "x", "--type", "jpgg"], "'jpgg' is no type of picture (did you mean jp"),
+        (["search", "x", "--type", "jpgg"], "'jpgg' is no type of image (did you mean jp"),
         (["search", "--class", "bycicle"], "no class 'bycicle' (did you mean bicycle?)"),
         (["search", "@pest"], "has no probe 'pest' (did you mean pets?)"),
         (["search", "@pets/dgo"], "has no class 'dgo' (did you mean dog?)"),

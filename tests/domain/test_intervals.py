@@ -95,7 +95,7 @@ def test_an_estimate_says_what_it_rests_on() -> None:
 def test_coverage_of_proportions(n: int, p: float) -> None:
     successes = np.random.default_rng(0).binomial(n, p, 4000)
     got = [proportion(int(s), n) for s in successes]
-    # Wilson's interval has 95 % on average over p, and oscillates with it.
+    # Wilson's interval has 95% on average over p, and oscillates with it.
     assert np.mean([e.low <= p <= e.high for e in got]) > 0.91
 
 
@@ -182,7 +182,7 @@ def test_coverage_of_clustered_means() -> None:
     rng = np.random.default_rng(2)
     covered = []
     for _ in range(2000):
-        of_picture = rng.beta(1, 1, 60)  # some pictures are easy for all of their captions
+        of_picture = rng.beta(1, 1, 60)  # some images are easy for all of their captions
         clusters = np.repeat(np.arange(60), 5)
         got = clustered_mean(rng.random(300) < of_picture[clusters], clusters)
         covered.append(got.low <= 0.5 <= got.high)

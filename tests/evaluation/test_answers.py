@@ -36,7 +36,7 @@ TOYS = Domain(
 
 @pytest.fixture
 def shown() -> Bools:
-    """Forty pictures of one or two of the first five classes; the others are absent."""
+    """Forty images of one or two of the first five classes; the others are absent."""
     rng = np.random.default_rng(5)
     made = np.zeros((40, len(NAMES)), bool)
     made[np.arange(40), np.arange(40) % 5] = True
@@ -46,7 +46,7 @@ def shown() -> Bools:
 
 @pytest.fixture
 def store(tmp_path: Path, shown: Bools) -> Iterator[Store]:
-    """The pictures near what they show, the later classes less so, indexed and calibrated."""
+    """The images near what they show, the later classes less so, indexed and calibrated."""
     asked = np.stack([unit(QUERY.format(name).encode()) for name in NAMES])
     near = shown @ (asked * np.linspace(1.2, 0.2, len(NAMES))[:, np.newaxis])
     noise = np.stack([unit(1000 + n) for n in range(len(shown))])

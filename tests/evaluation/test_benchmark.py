@@ -27,13 +27,13 @@ from clipsearch.vectors import l2_normalise
 NAMES = ("red", "green", "blue", "Gelb", "blue", "no such thing")
 TEMPLATES = ("a photo of a {c}.", "{c}", "the {c} one")
 LABELS = [int(c) for c in np.random.default_rng(0).integers(0, 5, 20)]
-CAPTIONS = [[f"picture {n}", *[f"another text of {n}"] * (n % 3)] for n in range(15)]
+CAPTIONS = [[f"image {n}", *[f"another text of {n}"] * (n % 3)] for n in range(15)]
 SEVERAL = np.random.default_rng(1).integers(0, 2, (12, len(NAMES)))
 SEVERAL[:, -1] = 0
 
 
 class Meaning(FakeEncoder):
-    """Pictures and texts have something in common, and otherwise are hashes."""
+    """Images and texts have something in common, and otherwise are hashes."""
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         return l2_normalise(super().encode_images(pixels) + 0.5 * unit(b"all"))
@@ -78,7 +78,7 @@ def measured(folder: Path, **options: Any) -> Benchmarked:
 
 
 def embedded(tmp_path: Path, count: int, first: int = 0) -> Vectors:
-    """What the pictures of a set are embedded as, ``(count, dim)``: from files of their own."""
+    """What the images of a set are embedded as, ``(count, dim)``: from files of their own."""
     pixels = []
     for seed in range(first, first + count):
         (tmp_path / "one.webp").write_bytes(picture_bytes(tmp_path, seed, ".webp"))
@@ -119,7 +119,7 @@ def test_classification_by_the_sets_own_prompts(sets: dict[str, Path], tmp_path:
         abs=1e-6,
     )
     assert 0 < found.figures()["acc1"] < 1
-    assert found.notes()[0].startswith("1 of 6 classes have no picture")
+    assert found.notes()[0].startswith("1 of 6 classes have no image")
 
 
 def test_a_class_without_a_picture_counts_as_0_in_the_mean_average_precision(
@@ -164,9 +164,9 @@ def test_pictures_that_cannot_be_decoded_are_named_and_do_not_count(
     assert (found.report.images, found.pictures) == (1, 2)
     (failed,) = found.skipped
     assert failed[0] == b"test/0.tar/b.jpg"
-    assert any(note.startswith("1 pictures could not be decoded") for note in found.notes())
+    assert any(note.startswith("1 images could not be decoded") for note in found.notes())
     write_tar(folder / "test/0.tar", members[2:])
-    with pytest.raises(TooFewExamples, match="none of the 1 pictures"):
+    with pytest.raises(TooFewExamples, match="none of the 1 images"):
         measured(folder)
 
 
@@ -184,7 +184,7 @@ def test_the_policy_is_for_classes_and_not_for_captions(tmp_path: Path) -> None:
 
 @pytest.fixture
 def split(sets: dict[str, Path], tmp_path: Path) -> Path:
-    """A set with a train split whose first picture is one of the test split's too."""
+    """A set with a train split whose first image is one of the test split's too."""
     folder = tmp_path / "wds"
     texts = {"classnames": "a\nb\nc", "zeroshot_classification_templates": "{c}"}
     write_benchmark(folder, [("cls", b"%d" % (n % 3)) for n in range(12)], **texts)
@@ -204,7 +204,7 @@ def test_the_linear_probe_is_scikit_learns(split: Path, tmp_path: Path) -> None:
     assert found.figures()["lp_acc1"] == pytest.approx((given == np.arange(12) % 3).mean())
     assert found.figures()["lp_acc5"] is None
     assert found.figures().keys() >= measured(split).figures().keys()
-    assert any("1 pictures of the test split are in the train" in note for note in found.notes())
+    assert any("1 images of the test split are in the train" in note for note in found.notes())
 
 
 def test_a_linear_probe_needs_one_class_a_picture(sets: dict[str, Path], split: Path) -> None:
@@ -213,8 +213,8 @@ def test_a_linear_probe_needs_one_class_a_picture(sets: dict[str, Path], split: 
             measured(sets[kind], linear_probe=True)
     with pytest.raises(BadLabels, match="there is no archive"):
         measured(sets["classification"], linear_probe=True)
-    (split / "classnames.txt").write_text("a\nb\nc\nd")
-    with pytest.raises(TooFewExamples, match="at least 3 pictures of each class"):
+    write_benchmark(split, [("cls", b"0")] * 3, split="train", archives=1)
+    with pytest.raises(TooFewExamples, match="has images of only one"):
         measured(split, linear_probe=True)
 
 
@@ -234,9 +234,9 @@ def test_imagenet_is_known_by_its_classes(sets: dict[str, Path]) -> None:
     assert replace(found, model=DEFAULT).published() == {}
     benchmark = Benchmark(Path("x"), "classification", classes, ("{c}",))
     whole = replace(found, model=DEFAULT, benchmark=benchmark, pictures=50_000)
-    assert whole.published() == {"acc1": "ImageNet-1k 70.2 %"}
+    assert whole.published() == {"acc1": "ImageNet-1k 70.2%"}
     assert replace(whole, pictures=10_000).published() == {
-        "acc1": "ImageNet-1k 70.2 %, other pictures"
+        "acc1": "ImageNet-1k 70.2%, other images"
     }
     assert replace(whole, model=fake_spec()).published() == {}
 
@@ -244,7 +244,7 @@ def test_imagenet_is_known_by_its_classes(sets: dict[str, Path]) -> None:
 def test_sets_of_captions_are_not_told_apart(sets: dict[str, Path]) -> None:
     found = replace(measured(sets["retrieval"]), model=DEFAULT)
     assert found.published().keys() == found.figures().keys()
-    assert found.published()["image_retrieval_recall@5"] == "Flickr30k 90.4 %, COCO 67.7 %"
+    assert found.published()["image_retrieval_recall@5"] == "Flickr30k 90.4%, COCO 67.7%"
 
 
 # -- CLIP_benchmark itself, where it is installed -------------------------------------------------

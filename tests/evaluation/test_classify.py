@@ -1,4 +1,4 @@
-"""Which pictures are classified, and with which embeddings."""
+"""Which images are classified, and with which embeddings."""
 
 import os
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from clipsearch.storage.catalog import Store
 
 @pytest.fixture
 def store(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """The six pictures, indexed."""
+    """The six images, indexed."""
     monkeypatch.setattr(embed, "DecodePool", DecodeHere)
     with Store.create(photos / ".clipsearch", photos, fake_spec()) as made:
         reconcile(made, scan.find(os.fsencode(photos)), FakeEncoder)

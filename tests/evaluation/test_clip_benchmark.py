@@ -40,7 +40,7 @@ def classified(folder: Path, labels: str = "04123") -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set of five pictures, one of each class. Not to be changed."""
+    """A set of five images, one of each class. Not to be changed."""
     return classified(tmp_path_factory.mktemp("made") / "wds")
 
 
@@ -194,11 +194,11 @@ def say(name: str, text: bytes) -> Callable[[Path], object]:
         ),
         (
             say("dataset_type.txt", b"multilabel"),
-            "test/0.tar: s0000000 has no label: there is no .npy beside the picture",
+            "test/0.tar: s0000000 has no label: there is no .npy beside the image",
         ),
         (
             say("dataset_type.txt", b"retrieval"),
-            "test/0.tar: s0000000 has no label: there is no .txt beside the picture",
+            "test/0.tar: s0000000 has no label: there is no .txt beside the image",
         ),
     ],
 )
@@ -212,8 +212,8 @@ def test_what_is_wrong_with_the_folder_is_named(
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([("a.webp", b"x")], "test/0.tar: a has no label: there is no .cls beside the picture"),
-        ([("a.cls", b"1")], "test/0.tar: a has no picture"),
+        ([("a.webp", b"x")], "test/0.tar: a has no label: there is no .cls beside the image"),
+        ([("a.cls", b"1")], "test/0.tar: a has no image"),
         ([("a.jpg", b"x"), ("a.cls", b"one")], "test/0.tar/a.jpg: its label 'one' is no number"),
         ([("a.jpg", b"x"), ("a.cls", b"")], "test/0.tar/a.jpg: its label '' is no number"),
         (
@@ -224,7 +224,7 @@ def test_what_is_wrong_with_the_folder_is_named(
         ([("a.jpg", b"x"), ("a.cls", None)], "test/0.tar: a.cls: a link"),
         (
             [("a.jpg", b"x"), ("a.cls", b"1" * (1 << 20) + b"1")],
-            "test/0.tar: a.cls: too long for what is said of a picture",
+            "test/0.tar: a.cls: too long for what is said of an image",
         ),
     ],
 )
@@ -269,5 +269,5 @@ def test_a_split_that_is_not_there(folder: Path) -> None:
         read_split(found, "train")
     for archive in (folder / "test").glob("*.tar"):
         write_tar(archive, [])
-    with pytest.raises(TooFewExamples, match="hold no picture"):
+    with pytest.raises(TooFewExamples, match="hold no image"):
         read_split(Benchmark(folder, "classification", ("a",), ("{c}",)), "test")

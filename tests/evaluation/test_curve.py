@@ -58,23 +58,23 @@ def test_pictures_that_are_tested_on_are_not_learned_from(monkeypatch: pytest.Mo
         parts = seen[draw * sizes : (draw + 1) * sizes]
         assert all(small < large for small, large in pairwise(parts))
         assert len(parts[-1]) == len(images) - found.tested
-        assert images[-1].tobytes() in parts[0]  # a class of one picture is only learned from
+        assert images[-1].tobytes() in parts[0]  # a class of one image is only learned from
     assert len({frozenset(part) for part in seen[sizes - 1 :: sizes]}) > 1
 
 
 @pytest.mark.parametrize("counts", [[5, 1, 1], [1, 1, 1], [3, 0, 0]])
 def test_too_few_to_learn_and_to_test(counts: list[int]) -> None:
-    with pytest.raises(TooFewExamples, match="two classes with two pictures"):
+    with pytest.raises(TooFewExamples, match="two classes with two images"):
         learning_curve(*labelled_set(counts)[:2], NAMES, labelled_set(counts)[2])
 
 
 @pytest.mark.parametrize(
     ("gain", "said"),
     [
-        (Spread(0.031, 0.01), r"from 8 to 20 pictures brought \+3\.1 points .*: more labels are"),
+        (Spread(0.031, 0.01), r"from 8 to 20 images brought \+3\.1 points .*: more labels are"),
         (Spread(0.01, 0.03), r"\+1\.0 points .* no more than chance may: more labels may not help"),
         (Spread(-0.02, 0.01), "-2.0 points .* may not help"),
-        (None, "too few pictures to say"),
+        (None, "too few images to say"),
     ],
 )
 def test_it_says_whether_more_labels_would_help(gain: Spread | None, said: str) -> None:

@@ -46,7 +46,7 @@ pass_marks = {images = 5, top1 = 0.75, refused_in_domain = 0.5}
 
 
 class ColourEncoder(FakeEncoder):
-    """A picture's red is the number of its class, and its other colours a little noise."""
+    """An image's red is the number of its class, and its other colors a little noise."""
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         self.batches.append(len(pixels))
@@ -91,7 +91,7 @@ def store(tmp_path: Path, domain: Domain) -> Iterator[Store]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three pictures of each class, one dent among the scratches."""
+    """Three images of each class, one dent among the scratches."""
     root = tmp_path / "set"
     for name in NAMES:
         for n in range(3):
@@ -222,7 +222,7 @@ def test_precision_is_fitted_to_all_that_a_picture_shows(store: Store, folder: P
 
 
 def test_captions_are_measured_as_retrieval(store: Store, folder: Path) -> None:
-    rows = [f"{name}/{name}0.png,a picture of a {name}" for name in NAMES]
+    rows = [f"{name}/{name}0.png,an image of a {name}" for name in NAMES]
     rows += ["dent/dent0.png,what a dent", "dent/dent2.png,a big stain"]
     (folder / "captions.csv").write_text("path,caption\n" + "\n".join(rows) + "\n")
     findings = run(store, folder / "captions.csv")
@@ -252,14 +252,14 @@ def test_pictures_that_cannot_be_decoded_do_not_count(store: Store, folder: Path
     assert findings.report.images == 12
     ((path, reason),) = findings.skipped
     assert path == b"crack/broken.png"
-    assert "not a picture" in reason
+    assert "not an image" in reason
     assert b"crack/broken.png" not in findings.test_set.paths
 
 
 def test_no_picture_that_can_be_decoded(store: Store, tmp_path: Path) -> None:
     (tmp_path / "bad/crack").mkdir(parents=True)
     (tmp_path / "bad/crack/x.png").write_bytes(b"no picture")
-    with pytest.raises(TooFewExamples, match="none of the 1 pictures"):
+    with pytest.raises(TooFewExamples, match="none of the 1 images"):
         run(store, tmp_path / "bad")
     assert Collection(store).evaluation is None
 
@@ -269,7 +269,7 @@ def test_one_picture_a_class_is_measured_and_says_so(store: Store, tmp_path: Pat
         make(tmp_path / "few", name, name, 0)
     findings = run(store, tmp_path / "few")
     assert findings.report.images == findings.evaluation.images == 4
-    assert any("single picture" in note for note in findings.report.notes)
+    assert any("single image" in note for note in findings.report.notes)
     assert [missed.measure for missed in findings.evaluation.shortfalls] == ["images"]
     assert findings.tested == Collection(store).tested == "untested"
 
@@ -333,7 +333,7 @@ def test_a_probe_is_kept_with_what_it_is_worth(store: Store, kept: probes.KeptPr
 def test_a_probe_that_is_no_better_than_guessing_is_not_kept(
     store: Store, kept: probes.KeptProbe, tmp_path: Path
 ) -> None:
-    for name in ("crack", "dent"):  # the same pictures in both
+    for name in ("crack", "dent"):  # the same images in both
         for n in range(5):
             make(tmp_path / "same", name, "stain", n)
     encoder = ColourEncoder()

@@ -14,12 +14,12 @@ from clipsearch.evaluation.labelled import CaptionedImages, LabelledImages, Mult
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Files that look like pictures; nothing here opens them."""
+    """Files that look like images; nothing here opens them."""
     root = tmp_path / "set"
     for name in ("cat/1.jpg", "Kitten/2.png", "african_elephant/a/3.JPG", "Hot-Dog/4.webp"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(name.encode())
-    (root / "README.md").write_text("not a picture")
+    (root / "README.md").write_text("not an image")
     return root
 
 
@@ -62,7 +62,7 @@ class TestFolders:
             labelled.read(folder, small)
 
     def test_nothing_there(self, tmp_path: Path, small: Domain) -> None:
-        with pytest.raises(TooFewExamples, match="no labelled picture"):
+        with pytest.raises(TooFewExamples, match="no labelled image"):
             labelled.read(tmp_path, small)
         with pytest.raises(BadLabels, match="does not exist"):
             labelled.read(tmp_path / "absent", small)
@@ -126,7 +126,7 @@ class TestLabels:
             labelled.read(table(folder, text), small)
 
     def test_an_empty_table(self, folder: Path, small: Domain) -> None:
-        with pytest.raises(TooFewExamples, match="no labelled picture"):
+        with pytest.raises(TooFewExamples, match="no labelled image"):
             labelled.read(table(folder, "path,label\n"), small)
 
     def test_a_path_may_lead_out_of_the_tables_folder(self, folder: Path, small: Domain) -> None:
@@ -249,7 +249,7 @@ class TestOwnTaxonomy:
             labelled.own_taxonomy(table(folder, text), small)
 
     def test_nothing_there(self, tmp_path: Path, small: Domain) -> None:
-        with pytest.raises(TooFewExamples, match="no labelled picture"):
+        with pytest.raises(TooFewExamples, match="no labelled image"):
             labelled.own_taxonomy(tmp_path, small)
         with pytest.raises(BadLabels, match="does not exist"):
             labelled.own_taxonomy(tmp_path / "absent", small)

@@ -20,7 +20,7 @@ def labelled_set(
 ) -> tuple[Vectors, list[int], Floats]:
     """Unit vectors around a direction for each class, and words that are near to it.
 
-    signal: 0 for pictures that have nothing to do with their class. words: 0 for words that do not.
+    signal: 0 for images that have nothing to do with their class. words: 0 for words that do not.
     """
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(classes), per_class)
@@ -48,7 +48,7 @@ def test_what_can_be_learned_is_learned() -> None:
 
 
 def test_what_cannot_be_learned_is_not_claimed() -> None:
-    # More dimensions than pictures: weights fit any labels, and must be tested on others.
+    # More dimensions than images: weights fit any labels, and must be tested on others.
     images, labels, words = labelled_set(15, dim=128, signal=0, words=0)
     learned = learn(images, labels, NAMES, words)
     assert sorted(learned.judged) == list(range(60))
@@ -152,7 +152,7 @@ def test_a_probe_can_be_kept() -> None:
 )
 def test_too_few(labels: list[int], names: list[str], of: str) -> None:
     images = l2_normalise(np.random.default_rng(0).normal(size=(len(labels), 4)))
-    with pytest.raises(TooFewExamples, match=f"pictures of only {of}"):
+    with pytest.raises(TooFewExamples, match=f"images of only {of}"):
         learn(images, labels, names, np.ones((len(names), 4)))
 
 

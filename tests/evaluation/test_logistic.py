@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from clipsearch.evaluation.logistic import Floats, Ints, fit, fit_moves, softmax
+from clipsearch.evaluation.logistic import (
+    Floats,
+    Ints,
+    cross_validated_l2,
+    dealt,
+    fit,
+    fit_moves,
+    softmax,
+)
 from clipsearch.vectors import l2_normalise
 
 
@@ -59,3 +67,26 @@ def test_moves_add_to_the_scores_that_are_there(dim: int) -> None:
 def test_a_strong_penalty_lets_nothing_move() -> None:
     x, y = random_set(50, 12, 3)
     assert np.abs(fit_moves(x, np.zeros((50, 3)), y, 1e9)).max() < 1e-6
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_few_images_that_are_told_apart_beyond_doubt_overflow_nothing(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = l2_normalise(rng.normal(size=(8, 32))).astype(np.float64)
+    l2 = cross_validated_l2(x, np.arange(8) % 2, 2)  # goes down to 1e-6
+    assert 1e-6 <= l2 <= 1e6
+
+
+def test_the_chosen_penalty_has_the_least_loss_on_what_was_held_out() -> None:
+    x, y = random_set(90, 12, 3)
+
+    def loss(l2: float) -> float:
+        total = 0.0
+        for part in range(5):
+            rest = dealt(y, 5) != part
+            given = shares(x[~rest], fit(x[rest], y[rest], 3, l2))
+            total -= float(np.log(given[np.arange((~rest).sum()), y[~rest]]).sum())
+        return total
+
+    chosen = loss(cross_validated_l2(x, y, 3))
+    assert chosen <= min(loss(10.0**exponent) for exponent in range(-6, 7, 2))

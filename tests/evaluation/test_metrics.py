@@ -22,7 +22,7 @@ from clipsearch.vectors import l2_normalise
 def random_set(
     seed: int, n: int = 60, classes: int = 12, noise: float = 1.0
 ) -> tuple[Vectors, Vectors, list[int], list[str]]:
-    """Pictures of classes, some of them hard; the last class has no picture."""
+    """Images of classes, some of them hard; the last class has no image."""
     rng = np.random.default_rng(seed)
     directions = l2_normalise(rng.normal(size=(classes, 24)))
     labels = rng.integers(0, classes - 1, n)
@@ -217,8 +217,8 @@ class TestClassification:
     def test_says_what_limits_it(self) -> None:
         images, classes, labels, names = random_set(0)
         notes = evaluate_classification(images[:3], classes, labels[:3], names).notes
-        assert any("have no picture in this test set" in note for note in notes)
-        assert any("have a single picture" in note for note in notes)
+        assert any("have no image in this test set" in note for note in notes)
+        assert any("have a single image" in note for note in notes)
 
     def test_nothing_to_evaluate(self) -> None:
         empty = np.empty((0, 3), np.float32)

@@ -28,7 +28,7 @@ KEPT = KeptProbe(
     most_frequent=0.5,
     recall=SHARE,
     scale=20.0,
-    notes=("no picture of b: there the words answer alone",),
+    notes=("no image of b: there the words answer alone",),
 )
 
 

@@ -1,4 +1,4 @@
-"""What is told of the pictures that a probe is trained on; more in ``test_evaluate``."""
+"""What is told of the images that a probe is trained on; more in ``test_evaluate``."""
 
 from clipsearch.evaluation.train import without_copies
 
@@ -7,7 +7,7 @@ def test_copies_count_once() -> None:
     rows, notes = without_copies([0, 0, 1, 1, 1], [b"a", b"a", b"a", b"b", b"c"])
     assert rows == [0, 2, 3, 4]
     assert notes == (
-        "1 picture is left out: the same file is in the same class already",
-        "1 picture is labelled twice: the same file is in another class too",
+        "1 image is left out: the same file is in the same class already",
+        "1 image is labelled twice: the same file is in another class too",
     )
     assert without_copies([0, 1], [b"a", b"b"]) == ([0, 1], ())

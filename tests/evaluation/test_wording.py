@@ -54,7 +54,7 @@ def test_a_class_without_words_stands_in_the_middle_of_the_others() -> None:
         ([], ["a1=x", "a1=y"], "names 'a1' twice"),
         (["dnet=x"], [], r"no label 'dnet' \(did you mean dent\?\)"),
         (["a1=Dent"], [], "two classes would be called 'Dent'"),
-        ([], ["hole="], "'hole' has neither pictures nor words"),
+        ([], ["hole="], "'hole' has neither images nor words"),
     ],
 )
 def test_what_no_class_can_be_called(renames: list[str], words: list[str], message: str) -> None:

@@ -1,4 +1,4 @@
-"""One file to pixels: right colours, upright, open_clip's geometry, and errors that say why."""
+"""One file to pixels: right colors, upright, open_clip's geometry, and errors that say why."""
 
 import hashlib
 import io
@@ -60,7 +60,7 @@ def quarters(size: tuple[int, int] = (64, 48)) -> Image.Image:
 
 
 def corners(pixels: np.ndarray) -> np.ndarray:
-    """The colours of the four quarters, shape (4, 3)."""
+    """The colors of the four quarters, shape (4, 3)."""
     return pixels[[2, 2, -3, -3], [2, -3, 2, -3]].astype(int)
 
 
@@ -147,7 +147,7 @@ TRANSPARENT = {
     "LA PNG": (lambda: encoded(Image.new("LA", (40, 40), (0, 128)), "PNG"), (127, 127, 127)),
     "palette PNG": (palette_with_transparency, (255, 127, 127)),
     "palette GIF": (lambda: encoded(Image.new("P", (40, 40)), "GIF", transparency=0), (255,) * 3),
-    "RGB PNG with a transparent colour": (
+    "RGB PNG with a transparent color": (
         lambda: encoded(Image.new("RGB", (40, 40), (9, 8, 7)), "PNG", transparency=(9, 8, 7)),
         (255, 255, 255),
     ),
@@ -342,7 +342,7 @@ PARIS = {1: "N", 2: NORTH, 3: "E", 4: EAST}
 
 
 def located(kind: str, gps: dict, tags: dict | None = None) -> bytes:
-    """A picture with a GPS directory as Pillow writes it."""
+    """An image with a GPS directory as Pillow writes it."""
     image, exif = quarters(), Image.Exif()
     for tag, value in (tags or {}).items():
         exif[tag] = value
@@ -356,7 +356,7 @@ def told(picture: DecodedImage) -> Origin:
 
 @pytest.fixture
 def origin(tmp_path: Path, decoded: Decoded) -> Callable[[bytes], Origin]:
-    """What a picture tells, decoded and by its header alone, which must be the same."""
+    """What an image tells, decoded and by its header alone, which must be the same."""
 
     def of(data: bytes) -> Origin:
         found = told(decoded(data))
@@ -572,7 +572,7 @@ def test_seeing_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_seeing_knows_no_picture_and_no_huge_one(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"no picture")
-    with pytest.raises(ImageError, match="not a picture"):
+    with pytest.raises(ImageError, match="not an image"):
         see(tmp_path / "x")
     (tmp_path / "x").write_bytes(encoded(quarters(), "PNG"))
     with pytest.raises(ImageError, match="megapixels"):
@@ -615,7 +615,7 @@ def test_exif_that_points_behind_its_end_is_no_exif(decoded: Decoded) -> None:
     assert np.array_equal(picture.pixels, decoded(encoded(quarters(), "JPEG")).pixels)
 
 
-# ---------------------------------------------------------------- what is no picture
+# ---------------------------------------------------------------- what is no image
 
 
 NO_PICTURES = {
@@ -633,7 +633,7 @@ NO_PICTURES = {
 
 @pytest.mark.parametrize("name", NO_PICTURES)
 def test_what_is_no_picture_is_an_image_error(name: str, decoded: Decoded) -> None:
-    with pytest.raises(ImageError, match=r"^(not a picture|damaged picture)") as raised:
+    with pytest.raises(ImageError, match=r"^(not an image|damaged image)") as raised:
         decoded(NO_PICTURES[name])
     assert "0x" not in str(raised.value), "speaks of Pillow's own objects"
     assert "\n" not in str(raised.value)
@@ -650,14 +650,14 @@ def test_a_file_that_was_cut_short_is_an_image_error(
     kind: str, share: float, decoded: Decoded
 ) -> None:
     data = encoded(noise((200, 150)), kind)
-    with pytest.raises(ImageError, match="picture"):
+    with pytest.raises(ImageError, match="image"):
         decoded(data[: int(share * len(data))])
 
 
 def test_a_cut_file_is_an_error_also_where_its_exif_was_read(decoded: Decoded) -> None:
     for kind in ("PNG", "JPEG", "TIFF"):
         data = with_exif(noise((200, 150)), kind, {ORIENTATION: 6}, "2019:05:04 03:02:01")
-        with pytest.raises(ImageError, match="damaged picture"):
+        with pytest.raises(ImageError, match="damaged image"):
             decoded(data[: len(data) * 2 // 3])
 
 
@@ -684,7 +684,7 @@ def test_postscript_is_not_interpreted(decoded: Decoded, monkeypatch: pytest.Mon
     Image.open(io.BytesIO(data))  # Pillow knows it
     ran: list[object] = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **_: ran.append(args))
-    with pytest.raises(ImageError, match="not a picture in any format that clipsearch reads"):
+    with pytest.raises(ImageError, match="not an image in any format that clipsearch reads"):
         decoded(data)
     assert ran == []
 
@@ -693,7 +693,7 @@ def test_postscript_is_not_interpreted(decoded: Decoded, monkeypatch: pytest.Mon
 def test_formats_that_are_not_asked_for_are_not_tried(kind: str, decoded: Decoded) -> None:
     if kind not in Image.SAVE:
         pytest.skip("not in this build of Pillow")
-    with pytest.raises(ImageError, match="not a picture in any format"):
+    with pytest.raises(ImageError, match="not an image in any format"):
         decoded(encoded(quarters(), kind))
 
 
@@ -705,7 +705,7 @@ def test_whatever_a_decoder_raises_is_an_image_error_in_one_line(
         raise error
 
     monkeypatch.setattr(decoding, "fit", fail)
-    with pytest.raises(ImageError, match=r"^damaged picture \(\S.*\)$"):
+    with pytest.raises(ImageError, match=r"^damaged image \(\S.*\)$"):
         decoded(encoded(quarters(), "PNG"))
 
 
@@ -784,7 +784,7 @@ def test_a_huge_picture_is_refused_before_it_takes_time_or_memory(
     ids=["zTXt", "iTXt", "iCCP"],
 )
 def test_a_bomb_beside_the_pixels_takes_no_memory(chunk: bytes, decoded: Decoded) -> None:
-    """200 MB of nothing in 200 kB: whether there is a picture then or not, it is not unpacked."""
+    """200 MB of nothing in 200 kB: whether there is an image then or not, it is not unpacked."""
     data = png_header(50, 60, chunk)
     tracemalloc.start()
     try:

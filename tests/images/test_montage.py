@@ -1,4 +1,4 @@
-"""All hits in one picture: each in its place, whatever the number, in a bounded size."""
+"""All hits in one image: each in its place, whatever the number, in a bounded size."""
 
 import io
 from pathlib import Path

@@ -55,7 +55,7 @@ def no_worker_is_left() -> Iterator[None]:
 
 def test_without_preprocessing_files_are_seen_and_not_decoded(tmp_path: Path) -> None:
     make_picture(tmp_path / "a.png")
-    (tmp_path / "bad.jpg").write_text("this is no picture")
+    (tmp_path / "bad.jpg").write_text("this is no image")
     files = listed("a.png", "bad.jpg", "gone.jpg")
     with DecodePool(os.fsencode(tmp_path), files, None, max_pixels=None, ahead=4) as pool:
         found = outcomes(pool)
@@ -93,8 +93,8 @@ def test_one_file_alone_is_decoded_or_says_why_not(
     alone = decode(tmp_path / "a.png", SMALL)
     found = decoded(os.fsencode(tmp_path / "a.png"), SMALL)
     np.testing.assert_array_equal(found.pixels, alone.pixels)
-    (tmp_path / "bad.png").write_text("this is no picture")
-    with pytest.raises(ImageError, match="not a picture") as caught:
+    (tmp_path / "bad.png").write_text("this is no image")
+    with pytest.raises(ImageError, match="not an image") as caught:
         decoded(os.fsencode(tmp_path / "bad.png"), SMALL)
     assert caught.value.kind == "content"
     with pytest.raises(FileNotFoundError):
@@ -110,7 +110,7 @@ def test_every_file_comes_back_once_with_its_own_picture(tmp_path: Path) -> None
     names = [f"{n}.png" for n in range(25)]
     for n, name in enumerate(names):
         make_picture(tmp_path / name, seed=n)
-    (tmp_path / "bad.jpg").write_text("this is no picture")
+    (tmp_path / "bad.jpg").write_text("this is no image")
     (tmp_path / "folder.jpg").mkdir()
     odd = ["bad.jpg", "gone.jpg", "folder.jpg"]
     order = [*names[:10], *odd, *names[10:]]
@@ -124,7 +124,7 @@ def test_every_file_comes_back_once_with_its_own_picture(tmp_path: Path) -> None
         assert outcome.content_hash == alone.content_hash
         assert (outcome.width, outcome.height) == (48, 40)
     assert isinstance(found["bad.jpg"], ImageError)
-    assert "not a picture" in str(found["bad.jpg"])
+    assert "not an image" in str(found["bad.jpg"])
     assert isinstance(found["gone.jpg"], FileNotFoundError)
     assert isinstance(found["folder.jpg"], OSError)
 

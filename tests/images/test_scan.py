@@ -158,7 +158,7 @@ def test_links_are_counted_and_not_followed(tmp_path: Path) -> None:
     (root / "folder").symlink_to(outside)
     (root / "sub" / "up").symlink_to(root)  # a walk that followed it would never end
     (root / "dangling.jpg").symlink_to(outside / "gone.jpg")
-    (root / "notes.txt").symlink_to(outside / "secret.jpg")  # neither a picture nor a folder
+    (root / "notes.txt").symlink_to(outside / "secret.jpg")  # neither an image nor a folder
     found = find(root)
     assert [file.path for file in found.files] == [b"a.jpg", b"sub/b.jpg"]
     assert found.links == 4

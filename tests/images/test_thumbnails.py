@@ -1,4 +1,4 @@
-"""Thumbnails one at a time: kept while there is room, and made anew for a changed file."""
+"""Thumbnails one at a time: kept while there is room, and made again for a changed file."""
 
 import io
 import os

@@ -112,7 +112,7 @@ def test_archives_are_named_in_every_usual_way(tars: Path) -> None:
         ("{00000..00003}.tar", "there is no archive .*00003.tar"),
         ("{5..1}.tar", "names no archives"),
         ("*.zip", "there is no archive"),
-        ("empty", "no pictures and no archives"),
+        ("empty", "no images and no archives"),
     ],
 )
 def test_what_names_nothing_is_an_error(tars: Path, tmp_path: Path, name: str, said: str) -> None:
@@ -221,8 +221,8 @@ def test_a_sample_that_is_not_whole_is_right_or_named(tmp_path: Path) -> None:
     )
     done = made(tmp_path / "00000.tar", tmp_path / "out")
     assert {path.removeprefix(b"00000.tar/"): why for path, why in done.left_out} == {
-        b"without-picture": "there is no picture of that key",
-        b"twice.png": "a second picture of its key",
+        b"without-picture": "there is no image of that key",
+        b"twice.png": "a second image of its key",
         b"again.jpg": "a second one of that name",
         b"../up.jpg": "its name leads out of the archive",
         b"link.jpg": "a link",
@@ -246,7 +246,7 @@ def test_a_sample_that_is_not_whole_is_right_or_named(tmp_path: Path) -> None:
 def test_of_a_truncated_archive_what_is_whole_is_embedded(tars: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tars, tmp_path / "tars"))
     whole = (copy / "00001.tar").read_bytes()
-    (copy / "00001.tar").write_bytes(whole[:2100])  # in the second picture
+    (copy / "00001.tar").write_bytes(whole[:2100])  # in the second image
     out = tmp_path / "out"
     done = made(copy, out)
     ((name, why),) = done.damaged
@@ -418,7 +418,7 @@ def test_a_shard_is_written_as_soon_as_its_pictures_are_known(
     out = tmp_path / "out"
 
     def backwards(root: bytes, files: Any, *arguments: Any, **named: Any) -> Iterator[Any]:
-        """As a cluster may: pictures come in another order, and a batch is of several shards."""
+        """As a cluster may: images come in another order, and a batch is of several shards."""
         for n, batch in enumerate(embedding.embed_files(root, files[::-1], *arguments, **named)):
             yield batch
             assert len(list((out / "shards").glob("shard_*"))) == (1, 3)[n]
@@ -446,7 +446,7 @@ def test_an_output_is_of_one_source_and_one_model(tars: Path, tmp_path: Path) ->
     other = tmp_path / "other"
     other.mkdir()
     write_tar(other / "00000.tar", [])
-    with pytest.raises(ExchangeError, match="is of the pictures in"):
+    with pytest.raises(ExchangeError, match="is of the images in"):
         made(other, out)
     with pytest.raises(ExchangeError, match="was begun with fake"):
         made(tars, out, spec=fake_spec(fingerprint="e" * 64))
@@ -554,7 +554,7 @@ def test_a_sample_of_members_is_compared_with_their_archives(
     path = wrong / "img_emb/img_emb_00001.npy"
     np.save(path, np.load(path)[::-1])
     (wrong / "clipsearch.json").unlink()
-    with pytest.raises(ExchangeError, match=r"are of another model .* or of other pictures"):
+    with pytest.raises(ExchangeError, match=r"are of another model .* or of other images"):
         compared(wrong)
 
 

@@ -1,4 +1,4 @@
-"""Embeddings of files: looked up where the index has the content, made anew where it has not."""
+"""Embeddings of files: looked up where the index has the content, made again where it has not."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def decode_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def store(photos: Path) -> Iterator[Store]:
-    """The six pictures, indexed."""
+    """The six images, indexed."""
     with Store.create(photos / ".clipsearch", photos, fake_spec()) as made:
         reconcile(made, scan.find(os.fsencode(photos)), FakeEncoder)
         yield made
@@ -90,7 +90,7 @@ def test_what_cannot_be_decoded_is_named(store: Store, photos: Path) -> None:
     (gone, why), (broken, reason) = found.failed
     assert (gone, why) == (b"gone.png", "No such file or directory")
     assert broken == b"broken.jpg"
-    assert "not a picture" in reason
+    assert "not an image" in reason
 
 
 def test_nothing_at_all(photos: Path) -> None:

@@ -59,12 +59,12 @@ def worker(load: Any = lambda *_: FakeEncoder(), **changes: Any) -> Embedding:
 
 
 def test_a_worker_embeds_what_was_decoded_and_passes_on_what_was_not() -> None:
-    bad = (ImageFile(b"bad.jpg", 1, 1), ImageError("not a picture"))
+    bad = (ImageFile(b"bad.jpg", 1, 1), ImageError("not an image"))
     gone = (ImageFile(b"gone.jpg", 1, 1), FileNotFoundError(2, "no such file"))
     a, b, c = (decoded(name, n) for n, name in enumerate("abc"))
     (made,) = rows(worker()(column([a, bad], [gone, b, c])))
     outcomes = {file.path: outcome for file, outcome in made}
-    assert str(outcomes.pop(b"bad.jpg")) == "not a picture"
+    assert str(outcomes.pop(b"bad.jpg")) == "not an image"
     assert isinstance(outcomes.pop(b"gone.jpg"), FileNotFoundError)
     encoder = FakeEncoder()
     for file, image in (a, b, c):
@@ -77,7 +77,7 @@ def test_a_worker_embeds_what_was_decoded_and_passes_on_what_was_not() -> None:
 
 def test_nothing_that_was_decoded_needs_no_model() -> None:
     encoder = FakeEncoder()
-    bad = (ImageFile(b"bad.jpg", 1, 1), ImageError("not a picture"))
+    bad = (ImageFile(b"bad.jpg", 1, 1), ImageError("not an image"))
     rows(worker(lambda *_: encoder)(column([bad])))
     assert encoder.batches == []
 
@@ -109,7 +109,7 @@ def test_a_failure_to_decode_reaches_the_driver() -> None:
 @pytest.mark.process
 def test_files_are_decoded_in_a_process_that_may_die(tmp_path: Path) -> None:
     make_picture(tmp_path / "a.png", 1)
-    (tmp_path / "bad.jpg").write_text("this is no picture")
+    (tmp_path / "bad.jpg").write_text("this is no image")
     files = [ImageFile(os.fsencode(name), 1, 1) for name in ("a.png", "bad.jpg", "gone.png")]
     decode = Decoding(os.fsencode(tmp_path), SMALL, None)
     (made,) = rows(decode(column(files)))

@@ -39,12 +39,12 @@ def open(file, *rest, **named):
     return real(file, *rest, **named)
 builtins.open = open
 """
-"""As ``sitecustomize`` of a node: opening that picture ends the process, as a bug in a decoder."""
+"""As ``sitecustomize`` of a node: opening that image ends the process, as a bug in a decoder."""
 
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A thousand small pictures."""
+    """A thousand small images."""
     root = tmp_path_factory.mktemp("pictures") / "photos"
     root.mkdir()
     for n in range(1000):
@@ -154,7 +154,7 @@ class Session:
 
     @property
     def noted(self) -> "Counter[str]":
-        """How often each picture was embedded."""
+        """How often each image was embedded."""
         return Counter(self.notes.read_text().split()) if self.notes.exists() else Counter()
 
     def wait_for(self, count: int) -> None:
@@ -213,7 +213,7 @@ def test_a_node_that_goes_down_costs_its_batch_and_no_picture(
     assert len(session.noted) == 1000
     twice = session.noted.total() - 1000
     assert twice <= BATCH
-    tally["pictures embedded twice after a node of three went down"] += twice
+    tally["images embedded twice after a node of three went down"] += twice
     assert "1,000 unchanged" in session.run(nodes.address)
     assert session.noted.total() == 1000 + twice
     is_as(session.index, alone)
@@ -237,7 +237,7 @@ def test_a_run_that_is_killed_is_taken_up(
     twice = session.noted.total() - 1000
     # The two batches that each of the two workers had, and one that was on its way here.
     assert twice <= 5 * BATCH
-    tally["pictures embedded twice after a run on two nodes was killed"] += twice
+    tally["images embedded twice after a run on two nodes was killed"] += twice
     is_as(session.index, alone)
 
 
@@ -303,12 +303,12 @@ def test_a_picture_that_kills_its_decoder_is_named_and_not_tried_again(
     folder.mkdir()
     for n, name in enumerate(["a.png", "killer.png", "z.png"]):
         make_picture(folder / name, seed=n)
-    (folder / "bad.jpg").write_text("this is no picture")
+    (folder / "bad.jpg").write_text("this is no image")
     session.folder = folder
     nodes = start(1)
     assert "2 added" in (said := session.run(nodes.address))
     assert "killer.png: the decoder crashed on it (exit 7)" in said
-    assert "bad.jpg: not a picture" in said
+    assert "bad.jpg: not an image" in said
     said = session.run(nodes.address)
     assert "added" not in said
     assert "2 unchanged" in said

@@ -58,7 +58,7 @@ def no_encoder() -> Encoder:
 
 
 class Collection:
-    """A folder of real pictures, its index, and what is true of them."""
+    """A folder of real images, its index, and what is true of them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -79,7 +79,7 @@ class Collection:
         scope: Scope | None = None,
         try_failed: bool = True,
     ) -> IndexSummary:
-        """One run; what it embeds is counted anew. scope: kept from now on."""
+        """One run; what it embeds is counted again. scope: kept from now on."""
         self.encoder.batches.clear()
         load = load_encoder or (lambda: self.encoder)
         with unsynchronised(Store.open_for_writing(self.directory)) as store:
@@ -101,7 +101,7 @@ class Collection:
         return summary
 
     def truth(self, *failed: bytes) -> dict[bytes, Vectors]:
-        """The vector that each picture on disk should have, by decoding and embedding it."""
+        """The vector that each image on disk should have, by decoding and embedding it."""
         vectors = {}
         for file in self.find().files:
             if file.path in failed:
@@ -126,7 +126,7 @@ class Collection:
             assert not store.damage
 
     def add(self, name: str, seed: int) -> Path:
-        """A new picture, or another one in its place, with a time of its own."""
+        """A new image, or another one in its place, with a time of its own."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         make_picture(path, seed)
@@ -141,13 +141,13 @@ def later(path: Path, seconds: int) -> None:
 
 @pytest.fixture
 def collection(photos: Path) -> Collection:
-    """Six pictures, not yet indexed."""
+    """Six images, not yet indexed."""
     return Collection(photos)
 
 
 @pytest.fixture
 def indexed(collection: Collection) -> Collection:
-    """Six pictures, indexed."""
+    """Six images, indexed."""
     collection.index()
     return collection
 
@@ -331,12 +331,12 @@ def test_the_decoders_own_processes_do_the_same(
     collection.check(b"bad.png")
 
 
-# -- pictures of an older index ------------------------------------------------------------------
+# -- images of an older index ------------------------------------------------------------------
 
 
 @pytest.fixture
 def older(indexed: Collection) -> Collection:
-    """Six indexed pictures, two with a camera, in an index of schema version 2."""
+    """Six indexed images, two with a camera, in an index of schema version 2."""
     for name in ("a.png", "b.jpg"):
         exif = Image.Exif()
         exif[0x0110] = f"Camera of {name}"
@@ -459,7 +459,7 @@ def test_a_copy_has_its_originals_camera(indexed: Collection) -> None:
     assert cameras(indexed) == {b"a.png": "M10", b"copy.png": "M10"}
 
 
-# -- files that are no pictures ------------------------------------------------------------------
+# -- files that are no images ------------------------------------------------------------------
 
 
 def test_a_failed_file_is_remembered_with_its_reason_and_not_tried_again(
@@ -638,7 +638,7 @@ def test_pictures_in_a_folder_that_cannot_be_listed_are_kept(
 
 
 def filled(root: Path, count: int) -> tuple[Collection, list[ImageFile]]:
-    """A collection of so many pictures that need not exist, and the walk that would see them."""
+    """A collection of so many images that need not exist, and the walk that would see them."""
     collection = Collection(root)
     pictures = [picture(b"%04d.png" % n, n) for n in range(count)]
     with Store.open_for_writing(collection.directory) as store, store.batch():
@@ -674,7 +674,7 @@ def test_losing_little_is_tidying_up(tmp_path: Path, count: int, missing: int) -
 
 
 def test_pictures_of_folders_that_are_the_same_count_as_there(tmp_path: Path) -> None:
-    """Of 204 pictures three are gone, and later 21, while nothing else has changed."""
+    """Of 204 images three are gone, and later 21, while nothing else has changed."""
     collection, _ = filled(tmp_path, 180)
     more = [picture(b"%s/%d.png" % (name, n), n) for name, n in ((b"a", 1), (b"a", 2), (b"b", 3))]
     more += [picture(b"c/%d.png" % n, n) for n in range(21)]
@@ -730,7 +730,7 @@ def test_a_file_that_moves_into_the_folder_asked_for_is_known_at_both_places_unt
 
 @pytest.fixture
 def thirty(tmp_path: Path) -> Collection:
-    """Thirty pictures, not yet indexed."""
+    """Thirty images, not yet indexed."""
     collection = Collection(tmp_path)
     for n in range(30):
         collection.add(f"{n:02}.png", n)
@@ -878,7 +878,7 @@ def test_what_is_missing_is_still_guarded_where_something_is_excluded(tmp_path: 
     many.add("private/a.png", 99)
     many.index()
     shutil.rmtree(tmp_path / "old")
-    with pytest.raises(CollectionGone, match="30 of 30 indexed pictures are missing"):
+    with pytest.raises(CollectionGone, match="30 of 30 indexed images are missing"):
         many.index(no_encoder, scope=Scope(("private",)))
     with Store.open(many.directory) as store:
         assert len(store.known()) == 31
@@ -888,7 +888,7 @@ def test_what_is_missing_is_still_guarded_where_something_is_excluded(tmp_path: 
 
 
 def with_clusters(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a single picture on."""
+    """From a single image on."""
     monkeypatch.setattr(
         store, "update_vector_index", partial(store.update_vector_index, cluster_from=1)
     )

@@ -2,7 +2,7 @@
 
 The machine below does to a folder what people do, and to its index what other commands do. Two
 indexes follow it: one passes over what is the same, the other forgets that before each run. After
-every run their summaries and their rows agree, those of failed pictures and the ids included.
+every run their summaries and their rows agree, those of failed images and the ids included.
 """
 
 import os

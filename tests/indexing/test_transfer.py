@@ -45,7 +45,7 @@ def decode_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Seven pictures, one with a camera, one with a name that is not UTF-8."""
+    """Seven images, one with a camera, one with a name that is not UTF-8."""
     root = tmp_path / "photos"
     (root / "sub").mkdir(parents=True)
     for n, name in enumerate([b"a.png", b"b.jpg", b"c.png", b"d.webp", b"sub/e.png", b"sub/f.jpg"]):
@@ -438,18 +438,18 @@ def test_embeddings_that_are_their_pictures_own_pass(photos: Path, tmp_path: Pat
     assert checked(exported, photos, sample=2) == 2
 
 
-@pytest.mark.parametrize("wrong", ["another model's", "the next picture's", "one of them"])
+@pytest.mark.parametrize("wrong", ["another model's", "the next image's", "one of them"])
 def test_an_embedding_that_is_not_its_pictures_own_is_an_error(
     photos: Path, tmp_path: Path, wrong: str
 ) -> None:
-    paths = PATHS if wrong != "the next picture's" else [*PATHS[1:], PATHS[0]]
+    paths = PATHS if wrong != "the next image's" else [*PATHS[1:], PATHS[0]]
     vectors = np.stack([truth(photos, path, FakeEncoder()) for path in paths])
     if wrong == "another model's":
         vectors = some(6)
     if wrong == "one of them":
         vectors[4] = vectors[0]
     exported = read(foreign(tmp_path / "in", (vectors, PATHS)))
-    with pytest.raises(ExchangeError, match="are of another model than fake, or of other pictures"):
+    with pytest.raises(ExchangeError, match="are of another model than fake, or of other images"):
         checked(exported, photos)
 
 
@@ -543,7 +543,7 @@ def test_a_file_that_cannot_be_read_is_named_and_left_out(photos: Path, tmp_path
         done = import_.add(new, rows, quiet)
         assert done.added == len(stored(new)) == 4
     assert dict(done.failed) == {
-        b"a.png": "not a picture in any format that clipsearch reads",
+        b"a.png": "not an image in any format that clipsearch reads",
         b"b.jpg": "No such file or directory",
     }
 

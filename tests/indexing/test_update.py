@@ -44,7 +44,7 @@ def decode_here(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(
     folder: Path, options: UpdateOptions, notify: Callable[[str], object] = print
 ) -> tuple[IndexSummary, list[str]]:
-    """One update; and what was embedded: pictures, texts."""
+    """One update; and what was embedded: images, texts."""
     used: list[str] = []
 
     def encoders(files: ModelFiles) -> Encoders:
@@ -222,7 +222,7 @@ def test_what_is_missing_stays_unless_pruned(photos: Path, options: UpdateOption
     for path in [*photos.glob("*.*"), *photos.glob("sub/*")]:
         if path.is_file():
             path.unlink()
-    with pytest.raises(CollectionGone, match="6 of 6 indexed pictures are missing"):
+    with pytest.raises(CollectionGone, match="6 of 6 indexed images are missing"):
         run(photos, options)
     assert run(photos, replace(options, prune=True))[0].removed == 6
 

@@ -21,7 +21,7 @@ from clipsearch.storage.vectors.embeddings import VECTORS
 
 @pytest.fixture
 def root(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Six pictures, indexed with an encoder that is a hash."""
+    """Six images, indexed with an encoder that is a hash."""
     monkeypatch.setattr(embed, "DecodePool", DecodeHere)
     with Store.create(photos / FOLDER, photos, fake_spec()) as store:
         reconcile(store, scan.find(os.fsencode(photos)), FakeEncoder)
@@ -71,7 +71,7 @@ def test_a_folder_that_has_changed_is_behind_and_not_damaged(root: Path) -> None
 
 
 NONSENSE = {
-    "another picture's": "(SELECT vector FROM vectors WHERE id = 2)",
+    "another image's": "(SELECT vector FROM vectors WHERE id = 2)",
     "zero": "zeroblob(32)",
     "short": "x'0102'",
     "not a number": "x'" + "007e" * 16 + "'",

@@ -61,7 +61,7 @@ def test_folders_that_cannot_be_read_and_links_are_passed_on() -> None:
 def test_a_rebuild_with_another_model_is_gone_on_with_in_that_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """New pictures are embedded by the model that the index has by then."""
+    """New images are embedded by the model that the index has by then."""
     monkeypatch.setattr(watch, "QUIET_SECONDS", 0)
     monkeypatch.setattr(embed, "DecodePool", DecodeHere)
     monkeypatch.setattr(registry, "locate", lambda spec: ModelFiles(spec, Path("weights")))
@@ -148,7 +148,7 @@ def test_a_folder_that_was_away_is_told_of_when_it_is_back(tmp_path: Path) -> No
 def look(
     photos: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, shared_cache: None
 ) -> Callable[[], IndexSummary]:
-    """One update after another of six pictures, without those in ``sub``."""
+    """One update after another of six images, without those in ``sub``."""
     monkeypatch.setattr(watch, "QUIET_SECONDS", 0)
     monkeypatch.setattr(embed, "DecodePool", DecodeHere)
     options = UpdateOptions(ModelChoice(str(tiny_model), offline=True), exclude=["sub/"])

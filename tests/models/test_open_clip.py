@@ -34,7 +34,7 @@ def resolve(name: str, pretrained: str | None = None) -> ModelFiles:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Picture files of several formats, modes and shapes."""
+    """Image files of several formats, modes and shapes."""
     folder = tmp_path_factory.mktemp("pictures")
     shapes = {"a.png": (48, 40), "b.png": (500, 300), "c.webp": (224, 400), "d.bmp": (30, 31)}
     for seed, (name, size) in enumerate(shapes.items()):
@@ -43,7 +43,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     Image.open(folder / "grey.png").convert("L").save(folder / "grey.png")
     make_picture(folder / "large.png", 5, (1200, 900))
     # Smooth, as photographs are: where blocks meet, a JPEG that is decoded smaller is not quite
-    # the same picture as one that is decoded whole and then made smaller.
+    # the same image as one that is decoded whole and then made smaller.
     image = Image.open(folder / "large.png").resize((30, 20), Image.Resampling.BOX)
     image.resize((1200, 900), Image.Resampling.BICUBIC).save(folder / "large.jpg", quality=95)
     return sorted(folder.iterdir())
@@ -72,7 +72,7 @@ def cosines(ours: Vectors, theirs: torch.Tensor) -> Vectors:
 def open_clips_own(
     model: Any, preprocess: Any, tokenizer: Any, paths: Sequence[Path], texts: Sequence[str]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings of pictures and texts as open_clip's README makes them."""
+    """Embeddings of images and texts as open_clip's README makes them."""
     model.eval()
     images = torch.stack([preprocess(Image.open(path)) for path in paths])
     return model.encode_image(images), model.encode_text(tokenizer(texts))
@@ -459,7 +459,7 @@ def test_arithmetic_that_loses_too_much_is_given_up(
 
 
 class SmallMemory:
-    """An image tower on a device with room for so many pictures at once."""
+    """An image tower on a device with room for so many images at once."""
 
     def __init__(self, encoder: OpenClipEncoder, room: int) -> None:
         self.embedded: list[int] = []
@@ -488,7 +488,7 @@ def test_a_batch_that_is_too_large_for_the_device_is_halved(tiny_files: ModelFil
 def test_a_device_without_memory_for_one_picture_is_an_error(tiny_files: ModelFiles) -> None:
     encoder = OpenClipEncoder(tiny_files, "cpu")
     SmallMemory(encoder, room=0)
-    with pytest.raises(DeviceError, match="no memory for a single picture") as caught:
+    with pytest.raises(DeviceError, match="no memory for a single image") as caught:
         encoder.encode_images(pixels(3))
     assert "--device cpu" in caught.value.hint
 

@@ -1,13 +1,13 @@
 """What the text tower aims at: the teacher's vectors, drawn to the classes a text speaks of.
 
-A picture's vector is a mixture of class vectors e, so a text finds the pictures of its classes if
+An image's vector is a mixture of class vectors e, so a text finds the images of its classes if
 its vector v has a high e'v for these classes and a low one for all others. The least-squares
 solution for classes C, with a ridge against noise, is (G + RIDGE)^-1 mean(e in C), G = mean(e e')
 over all 1,000 classes; it finds far more than the plain mean. The teacher's own vector is whitened
 half as much, (G + RIDGE)^-1/2, which evens out how much room the kinds of things take.
 
 What no class shows should score low everywhere rather than find a wrong class. So part of such a
-text's vector moves to dimensions that are zero in every picture, where the teacher's principal
+text's vector moves to dimensions that are zero in every image, where the teacher's principal
 directions keep texts apart.
 """
 

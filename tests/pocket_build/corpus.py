@@ -1,6 +1,6 @@
 """The texts that the text tower learns on, and what the teacher is asked for each of them.
 
-Nothing in a picture says whether it was asked for with "a photo of a tench", "tench" or "tenches",
+Nothing in an image says whether it was asked for with "a photo of a tench", "tench" or "tenches",
 so the ways to ask for one thing share one target: the teacher's embedding of "a photo of a ...".
 That also keeps all targets around the one mean that is taken off them.
 """
@@ -117,7 +117,7 @@ def forms_of(name: str) -> list[str]:
         f"a photo of a {name}",
         plural(name),
     ]
-    forms += [f"a picture of {article(name)}", f"the {name}", f"photos of {plural(name)}"]
+    forms += [f"an image of {article(name)}", f"the {name}", f"photos of {plural(name)}"]
     other = british(name)
     if other != name:
         forms += [other, f"a photo of {article(other)}", plural(other)]
@@ -253,7 +253,7 @@ def _add_words(corpus: Corpus, wordnet: WordNet, frequent: frozenset[str]) -> No
 def _captions(
     nouns: Sequence[str], class_names: Sequence[str], rng: random.Random, count: int
 ) -> Iterator[str]:
-    """Random captions in the shapes in which people ask for pictures."""
+    """Random captions in the shapes in which people ask for images."""
     adjectives = COLOURS * 3 + ADJECTIVES
 
     def noun() -> str:

@@ -1,7 +1,7 @@
 """The image tower, in closed form: EfficientNet-Lite2 and a ConSE head, nothing trained.
 
 ConSE (Norouzi et al., "Zero-Shot Learning by Convex Combination of Semantic Embeddings", 2014)
-puts a picture into a text space as the mean of the class-name embeddings, weighted by the
+puts an image into a text space as the mean of the class-name embeddings, weighted by the
 classifier's probabilities. Softmax is not linear, but open_clip's timm tower with the `mlp`
 projection computes `fc2(GELU(fc1(f)))`, and a thresholded logit is weight enough:
 

@@ -58,7 +58,7 @@ def no_encoder() -> Encoder:
 
 
 def indexed(root: Path) -> Store:
-    """A folder of real pictures, indexed and open for reading."""
+    """A folder of real images, indexed and open for reading."""
     with Store.create(root / FOLDER, root, fake_spec()) as store:
         reconcile(store, scan.find(os.fsencode(root)), FakeEncoder)
     return Store.open(root / FOLDER)
@@ -75,7 +75,7 @@ def paths(hits: list[Hit]) -> list[Path]:
 
 @pytest.fixture
 def store(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """Six pictures, `sub/same.png` being the very content of `a.png`, indexed."""
+    """Six images, `sub/same.png` being the very content of `a.png`, indexed."""
     monkeypatch.setattr(indexing, "DecodePool", DecodeHere)
     shutil.copy(photos / "a.png", photos / "sub" / "same.png")
     with indexed(photos) as opened:
@@ -298,7 +298,7 @@ name = "spinning top"
 
 @pytest.fixture
 def toys(store: Store, photos: Path) -> Iterator[Collection]:
-    """The pictures, pinned to a domain of two classes and calibrated."""
+    """The images, pinned to a domain of two classes and calibrated."""
     with Store.open_for_writing(photos / FOLDER) as writer:
         collection.pin(writer, taxonomy.parse(TOYS, "toys.toml"))
         collection.calibrate(writer, FakeEncoder)

@@ -27,7 +27,7 @@ MEASURED = Likeness("f" * 64, COUNT, COUNT, 64, 0.97, 0.75, 0.95, 0.5, 0.6)
 
 
 def made(root: Path, kinds: int = 12, seed: int = 0) -> Store:
-    """A collection of bursts: pictures of a few kinds, in two folders."""
+    """A collection of bursts: images of a few kinds, in two folders."""
     root.mkdir()
     store = unsynchronised(Store.create(root / FOLDER, root, fake_spec()))
     vectors = clustered(COUNT, kinds=kinds, seed=seed)

@@ -39,7 +39,7 @@ def no_encoder() -> Encoder:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Pictures, indexed and calibrated."""
+    """Images, indexed and calibrated."""
     monkeypatch.setattr(indexing, "DecodePool", DecodeHere)
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -128,7 +128,7 @@ def test_several_parts_rank_by_the_sum_of_their_standard_scores(
             sums[path] += part.weight * score
     del sums[b"03.png"]
     expected = sorted(sums, key=lambda path: -sums[path])
-    # fp16 in the catalogue: neighbours may change places.
+    # fp16 in the catalog: neighbours may change places.
     found = [hit.path for hit in hits]
     assert [sums[path] for path in found] == pytest.approx(
         [sums[path] for path in expected], abs=0.02
@@ -187,7 +187,7 @@ def test_good_and_bad_pictures_are_named_by_id_or_path(
     by_id = answer(searcher, text("a cat"), image(id, role="good"))
     by_path = answer(searcher, text("a cat"), image(root / "07.png", role="good"))
     assert [hit.id for hit in by_id] == [hit.id for hit in by_path]
-    assert len(by_id) == COUNT  # a good picture is a hit
+    assert len(by_id) == COUNT  # a good image is a hit
     ranks = [
         [hit.id for hit in hits].index(id) for hits in (answer(searcher, text("a cat")), by_id)
     ]
@@ -214,7 +214,7 @@ def test_good_pictures_count_together_for_three_quarters(searcher: Asking, store
 
 @pytest.mark.parametrize("number", ["0", "999999", "9" * 30])
 def test_an_id_that_there_is_none_of_is_a_usage_error(searcher: Asking, number: str) -> None:
-    with pytest.raises(UsageError, match=f"no picture {number}"):
+    with pytest.raises(UsageError, match=f"no image {number}"):
         answer(searcher, image(int(number), role="good"))
 
 
@@ -289,7 +289,7 @@ def test_a_damaged_probe_among_many_is_an_answer(root: Path, searcher: Asking) -
     assert [type(one) for one in answers] == [IndexUnreadable, Answer]
 
 
-# -- stored pictures -----------------------------------------------------------------------------
+# -- stored images -----------------------------------------------------------------------------
 
 
 def test_a_stored_picture_needs_no_file(root: Path, searcher: Asking) -> None:

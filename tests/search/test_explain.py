@@ -10,5 +10,5 @@ def test_matches_are_counted_up_to_ten_thousand() -> None:
 
 def test_a_rate_says_what_it_is_a_share_of() -> None:
     assert reached(Judgment("weak", 0.31)) == "31.0% of unrelated queries score as high here"
-    of_pictures = Judgment("weak", 0.525, compared_with="pictures")
-    assert weak(of_pictures) == "weak match: 52.5% of unrelated pictures are as near here"
+    of_pictures = Judgment("weak", 0.525, compared_with="images")
+    assert weak(of_pictures) == "weak match: 52.5% of unrelated images are as near here"

@@ -1,4 +1,4 @@
-"""Mixtures: parts on one scale, whatever lies between texts and pictures."""
+"""Mixtures: parts on one scale, whatever lies between texts and images."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Verdict and cut of whole rankings, against numpy over all pictures."""
+"""Verdict and cut of whole rankings, against numpy over all images."""
 
 import shutil
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ DOMAIN = taxonomy.parse(TOYS, "toys.toml")
 
 
 def made(root: Path, seeds: range) -> Path:
-    """An index of made-up pictures, half of them in the folder ``sub``; calibrated."""
+    """An index of made-up images, half of them in the folder ``sub``; calibrated."""
     root.mkdir()
     with Store.create(root / FOLDER, root, fake_spec()) as store:
         with store.batch():
@@ -84,7 +84,7 @@ def one(toys: Collection, query: Embedded, **options: object) -> Ranking:
 
 
 def rate_by_hand(query: Vectors, words: int, rows: Vectors) -> float:
-    """The rate of a query over these pictures, from the definition."""
+    """The rate of a query over these images, from the definition."""
     encoded = FakeEncoder().encode_texts(texts()).astype(np.float16).astype(np.float32)
     centre = encoded.mean(axis=0)
 
@@ -154,7 +154,7 @@ def test_a_weak_match_is_shown_but_not_if_only_a_strong_one_will_do(toys: Collec
     query = by_verdict(toys, "weak")
     assert one(toys, query).hits
     assert one(toys, query, strict=True).hits == []
-    assert one(toys, asked(unit(7)), strict=True).hits  # a picture's own embedding
+    assert one(toys, asked(unit(7)), strict=True).hits  # an image's own embedding
 
 
 def test_few_pictures_are_compared_with_what_queries_reach_among_them(toys: Collection) -> None:
@@ -186,7 +186,7 @@ def test_what_is_near_a_picture_is_always_shown(toys: Collection) -> None:
         query = Embedded(unit(seed), "image", by_example=True)
         ranking = one(toys, query)
         assert ranking.judgment.verdict in ("strong", "weak")
-        assert ranking.judgment.compared_with == "pictures"
+        assert ranking.judgment.compared_with == "images"
         assert ranking.hits
 
 

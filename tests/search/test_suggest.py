@@ -1,4 +1,4 @@
-"""Suggestions: names that are answered strongly when they are asked, and no two for one picture."""
+"""Suggestions: names that are answered strongly when they are asked, and no two for one image."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,7 +36,7 @@ def made(
 
 
 def like(root: Path, classes: list[str]) -> Path:
-    """Pictures of classes, and others that mean nothing."""
+    """Images of classes, and others that mean nothing."""
     with Store.open(
         made(root.with_name("texts"), [b"0.png"], [picture(b"0.png", 0).vector])
     ) as store:

@@ -119,7 +119,7 @@ def test_an_index_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
         Store.create(tmp_path / "index", tmp_path / "no such root", fake_spec())
 
 
-# -- where the pictures are ----------------------------------------------------------------------
+# -- where the images are ----------------------------------------------------------------------
 
 
 def test_an_index_inside_its_folder_travels_with_it(root: Path, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_in_a_folder_that_is_open_to_more_people_the_files_are_as_private_as_the
                 names = {path.name for path in index.iterdir()}
                 assert {CATALOG, f"{CATALOG}-journal", VECTORS} <= names
                 for path in index.iterdir():
-                    if not path.name.startswith("writer"):  # which tell of no picture
+                    if not path.name.startswith("writer"):  # which tell of no image
                         assert path.stat().st_mode & 0o777 == mode & 0o644
     finally:
         os.umask(before)
@@ -330,7 +330,7 @@ def test_a_rebuild_that_cannot_be_put_in_place_leaves_a_whole_index(
     with Store.open_for_writing(directory) as after:
         if fails_at == 1:
             check(after, vectors)
-        else:  # the new catalogue beside the old FAISS file
+        else:  # the new catalog beside the old FAISS file
             query = unit(5, 24)
             assert_exact(after.search(query, 9), new_vectors(vectors), query, 9)
             after.update_vector_index()
@@ -343,7 +343,7 @@ def test_a_rebuild_that_cannot_be_put_in_place_leaves_a_whole_index(
 def test_a_rebuild_replaces_even_an_index_whose_last_writer_was_killed(
     writer: Store, directory: Path
 ) -> None:
-    """A journal left beside the new catalogue would be rolled back into it, and ruin it."""
+    """A journal left beside the new catalog would be rolled back into it, and ruin it."""
     vectors = add(writer, forest(60))
     writer.close()
     with holder(directory, "spilling") as process:
@@ -386,7 +386,7 @@ def test_an_index_copied_out_of_its_folder_does_not_guess_where_the_pictures_are
         store.require_root()
     assert FOLDER in caught.value.hint
     travelled = shutil.copytree(root / FOLDER, tmp_path / "travelled" / FOLDER)
-    with Store.open(travelled) as store:  # it moved together with its pictures
+    with Store.open(travelled) as store:  # it moved together with its images
         store.require_root()
         assert store.root == tmp_path / "travelled"
 

@@ -90,7 +90,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.truth)
     @rule(data=st.data(), path=st.sampled_from(PATHS))
     def move(self, data: st.DataObject, path: bytes) -> None:
-        """To a free place, onto another picture, or onto itself."""
+        """To a free place, onto another image, or onto itself."""
         source = data.draw(st.sampled_from(sorted(self.truth)))
         id = self.store.known()[source].id
         with self.store.batch():
@@ -221,7 +221,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.check_clusters(store, query, k)
 
     def check_clusters(self, store: Store, query: int, k: int) -> None:
-        """As many hits as there should be, each of them with the score of its own picture."""
+        """As many hits as there should be, each of them with the score of its own image."""
         hits = store.search(unit(query), k)
         assert len({hit.path for hit in hits}) == len(hits) == min(k, len(self.truth))
         scores = [half(self.truth[hit.path]).astype(np.float32) @ unit(query) for hit in hits]

@@ -46,7 +46,7 @@ def no_encoder() -> TextEncoder:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    """Thirty pictures, pinned to the toys and not yet calibrated."""
+    """Thirty images, pinned to the toys and not yet calibrated."""
     with Store.create(tmp_path / FOLDER, tmp_path, fake_spec()) as opened:
         with opened.batch():
             opened.add(picture(b"%d.png" % n, n) for n in range(30))

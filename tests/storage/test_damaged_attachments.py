@@ -50,7 +50,7 @@ OTHERS = (None, True, 0, -1, 10**30, -1.5, "", "x", "\ud800", "\x1b[2J", [], [1,
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    """Thirty pictures, calibrated and evaluated in both ways."""
+    """Thirty images, calibrated and evaluated in both ways."""
     with Store.create(tmp_path / FOLDER, tmp_path, fake_spec()) as opened:
         unsynchronised(opened)
         with opened.batch():

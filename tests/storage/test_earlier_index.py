@@ -1,6 +1,6 @@
 """An index made by the version before opens, searches and updates.
 
-``data/earlier_index`` was made with the code of commit dcdc6c6: six pictures of two classes, put
+``data/earlier_index`` was made with the code of commit dcdc6c6: six images of two classes, put
 in with its ``Store`` and ``update`` and a ``FakeEncoder(dim=4)``, then calibrated, and evaluated
 on its own folder. It is not to be made again: such indexes are out there.
 """
@@ -30,7 +30,7 @@ PATHS = {b"%s/%d.png" % (name, n) for name in (b"ball", b"kite") for n in range(
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The pictures with the index in its place."""
+    """The images with the index in its place."""
     root = shutil.copytree(ROOT / "tests/data/earlier_index", tmp_path / "toys")
     (root / "index").rename(root / FOLDER)
     return root

@@ -1,4 +1,4 @@
-"""Which pictures a filter lets through."""
+"""Which images a filter lets through."""
 
 import pytest
 from fakes import (

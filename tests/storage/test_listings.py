@@ -19,7 +19,7 @@ FOLDERS = [b"", b"sub", b"sub/deep", b"subway"]
 
 @pytest.fixture
 def store(writer: Store) -> Store:
-    """Twelve pictures in four folders, which are listed."""
+    """Twelve images in four folders, which are listed."""
     add(writer, forest(12))
     writer.list_folders(FOLDERS)
     return writer

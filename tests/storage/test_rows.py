@@ -1,4 +1,4 @@
-"""Pictures by row: added, copied, moved and forgotten, each under an id of its own."""
+"""Images by row: added, copied, moved and forgotten, each under an id of its own."""
 
 from pathlib import Path
 
@@ -111,7 +111,7 @@ def test_a_failed_file_is_known_and_never_found(writer: Store) -> None:
     add(writer, [picture(b"a", 1), picture(b"b", 2)])
     with writer.batch():
         writer.add_failed(ImageFile(b"a", 5, 6), "the file is empty")
-        writer.add_failed(ImageFile(b"c", 7, 8), "damaged picture (x)")
+        writer.add_failed(ImageFile(b"c", 7, 8), "damaged image (x)")
     known = writer.known()
     assert [known[path].failed for path in (b"a", b"b", b"c")] == [True, False, True]
     assert (known[b"a"].size, known[b"a"].mtime_ns) == (5, 6)
@@ -119,7 +119,7 @@ def test_a_failed_file_is_known_and_never_found(writer: Store) -> None:
     assert [hit.path for hit in writer.search(QUERY, 5)] == [b"b"]
     status = writer.status()
     assert status.images == 1
-    assert status.failed == [(b"a", "the file is empty"), (b"c", "damaged picture (x)")]
+    assert status.failed == [(b"a", "the file is empty"), (b"c", "damaged image (x)")]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"kind": "luck"}', b"\xff", 5])

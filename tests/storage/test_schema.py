@@ -63,7 +63,7 @@ SCHEMAS = {1: SCHEMA_1, 2: SCHEMA_2}
 
 @pytest.fixture(params=SCHEMAS)
 def old(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """The index folder of an older version, with forty pictures."""
+    """The index folder of an older version, with forty images."""
     directory = tmp_path / "photos" / FOLDER
     directory.mkdir(parents=True)
     catalog = sqlite3.connect(directory / CATALOG)

@@ -218,7 +218,7 @@ def test_readers_are_not_locked_out_by_a_batch_of_any_size(
 
 
 def test_readers_never_fail_and_never_see_half_a_batch(writer: Store, directory: Path) -> None:
-    """Batches of three pictures in one direction, while a reader searches without a pause."""
+    """Batches of three images in one direction, while a reader searches without a pause."""
     stop = threading.Event()
     seen: list[int] = []
     errors: list[BaseException] = []

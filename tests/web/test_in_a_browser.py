@@ -234,7 +234,7 @@ def test_browse_by_keyboard(browser: Any, server: Server, device: str) -> None:
         page.keyboard.press("g")
         page.wait_for_selector(f"figure.good[data-id='{second}']")
         assert page.locator("figure.hit").first.get_attribute("data-id") == second
-        assert seen.focused() == 0  # the focus went along with the picture
+        assert seen.focused() == 0  # the focus went along with the image
         page.locator(f"figure[data-id='{first}']").focus()
         page.keyboard.press("b")
         page.wait_for_selector(f".mark.bad[data-unmark='{first}']")

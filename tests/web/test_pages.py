@@ -63,7 +63,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def findings(monkeypatch: pytest.MonkeyPatch) -> Findings:
-    """Seven pictures with hostile names, five of them got wrong."""
+    """Seven images with hostile names, five of them got wrong."""
     monkeypatch.setattr(evaluation, "thumbnails", lambda root, paths, size: {paths[0]: b"jpeg"})
     return make_findings()
 
@@ -88,7 +88,7 @@ def test_names_are_shown_and_do_nothing(findings: Findings) -> None:
         "\N{REPLACEMENT CHARACTER}gnp.exe.png",
         "</style><b>dog</b>",
         "<i>mine</i>",
-        "<u>broken</u>.jpg could not be decoded and does not count: damaged <picture>",
+        "<u>broken</u>.jpg could not be decoded and does not count: damaged <image>",
     ):
         assert shown in page.words
     assert "\u202e" not in text
@@ -122,8 +122,8 @@ def test_a_learning_curve_is_drawn(findings: Findings) -> None:
     assert heights[0] > float(words) > heights[1]
     page = Page(text)
     assert page.tags["circle"] == len(points)
-    assert "going from 8 to 20 pictures brought +40.0 points" in page.words.lower()
-    assert "40.0 %" in page.words
+    assert "going from 8 to 20 images brought +40.0 points" in page.words.lower()
+    assert "40.0%" in page.words
 
 
 def test_the_matrix_has_every_picture_once(findings: Findings) -> None:
@@ -252,7 +252,7 @@ def test_what_is_different_about_a_copy_is_marked(monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def sheet(tmp_path: Path) -> tuple[list[Hit], str]:
-    """Hits of every kind of name, the last of which has no picture."""
+    """Hits of every kind of name, the last of which has no image."""
     hits = [
         Hit(n, name.replace(b"/", b"_"), tmp_path, 0.3 - n / 100, 48, 40, None, n / 50, 0.9)
         for n, name in enumerate(PATHS)
@@ -279,7 +279,7 @@ def test_a_card_for_each_hit_whatever_its_name(sheet: tuple[list[Hit], str]) -> 
         "48 \N{MULTIPLICATION SIGN} 40",
     ):
         assert shown in page.words
-    assert "Strong <match>48 pictures match" in page.words
+    assert "Strong <match>48 images match" in page.words
     strengths = re.findall(r'class="strength ([a-z]+)" title="([^"]*)">\1</span>', text)
     assert [strength for strength, _ in strengths] == [*["strong"] * 3, *["fair"] * 4]
     assert strengths[1][1] == (

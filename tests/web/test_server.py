@@ -27,7 +27,7 @@ from clipsearch.web.server import ADDRESS, Server
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty pictures. Not to be changed."""
+    """Twenty images. Not to be changed."""
     return make_collection(tmp_path_factory.mktemp("served") / "photos", 20)
 
 
@@ -61,7 +61,7 @@ def ask(
     return Reply(reply.status, dict(reply.headers), body)
 
 
-STRONG = '<span class="strength strong" title="[0-9.]+ % of unrelated queries[^"]*">Strong match</'
+STRONG = '<span class="strength strong" title="[0-9.]+% of unrelated queries[^"]*">Strong match</'
 
 
 def ids(html: str) -> list[str]:
@@ -202,7 +202,7 @@ def test_a_port_in_use_is_an_error(server: Server) -> None:
     assert "--port N" in caught.value.hint
 
 
-# -- pictures ------------------------------------------------------------------------------------
+# -- images ------------------------------------------------------------------------------------
 
 
 def test_pictures_are_the_very_files(server: Server, root: Path) -> None:
@@ -236,7 +236,7 @@ def test_there_is_no_other_picture(server: Server, kind: str, name: str) -> None
 
 
 def test_links_fifos_and_what_is_gone_are_not_followed(tmp_path: Path) -> None:
-    """Whatever was put in a picture's place after it was indexed."""
+    """Whatever was put in an image's place after it was indexed."""
     root = make_collection(tmp_path / "photos", 16)
     names = sorted(path for path in os.listdir(os.fsencode(root)) if path.startswith(b"plain"))
     link, gone, pipe, inner = (os.path.join(os.fsencode(root), name) for name in names[:4])
@@ -281,7 +281,7 @@ def test_a_text_finds_pictures_and_says_what_is_known(server: Server) -> None:
 
 @pytest.fixture(scope="module")
 def finding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Three pictures as near to "a dog" as can be, among hostile ones that mean nothing."""
+    """Three images as near to "a dog" as can be, among hostile ones that mean nothing."""
     root = tmp_path_factory.mktemp("finding") / "photos"
     root.mkdir()
     names = [*HOSTILE, *(b"%d.png" % n for n in range(3))]
@@ -423,8 +423,8 @@ def test_filters_hold(server: Server) -> None:
     [
         ("width=wide", "&#x27;wide&#x27; is no width in pixels"),
         ("after=someday", "&#x27;someday&#x27; is no date"),
-        ("type=doc", "&#x27;doc&#x27; is no type of picture"),
-        ("like=/etc/passwd", "&#x27;/etc/passwd&#x27; is no picture"),
+        ("type=doc", "&#x27;doc&#x27; is no type of image"),
+        ("like=/etc/passwd", "&#x27;/etc/passwd&#x27; is no image"),
         ("class=nothing", "has no class &#x27;nothing&#x27;"),
         ("q=^0:cat", "has a weight of 0"),
         ("q=@nothing", "has no probe &#x27;nothing&#x27;"),
@@ -481,7 +481,7 @@ def test_several_collections_are_one_page(tmp_path: Path, root: Path) -> None:
         assert ask(server, "picture/1-3").body == ask(server, "picture/0-3").body
         assert ask(server, "picture/1-4").status == 404
         liked = ids(ask(server, "hits?all=on&like=1-2&unlike=0-5").text)
-        assert set(liked[:2]) == {"0-2", "1-2"}  # the same picture twice
+        assert set(liked[:2]) == {"0-2", "1-2"}  # the same image twice
         assert "0-5" not in liked
 
 

@@ -23,7 +23,7 @@ OPTIONS = SearchOptions(k=9, all=True, allow_out_of_domain=True, classes=True)
 
 
 def made(root: Path, spec: ModelSpec, seeds: range = range(5)) -> Path:
-    """A calibrated index of pictures of these seeds, in place of an earlier one."""
+    """A calibrated index of images of these seeds, in place of an earlier one."""
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir()
     with Store.create(root / FOLDER, root, spec) as store:

@@ -28,9 +28,7 @@ app = commands()
 def browse_command(
     folder: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[FOLDER]", help="Only pictures in this folder.", show_default=False
-        ),
+        typer.Argument(metavar="[FOLDER]", help="Only images in this folder.", show_default=False),
     ] = None,
     port: Annotated[
         int,
@@ -47,7 +45,7 @@ def browse_command(
     """Search and look in a browser: a page on this machine, for whoever has its address.
 
     The page has a search box and filters, takes marks of what is good or bad, and finds more like
-    a picture. It is served on 127.0.0.1 until Ctrl-C; nothing is written.
+    an image. It is served on 127.0.0.1 until Ctrl-C; nothing is written.
 
     \b
     Examples:
@@ -86,7 +84,7 @@ def _warm(collections: OpenCollections, only: Filter) -> None:
     """Have everything in memory that the first answer needs, while the page is being looked at."""
     with suppress(ClipsearchError):  # whoever asks will be told
         options = SearchOptions(k=1, allow_out_of_domain=True, classes=True)
-        collections.answer(Query((Text("a picture"),)), options)
+        collections.answer(Query((Text("an image"),)), options)
         collections.suggestions(Filter(under=only.under))
 
 

@@ -44,7 +44,7 @@ def classify_command(
         list[Path] | None,
         typer.Argument(
             metavar="[PATH]...",
-            help="Pictures and folders; by default what is indexed in the current folder.",
+            help="Images and folders; by default what is indexed in the current folder.",
             show_default=False,
         ),
     ] = None,
@@ -55,7 +55,7 @@ def classify_command(
             "--count",
             min=1,
             metavar="N",
-            help="So many classes a picture; by default the first, or all texts.",
+            help="So many classes an image; by default the first, or all texts.",
             show_default=False,
         ),
     ] = None,
@@ -94,19 +94,19 @@ def classify_command(
         typer.Option("--confusion", help="Count the first classes against the folders' names."),
     ] = False,
     under: UnderOption = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a picture.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object an image.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="A CSV file with a header line.")] = False,
     device: DeviceOption = "auto",
     index: IndexOption = None,
     offline: OfflineOption = False,
 ) -> int:
-    """Label pictures with the classes of a domain, of a probe, or of a list of your own.
+    """Label images with the classes of a domain, of a probe, or of a list of your own.
 
     Prints the path, the class and its probability, separated by tabs. The probabilities are
-    shares among these classes alone: a picture that shows none of them is still given to one.
+    shares among these classes alone: an image that shows none of them is still given to one.
     Where the index was evaluated on labels, they are calibrated on these.
-    Pictures that the index has are not read again; without an index, the default model and the
-    default domain are used. Exit code 1 if there are no pictures, 2 if some cannot be decoded.
+    Images that the index has are not read again; without an index, the default model and the
+    default domain are used. Exit code 1 if there are no images, 2 if some cannot be decoded.
 
     \b
     Examples:
@@ -131,7 +131,7 @@ def classify_command(
         )
     if confusion and count is not None:
         raise UsageError(
-            "--confusion counts the first class of each picture, and -k asks for several",
+            "--confusion counts the first class of each image, and -k asks for several",
             hint="Leave one of them out.",
         )
     labels = Labels(None if texts is None else _texts(texts), probe, domain)
@@ -142,7 +142,7 @@ def classify_command(
         pictures, unreadable = pictures_of(paths or [], store, under or Path())
         say_skipped(unreadable)
         if not pictures:
-            say("no pictures here")
+            say("no images here")
             return ExitCode.ERROR if unreadable else ExitCode.NO_MATCH
         model = ModelChoice(device=device, offline=offline)
         with progress() as bar:

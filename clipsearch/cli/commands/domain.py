@@ -22,7 +22,7 @@ from clipsearch.storage.catalog import Store
 from clipsearch.storage.collection import Collection
 from clipsearch.text import did_you_mean
 
-_HELP = """What the pictures are about: the classes that they are searched and tested with.
+_HELP = """What the images are about: the classes that they are searched and tested with.
 
 \b
 Examples:

@@ -44,8 +44,8 @@ def duplicates_command(
         bool,
         typer.Option(
             "--bursts",
-            help="Also pictures that are only alike to the model, as those of a burst are; they "
-            "are different pictures.",
+            help="Also images that are only alike to the model, as those of a burst are; they "
+            "are different images.",
         ),
     ] = False,
     threshold: Annotated[
@@ -84,11 +84,11 @@ def duplicates_command(
     device: DeviceOption = "auto",
     index: IndexOption = None,
 ) -> int:
-    """Print groups of pictures that are the same or nearly the same; nothing is removed.
+    """Print groups of images that are the same or nearly the same; nothing is removed.
 
-    A group is printed as paths, the best picture first, and an empty line between groups. Every
-    member is a copy of the best or nearly so: saved anew, smaller, brighter, cropped a little.
-    What that means to the model is measured on the collection, once, and then both pictures are
+    A group is printed as paths, the best image first, and an empty line between groups. Every
+    member is a copy of the best or nearly so: saved again, smaller, brighter, cropped a little.
+    What that means to the model is measured on the collection, once, and then both images are
     looked at, of moving ones the first frame; pages that differ in a few words look the same.
     Files that have changed since they were indexed are left out. A file under several paths, by a
     mount or by hard links, is one file and no copy of itself. Exit code 1: no groups.
@@ -177,8 +177,7 @@ def _check(
         )
     if bursts and all_but_best:
         raise UsageError(
-            "--all-but-best lists what can be spared, and pictures of a burst are different "
-            "pictures",
+            "--all-but-best lists what can be spared, and images of a burst are different images",
             hint="Look at them with --html FILE, or leave out --bursts.",
         )
 

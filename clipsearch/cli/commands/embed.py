@@ -29,7 +29,7 @@ def embed_command(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="A folder of pictures; or tar archives, a folder of them, a glob, or a pattern "
+            help="A folder of images; or tar archives, a folder of them, a glob, or a pattern "
             "like 'laion/{00000..00150}.tar'.",
             show_default=False,
         ),

@@ -58,7 +58,7 @@ def evaluate_command(
         typer.Option(
             "--html",
             metavar="FILE",
-            help="Also write one page with the confusion matrix and the pictures got wrong.",
+            help="Also write one page with the confusion matrix and the images got wrong.",
             show_default=False,
         ),
     ] = None,
@@ -67,7 +67,7 @@ def evaluate_command(
         typer.Option(
             "--curve",
             help="Also measure how accurate a probe gets with 1, 2, 4, 8, 16 and all of these "
-            "pictures of each class.",
+            "images of each class.",
         ),
     ] = False,
     force: ForceOption = False,
@@ -94,12 +94,12 @@ def evaluate_command(
     index: IndexOption = None,
     offline: OfflineOption = False,
 ) -> int:
-    """Test an index's model and domain on labelled pictures; the index keeps the result.
+    """Test an index's model and domain on labelled images; the index keeps the result.
 
-    Pictures that the index has are not read again. An index is tested once an evaluation of its
+    Images that the index has are not read again. An index is tested once an evaluation of its
     model and domain has met the domain's pass marks, which say how much must be right. Exit code 0
-    if it has, 1 if it has not. One of fewer pictures than they ask for changes nothing. In a file a
-    picture may have several labels, one a line.
+    if it has, 1 if it has not. One of fewer images than they ask for changes nothing. In a file an
+    image may have several labels, one a line.
 
     A folder of archives as CLIP_benchmark publishes them brings its own classes and templates. What
     is measured on it is the model alone, under CLIP_benchmark's names: no domain has a part in it,
@@ -195,6 +195,6 @@ def _model_of(
 
 def _title(findings: Findings, root: Path) -> str:
     return (
-        f"{findings.evaluation.source}: {findings.evaluation.images} pictures, for the "
+        f"{findings.evaluation.source}: {findings.evaluation.images} images, for the "
         f"index of {root} ({findings.model.label}, domain {findings.domain.name})"
     )

@@ -47,7 +47,7 @@ def index_command(
             autocompletion=completion.models,
             metavar="NAME",
             envvar="CLIPSEARCH_MODEL",
-            help="The model to look at pictures with: one of clipsearch models --all, a model "
+            help="The model to look at images with: one of clipsearch models --all, a model "
             "folder, hf-hub:ORG/REPO, or pocket, which is small and built in. By default the "
             "index's own; for a new index ViT-B-16, or pocket if its weights cannot be had.",
             show_default=False,
@@ -65,7 +65,7 @@ def index_command(
             "--domain",
             autocompletion=completion.domains,
             metavar="FILE|NAME",
-            help="What the pictures are about, see clipsearch domain. By default the index's "
+            help="What the images are about, see clipsearch domain. By default the index's "
             "own, for a new index everyday; it can be changed at any time, and quickly.",
             show_default=False,
         ),
@@ -82,7 +82,7 @@ def index_command(
         bool,
         typer.Option(
             "--rehome",
-            help="The pictures have moved to PATH: make it the folder of the index at --index.",
+            help="The images have moved to PATH: make it the folder of the index at --index.",
         ),
     ] = False,
     prune: Annotated[
@@ -104,7 +104,7 @@ def index_command(
     """Bring the index of each folder up to date.
 
     Only new and changed images are read, and what is done is kept: interrupt at will and run it
-    again. The pictures themselves are never changed.
+    again. The images themselves are never changed.
 
     \b
     Examples:

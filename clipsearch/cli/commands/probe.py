@@ -25,7 +25,7 @@ from clipsearch.search import saved
 from clipsearch.storage.catalog import Store
 from clipsearch.text import printable
 
-_HELP = """Train classes of your own on labelled pictures, and look after them.
+_HELP = """Train classes of your own on labelled images, and look after them.
 
 \b
 Examples:
@@ -62,7 +62,7 @@ def train_command(
             "--words",
             metavar="CLASS=TEXT",
             help="Describe a class in your own words, which stand in its name's place; without a "
-            "TEXT it has none. A CLASS without pictures is added. Repeatable.",
+            "TEXT it has none. A CLASS without images is added. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -79,7 +79,7 @@ def train_command(
         bool,
         typer.Option(
             "--curve",
-            help="Also measure what fewer pictures bring: 1, 2, 4, 8, 16 and all of each class.",
+            help="Also measure what fewer images bring: 1, 2, 4, 8, 16 and all of each class.",
         ),
     ] = False,
     json: JsonOption = False,
@@ -87,11 +87,11 @@ def train_command(
     device: DeviceOption = "auto",
     index: IndexOption = None,
 ) -> int:
-    """Learn classes of your own from labelled pictures; the index keeps what was learned.
+    """Learn classes of your own from labelled images; the index keeps what was learned.
 
     The classes are the folders' names or the labels, whatever they are. A probe begins as
-    zero-shot classification by these words, and one picture of a class is enough to move it; with
-    more pictures the words count less. Printed is how many pictures are got right by probes that
+    zero-shot classification by these words, and one image of a class is enough to move it; with
+    more images the words count less. Printed is how many images are got right by probes that
     never saw them, and how many by the words alone (zero-shot). A probe that is no better than
     guessing, or worse than the words, is not kept (exit code 2); any other replaces one of the
     same name.
@@ -115,9 +115,9 @@ def train_command(
         for note in kept.notes:
             say(printable(note))
         if kept.recall is not None and kept.recall.low <= kept.guessing:
-            say(f"the probe '{name}' may be no better than guessing; more pictures would tell")
+            say(f"the probe '{name}' may be no better than guessing; more images would tell")
         elif kept.held_out.value < kept.zero_shot.value:
-            say(f"the probe '{name}' may be no better than its words; more pictures would tell")
+            say(f"the probe '{name}' may be no better than its words; more images would tell")
         _write(kept, store, json, trained.curve)
     return ExitCode.OK
 

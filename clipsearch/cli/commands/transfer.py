@@ -51,7 +51,7 @@ def export_command(
     """Write the embeddings of a collection in the layout of clip-retrieval.
 
     FOLDER/img_emb/img_emb_N.npy are the embeddings (float16), FOLDER/metadata/metadata_N.parquet
-    or .jsonl their pictures, row by row: image_path and what else is known; clipsearch.json tells
+    or .jsonl their images, row by row: image_path and what else is known; clipsearch.json tells
     the model. A path that is not UTF-8 is whole in path_bytes (base64 in JSON lines).
 
     \b
@@ -70,7 +70,7 @@ def export_command(
         kind: Kind = "parquet" if parquet or (parquet is None and has_pyarrow()) else "jsonl"
         rows = export(stores[0], folder, kind, only, bar)
     if not rows:
-        say("no indexed picture passes the filters; nothing was written")
+        say("no indexed image passes the filters; nothing was written")
         return ExitCode.NO_MATCH
     say(f"wrote {rows} embeddings to {_shown(os.fsencode(folder))}")
     if parquet is None and kind == "jsonl":
@@ -96,7 +96,7 @@ def import_command(
         typer.Option(
             "--root",
             metavar="FOLDER",
-            help="Where the pictures or their archives are (default: they are not here).",
+            help="Where the images or their archives are (default: they are not here).",
             show_default=False,
         ),
     ] = None,
@@ -124,24 +124,24 @@ def import_command(
             "--sample",
             min=1,
             metavar="N",
-            help="Make so many embeddings anew from their pictures, and compare.",
+            help="Make so many embeddings again from their images, and compare.",
         ),
     ] = 20,
     device: DeviceOption = "auto",
     index: IndexOption = None,
     offline: OfflineOption = False,
 ) -> int:
-    """Index pictures with embeddings that were made before.
+    """Index images with embeddings that were made before.
 
     Each image_path is absolute, or relative to FOLDER or the current folder; a collection that
-    clipsearch exported may have been moved. The pictures are read, and not embedded, but for a
-    sample: if one of these embeddings is not its picture's own, nothing is imported and the exit
-    code is 2. Rows without a picture are named. Left to clipsearch index are pictures that have
+    clipsearch exported may have been moved. The images are read, and not embedded, but for a
+    sample: if one of these embeddings is not its image's own, nothing is imported and the exit
+    code is 2. Rows without an image are named. Left to clipsearch index are images that have
     changed since clipsearch exported them; and of other programs' exports, which do not tell,
-    pictures that are transparent or turned by their EXIF, which not all programs see alike.
+    images that are transparent or turned by their EXIF, which not all programs see alike.
 
-    Pictures inside tar archives stay there: a hit is archive.tar/picture.jpg, with its caption and
-    URL in --json. Without --root DIR is indexed by itself: no picture is compared, so that the
+    Images inside tar archives stay there: a hit is archive.tar/picture.jpg, with its caption and
+    URL in --json. Without --root DIR is indexed by itself: no image is compared, so that the
     embeddings are taken on trust, and hits have no thumbnails. See clipsearch help archives.
 
     \b
@@ -156,16 +156,16 @@ def import_command(
     )
     if root is not None and no_files:
         raise UsageError(
-            "--root says where the pictures are, and --no-files that they are not here",
+            "--root says where the images are, and --no-files that they are not here",
             hint="Choose one of them.",
         )
     with progress() as bar:
         done = import_embeddings(source, root, options, progress=bar, notify=say)
-    name_paths("no picture in the folder for", done.missing)
+    name_paths("no image in the folder for", done.missing)
     name_paths(
         "no such archive in the folder, or a shorter one:",
         [archive for archive, _ in done.archives],
-        [f"{rows} pictures" for _, rows in done.archives],
+        [f"{rows} images" for _, rows in done.archives],
     )
     name_paths("embedded from a damaged archive:", [os.fsencode(text) for text in done.damaged])
     name_paths("a second row for", done.duplicates)
@@ -176,7 +176,7 @@ def import_command(
         f"{_shown(os.fsencode(root or source))}: {done.added} imported, {done.known} indexed "
         f"before, {missing} missing, {len(done.duplicates)} duplicates, "
         f"{len(done.left)} left to index, {len(done.failed)} failed; "
-        f"{done.compared} compared with embeddings made anew"
+        f"{done.compared} compared with embeddings made again"
     )
     return ExitCode.OK
 

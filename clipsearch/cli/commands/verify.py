@@ -36,7 +36,7 @@ def verify_command(
             "--sample",
             min=0,
             metavar="N",
-            help="Read so many pictures again, and compare with what the index has of them.",
+            help="Read so many images again, and compare with what the index has of them.",
         ),
     ] = 20,
     repair: Annotated[
@@ -47,7 +47,7 @@ def verify_command(
     device: DeviceOption = "auto",
     index: IndexOption = None,
 ) -> int:
-    """Check that an index is whole, and that it fits its pictures.
+    """Check that an index is whole, and that it fits its images.
 
     Exit code 0 says that nothing is damaged, or that all damage was repaired; 2 that something is.
     A folder that has changed since it was indexed is told of and is no damage.
@@ -67,7 +67,7 @@ def verify_command(
             root = store.root
             found = _found(store)
             if found is None:
-                say(f"{root} is not there; the index is checked without its pictures")
+                say(f"{root} is not there; the index is checked without its images")
             problems = []
             for problem in verify.verify(store, found, _loads(store.spec, device), sample):
                 problems.append(problem)
@@ -99,7 +99,7 @@ def verify_command(
 
 
 def _found(store: Store) -> Found | None:
-    """What is in the folder of pictures; None if that is not there."""
+    """What is in the folder of images; None if that is not there."""
     if not store.root.is_dir():
         return None
     exclude: Sequence[str] = ()

@@ -48,8 +48,8 @@ def watch_command(
 ) -> int:
     """Keep the index of each folder up to date, until it is stopped with Ctrl-C.
 
-    Pictures that come, change, move or go are taken into account as by clipsearch index, as soon
-    as they are no longer being written. The model is loaded with the first new picture and kept.
+    Images that come, change, move or go are taken into account as by clipsearch index, as soon
+    as they are no longer being written. The model is loaded with the first new image and kept.
     Needs: pip install 'clipsearch[watch]'
 
     \b

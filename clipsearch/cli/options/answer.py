@@ -46,8 +46,7 @@ class AnswerOptions:
         bool,
         typer.Option(
             "--diverse",
-            help="Of pictures that are nearly the same, a burst say, only the one that matches "
-            "best.",
+            help="Of images that are nearly the same, a burst say, only the one that matches best.",
         ),
     ] = False
     strict: StrictOption = False
@@ -86,14 +85,14 @@ class AnswerOptions:
             )
         if self.strict and self.all:
             raise UsageError(
-                "--strict accepts a strong match alone, and --all any picture",
+                "--strict accepts a strong match alone, and --all any image",
                 hint="Choose one of them.",
             )
 
     def options(self, only: Filter, class_name: str | None, *, classes: bool) -> SearchOptions:
         """All that an answer depends on beside the query.
 
-        class_name: the class that pictures must be of, if any. classes: whether the class of each
+        class_name: the class that images must be of, if any. classes: whether the class of each
         hit is to be told.
         """
         return SearchOptions(

@@ -1,4 +1,4 @@
-"""Where pictures are embedded: on this machine, or on a Ray cluster."""
+"""Where images are embedded: on this machine, or on a Ray cluster."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

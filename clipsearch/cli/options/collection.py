@@ -1,4 +1,4 @@
-"""Which index, model and pictures a command is about that takes pictures of its own."""
+"""Which index, model and images a command is about that takes images of its own."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +62,7 @@ def directory_if_any(about: Sequence[Path], under: Path | None, index: Path | No
 
 
 def say_skipped(skipped: Sequence[tuple[bytes, str]]) -> None:
-    """Name pictures that could not be decoded."""
+    """Name images that could not be decoded."""
     from clipsearch.text import printable, text_path
 
     for path, reason in skipped:

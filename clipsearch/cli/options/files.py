@@ -1,7 +1,7 @@
 """The files that a user names for the program to write: no other room writes them.
 
 What clipsearch did not write is not overwritten without ``--force``, and an index's own files and
-indexed pictures never are. Links are followed first, and a file is replaced as one step.
+indexed images never are. Links are followed first, and a file is replaced as one step.
 """
 
 import os
@@ -22,7 +22,7 @@ ForceOption = Annotated[
     bool,
     typer.Option(
         "--force",
-        help="Overwrite a file that clipsearch did not write; never an indexed picture, or what "
+        help="Overwrite a file that clipsearch did not write; never an indexed image, or what "
         "an index is made of.",
     ),
 ]

@@ -1,4 +1,4 @@
-"""Options that say which pictures a search is about."""
+"""Options that say which images a search is about."""
 
 import math
 import os
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FilterOptions:
-    """Which pictures are looked at."""
+    """Which images are looked at."""
 
     under: Annotated[
         Path | None,
@@ -41,8 +41,8 @@ class FilterOptions:
         typer.Option(
             "--after",
             metavar="DATE",
-            help="Only pictures taken on that day or later: 2024, 2024-05, 2024-05-31, "
-            "2024-05-31T12:30, today, yesterday or 7d. Where a picture does not tell, its file's "
+            help="Only images taken on that day or later: 2024, 2024-05, 2024-05-31, "
+            "2024-05-31T12:30, today, yesterday or 7d. Where an image does not tell, its file's "
             "time.",
             show_default=False,
         ),
@@ -74,7 +74,7 @@ class FilterOptions:
         typer.Option(
             "--camera",
             metavar="TEXT",
-            help="Only pictures taken with such a camera: a part of its make and model, or a glob "
+            help="Only images taken with such a camera: a part of its make and model, or a glob "
             "that all of it must match, in any case.",
             show_default=False,
         ),
@@ -84,7 +84,7 @@ class FilterOptions:
         typer.Option(
             "--near",
             metavar="LAT,LON,KM",
-            help="Only pictures taken within so many kilometres of a place in degrees, south and "
+            help="Only images taken within so many kilometres of a place in degrees, south and "
             "west being negative: 48.858,2.294,5.",
             show_default=False,
         ),
@@ -161,7 +161,7 @@ def suffixes(types: list[str]) -> frozenset[bytes]:
         if not found:
             known = sorted(os.fsdecode(suffix)[1:] for suffix in SUFFIXES)
             raise UsageError(
-                f"'{shortened(name)}' is no type of picture{did_you_mean(plain, known)}",
+                f"'{shortened(name)}' is no type of image{did_you_mean(plain, known)}",
                 hint=f"There are {', '.join(known)}.",
             )
         wanted |= found

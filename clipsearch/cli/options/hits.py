@@ -61,7 +61,7 @@ class HitOptions:
         typer.Option(
             "--montage",
             metavar="FILE",
-            help="Also write one picture of all thumbnails, with ranks and scores: a PNG or JPEG.",
+            help="Also write one image of all thumbnails, with ranks and scores: a PNG or JPEG.",
             show_default=False,
         ),
     ] = None

@@ -1,4 +1,4 @@
-"""With which weights a model is loaded, and how many pictures it takes at a time."""
+"""With which weights a model is loaded, and how many images it takes at a time."""
 
 from typing import Annotated
 

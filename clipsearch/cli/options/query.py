@@ -27,7 +27,7 @@ from clipsearch.search.query import (
 
 @dataclass(frozen=True, slots=True)
 class QueryOptions:
-    """What is looked for, in words, pictures and classes."""
+    """What is looked for, in words, images and classes."""
 
     texts: Annotated[
         list[str] | None,
@@ -63,7 +63,7 @@ class QueryOptions:
         typer.Option(
             "--like",
             metavar="ID|PATH",
-            help="More like this picture, one that was found: its path, or its id in --json. "
+            help="More like this image, one that was found: its path, or its id in --json. "
             "Repeatable.",
             show_default=False,
         ),
@@ -84,7 +84,7 @@ class QueryOptions:
             autocompletion=completion.classes,
             metavar="NAME",
             help="Look for one of the domain's classes, by all its prompts; with a QUERY, only "
-            "among the pictures of this class.",
+            "among the images of this class.",
             show_default=False,
         ),
     ] = None
@@ -105,7 +105,7 @@ class QueryOptions:
         return Query(tuple(parts))
 
     def only_class(self) -> str | None:
-        """The class that pictures must be of, where it is not what is looked for."""
+        """The class that images must be of, where it is not what is looked for."""
         return self.class_name if self.texts or self.images or self.good else None
 
     def _parts(self) -> Iterator[Part]:
@@ -140,7 +140,7 @@ def _refuse_path(text: str) -> None:
     if os.path.splitext(os.fsencode(text))[1].lower() in SUFFIXES and os.path.isfile(text):
         raise UsageError(
             f"{text} is a file, and not a text to look for",
-            hint=f"To look for pictures like it: --image {text}",
+            hint=f"To look for images like it: --image {text}",
         )
 
 
@@ -156,7 +156,7 @@ def _unwanted(text: str) -> Part:
 
 
 def _seen(picture: str, role: Role) -> Image | Stored:
-    """A picture that was found, by its path or, where no file has that name, by its id."""
+    """An image that was found, by its path or, where no file has that name, by its id."""
     weight, which = weighted(picture)
     if which.isdecimal() and not os.path.exists(which):
         return Stored(int(which), weight=weight, role=role)

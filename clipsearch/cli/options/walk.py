@@ -11,7 +11,7 @@ ExcludeOption = Annotated[
         metavar="GLOB",
         help="Leave out files and folders of this name, in which * stands for anything, or, with "
         "a slash, at this path. Kept with the index, for every later run; another one adds to "
-        "those that are kept. Pictures in the index that it covers are removed. Hidden ones, "
+        "those that are kept. Images in the index that it covers are removed. Hidden ones, "
         "node_modules and @eaDir are always left out. Repeatable.",
         show_default=False,
     ),

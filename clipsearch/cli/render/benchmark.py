@@ -18,7 +18,7 @@ def benchmark_title(found: Benchmarked) -> str:
     about = found.benchmark
     classes = f" of {len(about.classes)} classes" if about.classes else ""
     return (
-        f"{about.folder}: {found.report.images} pictures{classes}, for {found.model.label} "
+        f"{about.folder}: {found.report.images} images{classes}, for {found.model.label} "
         f"(CLIP_benchmark, {about.kind})"
     )
 
@@ -31,7 +31,7 @@ def benchmark_table(found: Benchmarked) -> Table:
         for name, e in found.estimates().items()
         if e is not None
     ]
-    columns = ("measure", "value", "95 % interval", "of", "published")
+    columns = ("measure", "value", "95% interval", "of", "published")
     if published:
         return Table("", columns, rows, left=(0, 4))
     return Table("", columns[:4], [row[:4] for row in rows])

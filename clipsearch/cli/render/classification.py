@@ -1,4 +1,4 @@
-"""Classified pictures as lines, CSV, JSON lines and tables."""
+"""Classified images as lines, CSV, JSON lines and tables."""
 
 import csv
 import io
@@ -38,7 +38,7 @@ def classified_csv(found: Iterable[Classified], stream: BinaryIO) -> None:
 
 
 def classified_json(found: Iterable[Classified], model: str, by: str, stream: BinaryIO) -> None:
-    """One JSON object a picture and a line. Keys are only ever added."""
+    """One JSON object an image and a line. Keys are only ever added."""
     for one in found:
         classes = [
             {
@@ -69,7 +69,7 @@ def classified_table(found: Iterable[Classified]) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class FolderResult:
-    """What the pictures of one folder were given to."""
+    """What the images of one folder were given to."""
 
     folder: str
     name: str | None
@@ -85,7 +85,7 @@ class FolderResult:
 def by_folder(
     found: Iterable[Classified], class_of: Callable[[str], str | None]
 ) -> list[FolderResult]:
-    """Compare the first class of each picture with the name of its folder.
+    """Compare the first class of each image with the name of its folder.
 
     class_of: the class that a folder is named after, if any.
     """
@@ -96,7 +96,7 @@ def by_folder(
 
 
 def folder_table(results: Sequence[FolderResult]) -> Table:
-    """Folders against what their pictures were given to."""
+    """Folders against what their images were given to."""
     rows = [
         (
             result.folder,
@@ -107,7 +107,7 @@ def folder_table(results: Sequence[FolderResult]) -> Table:
         )
         for result in results
     ]
-    columns = ("folder", "pictures", "right", "accuracy", "given to")
+    columns = ("folder", "images", "right", "accuracy", "given to")
     return Table("", columns, rows, left=(0, 4), gives_way=(2, 1))
 
 
@@ -119,7 +119,7 @@ def folder_line(results: Sequence[FolderResult]) -> str:
         return "no folder is named after a class"
     total = proportion(sum(result.right for result in named), n)
     return (
-        f"accuracy {percent(total.value)} of {n} pictures in {len(named)} folders named after a "
+        f"accuracy {percent(total.value)} of {n} images in {len(named)} folders named after a "
         f"class (95% interval {interval(total)})"
     )
 

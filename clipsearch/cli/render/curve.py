@@ -8,7 +8,7 @@ from clipsearch.evaluation.curve import Curve, Spread
 from clipsearch.text import percent
 
 _WIDTH = 40
-"""Characters of a bar that means 100 %."""
+"""Characters of a bar that means 100%."""
 
 
 def curve_table(curve: Curve) -> Table:
@@ -26,9 +26,9 @@ def curve_table(curve: Curve) -> Table:
     ]
     title = (
         f"Learning curve of a probe of {curve.classes} classes: {curve.draws} draws, each "
-        f"tested on {curve.tested} pictures that it did not learn from"
+        f"tested on {curve.tested} images that it did not learn from"
     )
-    columns = ("pictures a class", "in all", "accuracy", "spread", "")
+    columns = ("images a class", "in all", "accuracy", "spread", "")
     return Table(title, columns, rows, left=(0, 4))
 
 

@@ -13,7 +13,7 @@ ShowPath = Callable[[bytes], bytes]
 """An absolute path as it is to be printed."""
 
 _NAMED = 5
-"""So many pictures are named in a message; of the others only their number."""
+"""So many images are named in a message; of the others only their number."""
 
 
 def write_paths(groups: Iterable[Group], show: ShowPath, end: bytes, stream: BinaryIO) -> None:
@@ -59,7 +59,7 @@ def _record(keep: bool, member: Member, show: ShowPath) -> dict[str, object]:
 
 
 def table(groups: Iterable[Group], show: ShowPath) -> Table:
-    """For people: a picture a row, the one to keep first in its group."""
+    """For people: an image a row, the one to keep first in its group."""
     rows = [
         (
             "" if n else str(number),
@@ -89,11 +89,11 @@ def summary_line(found: Duplicates) -> str:
 
 
 def likeness_line(measured: Likeness, *, looked: bool) -> str:
-    """What near-duplicates are like in a collection, and whether the pictures were looked at."""
-    copies = f"{KEPT:.0%} of slightly changed copies of {measured.sample} pictures"
+    """What near-duplicates are like in a collection, and whether the images were looked at."""
+    copies = f"{KEPT:.0%} of slightly changed copies of {measured.sample} images"
     similar = (
         f"alike is what is at least {measured.similarity:.3f} similar to the model, as {copies} "
-        f"are; {measured.neighbours:.0%} of these pictures have another so similar"
+        f"are; {measured.neighbours:.0%} of these images have another so similar"
     )
     if not looked:
         return f"{similar}, and they may be different ones"
@@ -101,7 +101,7 @@ def likeness_line(measured: Likeness, *, looked: bool) -> str:
 
 
 def stale_lines(found: Duplicates, show: ShowPath) -> list[str]:
-    """Pictures that are not as they were indexed, and so in no group."""
+    """Images that are not as they were indexed, and so in no group."""
     lines = [
         f"left out, gone or changed since it was indexed: {printable(text_path(show(path)))}"
         for path in found.stale[:_NAMED]

@@ -50,7 +50,7 @@ def evaluation_tables(findings: Findings) -> list[Table]:
     ]
     rows.append([MEASURES[IMAGES], str(report.images), "", "", mark(findings, IMAGES)])
     if beside:
-        columns.append("published, on other pictures")
+        columns.append("published, on other images")
         by_label = {MEASURES[name]: text for name, text in beside.items()}
         rows = [[*row, by_label.get(row[0], "")] for row in rows]
     left = (0, len(columns) - 1) if beside else (0,)
@@ -72,7 +72,7 @@ def _answer_tables(findings: Findings) -> list[Table]:
         (MEASURES[name], percent(e.value), interval(e), str(e.n), mark(findings, name))
         for name, e in findings.answers.estimates().items()
     ]
-    title = f'Answers to "{QUERY.format("CLASS")}", were the labelled pictures searched'
+    title = f'Answers to "{QUERY.format("CLASS")}", were the labelled images searched'
     columns = ("measure", "value", "95% interval", "of", "pass mark")
     tables = [Table(title, columns, rows, gives_way=(3, 2))]
     worst = worst_answers(findings)
@@ -86,7 +86,7 @@ def _answer_tables(findings: Findings) -> list[Table]:
     ]
     if lists:
         title = f"The worst lists{_of(len(lists), len(worst), 'that are not perfect')}"
-        heads = ("class", "pictures", "shown", "right", "F1", "F1 of the best cut")
+        heads = ("class", "images", "shown", "right", "F1", "F1 of the best cut")
         tables.append(Table(title, heads, lists, gives_way=(5, 3)))
     return tables
 
@@ -106,13 +106,13 @@ def _class_tables(report: ClassificationReport) -> list[Table]:
             )
             for result in worst[:MOST_ROWS]
         ]
-        columns = ("class", "pictures", "recall", "95% interval", "precision", "average precision")
+        columns = ("class", "images", "recall", "95% interval", "precision", "average precision")
         title = f"The worst classes{_of(len(rows), len(worst), 'that lost pictures')}"
         tables.append(Table(title, columns, rows, gives_way=(3, 5)))
     if confusions:
         pairs = [(c.actual, c.predicted, str(c.count)) for c in confusions[:MOST_ROWS]]
         title = f"Confusions{_of(len(pairs), len(confusions), 'pairs')}"
-        tables.append(Table(title, ("class", "given to", "pictures"), pairs, left=(0, 1)))
+        tables.append(Table(title, ("class", "given to", "images"), pairs, left=(0, 1)))
     return tables
 
 
@@ -126,14 +126,12 @@ def evaluation_lines(findings: Findings) -> list[str]:
     lines += [findings.curve.said] if findings.curve else []
     lines += [f"note: {note}" for note in findings.report.notes]
     if findings.skipped:
-        lines.append(
-            f"note: {len(findings.skipped)} pictures could not be decoded and do not count"
-        )
+        lines.append(f"note: {len(findings.skipped)} images could not be decoded and do not count")
     missed = findings.evaluation.shortfalls
     if findings.tested == "untested":
         return [
             *lines,
-            f"not kept: {findings.evaluation.images} pictures are too few to decide anything; the "
+            f"not kept: {findings.evaluation.images} images are too few to decide anything; the "
             f"domain {findings.domain.name} asks for {least_images(findings.domain.pass_marks)}",
         ]
     if not missed:

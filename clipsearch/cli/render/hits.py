@@ -205,7 +205,7 @@ def footer(found: Answer, *, all: bool = False) -> list[tuple[str, ...]]:
 
 
 def _link(hit: Hit) -> str:
-    """The address of a picture's file, with this machine's name; "" if it is in an archive."""
+    """The address of an image's file, with this machine's name; "" if it is in an archive."""
     if hit.span is not None:
         return ""
     path = absolute_path(hit)

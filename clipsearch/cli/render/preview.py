@@ -26,7 +26,7 @@ def require_terminal() -> None:
     if not sys.stdout.isatty():
         raise UsageError(
             "--preview draws in a terminal, and standard output is none",
-            hint="Write a page with --html FILE, or one picture with --montage FILE.png.",
+            hint="Write a page with --html FILE, or one image with --montage FILE.png.",
         )
     if not sys.stdin.isatty():
         raise UsageError(
@@ -36,8 +36,8 @@ def require_terminal() -> None:
     screen = console(sys.stdout)
     if screen.color_system is None or screen.no_color:
         raise UsageError(
-            "--preview needs colours, and this terminal has none, or NO_COLOR is set",
-            hint="Write a page with --html FILE, or one picture with --montage FILE.png.",
+            "--preview needs colors, and this terminal has none, or NO_COLOR is set",
+            hint="Write a page with --html FILE, or one image with --montage FILE.png.",
         )
     with suppress(OSError):
         if not all(os.get_terminal_size(sys.stdout.fileno())):
@@ -49,7 +49,7 @@ def require_terminal() -> None:
 
 
 def preview(hits: Sequence[Hit], pictures: Mapping[bytes, bytes]) -> None:
-    """Draw the hits on standard output. pictures: thumbnails by absolute path.
+    """Draw the hits on standard output. images: thumbnails by absolute path.
 
     Raises UsageError as ``require_terminal`` does.
     """

@@ -14,7 +14,7 @@ def probe_lines(kept: KeptProbe) -> list[str]:
         f"{name} ({count})" for name, count in zip(kept.probe.classes, kept.images, strict=True)
     )
     figures = [
-        (f"  {name:<10}{percent(e.value):>8}   95% interval {interval(e)}, of {e.n} pictures")
+        (f"  {name:<10}{percent(e.value):>8}   95% interval {interval(e)}, of {e.n} images")
         for name, e in (("held out", kept.held_out), ("zero-shot", kept.zero_shot))
     ]
     return [

@@ -25,8 +25,8 @@ def summary_lines(root: str, summary: IndexSummary) -> list[str]:
     pictures = summary.added + summary.changed + summary.moved + summary.unchanged
     pictures += len(summary.failed) + summary.still_failed
     ignored = sum(summary.ignored.values())
-    if ignored >= max(pictures, 1):  # sidecars of a few pictures are not worth a line
-        what = "ignored" if pictures else "nothing here is a picture that clipsearch reads; ignored"
+    if ignored >= max(pictures, 1):  # sidecars of a few images are not worth a line
+        what = "ignored" if pictures else "nothing here is an image that clipsearch reads; ignored"
         files = f"{number_of(ignored, 'file')}: {endings_text(summary.ignored)}"
         lines.append(f"{printable(root)}: {what} {files}")
     counts = [
@@ -79,7 +79,7 @@ def status_text(status: CollectionStatus, collection: Collection, model_here: st
 
 
 def _to_be_tried_again(status: CollectionStatus) -> int:
-    """How many of the failed pictures the next run of ``index`` decodes again."""
+    """How many of the failed images the next run of ``index`` decodes again."""
     limits = Limits.here(status.scope.max_pixels)
     return sum(is_worth_a_try(failure, limits) for failure in status.failures)
 

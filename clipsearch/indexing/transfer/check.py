@@ -1,4 +1,4 @@
-"""Are these embeddings those of these pictures?  A sample is made again, and compared."""
+"""Are these embeddings those of these images?  A sample is made again, and compared."""
 
 import os
 from collections.abc import Generator, Sequence
@@ -29,12 +29,12 @@ class Row(NamedTuple):
     shard: int
     row: int
     content_hash: bytes | None
-    """What the picture was when it was embedded, where the export tells."""
+    """What the image was when it was embedded, where the export tells."""
 
     def is_of(self, seen: SeenImage) -> bool:
         """Whether the embedding is of what there is to be seen now.
 
-        Where the export does not tell, another program may have made it: a picture that not all
+        Where the export does not tell, another program may have made it: an image that not all
         programs show alike may then have another embedding.
         """
         return seen.alike if self.content_hash is None else self.content_hash == seen.content_hash
@@ -49,12 +49,12 @@ def check(
     sample: int,
     progress: Progress,
 ) -> int:
-    """Make a sample of the embeddings anew from the pictures; how many were compared.
+    """Make a sample of the embeddings again from the images; how many were compared.
 
     root: the collection's, absolute. rows: those to choose from.
 
     The same model agrees with itself up to rounding, the device and the reduced decoding of large
-    JPEGs: cosines of 0.99 and more. Another model's embeddings, or those of other pictures, are
+    JPEGs: cosines of 0.99 and more. Another model's embeddings, or those of other images, are
     far below. Raises ExchangeError if one does not agree, or if none can be compared.
     """
     load_encoder = cache(load_encoder)
@@ -72,7 +72,7 @@ def check(
                         compared += 1
     if not compared:
         raise ExchangeError(
-            f"none of the pictures that {exported.folder} is about can be compared with it",
+            f"none of the images that {exported.folder} is about can be compared with it",
             hint="Nothing was imported. Embed them with: clipsearch index FOLDER",
         )
     return compared
@@ -88,14 +88,14 @@ def _comparable(rows: Sequence[Row], root: bytes, ahead: int) -> Generator[Row]:
 
 
 def _require_same(exported: Export, row: Row, made: EmbeddedImage, spec: ModelSpec) -> None:
-    """Raise ExchangeError if a row is not the embedding that was made of its picture now."""
+    """Raise ExchangeError if a row is not the embedding that was made of its image now."""
     stored = unit(array(exported.shards[row.shard].embeddings)[row.row])
     similarity = float(made.vector @ stored)
     if similarity < SAME:
         raise ExchangeError(
             f"the embeddings in {exported.folder} are of another model than {spec.label}, or "
-            f"of other pictures: that of {os.fsdecode(row.file.path)} has a cosine of "
-            f"{similarity:.3f} to one made anew",
+            f"of other images: that of {os.fsdecode(row.file.path)} has a cosine of "
+            f"{similarity:.3f} to one made again",
             hint="Nothing was imported. Name the model that made them with --model and "
             "--pretrained.",
         )

@@ -1,4 +1,4 @@
-"""Embed pictures into shards of clip-retrieval's layout: the part of the work that takes a cluster.
+"""Embed images into shards of clip-retrieval's layout: the part of the work that takes a cluster.
 
 Each shard is made by itself, by whichever process has it in its part, and is marked as finished
 when its files are on the disk (see ``finished``). So any process may be killed at any moment, and
@@ -43,7 +43,7 @@ _LONGEST_TEXT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class EmbedOptions:
-    """How pictures are to be embedded into shards."""
+    """How images are to be embedded into shards."""
 
     model: ModelChoice = field(default_factory=ModelChoice)
     part: tuple[int, int] = (1, 1)
@@ -51,7 +51,7 @@ class EmbedOptions:
     kind: Kind = "parquet"
     """Of the metadata."""
     max_pixels: int | None = None
-    """Pictures of more pixels fail; None takes the machine's limit."""
+    """Images of more pixels fail; None takes the machine's limit."""
 
 
 @dataclass(slots=True)
@@ -64,13 +64,13 @@ class EmbedSummary:
     """How many were finished already."""
     embedded: int = 0
     failed: list[tuple[bytes, str]] = field(default_factory=list)
-    """Pictures that cannot be decoded, with the reason."""
+    """Images that cannot be decoded, with the reason."""
     still_failed: int = 0
     """Those of the shards that were finished already."""
     left_out: list[tuple[bytes, str]] = field(default_factory=list)
-    """Members of archives that belong to no picture, with the reason."""
+    """Members of archives that belong to no image, with the reason."""
     damaged: list[tuple[bytes, str]] = field(default_factory=list)
-    """Archives that may have had more pictures, with the reason. Their shards are not finished:
+    """Archives that may have had more images, with the reason. Their shards are not finished:
     they are made again when the archive is another one."""
     unreadable: list[tuple[bytes, str]] = field(default_factory=list)
     """Files and folders that cannot be read, with the reason. Their shards are not finished."""
@@ -92,7 +92,7 @@ def embed(
 ) -> EmbedSummary:
     """Embed what ``sources`` name (see ``sources.plan``) into shards in the folder ``out``.
 
-    Shards that are finished are not made again. embed_with: where pictures are embedded with a
+    Shards that are finished are not made again. embed_with: where images are embedded with a
     model, by default on this machine. Raises UsageError, ModelError, and ExchangeError if ``out``
     is something else or cannot be written.
     """
@@ -133,24 +133,24 @@ class _Shard:
     files: Sequence[ImageFile]
     """Relative to the root, or members of the archive."""
     samples: Mapping[bytes, Sample]
-    """Of an archive: what goes with each picture, by its path."""
+    """Of an archive: what goes with each image, by its path."""
     damage: str | None
-    """Why the archive may have had more pictures; None if it was whole."""
+    """Why the archive may have had more images; None if it was whole."""
     rows: dict[bytes, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
-    """Embedding ``(dim,)`` in fp16 and metadata, by the picture's path."""
+    """Embedding ``(dim,)`` in fp16 and metadata, by the image's path."""
     failed: int = 0
     unreadable: int = 0
 
     @property
     def is_complete(self) -> bool:
-        """Whether it is known what became of every picture."""
+        """Whether it is known what became of every image."""
         return len(self.rows) + self.failed + self.unreadable == len(self.files)
 
 
 def _to_make(
     works: Sequence[Work], out: Path, summary: EmbedSummary, progress: Progress
 ) -> Iterator[_Shard]:
-    """Those that are not finished, with their pictures."""
+    """Those that are not finished, with their images."""
     for work in works:
         marker = finished.marker_of(out, work.number)
         if marker is not None and marker.state == work.state:
@@ -186,7 +186,7 @@ def _of_archive(work: Work, archive: Path, summary: EmbedSummary) -> _Shard | No
 
 
 def _in_groups(made: Iterable[_Shard]) -> Iterator[list[_Shard]]:
-    """Shards whose pictures are embedded in one go."""
+    """Shards whose images are embedded in one go."""
     group: list[_Shard] = []
     for shard in made:
         group.append(shard)
@@ -198,7 +198,7 @@ def _in_groups(made: Iterable[_Shard]) -> Iterator[list[_Shard]]:
 
 
 def _begin(out: Path, root: Path, spec: ModelSpec) -> None:
-    """Make the folder, or see that it was begun for the same pictures and the same model."""
+    """Make the folder, or see that it was begun for the same images and the same model."""
     if not out.parent.is_dir():
         raise ExchangeError(
             f"there is no folder {out.parent} to write {out.name} to", hint="Make it first."
@@ -213,7 +213,7 @@ def _begin(out: Path, root: Path, spec: ModelSpec) -> None:
         write = partial(layout.write_manifest, root=root, spec=spec, rows=None)
         finished.put(out / MANIFEST, write)
     elif "rows" in told or Path(told["root"]) != root:
-        what = "an export" if "rows" in told else f"of the pictures in {told['root']}"
+        what = "an export" if "rows" in told else f"of the images in {told['root']}"
         raise ExchangeError(f"{out} is {what}", hint="Name another folder.")
     elif told["fingerprint"] != spec.fingerprint:
         raise ExchangeError(
@@ -225,7 +225,7 @@ def _begin(out: Path, root: Path, spec: ModelSpec) -> None:
 
 
 def _require_no_others(out: Path, works: Sequence[Work]) -> None:
-    """Raise ExchangeError for shards of another archive, or of pictures that a folder once had.
+    """Raise ExchangeError for shards of another archive, or of images that a folder once had.
 
     They would be imported along with what is there now. Archives may come bit by bit.
     """
@@ -262,7 +262,7 @@ class _Maker:
         self._load_encoder = load_encoder
 
     def make(self, group: Sequence[_Shard], summary: EmbedSummary, progress: Progress) -> None:
-        """Embed the pictures of some shards, and write each shard once all of its are known.
+        """Embed the images of some shards, and write each shard once all of its are known.
 
         Raises OSError if one cannot be written, and ModelError.
         """
@@ -339,7 +339,7 @@ class _Maker:
 
 
 def _pictures(archive: str, samples: Sequence[Sample]) -> Iterator[tuple[bytes, Sample]]:
-    """The samples that have a picture, by its path."""
+    """The samples that have an image, by its path."""
     for sample in samples:
         if sample.picture is not None:
             yield archive.encode() + b"/" + sample.picture.name, sample
@@ -357,14 +357,14 @@ def _left_out(archive: str, shard: shards.Shard) -> Iterator[tuple[bytes, str]]:
         yield before + name, why
     for sample in shard.samples:
         if sample.picture is None:
-            yield before + sample.key, "there is no picture of that key"
+            yield before + sample.key, "there is no image of that key"
         for kind, member in sample.members.items():
             if kind in shards.PICTURES and member is not sample.picture:
-                yield before + member.name, "a second picture of its key"
+                yield before + member.name, "a second image of its key"
 
 
 def _beside(sample: Sample, archive: str, file: ImageFile) -> Archived:
-    """What the members beside a picture tell of it: webdataset's .txt, img2dataset's .json."""
+    """What the members beside an image tell of it: webdataset's .txt, img2dataset's .json."""
     assert file.span is not None
     told: dict[str, Any] = {}
     with suppress(ValueError, RecursionError):

@@ -30,11 +30,11 @@ _ROWS_PER_SHARD = 100_000
 
 
 def export(store: Store, folder: Path, kind: Kind, only: Filter, progress: Progress) -> int:
-    """Write the pictures that a filter lets through to ``folder``; how many they are.
+    """Write the images that a filter lets through to ``folder``; how many they are.
 
     All of it is there in the end, or nothing is. Raises ExchangeError if ``folder`` is not empty,
     if it cannot be written to, or if parquet is wanted and pyarrow is not installed; nothing is
-    written where no picture passes.
+    written where no image passes.
     """
     _require_new(folder)
     folder = Path(os.path.abspath(folder))
@@ -88,7 +88,7 @@ def _require_new(folder: Path) -> None:
 
 
 def _write_shard(embeddings: Path, metadata: Path, store: Store, ids: Ids) -> int:
-    """How many pictures it has: one may have been removed meanwhile."""
+    """How many images it has: one may have been removed meanwhile."""
     root = os.fsencode(store.root)
     vectors = np.empty((len(ids), store.spec.dim), np.float16)
     rows: list[dict[str, Any]] = []

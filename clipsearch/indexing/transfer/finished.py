@@ -1,6 +1,6 @@
 """Which shards of an output are finished: a marker each, written after the shard's own files.
 
-``shards/shard_00003.json`` names the archive or the pictures that the shard is of, as they were,
+``shards/shard_00003.json`` names the archive or the images that the shard is of, as they were,
 and the digests of its files. A shard without a marker, or with other files, is not finished.
 """
 
@@ -23,14 +23,14 @@ class Marker:
     """What is known of a finished shard."""
 
     source: str
-    """What it is of: an archive's path relative to the root, or which pictures of a folder."""
+    """What it is of: an archive's path relative to the root, or which images of a folder."""
     state: str
     """A digest of names, sizes and times of what it is of: another one means another shard."""
     rows: int
     failed: int
-    """How many pictures could not be decoded."""
+    """How many images could not be decoded."""
     damage: str | None
-    """Why the archive may have had more pictures; None if it was whole."""
+    """Why the archive may have had more images; None if it was whole."""
     files: Mapping[str, str]
     """Digest of each file, by its path relative to the output's folder."""
 

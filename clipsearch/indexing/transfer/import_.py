@@ -1,4 +1,4 @@
-"""Index pictures with embeddings that were made before, by clipsearch or by other programs."""
+"""Index images with embeddings that were made before, by clipsearch or by other programs."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -34,7 +34,7 @@ from clipsearch.storage.catalog import Store
 from clipsearch.text import printable
 
 _FILES_PER_COMMIT = 500
-"""How many imported pictures share a commit, which costs an fsync."""
+"""How many imported images share a commit, which costs an fsync."""
 
 _SEEN_AHEAD = 64
 
@@ -48,7 +48,7 @@ class ImportOptions:
     index: Path | None = None
     """Where the index lies; None: in the folder, or where it is remembered to be."""
     sample: int = 20
-    """How many embeddings are made again from their pictures and compared."""
+    """How many embeddings are made again from their images and compared."""
     no_files: bool = False
     """Index the export by itself even if its rows name files."""
 
@@ -59,21 +59,21 @@ class ImportSummary:
 
     added: int
     known: int
-    """Rows of pictures that the index had."""
+    """Rows of images that the index had."""
     missing: tuple[bytes, ...]
-    """Paths, as the export has them, that name no picture in the folder."""
+    """Paths, as the export has them, that name no image in the folder."""
     duplicates: tuple[bytes, ...]
     """Paths that an earlier row had already."""
     left: list[bytes]
-    """Pictures that are left to ``index``: see ``Row.is_of``."""
+    """Images that are left to ``index``: see ``Row.is_of``."""
     failed: list[tuple[bytes, str]]
-    """Pictures that cannot be read, with the reason."""
+    """Images that cannot be read, with the reason."""
     compared: int
     """How many embeddings were compared with ones made again."""
     archives: tuple[tuple[bytes, int], ...]
     """Archives that are not in the folder, or too short, with how many rows are of each."""
     damaged: tuple[str, ...]
-    """Archives that may have had more pictures when they were embedded, and why."""
+    """Archives that may have had more images when they were embedded, and why."""
 
 
 def import_embeddings(
@@ -84,18 +84,18 @@ def import_embeddings(
     progress: Progress = lambda doing, done, total: None,
     notify: Notify = lambda message: None,
 ) -> ImportSummary:
-    """Index the pictures of the folder ``root`` with the embeddings of an export.
+    """Index the images of the folder ``root`` with the embeddings of an export.
 
     They are files, or members of the archives there. Without ``root`` the export is indexed by
-    itself: its pictures may be nowhere at all, so none is compared, and hits have no file. Where
+    itself: its images may be nowhere at all, so none is compared, and hits have no file. Where
     rows name files, that must be asked for with ``no_files``.
 
     Every batch is committed at once. Raises ExchangeError, before anything is imported, for what
-    does not hold together and for embeddings that are not their pictures' own; UsageError,
+    does not hold together and for embeddings that are not their images' own; UsageError,
     ModelError, StoreError.
     """
     if root is not None and not root.is_dir():
-        raise UsageError(f"{root} is no folder", hint="--root takes the folder of pictures.")
+        raise UsageError(f"{root} is no folder", hint="--root takes the folder of images.")
     exported, choice = read(source), options.model
     folder = (root or source).resolve()
     directory = place_of(folder, options.index)
@@ -129,7 +129,7 @@ def import_embeddings(
         if not (matched.wanted or matched.known or survey.wanted or survey.known):
             missing = [*matched.missing[:1], *survey.archives]
             raise ExchangeError(
-                f"none of the {exported.rows} rows of {source} names a picture in {folder}"
+                f"none of the {exported.rows} rows of {source} names an image in {folder}"
                 + "".join(
                     f"; the first names {printable(os.fsdecode(path))}" for path in missing[:1]
                 ),
@@ -151,7 +151,7 @@ def import_embeddings(
                     )
             if not compared:
                 notify(
-                    f"no picture is here to compare the embeddings with; they are taken as those "
+                    f"no image is here to compare the embeddings with; they are taken as those "
                     f"of {printable(files.spec.label)}"
                 )
             store = store or stack.enter_context(Store.create(directory, folder, files.spec))
@@ -200,9 +200,9 @@ class Matched:
     wanted: tuple[Row, ...]
     """Those that are to be imported."""
     known: int
-    """Rows of pictures that the index has."""
+    """Rows of images that the index has."""
     missing: tuple[bytes, ...]
-    """Paths, as the export has them, that name no picture in the folder."""
+    """Paths, as the export has them, that name no image in the folder."""
     duplicates: tuple[bytes, ...]
     """Paths that an earlier row had already."""
 
@@ -213,9 +213,9 @@ class Imported:
 
     added: int = 0
     failed: list[tuple[bytes, str]] = field(default_factory=list)
-    """Pictures that cannot be read, with the reason."""
+    """Images that cannot be read, with the reason."""
     left: list[bytes] = field(default_factory=list)
-    """Pictures that have changed since, or that not all programs show alike: see ``Row.is_of``."""
+    """Images that have changed since, or that not all programs show alike: see ``Row.is_of``."""
 
 
 def require_model(exported: Export, spec: ModelSpec) -> None:
@@ -239,8 +239,8 @@ def match(
 ) -> Matched:
     """Find the file that each row of an export is about.
 
-    folder: where the pictures are, absolute. root: the collection's, which holds it. found: the
-    pictures below ``folder``. A row's path is absolute, or relative to ``folder`` or to the
+    folder: where the images are, absolute. root: the collection's, which holds it. found: the
+    images below ``folder``. A row's path is absolute, or relative to ``folder`` or to the
     current folder; or it lies below the folder that was exported as its file does below this one.
     """
     files = {file.path: file for file in found.files}

@@ -7,13 +7,13 @@
     clipsearch.json                which model made them; clip-retrieval writes none
 
 Here, and nowhere else, things are joined by row position, since the layout is. So an import is
-believed only after a sample of its embeddings was made again from the pictures themselves.
+believed only after a sample of its embeddings was made again from the images themselves.
 
 A path that is not UTF-8 is in ``image_path`` with replacement characters, and as it is in
 ``path_bytes`` (base64 in JSON lines), which is empty for all others. ``content_hash`` is the
 file's BLAKE2b-160 in hexadecimal: one that has changed since is not taken for what it was.
 
-A picture inside an archive has the archive's path before its own (``00000.tar/000000012.jpg``),
+An image inside an archive has the archive's path before its own (``00000.tar/000000012.jpg``),
 and ``archive``, ``byte_offset`` and ``bytes`` say where it is. ``caption`` and ``url`` are
 clip-retrieval's names for what img2dataset wrote beside it.
 """
@@ -81,7 +81,7 @@ class Export:
     told: dict[str, Any]
     """What ``clipsearch.json`` says, if there is one: clip-retrieval writes none."""
     damaged: tuple[str, ...] = ()
-    """Archives that may have had more pictures, and why."""
+    """Archives that may have had more images, and why."""
 
     @property
     def rows(self) -> int:
@@ -159,7 +159,7 @@ def write_manifest(path: Path, root: Path, spec: ModelSpec, rows: Sequence[int] 
 
 
 def row_of(image: EmbeddedImage, root: bytes) -> dict[str, Any]:
-    """The row of a picture, whose path is relative to ``root``, as ``write_metadata`` takes it."""
+    """The row of an image, whose path is relative to ``root``, as ``write_metadata`` takes it."""
     archived = image.archived
     path = image.file.path if archived else absolute(root, image.file.path)
     archive = archived and archived.archive
@@ -305,7 +305,7 @@ class Told:
 
     path: bytes
     content_hash: bytes | None
-    """Of the picture that was embedded; other programs do not tell it."""
+    """Of the image that was embedded; other programs do not tell it."""
     size: int
     mtime_ns: int
     width: int
@@ -315,7 +315,7 @@ class Told:
     latitude: float | None
     longitude: float | None
     archived: Archived
-    """Its archive is None for a picture that is a file, and for one of which nothing is told."""
+    """Its archive is None for an image that is a file, and for one of which nothing is told."""
 
 
 def rows_of(metadata: Path) -> Iterator[Told]:

@@ -1,4 +1,4 @@
-"""Rows of an export that no file stands for: members of archives, or pictures that are not here.
+"""Rows of an export that no file stands for: members of archives, or images that are not here.
 
 They are read and added some at a time, and looked up in the catalog itself, so that an import of
 any size takes the memory of one batch.
@@ -29,7 +29,7 @@ class Survey:
 
     wanted: int = 0
     known: int = 0
-    """Rows of pictures that the index has."""
+    """Rows of images that the index has."""
     sample: list[Row] = field(default_factory=list)
     """Some of the wanted, chosen at random, whose archives are there to be compared with."""
     archives: Counter[bytes] = field(default_factory=Counter)

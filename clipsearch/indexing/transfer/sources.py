@@ -1,6 +1,6 @@
 """What ``embed`` is asked to embed, cut into the shards that it writes.
 
-An archive is a shard, and so are 10,000 pictures of a folder. Which shards there are, and their
+An archive is a shard, and so are 10,000 images of a folder. Which shards there are, and their
 numbers, follows from the source alone, so that many processes agree on it without a word.
 """
 
@@ -35,7 +35,7 @@ class Work:
     number: str
     """In the names of its files: ``00003``."""
     name: str
-    """An archive's path relative to the root; or which pictures of the folder they are."""
+    """An archive's path relative to the root; or which images of the folder they are."""
     state: str
     """A digest of the names, sizes and times of what it is made from."""
     archive: Path | None
@@ -58,7 +58,7 @@ class Plan:
 
 
 def plan(sources: Sequence[str]) -> Plan:
-    """The shards of a folder of pictures, or of archives.
+    """The shards of a folder of images, or of archives.
 
     sources: a folder; or archives, folders of archives, globs (``laion/*.tar``) and brace patterns
     (``laion/{00000..00150}.tar``). Raises UsageError for what is not there, CollectionGone for a
@@ -71,7 +71,7 @@ def plan(sources: Sequence[str]) -> Plan:
     if len(sources) > 1 or not folder.is_dir():
         raise UsageError(
             f"there is nothing to embed at {sources[0]}",
-            hint="Name a folder of pictures, or archives: 'laion/{00000..00150}.tar'.",
+            hint="Name a folder of images, or archives: 'laion/{00000..00150}.tar'.",
         )
     return _of_pictures(folder.resolve())
 
@@ -147,13 +147,13 @@ def _of_pictures(folder: Path) -> Plan:
     files = found.files
     if not files:
         raise UsageError(
-            f"there are no pictures and no archives in {folder}", hint="Name another folder."
+            f"there are no images and no archives in {folder}", hint="Name another folder."
         )
     works = []
     for start in range(0, len(files), PICTURES_PER_SHARD):
         some = tuple(files[start : start + PICTURES_PER_SHARD])
         number = str(start // PICTURES_PER_SHARD).zfill(_LEAST_DIGITS)
-        name = f"pictures {start + 1} to {start + len(some)}"
+        name = f"images {start + 1} to {start + len(some)}"
         works.append(Work(number, name, _state(some), None, some))
     return Plan(folder, tuple(works), tuple(found.unreadable))
 

@@ -1,8 +1,8 @@
-"""Groups of pictures of which one would do: exact copies, and pictures that are nearly the same.
+"""Groups of images of which one would do: exact copies, and images that are nearly the same.
 
 Exact copies have one content. Near-duplicates are proposed by their embeddings, with a threshold
-that ``likeness`` measured on the collection, and confirmed by a look at the pictures, since what a
-model takes to be alike need not be. Groups are made around the best picture, as ``neighbours`` has
+that ``likeness`` measured on the collection, and confirmed by a look at the images, since what a
+model takes to be alike need not be. Groups are made around the best image, as ``neighbours`` has
 it: every other member is nearly the same as that very one. So whoever keeps it and removes the
 others loses nothing but quality that is no better.
 
@@ -42,12 +42,12 @@ Kind = Literal["copies", "near-duplicates", "alike"]
 
 _DECODED_AHEAD = 64
 _AT_ONCE = 512
-"""What is compared of a picture is 100 kB: that of so many is held, beside that of a block."""
+"""What is compared of an image is 100 kB: that of so many is held, beside that of a block."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A picture of a group."""
+    """An image of a group."""
 
     image: IndexedImage
     root: bytes
@@ -68,7 +68,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Two pictures or more of which one would do."""
+    """Two images or more of which one would do."""
 
     kind: Kind
     members: tuple[Member, ...]
@@ -90,15 +90,15 @@ class Duplicates:
     """What was found."""
 
     groups: tuple[Group, ...]
-    """In the order of their best pictures' paths."""
+    """In the order of their best images' paths."""
     images: int
-    """How many pictures were compared."""
+    """How many images were compared."""
     stale: tuple[bytes, ...]
     """Absolute paths of those that would have been in a group, but are gone or have changed."""
 
 
 def copies(stores: Sequence[Store], only: Filter) -> Duplicates:
-    """Groups of files with one content, as it was indexed. Reads no embedding and no picture."""
+    """Groups of files with one content, as it was indexed. Reads no embedding and no image."""
     pictures = _pictures(stores, only)
     classes, stale = _by_content(pictures)
     groups = [_group("copies", members) for members in classes if len(members) > 1]
@@ -115,13 +115,13 @@ def near(
     """Groups of copies and of near-duplicates, over collections that share a model.
 
     similarity: the least cosine similarity. agreement: the least agreement in structure of the
-    pictures themselves; None takes the embeddings' word for it, and calls the groups ``alike``.
+    images themselves; None takes the embeddings' word for it, and calls the groups ``alike``.
 
-    Time grows with the square of the number of pictures; memory is that of their embeddings.
+    Time grows with the square of the number of images; memory is that of their embeddings.
     """
     pictures = _pictures(stores, only)
     classes, stale = _by_content(pictures)
-    # From here on one picture stands for all its copies.
+    # From here on one image stands for all its copies.
     vectors = _embeddings(stores, [members[0] for members in classes])
     best = best_similarities(vectors, partial(progress, "comparing embeddings"))
     rows = np.flatnonzero(best >= similarity - ROUNDING)
@@ -151,7 +151,7 @@ def near(
 
 
 def _pictures(stores: Sequence[Store], only: Filter) -> list[Member]:
-    """Every picture once, best first: by pixels, by bytes, then the oldest file.
+    """Every image once, best first: by pixels, by bytes, then the oldest file.
 
     A file that several collections hold, the root of one lying in another's, is no copy of itself.
     """
@@ -164,13 +164,13 @@ def _pictures(stores: Sequence[Store], only: Filter) -> list[Member]:
 
 
 def _worse(member: Member) -> tuple[object, ...]:
-    """Sorts the picture to keep first. A short path is an original's more often than a long one."""
+    """Sorts the image to keep first. A short path is an original's more often than a long one."""
     image, path = member.image, member.path
     return -image.width * image.height, -image.size, image.mtime_ns, len(path), path
 
 
 def _by_content(pictures: Iterable[Member]) -> tuple[list[list[Member]], list[bytes]]:
-    """Pictures with one content together; and the paths of copies that are not there any more.
+    """Images with one content together; and the paths of copies that are not there any more.
 
     A file without a copy is not looked for: most are in no group, and a disk may be slow. A file
     that is found under several paths counts once, under the best of them.
@@ -233,20 +233,20 @@ def _embeddings(stores: Sequence[Store], members: Sequence[Member]) -> Half:
 
 
 def _small(members: Sequence[Member], progress: Progress) -> list[Pixels | None]:
-    """Each picture ``(SIDE, SIDE, 3)``; None where it cannot be read or is another by now."""
+    """Each image ``(SIDE, SIDE, 3)``; None where it cannot be read or is another by now."""
     seen: dict[bytes, Pixels] = {}
     content = {member.path: member.image.content_hash for member in members}
     files = [ImageFile(member.path, 0, 0, member.image.span) for member in members]
     with DecodePool(b"", files, SMALL, max_pixels=None, ahead=_DECODED_AHEAD) as pool:
         for done, (file, outcome) in enumerate(pool, start=1):
-            progress("looking at pictures", done, len(files))
+            progress("looking at images", done, len(files))
             if isinstance(outcome, DecodedImage) and outcome.content_hash == content[file.path]:
                 seen[file.path] = outcome.pixels
     return [seen.get(member.path) for member in members]
 
 
 def _confirming(small: Sequence[Pixels], agreement: float) -> Confirm:
-    """Whether pictures, by their rows, agree as much as that in structure."""
+    """Whether images, by their rows, agree as much as that in structure."""
     pixels = np.stack(small) if small else np.empty((0, SIDE, SIDE, 3), np.uint8)
 
     def confirm(rows: Rows, others: Rows) -> Mask:

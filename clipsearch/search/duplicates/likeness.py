@@ -1,8 +1,8 @@
-"""From which similarity on two pictures of a collection are nearly the same: measured there.
+"""From which similarity on two images of a collection are nearly the same: measured there.
 
-A flat threshold knows neither the model nor the pictures. So a sample of the collection is
-decoded, and each picture is changed a little, as people's copies are: saved anew as a JPEG of
-quality 70, made smaller by 30 %, cropped by 5 %. The similarities of the changed copies to the
+A flat threshold knows neither the model nor the images. So a sample of the collection is
+decoded, and each image is changed a little, as people's copies are: saved again as a JPEG of
+quality 70, made smaller by 30%, cropped by 5%. The similarities of the changed copies to the
 embeddings of their originals are those of near-duplicates, since that is what they are; the
 threshold is the one that keeps ``KEPT`` of them.
 
@@ -12,8 +12,8 @@ pandas are more alike than a panda and its JPEG. So what is similar is also look
 their originals, and pairs of the sample that the threshold tells apart do not; the least
 agreement lies in the middle between the two.
 
-With ``pocket`` on the 98 sample pictures and 49 copies of them that were changed in five other
-ways (saved anew, half the size, cropped by 4 and by 8 %, brighter), 33 of the 49 were found, and
+With ``pocket`` on the 98 sample images and 49 copies of them that were changed in five other
+ways (saved again, half the size, cropped by 4 and by 8%, brighter), 33 of the 49 were found, and
 no wrong pair. By similarity alone it was 41, with 11 wrong pairs: what the look costs are crops of
 drawings, of which there are many (see ``structure``).
 """
@@ -44,19 +44,19 @@ KEPT = 0.95
 """The share of the changed copies that are similar enough to their originals."""
 
 _SAMPLE = 64
-"""Pictures; three changed copies of each are some ten seconds of a ViT-B/16 on two cores."""
+"""Images; three changed copies of each are some ten seconds of a ViT-B/16 on two cores."""
 _UNRELATED = 0.99
 """Of the pairs that the threshold tells apart, this share agrees less than ``others_agree``.
 
-Not all of them: one changed copy in twenty is not similar enough, and if every picture of the
+Not all of them: one changed copy in twenty is not similar enough, and if every image of the
 sample had its copy in it, one pair in a thousand would be such.
 """
 _ATTACHMENT = "likeness"
 _DECODED_AHEAD = 4
 _LARGER = 4
-"""Pictures are not changed at more than so many times the size that the model takes."""
+"""Images are not changed at more than so many times the size that the model takes."""
 _MUCH = 4
-"""Measured anew when one picture in so many has been added or removed since."""
+"""Measured again when one image in so many has been added or removed since."""
 
 SMALL = Preprocessing(
     size=(structure.SIDE, structure.SIDE),
@@ -65,7 +65,7 @@ SMALL = Preprocessing(
     interpolation="bilinear",
     resize_mode="squash",
 )
-"""How the small pictures are made whose structure is compared."""
+"""How the small images are made whose structure is compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Likeness:
     model: str
     """The model's fingerprint."""
     images: int
-    """How many pictures the collection had."""
+    """How many images the collection had."""
     newest: int
     """The greatest id it had."""
     sample: int
@@ -89,7 +89,7 @@ class Likeness:
     others_agree: float
     """The agreement that one in a hundred reaches of the pairs that ``similarity`` tells apart."""
     neighbours: float
-    """The share of the sample with another picture in the collection that is so similar."""
+    """The share of the sample with another image in the collection that is so similar."""
 
     def to_json(self) -> str:
         """The record as JSON text; ``from_json`` is its inverse."""
@@ -134,7 +134,7 @@ def known(
 ) -> Likeness:
     """What was measured for the collection; else it is measured now, and kept for the next time.
 
-    Raises CollectionGone if none of its pictures can be read, and ModelError.
+    Raises CollectionGone if none of its images can be read, and ModelError.
     """
     before = kept(store)
     if before is not None and not is_outdated(before, store):
@@ -152,7 +152,7 @@ def known(
 
 
 def measure(store: Store, load_encoder: LoadEncoder, progress: Progress) -> Likeness:
-    """Measure it on a sample of the collection, which is the same for the same pictures.
+    """Measure it on a sample of the collection, which is the same for the same images.
 
     Raises CollectionGone if none of them can be read, and ModelError.
     """
@@ -168,7 +168,7 @@ def measure(store: Store, load_encoder: LoadEncoder, progress: Progress) -> Like
             seen[image.id] = vector, small, copies
     if not seen:
         raise CollectionGone(
-            f"none of the pictures in {store.root} can be read",
+            f"none of the images in {store.root} can be read",
             hint="Is its disk mounted? Near-duplicates are looked at, not only looked up; those "
             "imported without files or archives cannot be.",
         )
@@ -211,7 +211,7 @@ def _agreements(vectors: Vectors, small: Pixels, similarity: float) -> tuple[flo
 
 
 def _share_with_neighbour(store: Store, vectors: Vectors, similarity: float) -> float:
-    """How many of the sample have a second picture that is so similar: they are the first."""
+    """How many of the sample have a second image that is so similar: they are the first."""
     found = np.zeros(len(vectors), np.int64)
     for chunk in store.all_vectors():
         found += (vectors @ chunk.astype(np.float32).T >= similarity).sum(axis=1)
@@ -221,7 +221,7 @@ def _share_with_neighbour(store: Store, vectors: Vectors, similarity: float) -> 
 def _read(
     store: Store, images: Sequence[IndexedImage], progress: Progress
 ) -> Iterator[tuple[IndexedImage, Image.Image]]:
-    """Each picture that is as it was indexed, at no more than a few times what the model takes."""
+    """Each image that is as it was indexed, at no more than a few times what the model takes."""
     root, longest = os.fsencode(store.root), _LARGER * max(store.spec.preprocessing.size)
     there = {
         image.path: image
@@ -232,13 +232,13 @@ def _read(
     limit = store.scope.max_pixels
     with DecodePool(root, files, Whole(longest), max_pixels=limit, ahead=_DECODED_AHEAD) as pool:
         for done, (file, outcome) in enumerate(pool):
-            progress("changing pictures a little", done, len(files))
+            progress("changing images a little", done, len(files))
             if isinstance(outcome, DecodedImage):
                 yield there[file.path], Image.fromarray(outcome.pixels)
 
 
 def _changed(picture: Image.Image, random: np.random.Generator) -> Iterator[Image.Image]:
-    """Copies such as people have: each of them saved anew."""
+    """Copies such as people have: each of them saved again."""
     width, height = picture.size
     yield _saved(picture, 70)
     yield _saved(picture.resize((max(1, width * 7 // 10), max(1, height * 7 // 10))), 90)

@@ -5,10 +5,10 @@ line keeps numpy's products to one thread for the sake of single queries. Of the
 is kept but the best of a row, so memory is that of the embeddings and of a few blocks.
 
 Groups are made around leaders (Hartigan 1975, the leader algorithm): in the order in which the
-pictures are given, best first, each joins the most similar leader that is near enough, or becomes
+images are given, best first, each joins the most similar leader that is near enough, or becomes
 a leader itself. To join whatever is near *any* member, as union-find over pairs does, chains: A is
-like B and B like C until the first and the last picture of a summer are one group. Here every
-member is near its leader, which comes before it, so that whoever keeps the leader keeps a picture
+like B and B like C until the first and the last image of a summer are one group. Here every
+member is near its leader, which comes before it, so that whoever keeps the leader keeps an image
 that is near every one that goes.
 """
 

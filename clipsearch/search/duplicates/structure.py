@@ -1,20 +1,20 @@
-"""Whether two small pictures show the same thing in the same place.
+"""Whether two small images show the same thing in the same place.
 
 An image tower is made to see past what this is about: two pandas are one to it, and the same
-panda, saved anew, need not be. So what the embeddings propose is looked at. A picture is reduced
-to 16 x 16 cells, and what is compared is how its colours change from each cell to the next, as
+panda, saved again, need not be. So what the embeddings propose is looked at. An image is reduced
+to 16 x 16 cells, and what is compared is how its colors change from each cell to the next, as
 perceptual hashes do (Krawetz 2013, dHash), but as a correlation and not in bits: it does not depend
-on brightness and contrast, on size or compression. A crop moves everything, so each picture is
-also compared as it would be if it had been cropped by 5 or 10 %, at any side.
+on brightness and contrast, on size or compression. A crop moves everything, so each image is
+also compared as it would be if it had been cropped by 5 or 10%, at any side.
 
 Pages, forms and screenshots are another matter: all have the same margins and lines, and what is
 written in them is smaller than a cell. Different ones agree by up to 0.98, and copies of one that
-were saved anew or made smaller by 0.996 and more (measured on pages of text and forms drawn for
+were saved again or made smaller by 0.996 and more (measured on pages of text and forms drawn for
 it). So what is of one brightness in good part, as these are, must
 agree by ``DRAWN``, uncropped.
 
-Measured on the 98 sample pictures: 0.94 and more for copies that were saved anew, made smaller or
-brighter, or cropped by 5 or 10 %; at most 0.6 for any two different ones, of 4,753 pairs, and 0.7
+Measured on the 98 sample images: 0.94 and more for copies that were saved again, made smaller or
+brighter, or cropped by 5 or 10%; at most 0.6 for any two different ones, of 4,753 pairs, and 0.7
 if one of them is cropped as well.
 """
 
@@ -26,24 +26,24 @@ import numpy.typing as npt
 from clipsearch.records import Pixels, Vectors
 
 SIDE = 32
-"""Width and height of the small pictures that are compared."""
+"""Width and height of the small images that are compared."""
 
 DRAWN = 0.99
-"""The least agreement of pictures that look drawn and not photographed."""
+"""The least agreement of images that look drawn and not photographed."""
 
 _CELLS = 16
 _KEPT = (0.95, 0.9)
 """What a crop leaves of the width and of the height."""
 _STILL, _BAND, _DRAWN_SHARE = 2, 12, 0.2
 """What is drawn hardly changes from one pixel to the next, is as bright to within a band of levels,
-and is so in this share of the picture at least. Paper that is lit from one side passes; of the 73
-photographs among the sample pictures, one in five does, most of them for their skies."""
+and is so in this share of the image at least. Paper that is lit from one side passes; of the 73
+photographs among the sample images, one in five does, most of them for their skies."""
 _FLAT = 8.0
-"""A picture whose cells differ by no more than this in all, of 255, has no structure to compare."""
+"""An image whose cells differ by no more than this in all, of 255, has no structure to compare."""
 
 
 def looks_drawn(pixels: Pixels) -> npt.NDArray[np.bool_]:
-    """Which of ``(n, SIDE, SIDE, 3)`` pictures are of one brightness in good part: ``(n,)``."""
+    """Which of ``(n, SIDE, SIDE, 3)`` images are of one brightness in good part: ``(n,)``."""
     levels = pixels.astype(np.int16)
     still = np.abs(np.diff(levels, axis=2)).max(axis=3) <= _STILL
     shares = [
@@ -66,10 +66,10 @@ def confirmed(these: Pixels, those: Pixels, agreement: float) -> npt.NDArray[np.
 
 
 def windows(pixels: Pixels) -> Vectors:
-    """What is compared of ``(n, SIDE, SIDE, 3)`` pictures: ``(w, n, d)``.
+    """What is compared of ``(n, SIDE, SIDE, 3)`` images: ``(w, n, d)``.
 
-    The first of the ``w`` is the whole picture, the others are crops of it. Each is a unit vector,
-    or all zeros if the picture has no structure.
+    The first of the ``w`` is the whole image, the others are crops of it. Each is a unit vector,
+    or all zeros if the image has no structure.
     """
     n, changes = len(pixels), _CELLS * (_CELLS - 1) * 3
     rows = pixels.reshape(n, SIDE, SIDE * 3).astype(np.float32)
@@ -114,4 +114,4 @@ _WINDOWS = [(0.0, 0.0, 1.0)] + [
     ((1 - kept) * y, (1 - kept) * x, kept)
     for kept, y, x in product(_KEPT, (0.0, 0.5, 1.0), (0.0, 0.5, 1.0))
 ]
-"""Top, left and size of each window, as shares of the picture."""
+"""Top, left and size of each window, as shares of the image."""

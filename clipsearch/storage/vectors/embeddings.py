@@ -58,7 +58,7 @@ class Embeddings:
         self.damage = ""
         """Why the FAISS file could not be used, if a search met that; for a message."""
         self.left_out = 0
-        """How many pictures the FAISS file that was opened or written is without."""
+        """How many images the FAISS file that was opened or written is without."""
 
     # -- in the catalog --------------------------------------------------------------------
 
@@ -72,12 +72,12 @@ class Embeddings:
         return decoded(found)
 
     def ids(self) -> Ids:
-        """Ids of the good pictures, ``(n,)``, ascending; a damaged embedding is not noticed."""
+        """Ids of the good images, ``(n,)``, ascending; a damaged embedding is not noticed."""
         rows = self._db.rows("SELECT id FROM images WHERE error IS NULL ORDER BY id")
         return np.fromiter((id for (id,) in rows), np.int64)
 
     def count(self, newer_than: int = 0) -> int:
-        """How many good pictures have a greater id; a damaged embedding is not noticed."""
+        """How many good images have a greater id; a damaged embedding is not noticed."""
         counted = "SELECT count(*) FROM images WHERE id > ? AND error IS NULL"
         return int(self._db.value(counted, (newer_than,)))
 
@@ -94,7 +94,7 @@ class Embeddings:
                 yield ids[sound], vectors[sound]
 
     def bad(self) -> list[int]:
-        """Ids of good pictures without an embedding, or with one that cannot be, ascending.
+        """Ids of good images without an embedding, or with one that cannot be, ascending.
 
         An embedding has the model's length and is a unit vector.
         """
@@ -133,7 +133,7 @@ class Embeddings:
         for query, newer, (ids, scores) in zip(
             queries, recent, index.search_each(queries, k, among, exact=exact), strict=True
         ):
-            # Pictures that were removed since the file was written are still in it: ask for more
+            # Images that were removed since the file was written are still in it: ask for more
             # until enough of what it gives is in the catalog.
             asked = k
             while True:
@@ -170,7 +170,7 @@ class Embeddings:
         self.left_out = self._index.stamp.left_out
 
     def pending(self) -> int:
-        """How many good pictures are newer than the FAISS file."""
+        """How many good images are newer than the FAISS file."""
         return self.count(newer_than=self.index().stamp.newest_id)
 
     def _best_of_newer(
@@ -206,7 +206,7 @@ class Embeddings:
         return self.damage
 
     def other_than_in_file(self) -> list[int]:
-        """Ids of pictures whose embedding is not the one in the FAISS file, ascending.
+        """Ids of images whose embedding is not the one in the FAISS file, ascending.
 
         The file's blocks have checksums and the catalog's rows do not: so it is the row that is
         damaged. Nothing where the file cannot be used.
@@ -227,7 +227,7 @@ class Embeddings:
         anew: bool = False,
         progress: Progress,
     ) -> bool:
-        """Write the FAISS file anew, if it has fallen behind: see ``Store.update_vector_index``.
+        """Write the FAISS file again, if it has fallen behind: see ``Store.update_vector_index``.
 
         mode: the file's permissions. Raises StoreError.
         """
@@ -261,7 +261,7 @@ class Embeddings:
                     )
                 del index  # Windows replaces no file that is mapped
                 # A catalog and a file that did not grow up together (one of them out of a
-                # backup) may use one id for two pictures: each catalog knows its own file by a
+                # backup) may use one id for two images: each catalog knows its own file by a
                 # token.
                 with self._db.transaction():
                     file.replace()
@@ -273,7 +273,7 @@ class Embeddings:
         except OSError as error:
             raise StoreError(
                 f"cannot write {self._path}: {error.strerror}",
-                hint="No picture is lost: searches read the catalogue until it can be written.",
+                hint="No image is lost: searches read the catalog until it can be written.",
             ) from error
         self.damage = ""
         self.left_out = file.left_out

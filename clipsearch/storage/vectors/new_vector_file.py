@@ -47,7 +47,7 @@ class NewVectorFile:
         self._ids = np.empty(0, np.int64)
         self._newest = 0
         self.left_out = 0
-        """How many pictures it was written without."""
+        """How many images it was written without."""
         self._finished = self._flat
 
     def __enter__(self) -> "NewVectorFile":

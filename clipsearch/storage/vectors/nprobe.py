@@ -2,8 +2,8 @@
 
 An inverted file (Jegou, Douze & Schmid 2011) keeps vectors in lists, one for each centroid of a
 k-means, and a search reads only the lists whose centroids are nearest to the query. What that
-loses depends on the queries: the embeddings of texts lie apart from those of pictures, and their
-best pictures are spread over more lists. So the number of lists to read is chosen with texts, and
+loses depends on the queries: the embeddings of texts lie apart from those of images, and their
+best images are spread over more lists. So the number of lists to read is chosen with texts, and
 what that finds of the exact result is measured with other texts.
 """
 

@@ -1,16 +1,16 @@
-"""The FAISS file: derived from the catalogue, replaced whole, mapped into memory to be searched.
+"""The FAISS file: derived from the catalog, replaced whole, mapped into memory to be searched.
 
-The vectors are stored as fp16, the very bytes that the catalogue holds, and searched by inner
-product. Ids are the catalogue's. Two forms, both FAISS's own:
+The vectors are stored as fp16, the very bytes that the catalog holds, and searched by inner
+product. Ids are the catalog's. Two forms, both FAISS's own:
 
     flat      an IndexIDMap over an IndexScalarQuantizer: vectors, then ids
     inverted  an IndexIVFScalarQuantizer: of each list its vectors, then its ids
 
 Behind FAISS's data, which it reads no further than it needs, follows what is ours: a checksum of
-each block, and a stamp that ties the file to one catalogue at one moment. FAISS trusts the lengths
+each block, and a stamp that ties the file to one catalog at one moment. FAISS trusts the lengths
 that it reads, and a damaged one would have it ask for all the memory there is: so what precedes
 and follows the vectors is checked whenever the file is opened. The vectors are checked as well,
-unless there are more than ``ALWAYS_CHECKED`` and the file is the very one that the catalogue noted,
+unless there are more than ``ALWAYS_CHECKED`` and the file is the very one that the catalog noted,
 untouched: the same inode, size and times. What is not noticed then is a disk that gives other
 bytes than were written to it; ``verify`` and ``doctor`` check every block.
 
@@ -52,20 +52,20 @@ ALWAYS_CHECKED = 100_000
 
 
 class DamagedVectorIndex(Exception):
-    """The file is missing, damaged or not the one that the catalogue means: build it again."""
+    """The file is missing, damaged or not the one that the catalog means: build it again."""
 
 
 class Stamp(NamedTuple):
-    """Which catalogue a FAISS file was derived from, and how far."""
+    """Which catalog a FAISS file was derived from, and how far."""
 
     token: bytes
-    """16 random bytes, new with every file; a catalogue notes which file is its own."""
+    """16 random bytes, new with every file; a catalog notes which file is its own."""
     newest_id: int
-    """Every picture with a greater id is not in the file."""
+    """Every image with a greater id is not in the file."""
     vectors: int
     """How many there are in the file."""
     left_out: int
-    """Good pictures of that moment that are not in the file: their embeddings were damaged."""
+    """Good images of that moment that are not in the file: their embeddings were damaged."""
 
 
 TOKEN_SIZE = 16
@@ -176,7 +176,7 @@ class VectorIndex:
                 trailer = _checked(file, dim, whole=whole or identity != noted)
                 stamp, cluster_search = trailer.stamp, trailer.cluster_search
                 if stamp.token != token:
-                    raise DamagedVectorIndex("it belongs to another catalogue, or to another time")
+                    raise DamagedVectorIndex("it belongs to another catalog, or to another time")
                 if not to_search and identity == noted:  # spares loading FAISS
                     return cls(_nothing(dim), stamp, cluster_search, identity=identity)
                 if stamp.vectors < _WORTH_FAISS and not cluster_search.lists:
@@ -186,7 +186,7 @@ class VectorIndex:
 
                 inverted = InvertedFile(path) if cluster_search.lists else None
                 searched = inverted or FlatIndex(path)
-                # FAISS opened the path anew: was that still the file with this stamp?
+                # FAISS opened the path again: was that still the file with this stamp?
                 if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     raise DamagedVectorIndex("it was replaced while it was read")
         except FileNotFoundError as error:

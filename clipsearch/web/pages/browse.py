@@ -34,7 +34,7 @@ _SUGGESTED = 12
 """What fits in one or two lines."""
 
 Marks = Sequence[tuple[PictureId, Mark]]
-"""The pictures that were marked: each can be taken back, and is part of the form."""
+"""The images that were marked: each can be taken back, and is part of the form."""
 
 
 def page(about: About, fields: Mapping[str, str], below: str) -> str:
@@ -56,7 +56,7 @@ def page(about: About, fields: Mapping[str, str], below: str) -> str:
 
 
 def start(suggested: Sequence[str], options: SearchOptions, shown: Shown, marks: Marks) -> str:
-    """What stands there before anything is looked for: the newest pictures, and what to try."""
+    """What stands there before anything is looked for: the newest images, and what to try."""
     answer = shown.answer
     if answer.nothing_passes:
         return _notice(marks, "No images", _NOTHING_PASSES)
@@ -72,7 +72,7 @@ def start(suggested: Sequence[str], options: SearchOptions, shown: Shown, marks:
 
 
 def answered(about: About, options: SearchOptions, shown: Shown, marks: Marks) -> str:
-    """The hits, or that there are none and which pictures are nearest."""
+    """The hits, or that there are none and which images are nearest."""
     answer = shown.answer
     why = [*answer.explanation, f"ranked by {about.model}", *about.tested]
     if not answer.hits:

@@ -27,7 +27,7 @@ def page(
     """The whole page as text.
 
     nearest: whether nothing matches, and the hits are only the closest images: they are dimmed.
-    classes: of each hit. pictures: thumbnails by absolute path, where there are any. query: what
+    classes: of each hit. images: thumbnails by absolute path, where there are any. query: what
     was looked for, in words. said: the verdict and how much was found, for the heading. notes: what
     else is to be known of the answer, a line each.
     """
@@ -55,7 +55,7 @@ def page(
 
 
 def _link(hit: Hit) -> str:
-    """To the file; of a picture in an archive, to the page where it came from, or to the archive.
+    """To the file; of an image in an archive, to the page where it came from, or to the archive.
 
     A URL is somebody else's text: only one of the web is a link.
     """

@@ -26,7 +26,7 @@ _STEM = 5
 _LONGEST_ENDING = 6
 
 INSIDE = "img-src data:"
-"""What a page may load that is opened from a disk: the pictures inside it."""
+"""What a page may load that is opened from a disk: the images inside it."""
 
 
 def document(
@@ -117,5 +117,5 @@ def file_url(path: bytes) -> str:
 
 
 def data_url(jpeg: bytes) -> str:
-    """A picture that is inside its page."""
+    """An image that is inside its page."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"

@@ -24,7 +24,7 @@ _FORMATS = {"JPG": "JPEG", "JPE": "JPEG", "JFIF": "JPEG", "TIF": "TIFF", "HIF": 
 
 
 def page(groups: Sequence[Group], notes: Sequence[str]) -> str:
-    """The whole page as text. Reads the pictures once more, for their thumbnails.
+    """The whole page as text. Reads the images once more, for their thumbnails.
 
     notes: what is to be known of the groups, a line each.
     """

@@ -1,6 +1,6 @@
 """An evaluation as one self-contained HTML page.
 
-It is written to be opened from a disk and to be handed on: the style is inside, the pictures are
+It is written to be opened from a disk and to be handed on: the style is inside, the images are
 small JPEGs inside, there is no script, and a Content-Security-Policy forbids the browser to fetch
 anything. Every text that comes from a file name, a label, a caption or a domain is escaped.
 """
@@ -22,7 +22,7 @@ from clipsearch.web.pages.curve import drawing
 from clipsearch.web.pages.document import data_url, document
 
 _PICTURES = 200
-"""Wrong pictures on one page, at some 6 kB each."""
+"""Wrong images on one page, at some 6 kB each."""
 
 _THUMBNAIL = 168
 _WORST = 15
@@ -30,7 +30,7 @@ _PAIRS = 15
 
 
 def page(findings: Findings) -> str:
-    """The whole page as text. Reads the wrong pictures once more, for their thumbnails."""
+    """The whole page as text. Reads the wrong images once more, for their thumbnails."""
     found = findings.evaluation
     report = findings.report
     labelled = report if isinstance(report, ClassificationReport) else None
@@ -138,7 +138,7 @@ def _confusions(findings: Findings, report: ClassificationReport) -> dict[str, A
 def _matrix(
     findings: Findings, report: ClassificationReport, shown: set[str]
 ) -> dict[str, list[Any]]:
-    """Rows of the classes with pictures, columns of those that were given any.
+    """Rows of the classes with images, columns of those that were given any.
 
     Both are in the order of the domain, where kin stand together. A run of empty cells is one
     wide cell, so that a page of hundreds of classes stays small.

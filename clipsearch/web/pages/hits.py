@@ -1,4 +1,4 @@
-"""Hits as cards with a picture on each: what the contact sheet and ``browse`` show alike."""
+"""Hits as cards with an image on each: what the contact sheet and ``browse`` show alike."""
 
 import os
 from collections.abc import Mapping
@@ -32,11 +32,11 @@ class Card:
     """None where nobody searched for it: then it has no score either."""
     hit: Hit
     class_name: str | None
-    """The class of the domain that is nearest to the picture, where that is known."""
+    """The class of the domain that is nearest to the image, where that is known."""
     thumbnail: str | None
     """Its URL; None if there is none."""
     link: str
-    """URL of the picture itself."""
+    """URL of the image itself."""
     id: str = ""
     """How the page names it, where it can ask for more like it."""
     mark: Mark = ""

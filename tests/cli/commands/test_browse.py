@@ -19,7 +19,7 @@ from clipsearch.storage.catalog import FOLDER, Store
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_files: ModelFiles) -> Path:
-    """Three pictures, indexed without being looked at. Not to be changed."""
+    """Three images, indexed without being looked at. Not to be changed."""
     root = tmp_path_factory.mktemp("made") / "photos"
     (root / "sub").mkdir(parents=True)
     names = ["a.png", "b.jpg", "sub/c.png"]

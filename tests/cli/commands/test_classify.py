@@ -188,14 +188,14 @@ def test_confusion_with_the_folders(run: Run, collection: Path, expected: dict[s
         assert found[folder]["given"] == {first: firsts.count(first) for first in set(firsts)}
         right += firsts.count(name)
     table = run("classify", ".", "--confusion", cwd=collection).lines
-    assert table[0].split() == ["folder", "pictures", "right", "accuracy", "given", "to"]
+    assert table[0].split() == ["folder", "images", "right", "accuracy", "given", "to"]
     assert "no such class" in table[2]
-    assert table[-1].startswith(f"accuracy {100 * right / 8:.1f}% of 8 pictures in 2 folders")
+    assert table[-1].startswith(f"accuracy {100 * right / 8:.1f}% of 8 images in 2 folders")
 
 
 @pytest.fixture
 def chelsea(tmp_path: Path) -> Path:
-    """A folder with a picture of a cat, and no index."""
+    """A folder with an image of a cat, and no index."""
     picture = SAMPLES / "cat/chelsea.jpg"
     if not picture.is_file():
         pytest.skip("no sample_data here")
@@ -281,13 +281,13 @@ def test_a_picture_that_cannot_be_decoded_is_named(run: Run, collection: Path) -
     assert done.code == 2
     assert len(done.lines) == 4
     assert "skipping" in done.err
-    assert "broken.png: not a picture" in done.err
+    assert "broken.png: not an image" in done.err
 
 
 def test_no_pictures(run: Run, collection: Path) -> None:
     (collection / "empty").mkdir()
     done = run("classify", "empty", cwd=collection)
-    assert (done.code, done.out, done.err) == (1, b"", "clipsearch: no pictures here\n")
+    assert (done.code, done.out, done.err) == (1, b"", "clipsearch: no images here\n")
 
 
 # -- probes --------------------------------------------------------------------------------------
@@ -348,9 +348,9 @@ def test_a_probe_is_trained_used_shown_and_removed(run: Run, collection: Path) -
 @pytest.mark.parametrize(
     ("text", "name", "code", "said"),
     [
-        ("", "x", 2, "holds no labelled picture"),
-        ("wall/0.png,a\nwall/1.png,a\n", "x", 2, "there are pictures of only one, a"),
-        ("wall/0.png,a\n", "x", 2, "there are pictures of only one, a"),
+        ("", "x", 2, "holds no labelled image"),
+        ("wall/0.png,a\nwall/1.png,a\n", "x", 2, "there are images of only one, a"),
+        ("wall/0.png,a\n", "x", 2, "there are images of only one, a"),
         ("wall/0.png,a\nwall/9.png,b\n", "x", 2, "line 3: there is no file"),
         ("wall/0.png,a\n", "a/b", 2, "'a/b' is no name for a probe"),
         ("wall/0.png,identify this man\n", "x", 3, "'identify this man' asks"),
@@ -369,7 +369,7 @@ def test_a_probe_that_cannot_be_trained(
 
 @pytest.mark.process
 def test_the_probe_beats_zero_shot_where_zero_shot_is_bad(run: Run, tmp_path: Path) -> None:
-    """Pictures of anything, every other one of them pixelated: what they show is no help."""
+    """Images of anything, every other one of them pixelated: what they show is no help."""
     samples = SAMPLES
     if not samples.is_dir():
         pytest.skip("no sample_data here")

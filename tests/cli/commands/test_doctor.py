@@ -25,7 +25,7 @@ from clipsearch.storage.catalog import FOLDER, Store
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """An indexed folder of three pictures. Not to be changed: ``collection`` is a copy."""
+    """An indexed folder of three images. Not to be changed: ``collection`` is a copy."""
     root = tmp_path_factory.mktemp("made") / "photos"
     root.mkdir()
     for seed, name in enumerate(["a.png", "b.jpg", "c.webp"]):
@@ -98,7 +98,7 @@ def test_a_terminal_is_described(tmp_path: Path) -> None:
     assert "xterm-kitty" in shown
     assert "other names are shown with escapes'" in shown
     assert "text='kitty graphics" in shown
-    assert "area='colour', state=<State.OK: 'ok'>, text='yes'" in shown
+    assert "area='color', state=<State.OK: 'ok'>, text='yes'" in shown
 
 
 def test_a_folder_that_has_changed_is_a_warning_with_the_next_step(

@@ -47,7 +47,7 @@ top1 = 0.5
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine of the sample pictures, indexed with the built-in model. Not to be changed."""
+    """Nine of the sample images, indexed with the built-in model. Not to be changed."""
     root = tmp_path_factory.mktemp("made") / "photos"
     for name in PICTURES:
         (root / name).parent.mkdir(parents=True)

@@ -1,6 +1,6 @@
 """``clipsearch duplicates``, and ``search --diverse``, as a person or a script runs them.
 
-The tiny model takes all pictures for much the same, so that it is the look at them that decides.
+The tiny model takes all images for much the same, so that it is the look at them that decides.
 """
 
 import json
@@ -243,7 +243,7 @@ def test_nothing_is_indexed(run: Run, tmp_path: Path) -> None:
         (["--copies", "--threshold", "0.9"], "--copies compares contents"),
         (["--json", "-0"], "--json says how"),
         (["--json", "--all-but-best"], "--json says how"),
-        (["--bursts", "--all-but-best"], "different pictures"),
+        (["--bursts", "--all-but-best"], "different images"),
         (["--html", "no/such/folder.html"], "cannot write"),
         ([".", "--under", "."], "given twice"),
         (["no-such-folder"], "does not exist"),

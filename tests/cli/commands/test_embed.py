@@ -19,7 +19,7 @@ from clipsearch.storage.catalog import FOLDER
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """A folder with ``tars``, indexed, their shards ``out``, and the same pictures in ``files``."""
+    """A folder with ``tars``, indexed, their shards ``out``, and the same images in ``files``."""
     root = tmp_path_factory.mktemp("embedded") / "tars"
     root.mkdir()
     for shard in range(2):
@@ -76,10 +76,10 @@ def test_without_files_there_is_a_placeholder(
     done = run("import", out)
     assert done.code == 0
     assert done.err == (
-        "clipsearch: no picture is here to compare the embeddings with; they are taken as those "
+        "clipsearch: no image is here to compare the embeddings with; they are taken as those "
         f"of {tiny_model}\n"
         f"clipsearch: {out}: 6 imported, 0 indexed before, 0 missing, 0 duplicates, "
-        "0 left to index, 0 failed; 0 compared with embeddings made anew\n"
+        "0 left to index, 0 failed; 0 compared with embeddings made again\n"
     )
     for hit, other in zip(hits(run, out), hits(run, made / "tars"), strict=True):
         assert [hit[key] for key in ("path", "score", "caption", "url")] == [
@@ -107,7 +107,7 @@ def test_index_and_verify_leave_pictures_of_archives_alone(
     assert (done.code, done.out) == (0, b"")
     done = run("index", tars, "--rebuild")
     assert done.code == 2
-    assert "pictures of archives, which only import adds" in done.err
+    assert "images of archives, which only import adds" in done.err
     done = run("import", made / "out", "--root", tars)
     assert (done.code, "0 imported, 6 indexed before" in done.err) == (0, True)
     done = run("classify", cwd=tars)
@@ -119,7 +119,7 @@ def test_verify_and_duplicates_look_into_archives(run: Run, made: Path, tmp_path
     tars = Path(shutil.copytree(made / "tars", tmp_path / "tars"))
     assert run("verify", cwd=tars).code == 0
     assert run("duplicates", cwd=tars).code == 1
-    # Another archive under the name: its pictures are not those that were embedded.
+    # Another archive under the name: its images are not those that were embedded.
     shutil.copy(tars / "00000.tar", tars / "00001.tar")
     done = run("verify", cwd=tars)
     assert (done.code, done.out) == (0, b"")

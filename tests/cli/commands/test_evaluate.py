@@ -21,7 +21,7 @@ from clipsearch.storage.collection import Collection
 DOMAIN = """
 name = "blocks"
 templates = ["a photo of a {}."]
-in_domain = ["something square", "many colours"]
+in_domain = ["something square", "many colors"]
 out_of_domain = ["quarterly revenue"]
 classes = [
     {name = "red block"}, {name = "blue block", synonyms = ["azure"]}, {name = "green block"},
@@ -67,22 +67,22 @@ def pin(root: Path, old: str, new: str) -> None:
 
 def test_a_report_for_people(run: Run, collection: Path, tmp_path: Path) -> None:
     done = run("evaluate", "set", cwd=tmp_path)
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.err) == (0, ""), done.err
     head, *_, last = done.lines
-    assert head.startswith(f"set: 8 pictures, for the index of {collection} (")
+    assert head.startswith(f"set: 8 images, for the index of {collection} (")
     assert "domain blocks" in head
     assert last == "tested: all pass marks of the domain blocks are met"
     for said in ("top-1", "top-5", "mean per-class recall", "mean average precision"):
         assert any(line.startswith(said) and " to " in line for line in done.lines)
     assert any(line.startswith("in-domain queries refused") for line in done.lines)
-    assert any(line.startswith("pictures") and "at least 3" in line for line in done.lines)
-    assert any("2 of 5 classes have no picture" in line for line in done.lines)
+    assert any(line.startswith("images") and "at least 3" in line for line in done.lines)
+    assert any("2 of 5 classes have no image" in line for line in done.lines)
     assert kept(collection).tested == "tested"
 
 
 def test_json_is_one_object_and_what_the_index_keeps(run: Run, collection: Path) -> None:
     done = run("evaluate", ".", "--json", cwd=collection)
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.err) == (0, ""), done.err
     (line,) = done.lines
     record = json.loads(line)
     assert record.keys() >= {
@@ -134,7 +134,7 @@ def test_too_few_pictures_exit_with_1_and_change_nothing(
     done = run("evaluate", "few", "--under", "set", "--html", "few.html", cwd=tmp_path)
     assert (done.code, done.err) == (1, "clipsearch: wrote few.html\n")
     assert done.lines[-1] == (
-        "not kept: 2 pictures are too few to decide anything; the domain blocks asks for 3"
+        "not kept: 2 images are too few to decide anything; the domain blocks asks for 3"
     )
     assert "too few images to decide anything" in (tmp_path / "few.html").read_text()
     record = json.loads(run("evaluate", "few", "--under", "set", "--json", cwd=tmp_path).out)
@@ -182,7 +182,7 @@ def test_another_test_set_for_the_collection_around_the_current_folder(
     assert done.code == 0
     record = json.loads(done.out)
     assert record["report"]["images"] == 3
-    assert record["reused"] == 2  # the same pictures, under other names
+    assert record["reused"] == 2  # the same images, under other names
     for options in (["--under", collection], ["--index", collection]):
         other = run("evaluate", "test/labels.csv", "--json", *options, cwd=tmp_path)
         assert json.loads(other.out)["fingerprints"] == record["fingerprints"]
@@ -195,7 +195,7 @@ def test_several_labels(run: Run, collection: Path) -> None:
     done = run("evaluate", "several.csv", "--html", "page.html", cwd=collection)
     assert done.code == 1
     assert any(line.startswith("list_f1") or "list_f1" in line for line in done.lines[-1:])
-    assert 'Answers to "a CLASS", were the labelled pictures searched' in done.lines
+    assert 'Answers to "a CLASS", were the labelled images searched' in done.lines
     for said in ("present classes found", "absent classes answered", "F1 of the list"):
         assert any(line.startswith(said) and " to " in line for line in done.lines)
     assert not any(line.startswith("top-1") for line in done.lines)
@@ -231,7 +231,7 @@ def test_pictures_that_cannot_be_decoded_are_named(run: Run, collection: Path) -
     (collection / "wall/broken.png").write_bytes(b"no picture")
     done = run("evaluate", ".", "--json", cwd=collection)
     assert done.code == 0
-    assert done.err.startswith("clipsearch: skipping wall/broken.png: not a picture")
+    assert done.err.startswith("clipsearch: skipping wall/broken.png: not an image")
     (skipped,) = json.loads(done.out)["skipped"]
     assert skipped["path"].endswith("wall/broken.png")
 
@@ -241,9 +241,9 @@ def test_pictures_that_cannot_be_decoded_are_named(run: Run, collection: Path) -
     [
         ({"x.csv": "path,label\nwall/0.png,wal\n"}, ["x.csv"], "line 2: the label 'wal'"),
         ({"x.csv": "path,label\nwall/9.png,wall\n"}, ["x.csv"], "line 2: there is no file"),
-        ({"x.csv": "path,label\n"}, ["x.csv"], "holds no labelled picture"),
+        ({"x.csv": "path,label\n"}, ["x.csv"], "holds no labelled image"),
         ({"x.csv": "a,b\n"}, ["x.csv"], "line 1: the header is 'a,b'"),
-        ({"more/x.txt": ""}, ["more"], "holds no labelled picture"),
+        ({"more/x.txt": ""}, ["more"], "holds no labelled image"),
         ({}, ["absent"], "absent does not exist"),
         ({}, [".", "--html", "absent/page.html"], "cannot write absent/page.html"),
         ({}, [".", "--under", "absent"], "absent does not exist"),
@@ -317,20 +317,18 @@ def benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_benchmark_for_people(run: Run, benchmark: Path, tiny_model: Path) -> None:
     done = run("evaluate", "wds", "--model", tiny_model, "--linear-probe")
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.err) == (0, ""), done.err
     head, blank, columns, *rows = done.lines
-    assert (
-        head == f"wds: 5 pictures of 2 classes, for {tiny_model} (CLIP_benchmark, classification)"
-    )
-    assert (blank, columns.split()) == ("", ["measure", "value", "95", "%", "interval", "of"])
+    assert head == f"wds: 5 images of 2 classes, for {tiny_model} (CLIP_benchmark, classification)"
+    assert (blank, columns.split()) == ("", ["measure", "value", "95%", "interval", "of"])
     measures = ["acc1", "mean_per_class_recall", "lp_acc1", "lp_mean_per_class_recall"]
     assert [row.split()[0] for row in rows[:4]] == measures
-    assert "a logistic regression on 8 pictures of the train split" in rows[-1]
+    assert "a logistic regression on 8 images of the train split" in rows[-1]
 
 
 def test_a_benchmark_as_json(run: Run, benchmark: Path, tiny_model: Path) -> None:
     done = run("evaluate", "wds", "--model", tiny_model, "--linear-probe", "--json")
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.err) == (0, ""), done.err
     record = json.loads(done.out)
     assert (record["kind"], record["source"]) == ("classification", "wds")
     assert record["metrics"].keys() == {
@@ -347,7 +345,7 @@ def test_a_benchmark_as_json(run: Run, benchmark: Path, tiny_model: Path) -> Non
 def test_a_benchmark_of_captions(run: Run, benchmark: Path, tiny_model: Path) -> None:
     write_benchmark(benchmark, [("txt", b"a\nb")] * 3, dataset_type="retrieval")
     done = run("evaluate", "wds", "--model", tiny_model)
-    assert done.lines[0].startswith("wds: 3 pictures, for ")
+    assert done.lines[0].startswith("wds: 3 images, for ")
     assert any(line.startswith("image_retrieval_recall@5") for line in done.lines)
 
 
@@ -367,7 +365,7 @@ def test_a_picture_of_a_benchmark_that_cannot_be_decoded(
     write_tar(benchmark / "test/1.tar", [("x.jpg", b"broken"), ("x.cls", b"0")])
     done = run("evaluate", "wds", "--model", tiny_model, "--json")
     assert done.code == 0
-    assert done.err.startswith("clipsearch: skipping test/1.tar/x.jpg: not a picture")
+    assert done.err.startswith("clipsearch: skipping test/1.tar/x.jpg: not an image")
     (skipped,) = json.loads(done.out)["skipped"]
     assert skipped["path"] == "wds/test/1.tar/x.jpg"
 
@@ -398,7 +396,7 @@ def test_a_benchmark_is_decoded_by_other_processes(
     said = [("txt", b"number %d" % n) for n in range(6)]
     write_benchmark(tmp_path / "wds", said)
     done = run("evaluate", "wds", "--model", tiny_model, "--json")
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.err) == (0, ""), done.err
     assert json.loads(done.out)["report"]["images"] == 6
 
 
@@ -421,7 +419,7 @@ def test_a_learning_curve_is_told_and_drawn(run: Run, collection: Path, tmp_path
     done = run("evaluate", ".", "--curve", "--html", "r.html", cwd=collection)
     assert (done.code, "<svg" in (collection / "r.html").read_text()) == (0, True)
     start = next(n for n, line in enumerate(done.lines) if line.startswith("Learning curve"))
-    assert done.lines[start + 1].startswith("pictures a class ")
+    assert done.lines[start + 1].startswith("images a class ")
     firsts = [line.split()[0] for line in done.lines[start + 2 : start + 6]]
     assert firsts == ["none", "1", "2", "all"]
     record = json.loads(run("evaluate", ".", "--curve", "--json", cwd=collection).out)["curve"]
@@ -435,4 +433,4 @@ def test_captions_have_no_learning_curve(run: Run, collection: Path) -> None:
     (collection / "captions.csv").write_text("path,caption\nwall/0.png,a wall\n")
     done = run("evaluate", "captions.csv", "--curve", cwd=collection)
     assert (done.code, done.out) == (2, b"")
-    assert "needs pictures with one label each" in done.err
+    assert "needs images with one label each" in done.err

@@ -70,7 +70,7 @@ def catalog(collection: Path) -> Path:
 
 
 def rows(collection: Path) -> dict[str, tuple[int, bytes | None]]:
-    """Path -> id and vector, as the catalogue has them."""
+    """Path -> id and vector, as the catalog has them."""
     with sqlite3.connect(f"{catalog(collection).as_uri()}?mode=ro", uri=True) as db:
         found = db.execute("SELECT path, id, vector FROM images LEFT JOIN vectors USING (id)")
         listed = {os.fsdecode(path): (id, vector) for path, id, vector in found}
@@ -201,7 +201,7 @@ def test_what_is_ignored_is_told_by_ending_where_it_is_worth_a_line(
     done = run("index", "raw", "--model", tiny_model)
     assert done.code == 0
     assert done.err.splitlines()[0] == (
-        "clipsearch: raw: nothing here is a picture that clipsearch reads; ignored 14 files: "
+        "clipsearch: raw: nothing here is an image that clipsearch reads; ignored 14 files: "
         "6 .cr3, 2 without an ending, 2 .pdf, 1 .a, 1 .b, 2 others"
     )
     make_picture(folder / "a.png")
@@ -250,7 +250,7 @@ def test_many_missing_pictures_are_kept_until_that_is_accepted(run: Run, collect
         (collection / name).unlink()
     done = run("index", collection)
     assert (done.code, done.out) == (2, b"")
-    assert "5 of 5 indexed pictures are missing" in done.err
+    assert "5 of 5 indexed images are missing" in done.err
     assert sorted(rows(collection)) == NAMES
     done = run("index", collection, "--prune")
     assert done.code == 0
@@ -266,7 +266,7 @@ COUNT = 320
 
 def wait_for_rows(collection: Path, more_than: int, process: "subprocess.Popen[bytes]") -> None:
     while process.poll() is None:
-        with suppress(sqlite3.OperationalError):  # there is no catalogue yet, or it is empty
+        with suppress(sqlite3.OperationalError):  # there is no catalog yet, or it is empty
             if len(rows(collection)) > more_than:
                 return
         time.sleep(0.02)
@@ -415,7 +415,7 @@ def test_weights_that_vanish_cost_nothing_but_saying_where_they_are_now(
         assert (done.code, done.out) == (2, b"")
         assert f"the index was made with {model}, which is not on this machine" in done.err
         assert "--model" in done.err
-    # A picture that is in the collection is its own embedding.
+    # An image that is in the collection is its own embedding.
     assert run(*ASK, "--image", "a.png", "-k", "1", cwd=collection).code == 0
     assert rows(collection) == before
 

@@ -74,7 +74,7 @@ def test_a_class_beside_a_query_is_a_filter(run: Run, made: Path) -> None:
         (["^2:"], "'^2:' is a weight of nothing"),
         (["--not", "a cat"], "to look for"),
         (["--unlike", "1"], "to look for"),
-        (["a cat", "--like", "4711"], "no picture 4711 in the index"),
+        (["a cat", "--like", "4711"], "no image 4711 in the index"),
         (["a cat", "--like", "nowhere.png"], "cannot read nowhere.png"),
         (["a cat", "--image", "^3:nowhere.png"], "cannot read nowhere.png"),
         (["a cat", "--like", "2:a.png"], "'2:a.png' is searched for as it stands"),

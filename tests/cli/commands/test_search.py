@@ -1,4 +1,4 @@
-"""``clipsearch search``: the right pictures in the right order, from wherever one asks."""
+"""``clipsearch search``: the right images in the right order, from wherever one asks."""
 
 import json
 import os
@@ -37,7 +37,7 @@ QUERIES = ["boats in a harbour", "snow"]
 
 
 class Oracle:
-    """open_clip itself, with every file embedded anew for every question."""
+    """open_clip itself, with every file embedded again for every question."""
 
     def __init__(self, folder: Path) -> None:
         name = f"local-dir:{folder}"
@@ -206,9 +206,9 @@ def test_no_page_or_montage_takes_the_place_of_a_photograph(
     (collection / "link.html").symlink_to("a.png")
     before = {path: path.read_bytes() for path in collection.rglob("*") if path.is_file()}
     for option, name, said in (
-        ("--html", "link.html", "is a picture of the collection"),
-        ("--montage", "link.png", "is a picture of the collection"),
-        ("--montage", made / "a.png", "is a picture of the collection"),
+        ("--html", "link.html", "is an image of the collection"),
+        ("--montage", "link.png", "is an image of the collection"),
+        ("--montage", made / "a.png", "is an image of the collection"),
         ("--montage", "since the last run.png", "is there already"),
         ("--html", ".clipsearch/catalog.sqlite3", "lies in an index folder"),
         ("--html", ".clipsearch/page.html", "lies in an index folder"),
@@ -305,7 +305,7 @@ def test_no_match_is_said_on_stderr_and_exits_with_1(run: Run, collection: Path)
         )
 
 
-# -- by a picture ------------------------------------------------------------------------------
+# -- by an image ------------------------------------------------------------------------------
 
 
 def test_a_picture_of_the_collection_finds_the_others_and_not_itself(
@@ -550,7 +550,7 @@ def test_a_damaged_vector_file_changes_no_answer_and_is_healed(
 
 
 def test_a_damaged_embedding_in_the_catalogue_is_told_of(run: Run, collection: Path) -> None:
-    """A vector of zeroes scored 0 for any query, and its picture was never seen again."""
+    """A vector of zeroes scored 0 for any query, and its image was never seen again."""
     with sqlite3.connect(collection / ".clipsearch" / "catalog.sqlite3") as catalog:
         size = "length(vector)"
         catalog.execute(f"UPDATE vectors SET vector = zeroblob({size}) WHERE id = 1")

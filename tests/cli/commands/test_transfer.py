@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 @pytest.fixture
 def copy(made: Path, tmp_path: Path) -> Path:
-    """The pictures elsewhere, without an index."""
+    """The images elsewhere, without an index."""
     leave_out = shutil.ignore_patterns(FOLDER)
     return Path(shutil.copytree(made / "photos", tmp_path / "copy", ignore=leave_out))
 
@@ -57,7 +57,7 @@ def test_there_and_back_the_hits_are_the_same(
     assert capsys.readouterr() == (
         "",
         f"clipsearch: {copy}: 7 imported, 0 indexed before, 0 missing, 0 duplicates, "
-        "0 left to index, 0 failed; 7 compared with embeddings made anew\n",
+        "0 left to index, 0 failed; 7 compared with embeddings made again\n",
     )
     found = hits(run, copy)
     assert len(found) == 7
@@ -173,7 +173,7 @@ def test_what_clip_retrieval_wrote_is_imported(
     assert "does not tell which model made it" in capsys.readouterr().err
     assert run_here("import", source, "--root", copy, "--model", tiny_model) == 0
     first, last = capsys.readouterr().err.splitlines()
-    assert first.startswith("clipsearch: no picture in the folder for ")  # its name is not text
+    assert first.startswith("clipsearch: no image in the folder for ")  # its name is not text
     assert "6 imported, 0 indexed before, 1 missing" in last
     expected = [hit[:2] for hit in hits(run, made / "photos") if isinstance(hit[0], str)]
     assert [hit[:2] for hit in hits(run, copy)] == expected

@@ -16,7 +16,7 @@ from clipsearch.storage.catalog import FOLDER, Store
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """Five indexed pictures. Not to be changed."""
+    """Five indexed images. Not to be changed."""
     root = tmp_path_factory.mktemp("made") / "photos"
     root.mkdir()
     for n in range(5):
@@ -104,7 +104,7 @@ def test_an_index_whose_pictures_are_not_there(run: Run, collection: Path, tmp_p
     catalog.close()
     done = run("verify", "--index", away)
     assert (done.code, done.out) == (0, b"")
-    assert "/no/such/folder is not there; the index is checked without its pictures" in done.err
+    assert "/no/such/folder is not there; the index is checked without its images" in done.err
 
 
 # -- index --wait --------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """An indexed folder of three pictures. Not to be changed."""
+    """An indexed folder of three images. Not to be changed."""
     root = tmp_path_factory.mktemp("made") / "photos"
     (root / "sub").mkdir(parents=True)
     for seed, name in enumerate(["a.png", "b.jpg", "sub/c.png"]):
@@ -95,7 +95,7 @@ def found(run: Run, collection: Path) -> list[str]:
 
 
 def catalogued(collection: Path) -> dict[str, str | None]:
-    """Path -> why it is no picture, or None."""
+    """Path -> why it is no image, or None."""
     with sqlite3.connect(
         f"{(collection / '.clipsearch/catalog.sqlite3').as_uri()}", uri=True
     ) as db:
@@ -113,7 +113,7 @@ def test_what_comes_changes_moves_and_goes_is_found_or_not_found_at_once(
     make_picture(collection / "new.png", seed=8)
     (collection / "a.png").rename(collection / "sub" / "renamed.png")
     (collection / "b.jpg").unlink()
-    (collection / "text.txt").write_text("no picture")
+    (collection / "text.txt").write_text("no image")
     (collection / os.fsdecode(b"\xff.png")).write_bytes((collection / "before.png").read_bytes())
     watcher.wait_for("photos: 2 added, 1 moved, 1 removed, 2 unchanged")
     names = [os.fsdecode(b"\xff.png"), "before.png", "new.png", "sub/c.png", "sub/renamed.png"]
@@ -142,7 +142,7 @@ def test_a_file_is_left_alone_while_it_is_being_written(watch: Watch, collection
         assert time.monotonic() < until, watcher.said()
         time.sleep(0.1)
     said = watcher.stop(signal.SIGINT)
-    assert set(errors.values()) == {None}  # it was never seen as a picture that is cut short
+    assert set(errors.values()) == {None}  # it was never seen as an image that is cut short
     assert "skipping" not in said
 
 
@@ -169,7 +169,7 @@ def test_a_collection_that_is_gone_or_locked_is_waited_for(
     watcher.wait_for("photos: 1 added, 4 unchanged")
     for name in ("a.png", "b.jpg", "sub/c.png", "new.png", "later.png"):
         (collection / name).unlink()
-    watcher.wait_for("photos: 5 of 5 indexed pictures are missing")
+    watcher.wait_for("photos: 5 of 5 indexed images are missing")
     said = watcher.stop(signal.SIGTERM)
     assert said.count("Is the disk mounted?") == 2
     assert said.count("another clipsearch is writing") == 1

@@ -25,7 +25,7 @@ PAGE = f'<!doctype html>\n<meta name="generator" content="{MARK}">\nolder'
 
 
 def collection(root: Path, index: Path | None = None) -> Path:
-    """An index of one picture, ``a.png``; beside it lies ``new.png``, which is not indexed."""
+    """An index of one image, ``a.png``; beside it lies ``new.png``, which is not indexed."""
     root.mkdir()
     for seed, name in enumerate(["a.png", "new.png"]):
         make_picture(root / name, seed)
@@ -83,12 +83,12 @@ def test_an_indexed_picture_is_never_overwritten(photos: Path, other: Path) -> N
         *(Path("link.html"), Path("folder/a.png"), Path("../photos/../photos/a.png")),
     ):
         for force in (False, True):
-            refused(path, "is a picture of the collection", force=force)
+            refused(path, "is an image of the collection", force=force)
 
 
 def test_a_picture_under_another_path_is_the_same_picture(photos: Path) -> None:
     os.link(photos / "a.png", "mounted elsewhere.png")  # as a bind mount shows it
-    refused(Path("mounted elsewhere.png"), "is a picture of the collection", force=True)
+    refused(Path("mounted elsewhere.png"), "is an image of the collection", force=True)
 
 
 def test_a_picture_of_an_open_collection_is_safe_though_no_list_has_it(made: Path) -> None:

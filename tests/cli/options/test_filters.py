@@ -1,4 +1,4 @@
-"""Filters: exact, on what the catalogue knows, and clear about what is no filter."""
+"""Filters: exact, on what the catalog knows, and clear about what is no filter."""
 
 import json
 import os
@@ -89,11 +89,11 @@ def test_any_text_is_a_date_or_a_usage_error(text: str) -> None:
 def test_a_type_stands_for_all_its_spellings() -> None:
     assert filters.suffixes(["jpeg"]) == filters.suffixes([".JPG"]) >= {b".jpg", b".jpeg"}
     assert filters.suffixes(["webp", "tif"]) == {b".webp", b".tif", b".tiff"}
-    with pytest.raises(UsageError, match="'docx' is no type of picture"):
+    with pytest.raises(UsageError, match="'docx' is no type of image"):
         filters.suffixes(["docx"])
 
 
-# -- in the catalogue ----------------------------------------------------------------------------
+# -- in the catalog ----------------------------------------------------------------------------
 
 
 CAMERAS = ["Canon EOS 5D", "NIKON D90", "Ä[1]", None, "Apple iPhone 13"]
@@ -121,7 +121,7 @@ def is_near(n: int, latitude: float, longitude: float, km: float) -> bool:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    """Pictures of several sizes and times; every third does not tell when it was taken."""
+    """Images of several sizes and times; every third does not tell when it was taken."""
     with Store.create(tmp_path / FOLDER, tmp_path, fake_spec()) as opened:
         with opened.batch():
             for n in range(120):
@@ -303,7 +303,7 @@ def test_a_filter_that_leaves_nothing_says_so(run: Run, made: Path) -> None:
     [
         (["--after", "someday"], "'someday' is no date"),
         (["--before", "2024-02-30"], "'2024-02-30' is no date"),
-        (["--type", "docx"], "'docx' is no type of picture"),
+        (["--type", "docx"], "'docx' is no type of image"),
         (["--min-width", "-1"], "--min-width"),
         (["--camera", " "], "--camera says nothing"),
         (["--near", "-33.9,18.4"], "'-33.9,18.4' is no place and distance"),

@@ -15,7 +15,7 @@ from clipsearch.storage.catalog import FOLDER, Store
     ("arguments", "said"),
     [
         ("classify --json --csv", "--json and --csv each say how classes are printed"),
-        ("classify --confusion -k 3", "--confusion counts the first class of each picture"),
+        ("classify --confusion -k 3", "--confusion counts the first class of each image"),
         ("classify --confusion --csv", "goes with neither --texts nor --csv"),
         ("classify --domain everyday --probe x", "each name the classes"),
         ("search --batch --explain", "--explain speaks of one answer"),

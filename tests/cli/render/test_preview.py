@@ -100,7 +100,7 @@ def test_pictures_where_the_terminal_has_them(answers: str, begins: str, count: 
 def test_a_terminal_without_colours_is_told_so() -> None:
     code, text = in_a_terminal(PROGRAM, NO_COLOR="1")
     assert code == 1
-    assert "--preview needs colours" in text
+    assert "--preview needs colors" in text
 
 
 @pytest.mark.process

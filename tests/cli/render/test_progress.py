@@ -74,10 +74,10 @@ def test_index_tells_what_it_is_doing_and_takes_that_away_again(
     )
     assert out == ""
     text = plain(shown)
-    for doing in ("looking for pictures", "loading the model", "embedding", "measuring what"):
+    for doing in ("looking for images", "loading the model", "embedding", "measuring what"):
         assert doing in text
     assert "0/12" in text
-    assert text.index("looking for pictures") < text.index("loading the model")
+    assert text.index("looking for images") < text.index("loading the model")
     summary, untested = text.strip().splitlines()[-2:]
     assert "12 added" in summary
     assert "untested" in untested
@@ -141,7 +141,7 @@ def test_a_terminal_is_told_what_how_many_and_how_fast(monkeypatch: pytest.Monke
 
 def line(cells: int, **known: object) -> str:
     known = {"total": 1200, "completed": 600, "speed": 20.0, "time_remaining": 30.2} | known
-    task = SimpleNamespace(**{"description": "changing pictures a little"} | known)
+    task = SimpleNamespace(**{"description": "changing images a little"} | known)
     return Line(Console(width=cells + 2)).render(cast(Task, task)).plain
 
 
@@ -162,16 +162,16 @@ def test_the_time_that_is_left(seconds: float, text: str) -> None:
 
 def test_a_narrow_terminal_gets_the_same_line_with_less_in_it() -> None:
     assert line(118) == (
-        f"changing pictures a little  {'━' * 11}{'─' * 12}  600/1,200  30s left  20.0/s"
+        f"changing images a little  {'━' * 11}{'─' * 12}  600/1,200  30s left  20.0/s"
     )
-    assert line(58) == "changing pictures a little  ━━━━━──────  600/1,200"
+    assert line(56) == "changing images a little  ━━━━━──────  600/1,200"
     assert line(58, description="embedding") == (
         "embedding  ━━━━━──────  600/1,200  30s left  20.0/s"
     )
-    assert line(38) == "changing pictures a little  600/1,200"
-    assert line(28) == "changing pict...  600/1,200"
+    assert line(38) == "changing images a little  600/1,200"
+    assert line(28) == "changing imag...  600/1,200"
 
 
 @pytest.mark.parametrize("total", [None, 1])
 def test_what_has_no_steps_has_no_bar(total: int | None) -> None:
-    assert line(78, total=total, completed=0) == "changing pictures a little"
+    assert line(78, total=total, completed=0) == "changing images a little"

@@ -169,7 +169,7 @@ def test_status_says_what_is_left_out_and_what_is_tried_again() -> None:
 def test_images_in_archives_are_counted_apart() -> None:
     told = status(Path("/photos"), archived=34)
     lines = status_text(told, known(), "here").splitlines()
-    assert "  images   1234, 34 of them in archives" in lines
+    assert "  images   1,234, 34 of them in archives" in lines
     assert status_record(told, known())["in_archives"] == 34
 
 

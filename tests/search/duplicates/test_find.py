@@ -1,7 +1,7 @@
 """Duplicates: what was planted is found, in the right groups, and nothing is offered that changed.
 
-Pictures are of two kinds: `scene` draws one that differs for each seed, and `frame` another
-picture that the encoder of these tests takes for the same.
+Images are of two kinds: `scene` draws one that differs for each seed, and `frame` another
+image that the encoder of these tests takes for the same.
 """
 
 import os
@@ -29,7 +29,7 @@ SCENES = 12
 
 
 class ColourEncoder:
-    """Sees the mean colour of a picture and nothing else: what is alike to it need not be."""
+    """Sees the mean color of an image and nothing else: what is alike to it need not be."""
 
     batch_size = 8
 
@@ -42,7 +42,7 @@ class ColourEncoder:
 
 
 def scene(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
-    """Soft shapes of one colour on another, as different from other seeds' as can be."""
+    """Soft shapes of one color on another, as different from other seeds' as can be."""
     random = np.random.default_rng(seed)
     colours = np.array([[255, 40, 40], [40, 255, 40], [40, 40, 255], [230, 230, 30]])
     shapes = random.random((9, 12, 1)) * colours[seed % 4] / (1 + 0.15 * (seed // 4))
@@ -51,7 +51,7 @@ def scene(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
 
 
 def frame(seed: int) -> Image.Image:
-    """A different picture of the same mean colour."""
+    """A different image of the same mean color."""
     return scene(seed).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
@@ -62,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "sub").mkdir(parents=True)
     for seed in range(SCENES):
         scene(seed).save(folder / f"{seed:02}.png")
-    scene(0).save(folder / "sub/00 saved anew.jpg", quality=70)
+    scene(0).save(folder / "sub/00 saved again.jpg", quality=70)
     scene(0).resize((200, 150)).save(folder / "sub/00 small.jpg")
     scene(1).crop((10, 8, 320, 240)).save(folder / "sub/01 cropped.jpg")
     ImageEnhance.Brightness(scene(2)).enhance(1.1).save(folder / "02 brighter.png")
@@ -116,7 +116,7 @@ def members(found: Duplicates) -> list[list[str]]:
 PLANTED = [
     (
         "near-duplicates",
-        ["00.png", "sub/00 copy.png", "sub/00 saved anew.jpg", "sub/00 small.jpg"],
+        ["00.png", "sub/00 copy.png", "sub/00 saved again.jpg", "sub/00 small.jpg"],
     ),
     ("near-duplicates", ["01.png", "sub/01 cropped.jpg"]),
     ("near-duplicates", ["02 brighter.png", "02.png"]),
@@ -165,7 +165,7 @@ def test_copies_alone_need_no_embedding(store: Store) -> None:
 
 def test_filters_restrict_what_is_compared(store: Store) -> None:
     assert names(near(store, Filter(b"sub"))) == [
-        ("near-duplicates", ["sub/00 copy.png", "sub/00 saved anew.jpg", "sub/00 small.jpg"])
+        ("near-duplicates", ["sub/00 copy.png", "sub/00 saved again.jpg", "sub/00 small.jpg"])
     ]
     assert near(store, Filter(b"none")) == Duplicates((), 0, ())
 
@@ -178,7 +178,7 @@ def test_files_that_are_gone_or_have_changed_are_in_no_group(store: Store, root:
     found = near(store)
     assert names(found)[1] == (
         "near-duplicates",
-        ["sub/00 copy.png", "sub/00 saved anew.jpg", "sub/00 small.jpg"],
+        ["sub/00 copy.png", "sub/00 saved again.jpg", "sub/00 small.jpg"],
     )
     listed = {path for _, paths in names(found) for path in paths}
     assert not listed & {"05.png", "sub/05 copy.png", "01.png", "sub/01 cropped.jpg", "00.png"}
@@ -232,7 +232,7 @@ def test_what_is_measured_finds_what_was_planted(store: Store) -> None:
     assert len(groups.groups) >= 4
     for group in members(groups):  # one in twenty near-duplicates may be missed
         assert any(set(group) <= set(planted) for planted in PLANTED_MEMBERS)
-    assert measured(store) == found  # the same pictures, the same changes
+    assert measured(store) == found  # the same images, the same changes
 
 
 def test_it_is_kept_for_its_model_until_much_has_changed(store: Store, root: Path) -> None:
@@ -266,7 +266,7 @@ def test_pictures_that_cannot_be_read_are_left_out_of_the_sample(store: Store, r
     shutil.rmtree(root / "sub")
     for path in root.glob("*.png"):
         path.unlink()
-    with pytest.raises(CollectionGone, match="none of the pictures"):
+    with pytest.raises(CollectionGone, match="none of the images"):
         measured(store)
 
 

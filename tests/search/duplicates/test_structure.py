@@ -1,4 +1,4 @@
-"""Structure: a changed copy agrees with its picture, and another picture does not."""
+"""Structure: a changed copy agrees with its image, and another image does not."""
 
 import numpy as np
 import pytest
@@ -35,9 +35,9 @@ CHANGES = {
     "half": lambda picture: small(resized(picture, 0.5)),
     "brighter": lambda picture: small(ImageEnhance.Brightness(picture).enhance(1.15)),
     "less contrast": lambda picture: small(ImageEnhance.Contrast(picture).enhance(0.8)),
-    "10 % off all sides": lambda picture: cropped(picture, 0.05, 0.05, 0.05, 0.05),
-    "5 % off a corner": lambda picture: cropped(picture, 0.05, 0.05, 0, 0),
-    "4 % off a side": lambda picture: cropped(picture, 0, 0.04, 0.04, 0),
+    "10% off all sides": lambda picture: cropped(picture, 0.05, 0.05, 0.05, 0.05),
+    "5% off a corner": lambda picture: cropped(picture, 0.05, 0.05, 0, 0),
+    "4% off a side": lambda picture: cropped(picture, 0, 0.04, 0.04, 0),
 }
 
 

@@ -160,7 +160,7 @@ def test_the_faiss_file_of_another_collection_is_not_believed(
 def test_a_catalogue_out_of_a_backup_does_not_believe_the_faiss_file_from_after_it(
     directory: Path, writer: Store
 ) -> None:
-    """The ids it mints anew are in that file already, with other pictures' vectors."""
+    """The ids it mints again are in that file already, with other images' vectors."""
     vectors = add(writer, forest(60))
     writer.update_vector_index()
     backup = (directory / CATALOG).read_bytes()
@@ -319,7 +319,7 @@ def test_a_damaged_row_of_the_catalogue_is_left_out_and_told_of(
 
 
 def test_a_row_that_could_be_an_embedding_is_compared_with_the_file(writer: Store) -> None:
-    """The file has checksums and the catalogue has none: so it is the row that is damaged."""
+    """The file has checksums and the catalog has none: so it is the row that is damaged."""
     add(writer, forest(60))
     writer.update_vector_index()
     other = half(unit(77)).tobytes()
@@ -409,7 +409,7 @@ def test_a_faiss_file_that_cannot_be_written_loses_nothing(
             patched.setattr(os, step, fail)
             with pytest.raises(StoreError, match="No space left") as caught:
                 writer.update_vector_index()
-        assert "No picture is lost" in caught.value.hint
+        assert "No image is lost" in caught.value.hint
         assert snapshot(directory)[VECTORS] == before
         check(writer, vectors)
         with Store.open(directory) as reader:
@@ -423,7 +423,7 @@ def test_a_faiss_file_that_cannot_be_written_loses_nothing(
 
 
 def kinds_of_pictures(count: int, seed: int = 0, name: bytes = b"") -> list[EmbeddedImage]:
-    """Pictures that fall into clusters."""
+    """Images that fall into clusters."""
     return [
         replace(picture(name + b"%d.png" % n, n), vector=vector)
         for n, vector in enumerate(clustered(count, seed=seed))

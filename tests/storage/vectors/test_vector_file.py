@@ -335,7 +335,7 @@ def test_a_folder_in_its_place_is_damaged(tmp_path: Path) -> None:
 
 
 def test_the_file_of_another_catalogue_is_refused(written: Path) -> None:
-    with pytest.raises(DamagedVectorIndex, match="another catalogue"):
+    with pytest.raises(DamagedVectorIndex, match="another catalog"):
         VectorIndex.read(written, 16, b"other sixteen...")
 
 
@@ -463,7 +463,7 @@ def inverted(path: Path, ids: Ids, vectors: Half, queries: Vectors) -> VectorInd
 
 @pytest.fixture(scope="module")
 def collection() -> tuple[Ids, Half]:
-    """4,000 pictures of 40 kinds, under ids in no order."""
+    """4,000 images of 40 kinds, under ids in no order."""
     vectors = clustered(4000).astype("<f2")
     return np.random.default_rng(1).permutation(10 * np.arange(4000)).astype(np.int64), vectors
 

@@ -28,17 +28,16 @@ _CONTRASTS = (1.0, 0.3)
 
 
 def probe_images(preprocessing: Preprocessing) -> Pixels:
-    """Eight images ``(8, height, width, 3)``, always the same: four noisy ones, four smooth."""
+    """Four images ``(4, height, width, 3)``, always the same: two noisy ones, two smooth."""
     height, width = preprocessing.size
     rng = np.random.default_rng(0)
-    cells = rng.integers(0, 256, (4, _CELLS, _CELLS, 3)).astype(np.float32)
+    cells = rng.integers(0, 256, (2, _CELLS, _CELLS, 3)).astype(np.float32)
     rows, columns = np.arange(height) * _CELLS // height, np.arange(width) * _CELLS // width
     blocks = cells[:, rows][:, :, columns]
     noisy = blocks + rng.normal(0, _NOISE, blocks.shape)
     smooth = [
         128 + contrast * (_enlarged(image, height, width) - 128)
-        for contrast in _CONTRASTS
-        for image in cells[:2]
+        for image, contrast in zip(cells, _CONTRASTS, strict=True)
     ]
     pixels: Pixels = np.clip(np.concatenate([noisy, smooth]), 0, 255).astype(np.uint8)
     return pixels

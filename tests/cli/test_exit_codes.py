@@ -204,7 +204,13 @@ CASES = [
     Case("search", 3, "refused by the usage policy", "identify"),
     Case("search", 3, "refused as out of the domain", "revenue"),
     Case("search", 3, "refused by `--require-tested`", f"crack {ANY} --require-tested"),
-    Case("search --batch", 0, "at least one query has hits", ANY, lines="crack\n\nidentify this man\n"),
+    Case(
+        "search --batch",
+        0,
+        "at least one query has hits",
+        ANY,
+        lines="crack\n\nidentify this man\n",
+    ),
     Case(
         "search --batch",
         2,
@@ -308,7 +314,12 @@ CASES = [
         "the gate refuses no more than the domain allows",
         "../parts.toml --model pocket",
     ),
-    Case("domain check", 1, "the gate refuses more than the domain allows", "../strict.toml --model pocket"),
+    Case(
+        "domain check",
+        1,
+        "the gate refuses more than the domain allows",
+        "../strict.toml --model pocket",
+    ),
     Case("doctor", 0, "everything can be used", "", check_of(diagnosis.State.OK)),
     Case("doctor", 2, "there is a problem", "", check_of(diagnosis.State.PROBLEM)),
     Case("browse", 130, "Ctrl-C, the only way to stop it", "", served),

@@ -35,9 +35,9 @@ _CELLS = 16
 _KEPT = (0.95, 0.9)
 """The share of width and height that a crop keeps."""
 _STILL, _BAND, _DRAWN_SHARE = 2, 12, 0.2
-"""A drawing hardly changes from pixel to pixel and has one brightness, within a band of levels, over
-at least this share of the image. Paper that is lit from one side passes as a drawing. So does one
-in five of the 73 photographs among the sample images, usually because of its sky."""
+"""A drawing hardly changes from pixel to pixel and has one brightness, within a band of levels,
+over at least this share of the image. Paper that is lit from one side passes as a drawing. So does
+one in five of the 73 photographs among the sample images, usually because of its sky."""
 _FLAT = 8.0
 """An image whose cells differ by no more than this in total, of 255, has no structure."""
 

@@ -50,7 +50,7 @@ class Aim(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A query that is ready to be searched."""
+    """A query that is ready to search with."""
 
     vector: Vectors
     """``(dim,)``: a unit vector, or the vector of a mixture."""
@@ -113,7 +113,7 @@ class _Parts:
     def embedded(self, query: Query, *, check: bool) -> Embedded:
         if not query.has_aim:
             raise UsageError(
-                "the query has nothing to search for: --not and --unlike only exclude",
+                "the query has nothing to search for: --not and --unlike only say what to avoid",
                 hint='For example: clipsearch search "a fruit" --not "a banana"',
             )
         for name in sorted({part.saved for part in query.parts} - {""}):

@@ -53,7 +53,7 @@ class Member:
     root: bytes
     """The absolute root of its collection."""
     similarity: float
-    """Cosine similarity of its embedding to that of the group's best."""
+    """Cosine similarity to the best image of the group."""
 
     @property
     def path(self) -> bytes:

@@ -181,7 +181,7 @@ def read_part(text: str) -> Text | Probe:
     try:
         text.encode()
     except UnicodeError as error:
-        raise UsageError("the query is not valid UTF-8", hint="Encode it as UTF-8.") from error
+        raise UsageError("the query is not valid text", hint="Use UTF-8.") from error
     if not text.strip():
         raise UsageError("the query is empty", hint="Describe what to search for.")
     weight, what = weighted(text)

@@ -251,7 +251,7 @@ CASES = [
     ),
     Case("evaluate", 0, "all pass marks are met", "."),
     Case("evaluate", 1, "a pass mark is missed", ".", other_marks),
-    Case("evaluate", 1, "there are too few images to decide", "few.csv"),
+    Case("evaluate", 1, "there are too few images to decide anything", "few.csv"),
     Case("evaluate", 3, "the policy forbids a caption", "captions.csv"),
     Case(
         "evaluate",

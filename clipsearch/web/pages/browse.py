@@ -85,7 +85,7 @@ def answered(about: About, options: SearchOptions, shown: Shown, marks: Marks) -
     else:
         heading = _matching(answer.matching, len(answer.hits))
         if judgment.verdict == "weak":
-            said.insert(0, "these images may not show what you are looking for")
+            said.insert(0, "these may not show what you are looking for")
     return render(
         "answered.html",
         marks=marks,

@@ -1,7 +1,7 @@
 """The one flow from queries to answers: for one text, for a batch, for ``browse``, for Python.
 
-``embed`` makes each query one vector, after the policy and the domain have let it pass; ``rank``
-gathers, judges and cuts the hits of all collections.
+``embed`` turns each query into one vector, after the policy and the domain have accepted it;
+``rank`` gathers, judges and cuts the hits of all collections.
 """
 
 from collections.abc import Sequence
@@ -21,24 +21,24 @@ from clipsearch.storage.collection import Collection
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was found for one query, and what is to be known of it."""
+    """What was found for one query, with its verdict and notes."""
 
     hits: list[Hit]
     """Best first."""
     judgment: Judgment = field(default_factory=Judgment)
-    """The verdict, and what it was found by."""
+    """The verdict, and the measurements behind it."""
     matching: int = 0
     """How many images match, of which ``hits`` are the best ``k``; up to 10,000 are counted."""
     nearest: Sequence[Hit] = ()
-    """The best few images, if there are no hits because none is good enough."""
+    """The best few images, if there are no hits because no image is good enough."""
     classes: tuple[str | None, ...] = ()
-    """Of each hit, where they were asked for: the class of the domain nearest to its image."""
+    """For each hit, if requested, the class of the domain nearest to its image."""
     notes: tuple[str, ...] = ()
-    """What is to be known of the query, a line each."""
+    """Remarks about the query, one per line."""
     calibrated: bool = True
-    """Whether it is known what scores mean in all collections; if not, there is no verdict."""
+    """Whether all collections are calibrated; if not, there is no verdict."""
     explanation: tuple[str, ...] = ()
-    """Why the answer is what it is, a line each, where that was asked for."""
+    """Why this is the answer, one line each, if requested."""
     nothing_passes: bool = False
     """Whether there are no hits because no image passes the filters."""
 
@@ -56,8 +56,9 @@ def answer(
 ) -> Answer:
     """Answer one query over collections that share a model.
 
-    Raises RefusedByPolicy, before anything is computed, OutOfDomain, and NotTested where only
-    tested collections will do; UsageError for what cannot be looked for; ModelError.
+    Raises RefusedByPolicy before anything is computed, OutOfDomain, NotTested if
+    ``options.require_tested`` is not met, UsageError for a query that cannot be searched, and
+    ModelError.
     """
     (found,) = answer_each(collections, [query], options, encoders)
     if isinstance(found, ClipsearchError):
@@ -71,10 +72,10 @@ def answer_each(
     options: SearchOptions,
     encoders: Encoders,
 ) -> list[Answer | ClipsearchError]:
-    """Answer each query, with all their texts embedded at once.
+    """Answer each query; all their texts are embedded at once.
 
-    What concerns one query alone is its answer; raised are NotTested, UsageError for a class that
-    the domain does not have, and ModelError.
+    An error that concerns a single query is returned as its answer. Raises NotTested, UsageError
+    for a class that the domain does not have, and ModelError.
     """
     if options.require_tested:
         for collection in collections:
@@ -106,7 +107,7 @@ def answer_each(
                 notes=notes(query),
                 calibrated=calibrated,
                 explanation=explain(query, one, ranking, collections) if options.explain else (),
-                # What is left out as the query itself may be all that passes.
+                # The query image itself, which is left out, may be the only one that passes.
                 nothing_passes=not (hits or nearest or one.left_out) and options.is_filtered,
             )
         )
@@ -114,7 +115,7 @@ def answer_each(
 
 
 def newest(collections: Sequence[Collection], options: SearchOptions) -> Answer:
-    """The ``options.k`` images taken last that pass the filters, where nothing is looked for.
+    """The ``options.k`` most recent images that pass the filters, without a query.
 
     Raises UsageError for a class that the domain does not have.
     """
@@ -136,13 +137,13 @@ def newest(collections: Sequence[Collection], options: SearchOptions) -> Answer:
 
 
 def notes(query: Query) -> tuple[str, ...]:
-    """What is to be known of a query before it is answered, a line each."""
+    """Remarks about a query before it is answered, one per line."""
     told = (policy.language_note, weight_note)
     return tuple(note for text in query.texts for tell in told if (note := tell(text)))
 
 
 def _with_class(collections: Sequence[Collection], options: SearchOptions) -> SearchOptions:
-    """The class that images must be of as a part of the filter. Raises UsageError."""
+    """Make the required class part of the filter. Raises UsageError."""
     if not options.class_name:
         return options
     of_class = class_index(collections, options.class_name)
@@ -152,7 +153,7 @@ def _with_class(collections: Sequence[Collection], options: SearchOptions) -> Se
 def _nearest_classes(
     collections: Sequence[Collection], hits: Sequence[Hit]
 ) -> tuple[str | None, ...]:
-    """The class nearest to each hit's image, by its own collection's domain, where known."""
+    """The class nearest to each hit's image in its own collection's domain, if known."""
     nearest = {
         collection.store.root: collection.nearest_classes(
             [hit.id for hit in hits if hit.root == collection.store.root]

@@ -1,8 +1,8 @@
-"""Hits of which no two are nearly the same: a burst is one hit, its best image.
+"""Hits without near-duplicates: a burst of photographs is one hit, its best image.
 
-What is nearly the same to the model is measured on the collection by ``duplicates`` (see
-``likeness``); where it was not, it is ``NEAR_DUPLICATE``. The images are not looked at: what is
-hidden here is not lost, and a search is not to wait for a disk.
+``duplicates`` measures the near-duplicate threshold on the collection (see ``likeness``); until it
+has, ``NEAR_DUPLICATE`` applies. The image files are not read: hiding a hit loses nothing, and a
+search should not wait for a disk.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,13 +18,13 @@ from clipsearch.search.duplicates.neighbors import Half, lead
 from clipsearch.storage.collection import Collection
 
 _WINDOW, _LEAST = 4, 100
-"""Looked at are so many times as many hits as are wanted, and at least so many."""
+"""Examine this multiple of the requested hits, and at least this number."""
 _MOST = 65_536
-"""Hits that are looked at in all, however alike they are."""
+"""The maximum number of hits to examine, no matter how similar they are."""
 
 
 def windows(k: int) -> Iterator[int]:
-    """How many hits to look at for ``k`` that differ: ever more, up to 65,536."""
+    """How many hits to examine to find ``k`` different ones: growing numbers, up to 65,536."""
     window = max(_WINDOW * k, _LEAST)
     yield window
     while window < _MOST:
@@ -33,10 +33,10 @@ def windows(k: int) -> Iterator[int]:
 
 
 def fold(collections: Sequence[Collection], hits: Sequence[Hit]) -> list[Hit]:
-    """Hits of which no two are nearly the same, in their order.
+    """Remove near-duplicates from hits, and keep their order.
 
-    hits: best first. One that is nearly the same as a better one is folded into the most similar
-    of these, which counts it as ``collapsed``.
+    hits: best first. A hit that nearly equals better ones is folded into the most similar of them,
+    which counts it as ``collapsed``.
     """
     threshold = max(_threshold(collection) for collection in collections)
     leaders, _ = lead(_embeddings(collections, hits), threshold)
@@ -51,7 +51,7 @@ def _threshold(collection: Collection) -> float:
 
 
 def _embeddings(collections: Sequence[Collection], hits: Sequence[Hit]) -> Half:
-    """``(n, dim)``, in the order of the hits; zeros for one that was removed a moment ago."""
+    """``(n, dim)``, in the order of the hits; zeros for a hit that has just been removed."""
     stores = {collection.store.root: collection.store for collection in collections}
     vectors = np.zeros((len(hits), collections[0].store.spec.dim), np.float16)
     for row, hit in enumerate(hits):

@@ -1,9 +1,9 @@
-"""Queries into vectors: checked, embedded, and several parts made one.
+"""Turn queries into vectors: check them, embed them, and combine their parts.
 
-A query of one part is searched with as it is. Several are put on one scale and mixed, see
-``fusion``. Images that were good or bad move a query as in Rocchio's relevance feedback, with
-the weights of Manning, Raghavan and Schuetze (2008, section 9.1.1): 0.75 for all the good ones
-together, 0.15 for all the bad ones.
+A query with a single part is used as it is. Several parts are put on one scale and mixed (see
+``fusion``). Images marked good or bad shift a query as in Rocchio's relevance feedback, with the
+weights of Manning, Raghavan and Schuetze (2008, section 9.1.1): 0.75 for all good images
+together, 0.15 for all bad ones.
 """
 
 import os
@@ -41,7 +41,7 @@ _GOOD, _BAD, _UNWANTED = 0.75, 0.15, 0.5
 
 
 class Aim(NamedTuple):
-    """A text that is looked for, as one would ask for it alone."""
+    """A text to search for, as if it were the whole query."""
 
     vector: Vectors
     """``(dim,)``: its embedding."""
@@ -50,23 +50,23 @@ class Aim(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A query that is ready to be searched with."""
+    """A query that is ready to search with."""
 
     vector: Vectors
-    """``(dim,)``: a unit vector, or that of a mixture."""
+    """``(dim,)``: a unit vector, or the vector of a mixture."""
     kind: QueryKind = "text"
     left_out: tuple[Path, ...] = ()
-    """Files that are no hits: the images that one started from."""
+    """Files that are never hits: the images in the query itself."""
     offset: float = 0.0
-    """Added to every score: see ``fusion``."""
+    """Added to every score (see ``fusion``)."""
     aims: tuple[Aim, ...] = ()
-    """The texts that are looked for: the verdict is that of the best of them."""
+    """The texts to search for; the best of them decides the verdict."""
     by_example: bool = False
-    """Whether images are looked for, whose nearest are always worth showing."""
+    """Whether the query has example images, whose nearest images are always worth showing."""
     feedback: bool = False
     """Whether images were marked good or bad."""
     of_class: int | None = None
-    """The class of the domain whose images are listed, in place of a search."""
+    """The class of the domain whose images are listed instead of a search."""
 
 
 def embed_each(
@@ -76,10 +76,10 @@ def embed_each(
     *,
     allow_out_of_domain: bool = False,
 ) -> list[Embedded | ClipsearchError]:
-    """Make queries ready, with all their texts embedded at once.
+    """Prepare queries; all their texts are embedded at once.
 
-    The policy comes first, before anything is computed. What is refused, and what cannot be
-    looked for, is an answer: nothing is raised that concerns one query alone.
+    The policy is checked first, before anything is computed. A refusal or an error that concerns a
+    single query is returned in its place, not raised.
     """
     refusals: dict[int, Refused] = {}
     for n, query in enumerate(queries):
@@ -95,13 +95,13 @@ def embed_each(
     for n, query in enumerate(queries):
         try:
             answers.append(refusals.get(n) or parts.embedded(query, check=not allow_out_of_domain))
-        except ClipsearchError as error:  # a probe of another model, say
+        except ClipsearchError as error:  # for example, a probe of another model
             answers.append(error)
     return answers
 
 
 class _Parts:
-    """The vectors of a query's parts, in these collections."""
+    """Computes the vectors of a query's parts for these collections."""
 
     def __init__(
         self, collections: Sequence[Collection], encoders: Encoders, texts: dict[str, Vectors]
@@ -113,7 +113,7 @@ class _Parts:
     def embedded(self, query: Query, *, check: bool) -> Embedded:
         if not query.has_aim:
             raise UsageError(
-                "there is nothing to look for: --not and --unlike only say what is unwanted",
+                "the query has nothing to search for: --not and --unlike only say what to avoid",
                 hint='For example: clipsearch search "a fruit" --not "a banana"',
             )
         for name in sorted({part.saved for part in query.parts} - {""}):
@@ -155,7 +155,7 @@ class _Parts:
         )
 
     def _part(self, part: Part) -> tuple[Vectors, QueryKind, Path | None]:
-        """A part's vector ``(dim,)``, its kind, and the file that it is, if it is one."""
+        """A part's vector ``(dim,)``, its kind, and its file, if it has one."""
         match part:
             case Text():
                 return self._texts[part.text], "text", None
@@ -175,16 +175,16 @@ class _Parts:
     def _of_the_only_one(self, id: int) -> tuple[Vectors, QueryKind, Path]:
         if len(self._collections) > 1:
             raise UsageError(
-                f"'{id}' is an image's number, and there are {len(self._collections)} indexed "
-                "folders here",
-                hint="Name the image by its path, or the folder with --under FOLDER.",
+                f"'{id}' is an image id, but there are {len(self._collections)} indexed folders "
+                "here",
+                hint="Give the path of the image, or choose the folder with --under FOLDER.",
             )
         store = self._collections[0].store
         with suppress(KeyError, OverflowError):
             return store.vector(id), "image", store.path_of(id)
         raise UsageError(
             f"there is no image {id} in the index of {store.root}",
-            hint="The numbers are the ids that --json prints.",
+            hint="Use an id that --json prints.",
         )
 
     def _marked(self, place: int, id: int) -> tuple[Vectors, QueryKind, Path]:
@@ -193,27 +193,27 @@ class _Parts:
             return store.vector(id), "image", store.path_of(id)
         except (LookupError, OverflowError) as error:
             raise UsageError(
-                "an image that was marked is no longer in the index",
-                hint="Take its mark back, or begin again.",
+                "a marked image is no longer in the index",
+                hint="Remove its mark, or start over.",
             ) from error
 
     def _probe(self, name: str) -> Vectors:
         if len(self._collections) > 1:
             raise UsageError(
-                f"'@{shortened(name)}' is no saved query, and a probe belongs to one of the "
+                f"'@{shortened(name)}' is not a saved query, and could be a probe in any of the "
                 f"{len(self._collections)} indexed folders here",
                 hint="Say which one you mean with --under FOLDER.",
             )
         return probes.query(self._collections[0].store, name)
 
     def _require_no_probe(self, name: str) -> None:
-        """Raise UsageError if a saved query's name could mean a probe, too."""
+        """Raise UsageError if a saved query's name could also mean a probe."""
         for collection in self._collections:
             if name in probes.names(collection.store):
                 raise UsageError(
-                    f"'@{name}' is a saved query, and a probe of {collection.store.root}",
-                    hint=f"The probe's classes are @{name}/CLASS. For the query, save it under "
-                    f"another name, and forget this one: clipsearch query remove {name}",
+                    f"'@{name}' is both a saved query and a probe of {collection.store.root}",
+                    hint=f"For the probe, use @{name}/CLASS. For the query, save it under another "
+                    f"name and remove this one: clipsearch query remove {name}",
                 )
 
     def _scale(self) -> Scale:
@@ -221,19 +221,19 @@ class _Parts:
         whole = [scale for scale in scales if scale is not None]
         if not whole:
             raise IndexUnreadable(
-                "a query of several parts needs measurements that this index does not have",
-                hint="Make them with: clipsearch index FOLDER (no image is embedded again).",
+                "this index lacks the measurements that a query of several parts needs",
+                hint="Run: clipsearch index FOLDER (no image is embedded again).",
             )
         return Scale.pooled(whole)
 
 
 def _weights(query: Query) -> list[float]:
-    """What each part counts for, with the sign of its role."""
+    """The weight of each part, with the sign of its role."""
     alone = not any(part.role == "wanted" for part in query.parts)
     of_role = {
         "wanted": 1.0,
         "unwanted": -_UNWANTED,
-        # Good images alone are the query.
+        # Without other parts, the good images are the query.
         "good": 1.0 if alone else _GOOD,
         "bad": -_BAD,
     }
@@ -251,7 +251,7 @@ def image_vector(stores: Sequence[Store], image: Path, encoders: Encoders) -> Ve
 
     Raises UsageError if the file cannot be read as an image.
     """
-    from clipsearch.images import pool  # here, since no text query needs other processes
+    from clipsearch.images import pool  # here, since a text query needs no other processes
 
     try:
         vector = _stored_vector(stores, image)
@@ -262,12 +262,10 @@ def image_vector(stores: Sequence[Store], image: Path, encoders: Encoders) -> Ve
     except OSError as error:
         raise UsageError(
             f"cannot read {image}: {error.strerror}",
-            hint=weight_note(os.fspath(image)) or "Name an image.",
+            hint=weight_note(os.fspath(image)) or "Give the path of an image.",
         ) from error
     except ImageError as error:
-        raise UsageError(
-            f"cannot search by {image}: {error}", hint="Name another image."
-        ) from error
+        raise UsageError(f"cannot search by {image}: {error}", hint="Use another image.") from error
     return vector
 
 
@@ -318,9 +316,9 @@ def class_index(collections: Sequence[Collection], name: str) -> int:
 
 
 def class_vector(collections: Sequence[Collection], name: str, encoders: Encoders) -> Vectors:
-    """The embedding of one of the domain's classes, ``(dim,)``, made of all its prompts.
+    """The embedding of one of the domain's classes, ``(dim,)``, from all its prompts.
 
-    Raises UsageError as ``class_index`` does.
+    Raises the same errors as ``class_index``.
     """
     index, texts = class_index(collections, name), collections[0].texts
     if texts is not None:

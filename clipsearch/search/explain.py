@@ -1,4 +1,4 @@
-"""Why an answer is what it is, in a few lines that a person understands."""
+"""Explain an answer in a few readable lines."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,11 +13,11 @@ from clipsearch.storage.collection import Collection
 from clipsearch.text import percent, printable
 
 _NEAREST = 3
-"""Classes that are named."""
+"""Number of classes to name."""
 
 
 def weak(judgment: Judgment) -> str:
-    """What a weak match is called."""
+    """The line for a weak match."""
     return f"weak match: {reached(judgment)}"
 
 
@@ -28,7 +28,7 @@ def reached(judgment: Judgment) -> str:
 
 
 def counted(matching: int) -> str:
-    """How many images match, as far as they were counted."""
+    """How many images match, as far as they are counted."""
     return f"{matching:,}" if matching < MOST_COUNTED else f"at least {matching:,}"
 
 
@@ -41,9 +41,9 @@ def matches(matching: int, shown: int) -> str:
 
 
 def summary(judgment: Judgment, matching: int, shown: int, *, all: bool = False) -> Iterator[str]:
-    """The verdict, and how much was found, for a heading.
+    """The verdict and the number of matches, for a heading.
 
-    all: whether the best are shown, however poor.
+    all: whether the best images are shown, no matter how poor.
     """
     if all:
         yield f"the best {shown:,}, however poor"
@@ -56,19 +56,19 @@ def summary(judgment: Judgment, matching: int, shown: int, *, all: bool = False)
 
 
 def not_calibrated(options: SearchOptions) -> Iterator[str]:
-    """What is to be known of an answer before the first calibration, a line each."""
+    """Remarks about an answer before the first calibration, one per line."""
     yield (
         "not calibrated yet: there is no verdict, and queries are not checked against the domain; "
-        "let clipsearch index FOLDER finish (no image is embedded again)"
+        "run clipsearch index FOLDER to the end (no image is embedded again)"
     )
     if options.max_false_alarm < 1:
-        yield "--max-false-alarm is ignored: no rate is known before the first calibration"
+        yield "--max-false-alarm is ignored: rates are not known before the first calibration"
 
 
 def explain(
     query: Query, embedded: Embedded, ranking: Ranking, collections: Sequence[Collection]
 ) -> tuple[str, ...]:
-    """The verdict, the cut, the gate and the nearest classes, a line each."""
+    """The verdict, the cut, the gate and the nearest classes, one per line."""
     lines = [*_verdict(ranking.judgment), *_cut(ranking)]
     texts = [part for part in query.texts if part]
     for text, aim in zip(texts, embedded.aims, strict=False):
@@ -78,13 +78,13 @@ def explain(
 
 def _verdict(judgment: Judgment) -> Iterator[str]:
     if judgment.verdict is None or judgment.rate is None:
-        yield "verdict: none is given for this kind of query, or before the first calibration"
+        yield "verdict: not available for this kind of query, or before the first calibration"
         return
     yield f"verdict: {judgment.verdict}; {reached(judgment)}"
     if judgment.strength is not None:
         yield (
-            f"strength {judgment.strength:.3f}; a strong match begins above "
-            f"{judgment.strong_from:.3f}, a weak one above {judgment.weak_from:.3f}"
+            f"strength {judgment.strength:.3f}; a match is strong above "
+            f"{judgment.strong_from:.3f}, weak above {judgment.weak_from:.3f}"
         )
 
 
@@ -94,7 +94,7 @@ def _cut(ranking: Ranking) -> Iterator[str]:
     best, least = ranking.hits[0].score, ranking.judgment.least
     yield (
         f"the best score is {best:.3f}, the mean {ranking.judgment.mean:.3f}; the list ends at "
-        f"{least:.3f}, which is {SHARE:.0%} of the way to the best; {ranking.matching} reach it"
+        f"{least:.3f}, {SHARE:.0%} of the way to the best; images that reach it: {ranking.matching}"
     )
 
 
@@ -108,7 +108,7 @@ def _domain(text: str, aim: Aim, collection: Collection) -> Iterator[str]:
     why = (
         f"it names {', '.join(named.named)}"
         if named.named
-        else f"its nearness is {named.score:.3f}, and {gate.threshold:.3f} is asked for"
+        else f"its score is {named.score:.3f}, and the threshold is {gate.threshold:.3f}"
     )
-    yield f"domain {printable(collection.domain.name)}: {printable(text)!r} is let in; {why}"
+    yield f"domain {printable(collection.domain.name)}: {printable(text)!r} is accepted; {why}"
     yield "nearest classes: " + ", ".join(f"{names[n]} {similarities[n]:.2f}" for n in nearest)

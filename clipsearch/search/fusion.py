@@ -1,16 +1,17 @@
-"""Several directions made into one query: each on the same scale, so that none swamps the others.
+"""Combine several directions into one query, on one scale, so that none dominates the others.
 
 Texts and images lie in different parts of the space (the modality gap; Liang et al. 2022), and
-similarities to a text spread less over a collection than similarities to an image. A plain sum
-of a text's and an image's embedding is therefore ranked almost by the image alone. So each
-part is first taken from the mean of its own kind, and then divided by the standard deviation of
-its scores over the collection: with the covariance C of the collection's embeddings, that of a
-direction d is sqrt(d' C d). The sum of such parts is again a direction, and a search with it is
-as exact as any other: the score of an image is the weighted sum of its standard scores.
+similarities to a text vary less over a collection than similarities to an image. A plain sum of
+a text's and an image's embedding is therefore ranked almost by the image alone. So each part is
+first centered on the mean of its own kind, and then divided by the standard deviation of its
+scores over the collection. With the covariance C of the collection's embeddings, the standard
+deviation for a direction d is sqrt(d' C d). The sum of such parts is again a direction, and a
+search with it is exact: the score of an image is the weighted sum of its standard scores.
 
-Last, the scores are given the mean that those of queries of its kind have, and a spread as much
-above or below theirs as those of its parts are: a text that nothing resembles spreads little. So
-they can be read, and their false-alarm rates looked up, as those of one such query.
+Finally, the scores are rescaled. They get the mean of queries of the same kind. Their spread
+differs from the usual one by as much as the spreads of the parts do: the scores of a text that
+resembles nothing vary little. The scores and false-alarm rates can then be read like those of a
+single query of that kind.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from clipsearch.errors import UsageError
 from clipsearch.records import QueryKind, Vectors
 
 _ROUNDING = 1e-5
-"""What is shorter than this share of its parts is what rounding left of them."""
+"""A sum that is shorter than this share of its parts is rounding error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,10 @@ class Ingredient:
     """One part of a mixture."""
 
     vector: Vectors
-    """``(dim,)``: an embedding; of a probe, its direction."""
+    """``(dim,)``: an embedding, or the direction of a probe."""
     kind: QueryKind
     weight: float
-    """Negative: away from it."""
+    """Negative to search away from it."""
 
 
 class Mixture(NamedTuple):
@@ -45,14 +46,14 @@ class Mixture(NamedTuple):
     """``(dim,)``; its length is not 1."""
     offset: float
     kind: QueryKind
-    """As what its scores are to be read: a text's if it goes towards one, else an image's, else a
-    probe's."""
+    """How to read its scores: as a text's if any wanted part is a text, else as an image's if any
+    is an image, else as a probe's."""
 
 
 def mix(parts: Sequence[Ingredient], scale: Scale) -> Mixture:
-    """Make one query of several parts, of which one at least has a positive weight.
+    """Combine several parts, at least one of them with a positive weight, into one query.
 
-    Raises UsageError if nothing is left of them together.
+    Raises UsageError if the parts cancel each other out.
     """
     direction = np.zeros(len(scale.covariance))
     towards = strength = length = 0.0
@@ -67,7 +68,7 @@ def mix(parts: Sequence[Ingredient], scale: Scale) -> Mixture:
     if np.linalg.norm(direction) <= _ROUNDING * length:
         raise UsageError(
             "the parts of the query cancel each other out",
-            hint="Leave one of them out, or give it another weight.",
+            hint="Remove one of them, or give it another weight.",
         )
     kinds = {part.kind for part in parts if part.weight > 0}
     kind: QueryKind = next((kind for kind in scale.means if kind in kinds), "probe")

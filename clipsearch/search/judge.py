@@ -1,4 +1,4 @@
-"""A ranking judged: is there anything, and where does the list end?
+"""Judge a ranking: is there any match, and where does the list end?
 
 The two questions have two answers. The verdict compares the query with unrelated ones (see
 ``domain.verdict``); the cut compares the images of one ranking with each other (``domain.cut``).
@@ -23,22 +23,22 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Judgment:
-    """What was found out about a ranking; None for what could not be."""
+    """What is known about a ranking; None for what is not."""
 
     verdict: Verdict | None = None
-    """None for a probe, for a class, and before a collection was first calibrated."""
+    """None for a probe, for a class, and before the first calibration of a collection."""
     rate: float | None = None
     """The share of unrelated queries that score as high."""
     strength: float | None = None
-    """Of the text that the verdict is about, on the scale of the next two."""
+    """The strength of the text that decides the verdict, on the scale of the next two."""
     strong_from: float | None = None
     weak_from: float | None = None
     mean: float | None = None
-    """The query's mean score over the images that were searched."""
+    """The query's mean score over the searched images."""
     least: float = float("-inf")
     """The score at which the list ends."""
     compared_with: Literal["queries", "images"] = "queries"
-    """What the rate is a share of: of unrelated images, where an image decided."""
+    """What the rate is a share of: unrelated images, if an image decided the verdict."""
 
 
 def judge(
@@ -49,8 +49,8 @@ def judge(
 ) -> Judgment:
     """Judge a ranking over several collections.
 
-    ranked: hits, best first; not empty. levels: of each collection that has images to search,
-    none before all are calibrated. tops: for each aim of the query, and each of these collections,
+    ranked: hits, best first; not empty. levels: one for each collection that has images to search;
+    empty until all are calibrated. tops: for each aim of the query and each of these collections,
     its best centered scores ``(k,)``.
     """
     if not levels or query.of_class is not None or query.kind == "probe":
@@ -75,17 +75,17 @@ def judge(
 
 
 _Measured = tuple[float | None, float | None, float | None]
-"""A strength, and where strong and weak begin."""
+"""A strength, and the limits for strong and weak."""
 
 
 def _of_aim(aim: Aim, levels: Sequence[Level], best: Sequence[Floats]) -> tuple[float, _Measured]:
-    """The rate of a text, and what it was measured by."""
+    """The rate of a text, and the measurements behind it."""
     backgrounds = [level.background for level in levels]
     if len({background.words for background in backgrounds}) == 1:
         pooled = backgrounds[0] if len(levels) == 1 else Background.pooled(backgrounds)
         together = np.sort(np.concatenate(best))[::-1][:BEST]
         return _compared(aim, pooled, together)
-    # Their domains differ, and so do their background queries.
+    # The collections have different domains, so their background queries differ too.
     return min(
         (_compared(aim, *pair) for pair in zip(backgrounds, best, strict=True)),
         key=lambda pair: pair[0],
@@ -99,21 +99,21 @@ def _compared(aim: Aim, background: Background, best: Floats) -> tuple[float, _M
 
 
 def _of_example(best: Hit) -> tuple[float, _Measured]:
-    """For images, the share of others that find one as near that has nothing to do with them."""
+    """For an image query, the share of unrelated images that are as near."""
     return (1.0 if best.false_alarm is None else best.false_alarm), (None, None, None)
 
 
 def _best(query: Embedded, ranked: Sequence[Hit]) -> float:
-    """The score that the list is measured from: copies of an image say nothing of its kind."""
+    """The best score that counts for the cut: copies of a query image are ignored."""
     alone = query.by_example and not query.aims and not query.feedback
     others = (hit.score for hit in ranked if not alone or hit.score < NEAR_DUPLICATE)
     return next(others, ranked[0].score)
 
 
 def base(query: Embedded, levels: Sequence[Level]) -> tuple[float, float]:
-    """The mean score of a query over the images, and that of unrelated queries of its kind.
+    """The mean scores of a query and of unrelated queries of its kind, over the images.
 
-    The latter is known of a text alone, and infinite for any other query.
+    The latter is known only for a single text, and infinite for any other query.
     """
     sizes = [level.images for level in levels]
     means = [query.vector @ level.mean for level in levels]

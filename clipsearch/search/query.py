@@ -1,6 +1,6 @@
-"""What is asked: the parts of a query, each with a weight and a role, and how it is answered.
+"""Queries: their parts, each with a weight and a role, and the options for answering them.
 
-Here are only the words of it; ``embed`` makes a query one vector, and ``answer`` answers it.
+This module only represents queries; ``embed`` turns them into vectors, and ``answer`` answers them.
 """
 
 import re
@@ -13,30 +13,30 @@ from clipsearch.records import EVERYTHING, Filter
 from clipsearch.text import shortened
 
 Role = Literal["wanted", "unwanted", "good", "bad"]
-"""What it is about; what it is to be without; images seen, and found good or bad."""
+"""What to find, what to avoid, and images that were marked good or bad."""
 
 _SIGNS = {"wanted": "", "unwanted": "not ", "good": "like ", "bad": "unlike "}
 
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _WEIGHT = re.compile(rf"\^{_NUMBER}:(.*)", re.DOTALL)
 _EARLIER_WEIGHT = re.compile(rf"{_NUMBER}:(?!\d)(.*\S.*)", re.DOTALL)
-"""What was a weight before it began with ``^``; 16:9 and 10:30 look otherwise."""
+"""A weight as written in earlier versions, without ``^``; 16:9 and 10:30 do not match."""
 _MOST = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """One thing that a query says."""
+    """One part of a query."""
 
     weight: float = 1.0
     role: Role = "wanted"
     saved: str = field(default="", compare=False)
-    """The name of the saved query that it is part of, if it is."""
+    """The name of the saved query that it belongs to, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text(_Part):
-    """A text, embedded as it is."""
+    """A text, embedded as typed."""
 
     text: str
 
@@ -46,7 +46,7 @@ class Text(_Part):
 
 @dataclass(frozen=True, slots=True)
 class Image(_Part):
-    """An image, in a collection or not."""
+    """An image file, indexed or not."""
 
     path: str
 
@@ -56,11 +56,11 @@ class Image(_Part):
 
 @dataclass(frozen=True, slots=True)
 class Stored(_Part):
-    """An image of a collection, as the catalog knows it; its file is not read."""
+    """An indexed image, by its catalog id; its file is not read."""
 
     id: int
     place: int | None = None
-    """Which of the collections that are asked, from 0; None where there is one alone."""
+    """Which of the searched collections, from 0; None if there is only one."""
 
     def __str__(self) -> str:
         return str(self.id) if self.place is None else f"{self.place}-{self.id}"
@@ -68,7 +68,7 @@ class Stored(_Part):
 
 @dataclass(frozen=True, slots=True)
 class Class(_Part):
-    """One of the domain's classes, by all its prompts."""
+    """One of the domain's classes, with all its prompts."""
 
     name: str
 
@@ -78,7 +78,7 @@ class Class(_Part):
 
 @dataclass(frozen=True, slots=True)
 class Probe(_Part):
-    """What a probe has learned."""
+    """A class of a probe."""
 
     name: str
     """``PROBE/CLASS``, or ``PROBE`` for its class of the same name."""
@@ -92,7 +92,7 @@ Part = Text | Image | Stored | Class | Probe
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """All that one query says."""
+    """A query and all its parts."""
 
     parts: tuple[Part, ...]
 
@@ -103,12 +103,12 @@ class Query:
 
     @property
     def texts(self) -> list[str]:
-        """The texts in it, for checks and for the text encoder."""
+        """Its texts, for checks and for the text encoder."""
         return [part.text for part in self.parts if isinstance(part, Text)]
 
     @property
     def has_aim(self) -> bool:
-        """Whether anything is looked for, and not only avoided."""
+        """Whether anything is wanted, and not only avoided."""
         return any(part.role in ("wanted", "good") for part in self.parts)
 
 
@@ -117,40 +117,39 @@ class SearchOptions:
     """How a query is answered."""
 
     k: int = 10
-    """At most so many hits."""
+    """Maximum number of hits."""
     only: Filter = EVERYTHING
-    """Which images are looked at."""
+    """Which images to search."""
     class_name: str = ""
-    """The class of the domain that images must be of, if one is named."""
+    """The class of the domain that images must belong to, if given."""
     max_false_alarm: float = 1.0
-    """Hits with scores that more than this share of background queries reach are left out, too."""
+    """Also omit hits whose scores are reached by more than this share of background queries."""
     strict: bool = False
-    """Take a strong match alone."""
+    """Accept only a strong match."""
     all: bool = False
-    """Take the best hits, however poor they are."""
+    """Return the best hits, no matter how poor they are."""
     exact: bool = False
-    """Read every embedding, also where a collection has clusters."""
+    """Read every embedding, even if a collection has clusters."""
     diverse: bool = False
-    """Of images that are nearly the same, take only the one that matches best."""
+    """Return only the best match among near-duplicates."""
     allow_out_of_domain: bool = False
     require_tested: bool = False
-    """Refuse unless each collection met its domain's pass marks."""
+    """Refuse unless every collection met its domain's pass marks."""
     classes: bool = False
-    """Tell the nearest class of each hit, too."""
+    """Also find the nearest class of each hit."""
     explain: bool = False
-    """Say why the answer is what it is."""
+    """Explain the answer."""
 
     @property
     def is_filtered(self) -> bool:
-        """Whether some images are not looked at."""
+        """Whether some images are not searched."""
         return self.only != EVERYTHING or bool(self.class_name)
 
 
 def weighted(text: str) -> tuple[float, str]:
-    """A weight and what follows it: ``^2:a dog`` is twice "a dog", and ``a dog`` once.
+    """Split a weight from the text that follows it: ``^2:a dog`` is "a dog" with weight 2.
 
-    No sentence begins like that. Raises UsageError for a weight of nothing, or without anything
-    behind it.
+    Without a weight, it is 1. Raises UsageError for a weight out of range, or without a text.
     """
     found = _WEIGHT.fullmatch(text)
     if found is None:
@@ -159,32 +158,32 @@ def weighted(text: str) -> tuple[float, str]:
     if not 0 < weight <= _MOST:
         raise UsageError(
             f"'{shortened(text)}' has a weight of {found[1]}",
-            hint=f"A weight is greater than 0 and at most {_MOST:g}; see --not.",
+            hint=f"Use a weight above 0, up to {_MOST:g}. To avoid something, use --not.",
         )
     if not what.strip():
         raise UsageError(
-            f"'{shortened(text)}' is a weight of nothing",
-            hint='Say of what, for example "^2:a dog".',
+            f"'{shortened(text)}' has a weight but no text",
+            hint='Add the text after the colon, for example "^2:a dog".',
         )
     return weight, what
 
 
 def weight_note(text: str) -> str | None:
-    """What to tell whoever writes a weight as it was written before: ``2:a dog``."""
+    """A remark if a text has a weight as in earlier versions (``2:a dog``), else None."""
     if _EARLIER_WEIGHT.fullmatch(text) is None:
         return None
     said = shortened(text)
-    return f"'{said}' is searched for as it stands; a weight begins with a caret: '^{said}'"
+    return f"'{said}' is searched for literally; a weight starts with a caret: '^{said}'"
 
 
 def read_part(text: str) -> Text | Probe:
-    """One text, or with an ``@`` a probe's class, with its weight. Raises UsageError."""
+    """Parse one text, or a probe's class after ``@``, with its weight. Raises UsageError."""
     try:
         text.encode()
     except UnicodeError as error:
         raise UsageError("the query is not valid text", hint="Use UTF-8.") from error
     if not text.strip():
-        raise UsageError("the query is empty", hint="Say what to look for.")
+        raise UsageError("the query is empty", hint="Describe what to search for.")
     weight, what = weighted(text)
     if what.startswith("@"):
         return Probe(what[1:].strip(), weight=weight)
@@ -192,7 +191,7 @@ def read_part(text: str) -> Text | Probe:
 
 
 def scaled(parts: Iterable[Part], weight: float) -> tuple[Part, ...]:
-    """The parts with their weights multiplied."""
+    """The parts with their weights multiplied by ``weight``."""
     return tuple(replace(part, weight=weight * part.weight) for part in parts)
 
 

@@ -1,7 +1,7 @@
-"""The one place where the hits of a query are gathered, judged and cut.
+"""Gather, judge and cut the hits of queries.
 
-Gathered from all collections into one ranking; judged as a whole (see ``judge``); and cut where
-they are no longer good enough.
+Hits of all collections are gathered into one ranking, judged as a whole (see ``judge``), and cut
+where they are no longer good enough.
 """
 
 import os
@@ -21,13 +21,13 @@ from clipsearch.search.query import SearchOptions
 from clipsearch.storage.collection import Collection, Level
 
 _WINDOWS = (100, 1_000, 10_000)
-"""Ever more images are looked at until the list ends among them, to say how many match."""
+"""How many images to examine, in turn, until the list ends among them and matches are counted."""
 
 MOST_COUNTED = _WINDOWS[-1]
-"""More matches than these are not counted, unless more hits are asked for."""
+"""Matches beyond this number are not counted, unless more hits are requested."""
 
 _NEAREST = 6
-"""So many images are told of where none is good enough."""
+"""How many images to report if none is good enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,13 @@ class Ranking:
     matching: int
     """How many images match, of which ``hits`` are the best; at most 10,000 are counted."""
     nearest: Sequence[Hit] = ()
-    """The best few images, if there are no hits because none is good enough."""
+    """The best few images, if there are no hits because no image is good enough."""
 
 
 def judge_each(
     collections: Sequence[Collection], queries: Sequence[Embedded], only: Filter
 ) -> list[Judgment]:
-    """For each query, how ``rank_each`` judges it, without its list."""
+    """Judge each query like ``rank_each``, but without its list of hits."""
     return _Searched(collections, only, exact=False).judge_each(queries)
 
 
@@ -55,8 +55,8 @@ def rank_each(
 ) -> list[Ranking]:
     """For each query, the best hits of all ``collections`` together, at most ``options.k``.
 
-    An image that several collections hold, the root of one lying in another's, is one hit; files
-    that a query leaves out are none.
+    An image in several collections, because their roots overlap, is one hit. Files that a query
+    leaves out are never hits.
     """
     rankings: dict[int, Ranking] = {}
     for of_class in dict.fromkeys(query.of_class for query in queries):
@@ -69,7 +69,7 @@ def rank_each(
 
 
 class _Searched:
-    """The images that are searched: those of all collections that a filter lets through."""
+    """The images to search: those of all collections that pass a filter."""
 
     def __init__(self, collections: Sequence[Collection], only: Filter, *, exact: bool) -> None:
         self._collections = collections
@@ -84,7 +84,7 @@ class _Searched:
         self._measured = [level for level in self._levels if level is not None]
 
     def rank_each(self, queries: Sequence[Embedded], options: SearchOptions) -> list[Ranking]:
-        """For each query; ever more images are looked at until its list ends among them."""
+        """Rank each query; examine more images until its list ends among them."""
         rankings: dict[int, Ranking] = {}
         pending = list(range(len(queries)))
         for window in _windows(options):
@@ -100,7 +100,7 @@ class _Searched:
         return [rankings[n] for n in range(len(queries))]
 
     def judge_each(self, queries: Sequence[Embedded]) -> list[Judgment]:
-        """For each query, what its best images say of it."""
+        """Judge each query by its best images."""
         gathered = self._gathered(queries, BEST)
         return [self._judged(*pair) for pair in zip(queries, gathered, strict=True)]
 
@@ -109,7 +109,7 @@ class _Searched:
         return judge(query, ranked, self._measured, gathered.tops) if ranked else Judgment()
 
     def _gathered(self, queries: Sequence[Embedded], window: int) -> list["_Gathered"]:
-        """For each query, the ``window`` best images of all collections, however poor."""
+        """For each query, the ``window`` best images of all collections, no matter how poor."""
         if not queries:
             return []
         found = [_Gathered(query) for query in queries]
@@ -129,7 +129,7 @@ class _Searched:
     def _cut(
         self, query: Embedded, gathered: "_Gathered", window: int, options: SearchOptions
     ) -> tuple[Ranking, bool]:
-        """The hits that are good enough, and whether the list ends among those looked at."""
+        """The hits that are good enough, and whether the list ends among the examined ones."""
         ranked = _merged(gathered.hits)[:window]
         if not ranked:
             return Ranking([], Judgment(), 0), True
@@ -140,7 +140,7 @@ class _Searched:
             if _is_refused(judgment, options):
                 return Ranking([], judgment, 0, ranked[:_NEAREST]), True
             good = [hit for hit in ranked if hit.score >= judgment.least]
-            # What was marked good or bad adds to the answer, and takes nothing away from it.
+            # Images marked good or bad can make the list longer, but never shorter.
             good = ranked[: max(len(good), gathered.matching_text(self._measured))]
             good = [hit for hit in good if (hit.false_alarm or 0) <= options.max_false_alarm]
         ends = len(good) < len(ranked) or len(ranked) < window
@@ -155,19 +155,19 @@ class _Searched:
 
 
 class _Gathered:
-    """What was found for one query, collection by collection."""
+    """Collects what each collection finds for one query."""
 
     def __init__(self, query: Embedded) -> None:
         self._query = query
         self._text = query.aims[0] if query.feedback and len(query.aims) == 1 else None
         self.hits: list[Hit] = []
-        """Judged one by one, in no order."""
+        """Judged individually, in no particular order."""
         self.tops: list[list[Floats]] = [[] for _ in query.aims]
         """For each aim, the best centered scores ``(k,)`` in each collection that has images."""
         self._text_scores: list[float] = []
 
     def rows(self, level: Level | None) -> Vectors:
-        """What is to be searched with: the query, each aim centered, and a text that was refined.
+        """The vectors to search for: the query, each centered aim, and a text that was refined.
 
         Returns ``(q, dim)``.
         """
@@ -177,7 +177,7 @@ class _Gathered:
         return np.stack([query.vector, *aims, *text])
 
     def add(self, collection: Collection, found: Sequence[Sequence[Hit]], only: Filter) -> None:
-        """Take what a collection found for the ``rows``. only: the filter that was searched by."""
+        """Add what a collection found for the ``rows``. only: the filter of the search."""
         query = self._query
         scored = [
             replace(hit, score=hit.score + query.offset)
@@ -193,7 +193,7 @@ class _Gathered:
                 tops.append(np.array([hit.score for hit in hits[:BEST]]))
 
     def matching_text(self, levels: Sequence[Level]) -> int:
-        """How many images match the text alone, where images were marked for it."""
+        """How many images match the text alone, if images were marked for it."""
         if self._text is None or not levels:
             return 0
         alone = replace(self._query, vector=self._text.vector, offset=0.0, by_example=False)
@@ -203,7 +203,7 @@ class _Gathered:
 
 def _windows(options: SearchOptions) -> list[int]:
     if options.diverse:
-        from clipsearch.search import diversify  # here, since it takes the decoders along
+        from clipsearch.search import diversify  # here, since it imports the decoders
 
         return list(diversify.windows(options.k))
     return sorted({max(options.k, window) for window in _WINDOWS})
@@ -220,7 +220,7 @@ def _is_refused(judgment: Judgment, options: SearchOptions) -> bool:
 
 
 def _merged(hits: Sequence[Hit]) -> list[Hit]:
-    """Best first, and each file once."""
+    """Sort hits best first, and keep each file once."""
     ranked: dict[bytes, Hit] = {}
     for hit in sorted(hits, key=lambda hit: (-hit.score, hit.root, hit.id)):
         ranked.setdefault(absolute(os.fsencode(hit.root), hit.path), hit)

@@ -1,4 +1,4 @@
-"""Queries that a person saved under a name, for any of their collections."""
+"""Queries that a user saved under a name, for use with any collection."""
 
 import json
 import re
@@ -29,7 +29,7 @@ from clipsearch.storage.catalog import Store
 from clipsearch.text import did_you_mean, shortened
 
 _PATIENCE = 10.0
-"""Seconds to wait for others who change the queries, each for a moment."""
+"""Seconds to wait for other processes that are changing the queries."""
 
 
 _Kind = Literal["text", "image", "class", "probe"]
@@ -37,7 +37,7 @@ _Kind = Literal["text", "image", "class", "probe"]
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A part as it stands in the file."""
+    """A part as stored in the file."""
 
     kind: _Kind
     what: str
@@ -46,26 +46,26 @@ class _Kept:
 
 
 def save(name: str, query: Query) -> None:
-    """Keep a query under a name, in place of an earlier one.
+    """Save a query under a name, replacing any earlier one.
 
-    Raises UsageError for a name that cannot be one or is a probe's, and for a query that contains
-    itself or a name that stands for nothing; StoreError.
+    Raises UsageError for an invalid name, for the name of a probe, and for a query that contains
+    itself or an unknown name; StoreError.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UsageError(
-            f"'{shortened(name)}' is no name for a query",
-            hint="Use letters, digits, and - _ . between them.",
+            f"'{shortened(name)}' is not a valid name for a query",
+            hint="Start with a letter or digit; - _ . may follow.",
         )
     named = {part.name for part in query.parts if isinstance(part, Probe) and "/" not in part.name}
     if name in named:
         raise UsageError(
             f"the query '{name}' would contain itself",
-            hint=f"Save it under another name, or say in words what @{name} is to be.",
+            hint=f"Save it under another name, or describe in words what @{name} should mean.",
         )
     trained = _probes()
     if name in trained:
         raise UsageError(
-            f"the index of {trained[name]} has a probe '{name}': @{name} could mean both",
+            f"the index of {trained[name]} has a probe '{name}', so @{name} would be ambiguous",
             hint="Save the query under another name.",
         )
     for missing in sorted(named - trained.keys()):
@@ -78,16 +78,16 @@ def save(name: str, query: Query) -> None:
 
 
 def remove(name: str) -> None:
-    """Forget a query. Raises UsageError if there is none of that name, and StoreError."""
+    """Remove a query. Raises UsageError if there is no such query, and StoreError."""
     with _changing() as kept:
         if kept.pop(name, None) is None:
             raise unknown(name)
 
 
 def everything() -> Mapping[str, Query]:
-    """All saved queries by name, in the order of the names.
+    """All saved queries by name, in alphabetical order.
 
-    Raises StoreError if the file that they are in is damaged: saving another would lose them.
+    Raises StoreError if their file is damaged; saving another query would then lose them.
     """
     try:
         text = _file().read_text(encoding="utf-8")
@@ -96,13 +96,14 @@ def everything() -> Mapping[str, Query]:
         return {}
     except (OSError, ValueError) as error:
         raise StoreError(
-            f"cannot read the saved queries in {_file()}: {error}", hint="Mend or delete the file."
+            f"cannot read the saved queries in {_file()}: {error}",
+            hint="Repair or delete the file.",
         ) from error
     return {name: Query(tuple(map(_part, listed[name]))) for name in sorted(listed)}
 
 
 def read(text: str) -> tuple[Part, ...]:
-    """What a text stands for: itself, a probe's class, or all parts of a saved query.
+    """Parse a text: it stands for itself, a probe's class, or all parts of a saved query.
 
     Raises UsageError, and StoreError if the saved queries cannot be read.
     """
@@ -113,7 +114,7 @@ def read(text: str) -> tuple[Part, ...]:
     if name not in kept:
         return (part,)
     for inner in kept[name].parts:
-        if isinstance(inner, Probe) and inner.name in kept:  # as the versions before let it
+        if isinstance(inner, Probe) and inner.name in kept:  # as earlier versions allowed
             raise UsageError(
                 f"the saved query '{name}' contains "
                 + ("itself" if inner.name == name else f"'@{inner.name}', a saved query"),
@@ -123,18 +124,18 @@ def read(text: str) -> tuple[Part, ...]:
 
 
 def require_no_query(name: str) -> None:
-    """Raise UsageError if a query is saved under a name that a probe is to have, and StoreError."""
+    """Raise UsageError if a saved query already has the name of a new probe, and StoreError."""
     if name in everything():
         raise UsageError(
-            f"there is a saved query '{name}': @{name} could mean both",
-            hint=f"Give the probe another name, or: clipsearch query remove {name}",
+            f"there is a saved query '{name}', so @{name} would be ambiguous",
+            hint=f"Give the probe another name, or run: clipsearch query remove {name}",
         )
 
 
 def lasting(query: Query) -> Query:
-    """The query as it is to be found from any folder, its images named by absolute paths.
+    """Make a query independent of the current folder: give its images absolute paths.
 
-    Raises UsageError for an image that is no file.
+    Raises UsageError for an image that is not a file.
     """
     return Query(tuple(map(_lasting, query.parts)))
 
@@ -143,7 +144,7 @@ def _lasting(part: Part) -> Part:
     if not isinstance(part, Image | Stored):
         return part
     if isinstance(part, Stored) or not Path(part.path).is_file():
-        raise UsageError(f"'{part}' is no file", hint="A saved query names images by their paths.")
+        raise UsageError(f"'{part}' is not a file", hint="Give the path of the image.")
     return replace(part, path=str(Path(part.path).absolute()))
 
 
@@ -165,13 +166,13 @@ def _kept(part: Part) -> _Kept:
             return _Kept("probe", part.name, part.weight, part.role)
         case Stored():
             raise UsageError(
-                f"'{part}' is an image's number in one collection",
-                hint="A saved query names images by their paths.",
+                f"'{part}' is an image id in a single collection",
+                hint="Give the path of the image.",
             )
 
 
 def _probes() -> dict[str, Path]:
-    """The probes of all indexes that are known and can be read, each with its folder."""
+    """The probes of all known and readable indexes, each with its folder."""
     found: dict[str, Path] = {}
     here = known.holding(Path().resolve())
     for directory in {*known.remembered(), *([here] if here else [])}:
@@ -181,18 +182,18 @@ def _probes() -> dict[str, Path]:
 
 
 def unknown(name: str) -> UsageError:
-    """What to raise for a name that no query has."""
+    """The error to raise for a name without a query."""
     names = ", ".join(everything())
     return UsageError(
         f"there is no saved query '{shortened(name)}'{did_you_mean(name, everything())}",
-        hint=(f"There are: {names}. " if names else "")
+        hint=(f"Saved queries: {names}. " if names else "")
         + "Save one with: clipsearch query save NAME QUERY",
     )
 
 
 @contextmanager
 def _changing() -> Iterator[dict[str, Query]]:
-    """The saved queries, to be changed: written if nothing is raised, and by one at a time."""
+    """The saved queries, for one process at a time to change; written unless an error is raised."""
     try:
         with held(_file(), _PATIENCE):
             kept = dict(everything())

@@ -1,7 +1,8 @@
-"""What a collection answers strongly: names of its domain's classes, as suggestions.
+"""Suggest queries that have a strong match: class names of a collection's domain.
 
-The embedded classes are put to the images all at once, which is cheap. What is strong there is
-then asked as a person would ask it, by its name alone, and stays only if that is strong too.
+The embeddings of all classes are compared with the images at once, which is cheap. Each class with
+a strong match is then searched for by its bare name, as a user would, and kept only if that is a
+strong match too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from clipsearch.search.rank import judge_each
 from clipsearch.storage.collection import Collection
 
 _PICTURES = 1_000
-"""Of a larger collection, so many are looked at to choose what to ask all of it."""
+"""The number of images of a larger collection that are used to choose candidates."""
 
 
 def suggest(
@@ -27,10 +28,10 @@ def suggest(
     only: Filter = EVERYTHING,
     most: int = 24,
 ) -> list[str]:
-    """Names of classes of which the images have a strong match, at most ``most``.
+    """Names of classes that have a strong match among the images, at most ``most``.
 
-    The strongest come first. No two are for the same image, so that kin do not fill the list.
-    None before all collections are calibrated. Raises ModelError.
+    The strongest come first. No two are for the same image, so that related classes do not fill
+    the list. Empty until all collections are calibrated. Raises ModelError.
     """
     found = sorted(strong for collection in collections for strong in _strong(collection, only))
     names = list(dict.fromkeys(name for *_, name in found))[:most]
@@ -46,7 +47,7 @@ def suggest(
 
 
 def _strong(collection: Collection, only: Filter) -> Iterator[tuple[float, float, str]]:
-    """Classes with a strong match, one for an image: their rates, falling strengths, names."""
+    """Classes with a strong match, one per image: rate, negative strength, name."""
     level, texts = collection.level(only), collection.texts
     if level is None or texts is None:
         return

@@ -1,4 +1,4 @@
-"""The pages: what ``--html`` writes and ``browse`` serves on this machine.
+"""The HTML pages that ``--html`` writes and ``browse`` serves on this machine.
 
-In: answers and findings. Out: HTML, escaped; requests from 127.0.0.1 alone.
+In: answers and findings. Out: escaped HTML, served to 127.0.0.1 only.
 """

@@ -1,9 +1,9 @@
 """``browse``: a page for one person on this machine, who has its address.
 
-It listens on 127.0.0.1 alone. What it answers lies below a path that nobody can guess, so that
-other users of the machine see nothing; and it answers only a browser that calls it by the name it
-has, so that no page from elsewhere can have a name of its own point here (DNS rebinding) and read
-along. Images are asked for by the catalog's ids, never by a path. It reads, and writes nothing.
+The server listens on 127.0.0.1 only. All pages are under a path that nobody can guess, so other
+users of the machine see nothing. It rejects requests with a foreign host name, so a page from
+elsewhere cannot point its own host name here (DNS rebinding) and read the answers. Images are
+requested by catalog id, never by path. The server writes nothing.
 """
 
 import errno
@@ -31,10 +31,10 @@ from clipsearch.web.session import OpenCollections, PictureId
 ADDRESS = "127.0.0.1"
 
 Fields = Mapping[str, str]
-"""A form's fields, each with its last value."""
+"""The fields of a form, each with its last value."""
 
 HITS = 60
-"""At first."""
+"""Hits on the first page."""
 MOST_HITS = 1000
 
 _MARKS: tuple[tuple[str, hits.Mark], ...] = (("like", "good"), ("unlike", "bad"))
@@ -61,11 +61,11 @@ _ALWAYS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 _NOTHING = "default-src 'none'; sandbox; frame-ancestors 'none'"
-"""The Content-Security-Policy of what is no page."""
+"""The Content-Security-Policy of everything except the page itself."""
 
 
 class Site:
-    """What there is to see: pages, hits, thumbnails, images."""
+    """Provides pages, hits, thumbnails and images."""
 
     def __init__(
         self,
@@ -76,9 +76,9 @@ class Site:
         *,
         strict: bool = False,
     ) -> None:
-        """``read_filter`` tells what the form's filters mean; it raises UsageError.
+        """``read_filter`` parses the filters of the form and may raise UsageError.
 
-        strict: take strong matches alone.
+        strict: accept only strong matches.
         """
         self._collections = collections
         self._thumbnailer = thumbnailer
@@ -87,12 +87,12 @@ class Site:
         self._strict = strict
 
     def page(self, query: str) -> str:
-        """The whole page, as the address asks for it."""
+        """The whole page for a query string."""
         fields, _ = _read(query)
         return browse.page(self._collections.about(), fields, self.hits(query))
 
     def hits(self, query: str) -> str:
-        """The part of it that changes: hits, or why there are none."""
+        """The part of the page that changes: hits, or why there are none."""
         fields, marked = _read(query)
         marks: list[tuple[PictureId, hits.Mark]] = []
         try:
@@ -117,7 +117,7 @@ class Site:
             )
             about = self._collections.about()
             if not asked.has_aim:
-                # A suggestion leads to a page without filters, but for the folder that is browsed.
+                # A suggestion opens a page without filters, except for the folder being browsed.
                 whole = self._read_filter({})
                 filtered = class_name or options.only != whole
                 suggested = [] if filtered else self._suggested(options)
@@ -128,7 +128,7 @@ class Site:
             return browse.failed(error, marks)
 
     def _suggested(self, options: SearchOptions) -> list[str]:
-        """What to search for: texts that find something under the page's own options."""
+        """Texts that find something with the options of the page."""
         found = self._collections.suggestions(options.only)
         if options.max_false_alarm == 1:  # a strong match has hits
             return found
@@ -144,14 +144,14 @@ class Site:
         return self._thumbnailer.get(self._source(name)[1])
 
     def picture(self, name: str) -> tuple[int, int, bytes]:
-        """A file, open where the image begins, its bytes, and its name.
+        """A file descriptor at the start of the image, the image's size in bytes, and its name.
 
         Raises KeyError and OSError.
         """
         own_name, source = self._source(name)
         path, offset, size = source if isinstance(source, Span) else (source, 0, None)
-        # A FIFO would never open, and what became a link since its path was looked up is none of
-        # the collection's images.
+        # Opening a FIFO would block, and a file that has just become a link is not an image of the
+        # collection.
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
         flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         file = os.open(path, flags)
@@ -171,7 +171,7 @@ class Site:
 
 
 def _read(query: str) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """The fields of an address, and the images that are marked."""
+    """The fields of a query string, and the marked images."""
     try:
         found = parse_qs(query, max_num_fields=_MOST_FIELDS)
     except ValueError:
@@ -187,14 +187,14 @@ def _number(text: str | None, otherwise: int, most: int) -> int:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a site to whoever knows its address."""
+    """Serves a site to anyone who knows its address."""
 
     daemon_threads = True
-    request_queue_size = 128  # by default 5, and the system resets what does not fit
-    allow_reuse_address = os.name == "posix"  # elsewhere it would let others in on the port
+    request_queue_size = 128  # the default is 5, and the system resets connections beyond it
+    allow_reuse_address = os.name == "posix"  # elsewhere, others could then share the port
 
     def __init__(self, site: Site, port: int, notify: Callable[[str], None]) -> None:
-        """Listen on ``port``, or on a free one for 0. Raises UsageError if that cannot be."""
+        """Listen on ``port``, or on a free port if it is 0. Raises UsageError if that fails."""
         self.site = site
         self.notify = notify
         self.token = secrets.token_urlsafe(16)
@@ -204,7 +204,7 @@ class Server(ThreadingHTTPServer):
             busy = error.errno == errno.EADDRINUSE
             raise UsageError(
                 f"port {port} is in use" if busy else f"cannot use port {port}: {error.strerror}",
-                hint="Take another with --port N, or leave it out to have a free one.",
+                hint="Use another port with --port N, or omit the option to use a free one.",
             ) from error
         port = self.server_address[1]
         self.hosts = {f"{name}:{port}" for name in (ADDRESS, "localhost")}
@@ -212,7 +212,7 @@ class Server(ThreadingHTTPServer):
             self.hosts |= {ADDRESS, "localhost"}
 
     def server_bind(self) -> None:
-        """Bind, and ask no name service for the name of 127.0.0.1."""
+        """Bind without looking up the name of 127.0.0.1."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = ADDRESS, self.server_address[1]
 
@@ -222,14 +222,14 @@ class Server(ThreadingHTTPServer):
         return f"http://{ADDRESS}:{self.server_port}/{self.token}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Somebody closed a page before it was there; anything else is told."""
+        """Report errors, except for a page that was closed while loading."""
         error = sys.exception()
         if not isinstance(error, ConnectionError | TimeoutError):
             self.notify(f"a request failed: {type(error).__name__}: {error}")
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection of a browser."""
+    """One connection from a browser."""
 
     server: Server
     protocol_version = "HTTP/1.1"
@@ -237,16 +237,16 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _SECONDS_IDLE
 
     def do_GET(self) -> None:
-        """Answer, unless the request comes from elsewhere."""
+        """Answer, unless the request comes from another site."""
         if self._is_foreign():
-            self._refuse(HTTPStatus.FORBIDDEN, "this server answers only to its own address")
+            self._refuse(HTTPStatus.FORBIDDEN, "this server only answers to its own address")
             return
         path, _, query = self.path.partition("?")
         before, token, *rest = [*path.split("/"), ""]
         known = hmac.compare_digest(token.encode(), self.server.token.encode())
         if before or not known or len(rest) < 2:
             self._refuse(
-                HTTPStatus.FORBIDDEN, "open the whole address that clipsearch browse printed"
+                HTTPStatus.FORBIDDEN, "open the complete address that clipsearch browse printed"
             )
             return
         try:
@@ -304,14 +304,14 @@ class _Handler(BaseHTTPRequestHandler):
             more = {"Content-Disposition": f"inline; filename*=UTF-8''{quote(name)}"}
             self._head(HTTPStatus.OK, size, kind, _NOTHING, more, keep=True)
             if self.command != "HEAD":
-                left = size  # as was said, even if somebody writes to the file
+                left = size  # as announced, even if the file grows meanwhile
                 while left and (chunk := source.read(min(left, _CHUNK))):
                     self.wfile.write(chunk)
                     left -= len(chunk)
                 self.close_connection |= left > 0
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the library does not understand."""
+        """Answer a request that the library cannot parse."""
         status = HTTPStatus(code)
         self._refuse(status, (message or status.phrase).lower())
 
@@ -338,16 +338,16 @@ class _Handler(BaseHTTPRequestHandler):
             "Content-Type": kind,
             "Content-Length": str(size),
             "Content-Security-Policy": policy,
-            # An id means one image; its file may be edited.
+            # An id always means the same image, but its file may be edited.
             "Cache-Control": "private, max-age=600" if keep else "no-store",
             **(more or {}),
         }
         if self.close_connection or "Content-Length" in self.headers:
-            self.close_connection = True  # a body that nobody reads is not to be taken for more
+            self.close_connection = True  # an unread body must not be parsed as a request
             headers["Connection"] = "close"
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nobody reads a line for every thumbnail."""
+        """Do not log every thumbnail."""

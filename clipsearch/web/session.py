@@ -1,4 +1,4 @@
-"""Collections that are looked through for a while: open, and opened again when they change."""
+"""Collections that stay open while a user browses, and are reopened when they change."""
 
 import os
 import re
@@ -33,14 +33,14 @@ from clipsearch.storage.known import shared_model
 from clipsearch.text import shortened
 
 _IDLE = 8
-"""So many sets of open collections wait for the next request; a browser makes six at once."""
+"""Sets of open collections to keep for the next request; a browser makes six at once."""
 
 _TEXTS = 1000
-"""Embeddings of so many texts are kept."""
+"""The number of text embeddings to cache."""
 
 
 class PictureId(NamedTuple):
-    """An image of one of several collections; as text ``0-12``."""
+    """An image in one of several collections; ``0-12`` as text."""
 
     place: int
     """Which collection, from 0."""
@@ -51,27 +51,27 @@ class PictureId(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> "PictureId":
-        """The inverse. Raises UsageError."""
+        """Parse the text of an id. Raises UsageError."""
         found = re.fullmatch(r"(\d{1,9})-(\d{1,18})", text, re.ASCII)
         if found is None:
-            raise UsageError(f"'{shortened(text)}' is no image", hint="Reload the page.")
+            raise UsageError(f"'{shortened(text)}' is not an image id", hint="Reload the page.")
         return cls(int(found[1]), int(found[2]))
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An answer with what a page calls its images by."""
+    """An answer with the ids that a page uses for its images."""
 
     answer: Answer
     ids: list[PictureId]
-    """Of each hit."""
+    """The id of each hit."""
     nearest: list[PictureId]
-    """Of the nearest images, where there is no hit."""
+    """The ids of the nearest images, if there is no hit."""
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What is looked through."""
+    """A description of the open collections."""
 
     roots: list[Path]
     images: int
@@ -79,14 +79,14 @@ class About:
     classes: list[str]
     """Names of the domain's classes."""
     tested: list[str]
-    """Whether the answers about each collection were tested, a line each."""
+    """Whether each collection was tested, one line each."""
 
 
 class OpenCollections:
-    """Indexes that answer again and again, to several threads at once.
+    """Indexes that answer many requests, from several threads at once.
 
-    Every question finds the collections as they are then: after a change to a catalog they are
-    opened again, with what was measured since. Nothing is ever written.
+    Every request sees the current collections: after a change to a catalog they are reopened, with
+    their new calibration. Nothing is ever written.
     """
 
     def __init__(
@@ -99,14 +99,14 @@ class OpenCollections:
         self._directories = directories
         self._load_encoder = load_encoder
         self._texts: tuple[str, _RememberingEncoder] | None = None
-        """A model's fingerprint, and its encoder."""
+        """A model's fingerprint and its encoder."""
         self._suggested: tuple[tuple[_Stamps, Filter], list[str]] | None = None
-        """For one state of the collections."""
+        """Suggestions for one state of the collections and one filter."""
         self._idle: list[_Opened] = []
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Close what waits."""
+        """Close the idle collections."""
         with self._lock:
             idle, self._idle = self._idle, []
         for opened in idle:
@@ -114,7 +114,7 @@ class OpenCollections:
 
     @contextmanager
     def _lent(self) -> Iterator["_Opened"]:
-        """The collections as they are now, for the caller alone."""
+        """The current collections, lent to one caller at a time."""
         stamps = _stamps(self._directories)
         with self._lock:
             stale = [opened for opened in self._idle if opened.stamps != stamps]
@@ -126,7 +126,7 @@ class OpenCollections:
             mine = _Opened(stamps, self._directories)
         try:
             yield mine
-        except (Refused, UsageError, KeyError):  # answers, too
+        except (Refused, UsageError, KeyError):  # ordinary answers
             self._give_back(mine)
             raise
         except BaseException:
@@ -143,15 +143,15 @@ class OpenCollections:
             opened.close()
 
     def about(self) -> About:
-        """What there is to look through."""
+        """Describe the collections."""
         with self._lent() as opened:
             return opened.about
 
     def picture(self, picture: PictureId) -> tuple[bytes, Source]:
         """The name of an indexed image's file, and where its bytes are.
 
-        Raises KeyError if there is no such image, or if the way to it leads through a link: no
-        image was indexed behind one, so somebody has put it there since.
+        Raises KeyError if there is no such image, or if its path contains a link. Images behind
+        links are never indexed, so such a link was added later.
         """
         with self._lent() as opened:
             store = opened.store(picture.place)
@@ -159,7 +159,7 @@ class OpenCollections:
             name = os.fsencode(store.path_of(picture.id).name)
             source = store.source_of(picture.id)
         file = source.path if isinstance(source, Span) else source
-        if not file:  # nobody knows where it is
+        if not file:  # its location is unknown
             raise KeyError(picture)
         real = os.path.join(os.path.realpath(root), os.path.relpath(file, root))
         if os.path.normcase(os.path.realpath(real)) != os.path.normcase(real):
@@ -167,18 +167,18 @@ class OpenCollections:
         return name, source._replace(path=real) if isinstance(source, Span) else real
 
     def answer(self, query: Query, options: SearchOptions) -> Shown:
-        """Search. Raises Refused, and UsageError for a question that cannot be answered."""
+        """Search. Raises Refused, and UsageError for a query that cannot be answered."""
         with self._lent() as opened:
             encoders = self._encoders(opened.spec)
             return opened.shown(answer(opened.collections, query, options, encoders))
 
     def newest(self, options: SearchOptions) -> Shown:
-        """What was taken last, where nothing is looked for. Raises UsageError."""
+        """The most recent images, without a query. Raises UsageError."""
         with self._lent() as opened:
             return opened.shown(newest(opened.collections, options))
 
     def suggestions(self, only: Filter = EVERYTHING) -> list[str]:
-        """Texts that the collections answer strongly, best first. Raises ModelError."""
+        """Texts that have a strong match, best first. Raises ModelError."""
         with self._lent() as opened:
             known = self._suggested
             if known is None or known[0] != (opened.stamps, only):
@@ -187,7 +187,7 @@ class OpenCollections:
             return known[1]
 
     def _encoders(self, spec: ModelSpec) -> Encoders:
-        """The text tower of the model that the indexes have now, kept while they have it."""
+        """The text tower of the indexes' current model, cached until the model changes."""
         with self._lock:
             if self._texts is None or self._texts[0] != spec.fingerprint:
                 made = _RememberingEncoder(lambda: self._load_encoder(spec))
@@ -197,7 +197,7 @@ class OpenCollections:
 
 
 class _RememberingEncoder:
-    """Embeds a text once, however often it is asked about with other marks and filters."""
+    """Embeds each text once, even if it is searched again with other marks and filters."""
 
     def __init__(self, load_encoder: Callable[[], TextEncoder]) -> None:
         self._loaded = cache(load_encoder)
@@ -209,11 +209,11 @@ class _RememberingEncoder:
 
 
 def _no_encoder() -> Encoder:
-    raise UsageError("an image outside the index cannot be looked for here")
+    raise UsageError("browse cannot search by an image that is not indexed")
 
 
 class _Opened:
-    """All the collections at one moment of their lives."""
+    """All collections in one state."""
 
     def __init__(self, stamps: "_Stamps", directories: Sequence[Path]) -> None:
         self.stamps = stamps
@@ -255,7 +255,7 @@ _Stamps = list[tuple[int, int, int]]
 
 
 def _stamps(directories: Sequence[Path]) -> _Stamps:
-    """What changes whenever a catalog does."""
+    """Values that change whenever a catalog changes."""
     stamps = []
     for directory in directories:
         try:

@@ -158,7 +158,7 @@ def test_a_mixture_has_a_false_alarm_rate(searcher: Asking) -> None:
 
 def test_only_unwanted_things_are_nothing_to_look_for(searcher: Asking) -> None:
     for role in ("unwanted", "bad"):
-        with pytest.raises(UsageError, match="nothing to look for"):
+        with pytest.raises(UsageError, match="nothing to search for"):
             searcher.embed(image(1, role=role))
 
 

@@ -46,7 +46,7 @@ def test_a_damaged_file_is_named_and_not_written_over(content: str) -> None:
     for action in (saved.everything, lambda: saved.save("cat", DOG)):
         with pytest.raises(StoreError, match=r"queries\.json") as caught:
             action()
-        assert "Mend or delete" in caught.value.hint
+        assert "Repair or delete" in caught.value.hint
     assert file.read_text() == content
 
 
@@ -85,12 +85,12 @@ def trained(tmp_path: Path) -> Iterator[Store]:
 
 
 def test_a_name_means_a_query_or_a_probe(trained: Store) -> None:
-    with pytest.raises(UsageError, match="has a probe 'pets': @pets could mean both"):
+    with pytest.raises(UsageError, match="has a probe 'pets', so @pets would be ambiguous"):
         saved.save("pets", DOG)
     assert saved.everything() == {}
     saved.save("dog", DOG)
     saved.require_no_query("pets")
-    with pytest.raises(UsageError, match="saved query 'dog': @dog could mean both"):
+    with pytest.raises(UsageError, match="saved query 'dog', so @dog would be ambiguous"):
         saved.require_no_query("dog")
 
 
@@ -102,7 +102,7 @@ def test_a_name_that_means_both_is_not_answered(trained: Store) -> None:
     encoders = Encoders(FakeEncoder, FakeEncoder)
     both, text = embed_each([Collection(trained)], asked, encoders, allow_out_of_domain=True)
     assert isinstance(both, UsageError)
-    assert "'@dog' is a saved query, and a probe of" in str(both)
+    assert "'@dog' is both a saved query and a probe of" in str(both)
     assert "@dog/CLASS" in both.hint
     assert isinstance(text, Embedded)
 
@@ -149,12 +149,12 @@ def test_a_lasting_query_names_its_pictures_by_absolute_paths(
     lasting = Query((Text("a dog"), Image(str(tmp_path / "a.png"), role="good")))
     assert saved.lasting(query) == lasting
     for part in (Image("none.png"), Stored(12)):
-        with pytest.raises(UsageError, match="is no file"):
+        with pytest.raises(UsageError, match="is not a file"):
             saved.lasting(Query((part,)))
 
 
 def test_a_pictures_number_cannot_be_saved() -> None:
-    with pytest.raises(UsageError, match="number in one collection"):
+    with pytest.raises(UsageError, match="id in a single collection"):
         saved.save("this", Query((Stored(12),)))
     assert saved.everything() == {}
 

@@ -122,7 +122,7 @@ def test_another_host_or_origin_is_refused(
     reply = ask(server, path, headers=sent)
     assert (reply.status, reply.text) == (
         403,
-        "clipsearch: this server answers only to its own address\n",
+        "clipsearch: this server only answers to its own address\n",
     )
 
 
@@ -137,7 +137,7 @@ def test_the_pages_own_origin_is_none_of_these(server: Server) -> None:
 def test_without_the_token_there_is_nothing(server: Server, path: str) -> None:
     reply = ask(server, quote(path, safe="/%"))
     assert reply.status == 403
-    assert b"whole address" in reply.body
+    assert b"complete address" in reply.body
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
@@ -424,7 +424,7 @@ def test_filters_hold(server: Server) -> None:
         ("width=wide", "&#x27;wide&#x27; is no width in pixels"),
         ("after=someday", "&#x27;someday&#x27; is no date"),
         ("type=doc", "&#x27;doc&#x27; is no type of image"),
-        ("like=/etc/passwd", "&#x27;/etc/passwd&#x27; is no image"),
+        ("like=/etc/passwd", "&#x27;/etc/passwd&#x27; is not an image id"),
         ("class=nothing", "has no class &#x27;nothing&#x27;"),
         ("q=^0:cat", "has a weight of 0"),
         ("q=@nothing", "has no probe &#x27;nothing&#x27;"),

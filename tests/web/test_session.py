@@ -136,7 +136,7 @@ def test_indexes_of_different_models_are_an_error(tmp_path: Path) -> None:
 
 def test_no_picture_outside_the_index_is_looked_for(one: OpenCollections, tmp_path: Path) -> None:
     make_picture(tmp_path / "new.png", 99)
-    with pytest.raises(UsageError, match="outside the index"):
+    with pytest.raises(UsageError, match="not indexed"):
         one.answer(Query((Image(str(tmp_path / "new.png")),)), OPTIONS)
 
 

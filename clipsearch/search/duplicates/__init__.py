@@ -1,4 +1,4 @@
-"""Images that are the same or nearly the same: embeddings propose, pixels confirm.
+"""Copies and near-duplicates: embeddings propose them, pixels confirm them.
 
 In: a collection. Out: groups of images.
 """

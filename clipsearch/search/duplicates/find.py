@@ -1,13 +1,13 @@
-"""Groups of images of which one would do: exact copies, and images that are nearly the same.
+"""Find groups of exact copies and near-duplicates, where one image is enough.
 
-Exact copies have one content. Near-duplicates are proposed by their embeddings, with a threshold
-that ``likeness`` measured on the collection, and confirmed by a look at the images, since what a
-model takes to be alike need not be. Groups are made around the best image, as ``neighbours`` has
-it: every other member is nearly the same as that very one. So whoever keeps it and removes the
-others loses nothing but quality that is no better.
+Exact copies have the same content. Near-duplicates are proposed by their embeddings, with a
+threshold that ``likeness`` measured on the collection, and confirmed by their pixels, since images
+that a model finds similar can differ. Groups form around the best image (see ``neighbors``): every
+other member is nearly the same as that image. If you keep it and delete the others, you lose
+nothing of better quality.
 
-What is on disk counts, and not what was: a file that is gone or that has changed since it was
-indexed is in no group.
+The current files count: a file that is missing or has changed since it was indexed is not in any
+group.
 """
 
 import os
@@ -38,11 +38,11 @@ from clipsearch.search.duplicates.structure import SIDE
 from clipsearch.storage.catalog import Store
 
 Kind = Literal["copies", "near-duplicates", "alike"]
-"""``alike``: to the model, and not looked at."""
+"""``alike``: similar to the model, but not confirmed by pixels."""
 
 _DECODED_AHEAD = 64
 _AT_ONCE = 512
-"""What is compared of an image is 100 kB: that of so many is held, beside that of a block."""
+"""Images to compare with a block at once. The vectors of each take 100 kB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,54 +51,54 @@ class Member:
 
     image: IndexedImage
     root: bytes
-    """Of its collection, absolute."""
+    """The absolute root of its collection."""
     similarity: float
-    """Cosine similarity of its embedding to that of the group's best."""
+    """Cosine similarity to the best image of the group."""
 
     @property
     def path(self) -> bytes:
-        """From the root of the file system."""
+        """Its absolute path."""
         return absolute(self.root, self.image.path)
 
     @property
     def content(self) -> bytes:
-        """The same for exact copies alone: where nobody knows the content, the path."""
+        """Equal only for exact copies; the path if the content is unknown."""
         return self.image.content_hash or self.path
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Two images or more of which one would do."""
+    """Two or more images, of which one is enough."""
 
     kind: Kind
     members: tuple[Member, ...]
-    """The best is the first."""
+    """The best comes first."""
 
     @property
     def similarity(self) -> float:
-        """The least of any member to the best."""
+        """The least similarity of any member to the best."""
         return min(member.similarity for member in self.members)
 
     @property
     def spare_bytes(self) -> int:
-        """What the files take of all but the best."""
+        """The total file size of all members except the best."""
         return sum(member.image.size for member in self.members[1:])
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """What was found."""
+    """The result of a search for duplicates."""
 
     groups: tuple[Group, ...]
-    """In the order of their best images' paths."""
+    """Ordered by the paths of their best images."""
     images: int
-    """How many images were compared."""
+    """The number of images compared."""
     stale: tuple[bytes, ...]
-    """Absolute paths of those that would have been in a group, but are gone or have changed."""
+    """Absolute paths of images left out of groups because they are missing or have changed."""
 
 
 def copies(stores: Sequence[Store], only: Filter) -> Duplicates:
-    """Groups of files with one content, as it was indexed. Reads no embedding and no image."""
+    """Groups of files with the same indexed content. Reads no embedding and no image."""
     pictures = _pictures(stores, only)
     classes, stale = _by_content(pictures)
     groups = [_group("copies", members) for members in classes if len(members) > 1]
@@ -115,13 +115,13 @@ def near(
     """Groups of copies and of near-duplicates, over collections that share a model.
 
     similarity: the least cosine similarity. agreement: the least agreement in structure of the
-    images themselves; None takes the embeddings' word for it, and calls the groups ``alike``.
+    images; None skips this check, and the groups are called ``alike``.
 
-    Time grows with the square of the number of images; memory is that of their embeddings.
+    Time grows with the square of the number of images. Memory holds their embeddings.
     """
     pictures = _pictures(stores, only)
     classes, stale = _by_content(pictures)
-    # From here on one image stands for all its copies.
+    # From here on, one image represents all its copies.
     vectors = _embeddings(stores, [members[0] for members in classes])
     best = best_similarities(vectors, partial(progress, "comparing embeddings"))
     rows = np.flatnonzero(best >= similarity - ROUNDING)
@@ -151,9 +151,9 @@ def near(
 
 
 def _pictures(stores: Sequence[Store], only: Filter) -> list[Member]:
-    """Every image once, best first: by pixels, by bytes, then the oldest file.
+    """Every image once, best first: by pixels, then by bytes, then the oldest file.
 
-    A file that several collections hold, the root of one lying in another's, is no copy of itself.
+    A file in several collections, because their roots overlap, is not a copy of itself.
     """
     found: dict[bytes, Member] = {}
     for store in stores:
@@ -164,16 +164,16 @@ def _pictures(stores: Sequence[Store], only: Filter) -> list[Member]:
 
 
 def _worse(member: Member) -> tuple[object, ...]:
-    """Sorts the image to keep first. A short path is an original's more often than a long one."""
+    """Sort key: the image to keep comes first. Originals tend to have shorter paths than copies."""
     image, path = member.image, member.path
     return -image.width * image.height, -image.size, image.mtime_ns, len(path), path
 
 
 def _by_content(pictures: Iterable[Member]) -> tuple[list[list[Member]], list[bytes]]:
-    """Images with one content together; and the paths of copies that are not there any more.
+    """Images grouped by content, and the paths of copies that no longer exist.
 
-    A file without a copy is not looked for: most are in no group, and a disk may be slow. A file
-    that is found under several paths counts once, under the best of them.
+    A file without a copy is not checked: most are not in any group, and a disk may be slow. A file
+    with several paths counts once, under the best of them.
     """
     classes: dict[bytes, list[Member]] = {}
     for member in pictures:
@@ -190,19 +190,19 @@ def _by_content(pictures: Iterable[Member]) -> tuple[list[list[Member]], list[by
 
 
 def _each_file_once(members: Iterable[Member]) -> list[Member]:
-    """Members whose files are different ones, the first of each.
+    """The first member of each distinct file.
 
-    A folder that is mounted twice has each file under two paths, as has one that is indexed under
-    two spellings of its name; removing "the copy" would remove the only one. Hard links are one
-    file, too: removing one of them frees nothing.
+    If a folder is mounted twice, or indexed under two spellings of its name, each file has two
+    paths, and removing "the copy" would remove the only one. Hard links are one file too: removing
+    one of them frees no space.
     """
     seen: set[tuple[str, int, int]] = set()
     found = []
     for member in members:
-        with suppress(OSError):  # gone a moment ago
+        with suppress(OSError):  # deleted just now
             status = os.lstat(member.path)
-            # A share that is mounted twice may be two devices, on which one file has one number
-            # and changed at one moment.
+            # A share that is mounted twice may appear as two devices; a file then has the same
+            # inode number and time of change on both.
             keys = {
                 ("device", status.st_dev, status.st_ino),
                 ("changed", status.st_ctime_ns, status.st_ino),
@@ -219,7 +219,7 @@ def _is_there(member: Member) -> bool:
 
 
 def _embeddings(stores: Sequence[Store], members: Sequence[Member]) -> Half:
-    """``(n, dim)``, in the members' order; zeros where an embedding is damaged."""
+    """``(n, dim)``, in the order of the members; zeros for a damaged embedding."""
     vectors = np.zeros((len(members), stores[0].spec.dim), np.float16)
     roots = np.array([member.root for member in members], np.object_)
     ids = np.array([member.image.id for member in members], np.int64)
@@ -233,20 +233,20 @@ def _embeddings(stores: Sequence[Store], members: Sequence[Member]) -> Half:
 
 
 def _small(members: Sequence[Member], progress: Progress) -> list[Pixels | None]:
-    """Each image ``(SIDE, SIDE, 3)``; None where it cannot be read or is another by now."""
+    """Each image ``(SIDE, SIDE, 3)``; None if it cannot be read or has changed."""
     seen: dict[bytes, Pixels] = {}
     content = {member.path: member.image.content_hash for member in members}
     files = [ImageFile(member.path, 0, 0, member.image.span) for member in members]
     with DecodePool(b"", files, SMALL, max_pixels=None, ahead=_DECODED_AHEAD) as pool:
         for done, (file, outcome) in enumerate(pool, start=1):
-            progress("looking at images", done, len(files))
+            progress("comparing images", done, len(files))
             if isinstance(outcome, DecodedImage) and outcome.content_hash == content[file.path]:
                 seen[file.path] = outcome.pixels
     return [seen.get(member.path) for member in members]
 
 
 def _confirming(small: Sequence[Pixels], agreement: float) -> Confirm:
-    """Whether images, by their rows, agree as much as that in structure."""
+    """A function that decides which images, given by rows, agree in structure."""
     pixels = np.stack(small) if small else np.empty((0, SIDE, SIDE, 3), np.uint8)
 
     def confirm(rows: Rows, others: Rows) -> Mask:

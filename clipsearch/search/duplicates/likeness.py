@@ -1,20 +1,19 @@
-"""From which similarity on two images of a collection are nearly the same: measured there.
+"""Measure, for one collection, how similar near-duplicates are.
 
-A flat threshold knows neither the model nor the images. So a sample of the collection is
-decoded, and each image is changed a little, as people's copies are: saved again as a JPEG of
-quality 70, made smaller by 30%, cropped by 5%. The similarities of the changed copies to the
-embeddings of their originals are those of near-duplicates, since that is what they are; the
-threshold is the one that keeps ``KEPT`` of them.
+A fixed threshold fits neither the model nor the images. So a sample of the collection is decoded,
+and each image is changed slightly, as typical copies are: saved again as a JPEG of quality 70,
+reduced by 30%, cropped by 5%. These copies are near-duplicates by construction. The threshold is
+the similarity to their originals that a share of ``KEPT`` reaches.
 
-What it lets through besides is another matter, and no threshold mends it: to some models two
-pandas are more alike than a panda and its JPEG. So what is similar is also looked at (see
-``structure``), with a least agreement that is measured as well. The changed copies agree with
-their originals, and pairs of the sample that the threshold tells apart do not; the least
-agreement lies in the middle between the two.
+A threshold also accepts wrong pairs, and no value prevents that: to some models, two pandas are
+more similar than a panda and its JPEG. So similar images are also compared by pixels (see
+``structure``), and the required agreement is measured too. The changed copies agree with their
+originals, while pairs below the threshold do not; the required agreement is halfway between the
+two.
 
-With ``pocket`` on the 98 sample images and 49 copies of them that were changed in five other
-ways (saved again, half the size, cropped by 4 and by 8%, brighter), 33 of the 49 were found, and
-no wrong pair. By similarity alone it was 41, with 11 wrong pairs: what the look costs are crops of
+With ``pocket`` on the 98 sample images and 49 copies that were changed in five other ways (saved
+again, half the size, cropped by 4% and by 8%, brightened), 33 of the 49 were found, without a wrong
+pair. By similarity alone it was 41, with 11 wrong pairs. The comparison by pixels loses crops of
 drawings, of which there are many (see ``structure``).
 """
 
@@ -41,22 +40,22 @@ from clipsearch.storage.catalog import Store
 from clipsearch.text import printable
 
 KEPT = 0.95
-"""The share of the changed copies that are similar enough to their originals."""
+"""The share of the changed copies that the threshold accepts."""
 
 _SAMPLE = 64
-"""Images; three changed copies of each are some ten seconds of a ViT-B/16 on two cores."""
+"""Images. With three changed copies each, a ViT-B/16 takes about ten seconds on two cores."""
 _UNRELATED = 0.99
-"""Of the pairs that the threshold tells apart, this share agrees less than ``others_agree``.
+"""The share of pairs below the threshold that agree less than ``others_agree``.
 
-Not all of them: one changed copy in twenty is not similar enough, and if every image of the
-sample had its copy in it, one pair in a thousand would be such.
+It is below 1 because one changed copy in twenty is not similar enough. If every image of the sample
+had its copy in the sample, one pair in a thousand would be such a copy.
 """
 _ATTACHMENT = "likeness"
 _DECODED_AHEAD = 4
 _LARGER = 4
-"""Images are not changed at more than so many times the size that the model takes."""
+"""Images are decoded at up to this multiple of the model's input size."""
 _MUCH = 4
-"""Measured again when one image in so many has been added or removed since."""
+"""Measure again after one image in this many has been added or removed."""
 
 SMALL = Preprocessing(
     size=(structure.SIDE, structure.SIDE),
@@ -65,45 +64,45 @@ SMALL = Preprocessing(
     interpolation="bilinear",
     resize_mode="squash",
 )
-"""How the small images are made whose structure is compared."""
+"""Makes the small images whose structure is compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """What near-duplicates look like in one collection, to one model."""
+    """How similar near-duplicates are in one collection, to one model."""
 
     model: str
     """The model's fingerprint."""
     images: int
-    """How many images the collection had."""
+    """The number of images in the collection."""
     newest: int
-    """The greatest id it had."""
+    """The greatest id in the collection."""
     sample: int
-    """How many of them were changed a little."""
+    """The number of images that were changed slightly."""
     similarity: float
     """The least cosine similarity of near-duplicates."""
     agreement: float
-    """Their least agreement in structure."""
+    """The least agreement in structure of near-duplicates."""
     copies_agree: float
-    """The agreement with their originals that all but one in twenty of the changed copies reach."""
+    """The agreement with their originals that 95% of the changed copies reach."""
     others_agree: float
-    """The agreement that one in a hundred reaches of the pairs that ``similarity`` tells apart."""
+    """The agreement that 1% of the pairs below ``similarity`` reach."""
     neighbours: float
-    """The share of the sample with another image in the collection that is so similar."""
+    """The share of the sample with another image in the collection at that similarity."""
 
     def to_json(self) -> str:
-        """The record as JSON text; ``from_json`` is its inverse."""
+        """The record as JSON text; the inverse of ``from_json``."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Likeness":
-        """Rebuild a record from ``to_json``'s text. Raises ValueError for any other."""
+        """Rebuild a record from the text of ``to_json``. Raises ValueError for any other text."""
         found: Likeness = typed.from_json(cls, text)
         return found
 
 
 def kept(store: Store) -> Likeness | None:
-    """What was measured last, with the model of the index; None if nothing was."""
+    """The last measurement with the model of the index; None if there is none."""
     text = store.attachment(_ATTACHMENT)
     with suppress(ValueError):  # damaged
         found = Likeness.from_json(text) if text else None
@@ -112,7 +111,7 @@ def kept(store: Store) -> Likeness | None:
 
 
 def is_outdated(found: Likeness, store: Store) -> bool:
-    """Whether much of the collection has been added or removed since."""
+    """Whether much of the collection has been added or removed since the measurement."""
     ids = store.ids()
     added = int((ids > found.newest).sum())
     removed = found.images - (len(ids) - added)
@@ -120,7 +119,7 @@ def is_outdated(found: Likeness, store: Store) -> bool:
 
 
 def keep(store: Store, found: Likeness) -> None:
-    """Keep it with the index, which is open for writing."""
+    """Store a measurement with the index, which is open for writing."""
     with store.batch():
         store.attach(_ATTACHMENT, found.to_json())
 
@@ -132,7 +131,7 @@ def known(
     progress: Progress = lambda doing, done, total: None,
     notify: Notify = lambda message: None,
 ) -> Likeness:
-    """What was measured for the collection; else it is measured now, and kept for the next time.
+    """The stored measurement of the collection, or a new one, which is stored for the next time.
 
     Raises CollectionGone if none of its images can be read, and ModelError.
     """
@@ -140,19 +139,19 @@ def known(
     if before is not None and not is_outdated(before, store):
         return before
     root = printable(os.fspath(store.root))
-    notify(f"measuring once what near-duplicates are like in {root}")
+    notify(f"measuring how similar near-duplicates are in {root} (once)")
     found = measure(store, load_encoder, progress)
     try:
         with Store.open_for_writing(store.directory) as writer:
             keep(writer, found)
     except StoreError as error:
         why = printable(str(error))
-        notify(f"it will be measured again the next time, since it cannot be kept: {why}")
+        notify(f"cannot store the measurement, so it will be repeated next time: {why}")
     return found
 
 
 def measure(store: Store, load_encoder: LoadEncoder, progress: Progress) -> Likeness:
-    """Measure it on a sample of the collection, which is the same for the same images.
+    """Measure a sample of the collection. The same images always give the same sample.
 
     Raises CollectionGone if none of them can be read, and ModelError.
     """
@@ -160,7 +159,7 @@ def measure(store: Store, load_encoder: LoadEncoder, progress: Progress) -> Like
     chosen = [images[n] for n in np.random.default_rng(0).permutation(len(images))[:_SAMPLE]]
     seen = {}
     for image, picture in _read(store, chosen, progress):
-        with suppress(KeyError):  # removed a moment ago
+        with suppress(KeyError):  # removed just now
             vector = store.vector(image.id)
             changed = list(_changed(picture, np.random.default_rng(image.id)))
             small = np.stack([decode.fit(one, SMALL) for one in (picture, *changed)])
@@ -169,10 +168,10 @@ def measure(store: Store, load_encoder: LoadEncoder, progress: Progress) -> Like
     if not seen:
         raise CollectionGone(
             f"none of the images in {store.root} can be read",
-            hint="Is its disk mounted? Near-duplicates are looked at, not only looked up; those "
-            "imported without files or archives cannot be.",
+            hint="Is its disk mounted? Finding near-duplicates needs the images themselves, so it "
+            "does not work for embeddings imported without files or archives.",
         )
-    # In one order, whichever was decoded first: the measurement is the same each time.
+    # A fixed order, whichever was decoded first, makes the measurement reproducible.
     ordered = [seen[image.id] for image in chosen if image.id in seen]
     vectors = np.stack([vector for vector, _, _ in ordered])
     changed_copies = [copy for _, _, copies in ordered for copy in copies]
@@ -211,7 +210,7 @@ def _agreements(vectors: Vectors, small: Pixels, similarity: float) -> tuple[flo
 
 
 def _share_with_neighbour(store: Store, vectors: Vectors, similarity: float) -> float:
-    """How many of the sample have a second image that is so similar: they are the first."""
+    """The share of the sample with a second image at that similarity; the first is itself."""
     found = np.zeros(len(vectors), np.int64)
     for chunk in store.all_vectors():
         found += (vectors @ chunk.astype(np.float32).T >= similarity).sum(axis=1)
@@ -221,7 +220,7 @@ def _share_with_neighbour(store: Store, vectors: Vectors, similarity: float) -> 
 def _read(
     store: Store, images: Sequence[IndexedImage], progress: Progress
 ) -> Iterator[tuple[IndexedImage, Image.Image]]:
-    """Each image that is as it was indexed, at no more than a few times what the model takes."""
+    """Each unchanged image, at up to a few times the model's input size."""
     root, longest = os.fsencode(store.root), _LARGER * max(store.spec.preprocessing.size)
     there = {
         image.path: image
@@ -232,13 +231,13 @@ def _read(
     limit = store.scope.max_pixels
     with DecodePool(root, files, Whole(longest), max_pixels=limit, ahead=_DECODED_AHEAD) as pool:
         for done, (file, outcome) in enumerate(pool):
-            progress("changing images a little", done, len(files))
+            progress("measuring near-duplicates", done, len(files))
             if isinstance(outcome, DecodedImage):
                 yield there[file.path], Image.fromarray(outcome.pixels)
 
 
 def _changed(picture: Image.Image, random: np.random.Generator) -> Iterator[Image.Image]:
-    """Copies such as people have: each of them saved again."""
+    """Typical copies, each saved again."""
     width, height = picture.size
     yield _saved(picture, 70)
     yield _saved(picture.resize((max(1, width * 7 // 10), max(1, height * 7 // 10))), 90)

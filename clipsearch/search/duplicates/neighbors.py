@@ -1,15 +1,14 @@
-"""Which embeddings of a collection lie near each other, exactly, and groups of those that do.
+"""Find embeddings that are near each other, by exact comparison, and group them.
 
-Every pair is looked at, as blocks of rows times blocks of rows, in threads of our own: the command
-line keeps numpy's products to one thread for the sake of single queries. Of the products nothing
-is kept but the best of a row, so memory is that of the embeddings and of a few blocks.
+Every pair is compared, as products of blocks of rows, in our own threads: the command line limits
+numpy's products to one thread, which suits single queries. Only the best product of each row is
+kept, so memory holds the embeddings and a few blocks.
 
-Groups are made around leaders (Hartigan 1975, the leader algorithm): in the order in which the
-images are given, best first, each joins the most similar leader that is near enough, or becomes
-a leader itself. To join whatever is near *any* member, as union-find over pairs does, chains: A is
-like B and B like C until the first and the last image of a summer are one group. Here every
-member is near its leader, which comes before it, so that whoever keeps the leader keeps an image
-that is near every one that goes.
+Groups form around leaders (Hartigan 1975, the leader algorithm). The images come best first. Each
+joins the most similar leader that is near enough, or becomes a leader itself. Joining everything
+near *any* member, as union-find over pairs does, makes chains: A is like B and B is like C, until
+the first and the last image of a summer are one group. Here every member is near its leader, which
+comes before it. If you keep the leader, you keep an image that is near every one you delete.
 """
 
 import os
@@ -28,17 +27,17 @@ Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 Confirm = Callable[[Rows, Rows], Mask]
-"""``(r,)`` and ``(c,)`` rows -> ``(r, c)``: which pairs of them are alike indeed."""
+"""``(r,)`` and ``(c,)`` rows -> ``(r, c)``: which pairs are confirmed as near-duplicates."""
 
 Count = Callable[[int, int], None]
-"""Called with how many rows are done, and how many there are."""
+"""Called with the number of finished rows and the total."""
 
 _BLOCK = 2048
-"""A product of two blocks is 16 MB; each thread holds one."""
+"""Rows per block. A product of two blocks is 16 MB; each thread holds one."""
 _LEADERS = 4096
 _THREADS = min(8, os.cpu_count() or 1)
 ROUNDING = 1e-6
-"""A unit vector times itself is 1 to within this."""
+"""The product of a unit vector with itself is 1 to within this."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -47,13 +46,13 @@ _R = TypeVar("_R")
 def best_similarities(vectors: Half, count: Count = lambda done, total: None) -> Vectors:
     """For each of ``(n, dim)`` embeddings, the greatest cosine similarity to another: ``(n,)``.
 
-    Minus infinity where there is no other.
+    Minus infinity if there is no other.
     """
     total = len(vectors)
     best = np.full(total, -np.inf, np.float32)
 
     def of_block(start: int) -> tuple[int, Vectors]:
-        """The best of the rows from ``start`` on, by the products with all that come later."""
+        """The best of the rows from ``start`` on, from the products with all later rows."""
         found = np.full(total - start, -np.inf, np.float32)
         own = _unit(vectors[start : start + _BLOCK])
         for at in range(start, total, _BLOCK):
@@ -77,11 +76,11 @@ def lead(
     confirm: Confirm | None = None,
     count: Count = lambda done, total: None,
 ) -> tuple[Rows, Vectors]:
-    """The leader of each of ``(n, dim)`` embeddings, given best first, and how similar it is.
+    """The leader of each of ``(n, dim)`` embeddings, given best first, and its similarity.
 
-    Returns ``(n,)`` rows and ``(n,)`` cosine similarities. A leader's own is itself, with 1. Every
-    other row's comes before it, is similar by at least ``threshold``, and, if there is a
-    ``confirm``, is confirmed; no two leaders are.
+    Returns ``(n,)`` rows and ``(n,)`` cosine similarities. A leader leads itself, with similarity
+    1. The leader of any other row comes before it, has a similarity of at least ``threshold``, and
+    is confirmed by ``confirm``, if given. No two leaders meet these conditions.
     """
     total = len(vectors)
     leader = np.arange(total)
@@ -90,7 +89,7 @@ def lead(
     least = threshold - ROUNDING
 
     def near(rows: Rows, own: Vectors, columns: Rows) -> Vectors:
-        """Similarities ``(r, c)``, minus infinity where a pair is not near."""
+        """Similarities ``(r, c)``; minus infinity if a pair is not near."""
         products: Vectors = own @ _unit(vectors[columns]).T
         close = (products >= least) & (columns < rows[:, np.newaxis])
         some, others = np.flatnonzero(close.any(axis=1)), np.flatnonzero(close.any(axis=0))
@@ -100,7 +99,7 @@ def lead(
         return products
 
     def nearest_of(rows: Rows, own: Vectors, columns: Rows) -> tuple[Rows, Vectors]:
-        """The most similar near column of each row, ``(r,)``, and how similar it is."""
+        """The most similar near column of each row, ``(r,)``, and its similarity."""
         products = near(rows, own, columns)
         at = products.argmax(axis=1)
         return columns[at], products[np.arange(len(rows)), at]
@@ -113,7 +112,7 @@ def lead(
         for columns, found in _in_threads(partial(nearest_of, rows, own), parts):
             better = found > best
             nearest[better], best[better] = columns[better], found[better]
-        # The rows of this block may follow each other, and one at a time they must be asked.
+        # A row of this block may lead a later one, so they are processed one at a time.
         products = near(rows, own, rows)
         leads = np.zeros(len(rows), np.bool_)
         for n in range(len(rows)):
@@ -130,7 +129,7 @@ def lead(
 
 
 def _unit(vectors: Half) -> Vectors:
-    """Rows in float32, of unit length again after their rounding; a zero one stays zero."""
+    """Rows in float32, normalized again after rounding; a zero row stays zero."""
     rows = vectors.astype(np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: Vectors = rows / np.maximum(lengths, ROUNDING)
@@ -138,6 +137,6 @@ def _unit(vectors: Half) -> Vectors:
 
 
 def _in_threads(function: Callable[[_T], _R], parts: Iterable[_T]) -> Iterator[_R]:
-    """``function`` of each part, in their order."""
+    """Apply ``function`` to each part in threads, in order."""
     with ThreadPoolExecutor(_THREADS) as threads:
         yield from threads.map(function, parts)

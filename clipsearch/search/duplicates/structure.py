@@ -1,21 +1,21 @@
-"""Whether two small images show the same thing in the same place.
+"""Decide whether two small images show the same thing in the same place.
 
-An image tower is made to see past what this is about: two pandas are one to it, and the same
-panda, saved again, need not be. So what the embeddings propose is looked at. An image is reduced
-to 16 x 16 cells, and what is compared is how its colors change from each cell to the next, as
-perceptual hashes do (Krawetz 2013, dHash), but as a correlation and not in bits: it does not depend
-on brightness and contrast, on size or compression. A crop moves everything, so each image is
-also compared as it would be if it had been cropped by 5 or 10%, at any side.
+An image tower is trained to ignore such details. Photographs of two pandas can be more similar to
+it than a photograph and its own copy, saved again. So the pairs that the embeddings propose are
+compared by their pixels. Each image is reduced to 16 x 16 cells, and the changes of color from
+cell to cell are compared. Perceptual hashes use the same idea (Krawetz 2013, dHash), but here the
+result is a correlation instead of bits. It does not depend on brightness, contrast, size or
+compression. A crop moves everything, so each image is also compared as if it had been cropped by 5
+or 10%, on any side.
 
-Pages, forms and screenshots are another matter: all have the same margins and lines, and what is
-written in them is smaller than a cell. Different ones agree by up to 0.98, and copies of one that
-were saved again or made smaller by 0.996 and more (measured on pages of text and forms drawn for
-it). So what is of one brightness in good part, as these are, must
-agree by ``DRAWN``, uncropped.
+Pages, forms and screenshots need a stricter rule: they all have the same margins and lines, and
+their text is smaller than a cell. Different ones agree by up to 0.98; copies that were saved again
+or reduced agree by 0.996 and more (measured on pages of text and forms drawn for this purpose). So
+images with a large area of uniform brightness must agree by ``DRAWN``, uncropped.
 
-Measured on the 98 sample images: 0.94 and more for copies that were saved again, made smaller or
-brighter, or cropped by 5 or 10%; at most 0.6 for any two different ones, of 4,753 pairs, and 0.7
-if one of them is cropped as well.
+Measured on the 98 sample images: 0.94 and more for copies that were saved again, reduced,
+brightened, or cropped by 5 or 10%. For different images, in 4,753 pairs: at most 0.6, and 0.7 if
+one of them is also cropped.
 """
 
 from itertools import product
@@ -26,24 +26,24 @@ import numpy.typing as npt
 from clipsearch.records import Pixels, Vectors
 
 SIDE = 32
-"""Width and height of the small images that are compared."""
+"""Width and height of the small images to compare."""
 
 DRAWN = 0.99
-"""The least agreement of images that look drawn and not photographed."""
+"""The least agreement required of images that look drawn, not photographed."""
 
 _CELLS = 16
 _KEPT = (0.95, 0.9)
-"""What a crop leaves of the width and of the height."""
+"""The share of width and height that a crop keeps."""
 _STILL, _BAND, _DRAWN_SHARE = 2, 12, 0.2
-"""What is drawn hardly changes from one pixel to the next, is as bright to within a band of levels,
-and is so in this share of the image at least. Paper that is lit from one side passes; of the 73
-photographs among the sample images, one in five does, most of them for their skies."""
+"""A drawing hardly changes from pixel to pixel and has one brightness, within a band of levels,
+over at least this share of the image. Paper that is lit from one side passes as a drawing. So does
+one in five of the 73 photographs among the sample images, usually because of its sky."""
 _FLAT = 8.0
-"""An image whose cells differ by no more than this in all, of 255, has no structure to compare."""
+"""An image whose cells differ by no more than this in total, of 255, has no structure."""
 
 
 def looks_drawn(pixels: Pixels) -> npt.NDArray[np.bool_]:
-    """Which of ``(n, SIDE, SIDE, 3)`` images are of one brightness in good part: ``(n,)``."""
+    """Which of ``(n, SIDE, SIDE, 3)`` images have a large area of uniform brightness: ``(n,)``."""
     levels = pixels.astype(np.int16)
     still = np.abs(np.diff(levels, axis=2)).max(axis=3) <= _STILL
     shares = [
@@ -56,7 +56,7 @@ def looks_drawn(pixels: Pixels) -> npt.NDArray[np.bool_]:
 def confirmed(these: Pixels, those: Pixels, agreement: float) -> npt.NDArray[np.bool_]:
     """Which of ``(n, SIDE, SIDE, 3)`` and ``(m, SIDE, SIDE, 3)`` are nearly the same: ``(n, m)``.
 
-    agreement: the least that is asked of photographs.
+    agreement: the least agreement required of photographs.
     """
     own, others = windows(these), windows(those)
     drawn = looks_drawn(these)[:, np.newaxis] | looks_drawn(those)
@@ -66,10 +66,10 @@ def confirmed(these: Pixels, those: Pixels, agreement: float) -> npt.NDArray[np.
 
 
 def windows(pixels: Pixels) -> Vectors:
-    """What is compared of ``(n, SIDE, SIDE, 3)`` images: ``(w, n, d)``.
+    """The vectors to compare for ``(n, SIDE, SIDE, 3)`` images: ``(w, n, d)``.
 
-    The first of the ``w`` is the whole image, the others are crops of it. Each is a unit vector,
-    or all zeros if the image has no structure.
+    The first of the ``w`` windows is the whole image; the others are crops of it. Each vector has
+    unit length, or is zero if the image has no structure.
     """
     n, changes = len(pixels), _CELLS * (_CELLS - 1) * 3
     rows = pixels.reshape(n, SIDE, SIDE * 3).astype(np.float32)
@@ -89,9 +89,9 @@ def windows(pixels: Pixels) -> Vectors:
 
 
 def best_agreement(these: Vectors, those: Vectors) -> Vectors:
-    """How far each of ``(w, n, d)`` and each of ``(w, m, d)`` show the same: ``(n, m)``.
+    """How well each of ``(w, n, d)`` and each of ``(w, m, d)`` agree: ``(n, m)``.
 
-    The correlation, at most 1, of one with the other or with that of its crops which fits best.
+    The correlation, at most 1, of one image with the other or with its best-fitting crop.
     """
     best: Vectors = these[0] @ those[0].T
     for window in range(1, len(these)):
@@ -101,7 +101,7 @@ def best_agreement(these: Vectors, those: Vectors) -> Vectors:
 
 
 def _resampling(start: float, kept: float) -> Vectors:
-    """Means over the cells of a part of an edge, ``(_CELLS, SIDE)``."""
+    """A matrix that averages part of an edge into cells, ``(_CELLS, SIDE)``."""
     edges = SIDE * np.linspace(start, start + kept, _CELLS + 1)
     pixels = np.arange(SIDE)
     ends = np.minimum(edges[1:, np.newaxis], pixels + 1)

@@ -1,10 +1,10 @@
 
-// Browse: asks the server for the hits whenever the form changes, and puts them in their place.
+// Browse: fetches the hits from the server whenever the form changes, and shows them.
 const form = document.getElementById("ask");
 const answer = document.getElementById("answer");
 const light = document.getElementById("light");
 const spoken = document.getElementById("status");
-const field = name => form.querySelector(`[name=${name}]`); // buttons of these names lie outside
+const field = name => form.querySelector(`[name=${name}]`); // buttons with these names are outside
 let running, typing;
 
 const asked = () =>
@@ -23,15 +23,15 @@ const ask = async ({ remember = false } = {}) => {
     const focused = document.activeElement.closest("figure.hit")?.dataset.id;
     const open = answer.querySelector(".why")?.open;
     answer.innerHTML = html;
-    spoken.textContent = answer.querySelector("h2")?.textContent; // for those who hear the page
+    spoken.textContent = answer.querySelector("h2")?.textContent; // for screen readers
     if (open) answer.querySelector(".why")?.setAttribute("open", "");
     if (focused) hits().find(hit => hit.dataset.id === focused)?.focus({ preventScroll: true });
     history[remember ? "pushState" : "replaceState"](null, "", `?${query}`);
     document.title = query.get("q") || "clipsearch";
   } catch (error) {
-    if (error.name === "AbortError") return; // another question is on its way
+    if (error.name === "AbortError") return; // a newer request is running
     answer.textContent = spoken.textContent =
-      "No answer. Is clipsearch browse still running? Start it again, and open the new address.";
+      "No answer. Is clipsearch browse still running? If not, start it again and open the new address.";
   }
   answer.removeAttribute("aria-busy");
 };
@@ -95,7 +95,7 @@ addEventListener("click", event => {
   ask();
 });
 
-// -- one picture, large ----------------------------------------------------------------------
+// -- one image, large ------------------------------------------------------------------------
 
 let lit = -1;
 
@@ -133,7 +133,7 @@ light.addEventListener("keydown", event => {
   if (step) { event.preventDefault(); show(lit + step); }
 });
 light.querySelector("img").addEventListener("error", () => {
-  // A format that this browser does not show: the thumbnail stands in for it.
+  // The browser cannot show this format, so show the thumbnail instead.
   const small = hits()[lit]?.querySelector("img")?.src;
   const large = light.querySelector("img");
   if (small && large.src !== small) large.src = small;

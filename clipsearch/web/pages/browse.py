@@ -1,7 +1,7 @@
 """The page of ``browse``: a search box, filters, and hits as cards that can be marked.
 
-The server makes all of its HTML; the script asks for the part below the box when what is asked
-changes, and puts it in its place. Without the script it is a form, and works.
+The server generates all HTML. When the form changes, the script fetches the part below the box and
+replaces it. Without the script, the page works as a plain form.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,21 +24,21 @@ POLICY = f"{policy(_SCRIPT, _LOADS)}; frame-ancestors 'none'"
 """The Content-Security-Policy to send with the page."""
 
 MORE = 60
-"""So many more hits at a time."""
+"""Hits added by each click on Show more."""
 
 TYPES = ("jpeg", "png", "webp", "gif", "tiff", "heic", "avif", "bmp")
 
 _NOTHING_PASSES = "No indexed image passes the filters."
 
 _SUGGESTED = 12
-"""What fits in one or two lines."""
+"""As many as fit on one or two lines."""
 
 Marks = Sequence[tuple[PictureId, Mark]]
-"""The images that were marked: each can be taken back, and is part of the form."""
+"""The marked images; each is part of the form, and its mark can be removed."""
 
 
 def page(about: About, fields: Mapping[str, str], below: str) -> str:
-    """The whole page. fields: what the form says. below: one of the parts made here."""
+    """The whole page. fields: values of the form. below: one of the parts from this module."""
     names = ("name", "class", "after", "before", "type", "width", "height", "all", "outside")
     return document(
         "browse.html",
@@ -56,7 +56,7 @@ def page(about: About, fields: Mapping[str, str], below: str) -> str:
 
 
 def start(suggested: Sequence[str], options: SearchOptions, shown: Shown, marks: Marks) -> str:
-    """What stands there before anything is looked for: the newest images, and what to try."""
+    """The page before any search: the newest images, and suggestions."""
     answer = shown.answer
     if answer.nothing_passes:
         return _notice(marks, "No images", _NOTHING_PASSES)
@@ -72,7 +72,7 @@ def start(suggested: Sequence[str], options: SearchOptions, shown: Shown, marks:
 
 
 def answered(about: About, options: SearchOptions, shown: Shown, marks: Marks) -> str:
-    """The hits, or that there are none and which images are nearest."""
+    """The hits, or a notice that there are none, with the nearest images."""
     answer = shown.answer
     why = [*answer.explanation, f"ranked by {about.model}", *about.tested]
     if not answer.hits:
@@ -105,7 +105,7 @@ def _images(count: int) -> str:
 
 
 def _matching(matching: int, shown: int) -> str:
-    """How many images match, and how many of them are shown."""
+    """The number of matching images, and how many of them are shown."""
     said = f"{sentence(_images(matching))} {'matches' if matching == 1 else 'match'}"
     return f"{said}; showing {shown:,}" if shown < matching else said
 
@@ -134,7 +134,7 @@ def _cards(
 
 
 def failed(error: ClipsearchError, marks: Marks) -> str:
-    """Why there is no answer: refused, or an error."""
+    """Why there is no answer: a refusal or an error."""
     if isinstance(error, OutOfDomain):
         button = ("outside", "Search anyway")
         return _notice(marks, "Outside the domain", sentence(str(error)), button=button)

@@ -1,8 +1,8 @@
-"""Hits as one self-contained HTML page, for people who would rather look than read.
+"""Hits as one self-contained HTML page.
 
-Like the page of an evaluation it is made to be opened from a disk: style, script and small JPEGs
-are inside, and a Content-Security-Policy forbids the browser to fetch anything. The script is for
-the keyboard alone; without it everything is still there.
+Like the evaluation page, it works when opened from disk: it contains its style, script and small
+JPEGs, and its Content-Security-Policy prevents the browser from fetching anything. The script only
+adds keyboard shortcuts; the page works without it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,10 +26,10 @@ def page(
 ) -> str:
     """The whole page as text.
 
-    nearest: whether nothing matches, and the hits are only the closest images: they are dimmed.
-    classes: of each hit. images: thumbnails by absolute path, where there are any. query: what
-    was looked for, in words. said: the verdict and how much was found, for the heading. notes: what
-    else is to be known of the answer, a line each.
+    classes: the nearest class of each hit, if known. pictures: thumbnails by absolute path, if
+    available. query: the query in words. said: the verdict and the number of matches, for the
+    heading. notes: other remarks about the answer, one per line. nearest: whether nothing matches,
+    and the hits are only the closest images, shown dimmed.
     """
     cards = [
         Card(
@@ -55,9 +55,9 @@ def page(
 
 
 def _link(hit: Hit) -> str:
-    """To the file; of an image in an archive, to the page where it came from, or to the archive.
+    """A link to the file, or for an image in an archive, to its URL or else to the archive.
 
-    A URL is somebody else's text: only one of the web is a link.
+    A URL is untrusted text: it becomes a link only if it starts with http or https.
     """
     if hit.span is None:
         return file_url(absolute_path(hit))

@@ -1,4 +1,4 @@
-"""Where a learning curve's marks are in its SVG."""
+"""The coordinates of a learning curve in its SVG."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from clipsearch.evaluation.curve import Curve, Spread
 from clipsearch.text import percent
 
 _WIDTH, _HEIGHT, _LEFT, _TOP = 600, 240, 48, 12
-"""Of the field that is drawn in, and what lies left of it and above."""
+"""The size of the plot area, and the margins to its left and above it."""
 
 
 def drawing(curve: Curve) -> dict[str, Any]:
-    """Coordinates and labels, for the template."""
+    """Coordinates and labels for the template."""
     accuracies = [curve.zero_shot, *(point.accuracy for point in curve.points)]
     low = min(spread.mean - spread.deviation for spread in accuracies)
     high = max(spread.mean + spread.deviation for spread in accuracies)
@@ -37,7 +37,7 @@ def drawing(curve: Curve) -> dict[str, Any]:
         "foot": _TOP + _HEIGHT,
         "zero_shot": {"y": y(curve.zero_shot.mean), "said": percent(curve.zero_shot.mean)},
         "ticks": [
-            {"y": y(tenth / 10), "label": f"{10 * tenth} %"}
+            {"y": y(tenth / 10), "label": f"{10 * tenth}%"}
             for tenth in range(round(10 * bottom), round(10 * top) + 1)
         ],
         "marks": [

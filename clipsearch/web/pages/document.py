@@ -1,7 +1,7 @@
-"""What every page is made with: its templates, and a policy that lets nothing in from elsewhere.
+"""Templates for every page, and a policy that prevents a page from loading anything else.
 
-Whatever a template shows goes through ``inert``, unless the template says otherwise: the texts
-come from file names, labels, captions and domains.
+``inert`` escapes every value in a template, unless the template says otherwise: the texts come from
+file names, labels, captions and domains.
 """
 
 import base64
@@ -22,11 +22,11 @@ from clipsearch.paths import MARK
 from clipsearch.text import printable
 
 _STEM = 5
-"""Characters of a name's stem that stay with its extension where the name is shortened."""
+"""Characters of a name's stem to keep before the extension when the name is shortened."""
 _LONGEST_ENDING = 6
 
 INSIDE = "img-src data:"
-"""What a page may load that is opened from a disk: the images inside it."""
+"""What a page opened from disk may load: the images that it contains."""
 
 
 def document(
@@ -40,8 +40,8 @@ def document(
 ) -> str:
     """A whole page as text, from a template that extends ``document.html``.
 
-    title: as people read it. styles: names of files beside this one. script: runs when the body
-    is there. loads: directives of a Content-Security-Policy. context: what the template shows.
+    title: for people to read. styles: names of files next to this one. script: runs after the body
+    is loaded. loads: directives of a Content-Security-Policy. context: the template's variables.
     """
     return render(
         template,
@@ -55,7 +55,7 @@ def document(
 
 
 def render(template: str, **context: Any) -> str:
-    """A template that lies beside this module, with what it shows filled in."""
+    """Render a template from the folder of this module."""
     return _environment().get_template(template).render(context)
 
 
@@ -78,14 +78,15 @@ def _environment() -> Environment:
 
 
 def inert(value: object) -> Markup:
-    """Any value as HTML that shows it and does nothing else; what is HTML already stays."""
+    """Escape any value as HTML; markup is returned unchanged."""
     return value if isinstance(value, Markup) else Markup(escape(printable(str(value))))
 
 
 def path_parts(path: str) -> tuple[str, str, str]:
-    """A path as its folder, with the slash, and its name in two: a narrow page cuts between them.
+    """Split a path into its folder, with the slash, and two parts of its name.
 
-    The end of the name, with its extension, is never cut off. The three add up to the path.
+    A narrow page shortens the first part of the name, never the second, which has the extension.
+    The three parts add up to the path.
     """
     name = path.rsplit("/", 1)[-1]
     ending = os.path.splitext(name)[1]
@@ -94,7 +95,7 @@ def path_parts(path: str) -> tuple[str, str, str]:
 
 
 def policy(script: str, loads: str) -> str:
-    """A Content-Security-Policy under which this script runs, and no other."""
+    """A Content-Security-Policy that allows this script and no other."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     scripts = f"; script-src 'sha256-{digest}'" if script else ""
     return (
@@ -104,12 +105,12 @@ def policy(script: str, loads: str) -> str:
 
 
 def source(name: str) -> str:
-    """The text of a style or a script that lies beside this module."""
+    """The text of a style or a script from the folder of this module."""
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def file_url(path: bytes) -> str:
-    """A link that opens a file; a name that is not text in a URL is written as its bytes."""
+    """A URL that opens a file; bytes that are not valid text are percent-encoded."""
     try:
         return Path(os.fsdecode(path)).as_uri()
     except ValueError:
@@ -117,5 +118,5 @@ def file_url(path: bytes) -> str:
 
 
 def data_url(jpeg: bytes) -> str:
-    """An image that is inside its page."""
+    """A URL that contains the image itself."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"

@@ -1,6 +1,7 @@
 """Groups of duplicates side by side, as one self-contained HTML page.
 
-Made to be opened from a disk: style and small JPEGs are inside, and nothing is fetched or run.
+The page works when opened from disk: it contains its style and small JPEGs, fetches nothing, and
+runs no script.
 """
 
 import os
@@ -20,13 +21,13 @@ _TITLES: Mapping[Kind, str] = {
 }
 
 _FORMATS = {"JPG": "JPEG", "JPE": "JPEG", "JFIF": "JPEG", "TIF": "TIFF", "HIF": "HEIC"}
-"""Endings by which a format is known, beside its name."""
+"""File extensions that differ from the name of the format."""
 
 
 def page(groups: Sequence[Group], notes: Sequence[str]) -> str:
-    """The whole page as text. Reads the images once more, for their thumbnails.
+    """The whole page as text. Reads the images again for their thumbnails.
 
-    notes: what is to be known of the groups, a line each.
+    notes: remarks about the groups, one per line.
     """
     paths = [member.path for group in groups for member in group.members]
     pictures = thumbnails(b"", paths, SIZE)
@@ -72,7 +73,7 @@ def _likeness(member: Member, best: Member) -> str:
 
 
 def _facts(member: Member) -> dict[str, str]:
-    """What copies may differ in, by name: nothing for what nobody knows."""
+    """Properties in which copies may differ, by name; empty if unknown."""
     image = member.image
     ending = os.path.splitext(image.path)[1].removeprefix(b".").decode("utf-8", "replace").upper()
     modified = datetime.fromtimestamp(image.mtime_ns / 1e9)

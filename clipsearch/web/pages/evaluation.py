@@ -1,8 +1,8 @@
 """An evaluation as one self-contained HTML page.
 
-It is written to be opened from a disk and to be handed on: the style is inside, the images are
-small JPEGs inside, there is no script, and a Content-Security-Policy forbids the browser to fetch
-anything. Every text that comes from a file name, a label, a caption or a domain is escaped.
+The page works when opened from disk or passed on: it contains its style and small JPEGs, has no
+script, and its Content-Security-Policy prevents the browser from fetching anything. Every text from
+a file name, a label, a caption or a domain is escaped.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from clipsearch.web.pages.curve import drawing
 from clipsearch.web.pages.document import data_url, document
 
 _PICTURES = 200
-"""Wrong images on one page, at some 6 kB each."""
+"""Misclassified images on one page, about 6 kB each."""
 
 _THUMBNAIL = 168
 _WORST = 15
@@ -30,7 +30,7 @@ _PAIRS = 15
 
 
 def page(findings: Findings) -> str:
-    """The whole page as text. Reads the wrong images once more, for their thumbnails."""
+    """The whole page as text. Reads the misclassified images again for their thumbnails."""
     found = findings.evaluation
     report = findings.report
     labelled = report if isinstance(report, ClassificationReport) else None
@@ -86,7 +86,7 @@ def _measure(
 
 
 def _answers(findings: Findings) -> dict[str, Any]:
-    """What people meet who search for the classes by name."""
+    """What users get when they search for the classes by name."""
     assert findings.answers is not None
     per_class = findings.answers.per_class
     return {
@@ -101,14 +101,14 @@ def _answers(findings: Findings) -> dict[str, Any]:
 
 
 def _gate(findings: Findings) -> list[dict[str, Any]]:
-    """What the gate lets through."""
+    """How often the gate is wrong."""
     gate = findings.gate
     return [
         _measure(findings, name, label, estimate)
         for name, label, estimate in (
             (REFUSED, summary.MEASURES[REFUSED], gate.refused),
-            ("", "of these, queries that name no class", gate.refused_without_words),
-            ("", "out-of-domain queries let in", gate.admitted),
+            ("", "of these, queries that do not name a class", gate.refused_without_words),
+            ("", "out-of-domain queries accepted", gate.admitted),
         )
         if estimate is not None
     ]
@@ -138,10 +138,10 @@ def _confusions(findings: Findings, report: ClassificationReport) -> dict[str, A
 def _matrix(
     findings: Findings, report: ClassificationReport, shown: set[str]
 ) -> dict[str, list[Any]]:
-    """Rows of the classes with images, columns of those that were given any.
+    """Rows for the classes with images, columns for the predicted classes.
 
-    Both are in the order of the domain, where kin stand together. A run of empty cells is one
-    wide cell, so that a page of hundreds of classes stays small.
+    Both are in the order of the domain, where related classes are adjacent. A run of empty cells is
+    one wide cell, so that a page with hundreds of classes stays small.
     """
     test_set = findings.test_set
     assert isinstance(test_set, LabelledImages)
@@ -185,17 +185,17 @@ def _mistakes(findings: Findings) -> dict[str, Any]:
     images = thumbnails(findings.test_set.root, paths, _THUMBNAIL) if paths else {}
     words = (
         {
-            "what": "images got wrong",
-            "how": "What each shows, and the class that it was given to.",
-            "about": "shows",
-            "became": "given to",
+            "what": "misclassified images",
+            "how": "The label of each image, and the class that was predicted.",
+            "about": "label",
+            "became": "predicted",
         }
         if isinstance(findings.test_set, LabelledImages)
         else {
             "what": "captions whose image was missed",
-            "how": "The place that the image of each had.",
+            "how": "The rank of the image for each caption.",
             "about": "caption",
-            "became": "image in",
+            "became": "image at",
         }
     )
     return words | {

@@ -1,4 +1,4 @@
-// What the contact sheet and browse have in common: moving among the hits, and copying a path.
+// Shared by the contact sheet and browse: moving between hits, and copying a path.
 const hits = () => [...document.querySelectorAll("figure.hit")];
 
 let toastEnds;
@@ -14,7 +14,7 @@ const copy = async hit => {
   try {
     await navigator.clipboard.writeText(hit.dataset.path);
     toast("Path copied");
-  } catch { // not allowed: the path is selected instead, to be copied by hand
+  } catch { // not allowed: select the path instead, to copy by hand
     getSelection().selectAllChildren(hit.querySelector(".path"));
     toast("Path selected");
   }
@@ -22,7 +22,7 @@ const copy = async hit => {
 
 const open_ = hit => hit.querySelector("a").click();
 
-// What a button does, and a key, to the hit that has the focus.
+// What buttons and keys do to the focused hit.
 const acts = { copy };
 const keys = { c: copy, Enter: open_ };
 
@@ -31,7 +31,7 @@ addEventListener("click", event => {
   if (button) acts[button.dataset.act](button.closest("figure"));
 });
 
-// The tab key goes from image to image, and through the buttons of the one that has the focus.
+// Tab moves from image to image, and through the buttons of the focused one.
 let entered;
 addEventListener("focusin", event => {
   const hit = event.target.closest("figure.hit");
@@ -43,7 +43,7 @@ addEventListener("focusin", event => {
   entered = hit;
 });
 
-addEventListener("error", event => { // a picture that cannot be loaded
+addEventListener("error", event => { // an image that cannot be loaded
   const picture = event.target;
   if (!picture.matches?.("figure.hit img")) return;
   const words = document.createElement("span");

@@ -1,4 +1,4 @@
-"""Hits as cards with an image on each: what the contact sheet and ``browse`` show alike."""
+"""Hits as cards with an image each, for the contact sheet and for ``browse``."""
 
 import os
 from collections.abc import Mapping
@@ -19,26 +19,26 @@ STYLES = ("style.css", "hits.css")
 Strength = Literal["strong", "fair", "weak"]
 
 _STRENGTHS: Mapping[Verdict, Strength] = {"strong": "strong", "weak": "fair", "none": "weak"}
-"""Of a hit by itself, by how many unrelated queries score as high as it does."""
+"""The strength of a single hit, from the share of unrelated queries that score as high."""
 
 Mark = Literal["", "good", "bad"]
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A hit and what a page shows beside it."""
+    """A hit and what a page shows with it."""
 
     rank: int | None
-    """None where nobody searched for it: then it has no score either."""
+    """None without a search; the hit then has no score either."""
     hit: Hit
     class_name: str | None
-    """The class of the domain that is nearest to the image, where that is known."""
+    """The class of the domain that is nearest to the image, if known."""
     thumbnail: str | None
-    """Its URL; None if there is none."""
+    """The URL of the thumbnail; None if there is none."""
     link: str
     """URL of the image itself."""
     id: str = ""
-    """How the page names it, where it can ask for more like it."""
+    """The id of the image, if the page can search for similar ones."""
     mark: Mark = ""
 
     @property
@@ -48,7 +48,7 @@ class Card:
 
     @property
     def copied(self) -> Markup:
-        """The absolute path as an attribute: its very characters, where it is text."""
+        """The absolute path as an attribute, with its exact characters if it is text."""
         path = absolute(os.fsencode(self.hit.root), self.hit.path)
         try:
             return Markup(escape(path.decode()).replace("\r", "&#13;"))
@@ -57,7 +57,7 @@ class Card:
 
     @property
     def strength(self) -> Strength | None:
-        """How well it matches; None where that is not measured, as for an image query."""
+        """How well it matches; None if that is not measured, for example for an image query."""
         rate = self.hit.false_alarm
         return None if rate is None or self.rank is None else _STRENGTHS[verdict(rate)]
 
@@ -68,18 +68,18 @@ class Card:
 
     @property
     def day(self) -> str:
-        """When it was taken, in short; nothing where nobody knows."""
+        """The day it was taken; empty if unknown."""
         return (self.hit.taken_at or "")[:10]
 
     @property
     def figures(self) -> str:
-        """The figures behind the strength, to be read by who points at it."""
+        """The figures behind the strength, shown as a tooltip."""
         figures = [f"{name}: {fact}" for name, fact in self._figures.items()]
         return "; ".join(figures)
 
     @property
     def details(self) -> Mapping[str, str]:
-        """All that is known of the hit, by name."""
+        """All known facts about the hit, by name."""
         hit = self.hit
         details = dict(self._figures)
         if self.class_name:
@@ -105,10 +105,10 @@ class Card:
 
 
 def dimensions(width: int, height: int) -> str:
-    """An image's width and height in pixels, as people read them; nothing where nobody knows."""
+    """Width and height in pixels, for people to read; empty if unknown."""
     return f"{width} \N{MULTIPLICATION SIGN} {height}" if width else ""
 
 
 def sentence(words: str) -> str:
-    """Words with a capital at their beginning."""
+    """Capitalize the first letter."""
     return words[:1].upper() + words[1:]

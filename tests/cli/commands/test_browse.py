@@ -75,7 +75,7 @@ def test_a_port_in_use_is_an_error(run: Run, made: Path) -> None:
     assert (done.code, done.out) == (2, b"")
     assert done.err == (
         f"clipsearch: error: port {port} is in use\n"
-        "  Take another with --port N, or leave it out to have a free one.\n"
+        "  Use another port with --port N, or omit the option to use a free one.\n"
     )
 
 

@@ -66,7 +66,7 @@ def test_what_is_measured_is_kept(photos: Path, capfd: pytest.CaptureFixture[str
     def measures() -> bool:
         capfd.readouterr()
         assert run_here("duplicates", photos) == 0
-        return "measuring once" in capfd.readouterr().err
+        return "measuring how similar" in capfd.readouterr().err
 
     assert not measures()
     assert run_here("index", photos, "--rebuild") == 0
@@ -88,7 +88,7 @@ def test_what_cannot_be_kept_is_used_all_the_same(
         assert run_here("duplicates") == 0
     out, err = capfd.readouterr()
     assert out.encode() == lines(GROUPS)
-    assert "will be measured again the next time" in err
+    assert "it will be repeated next time" in err
     assert "another clipsearch is writing" in err
 
 

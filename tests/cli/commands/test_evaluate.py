@@ -201,7 +201,7 @@ def test_several_labels(run: Run, collection: Path) -> None:
     assert not any(line.startswith("top-1") for line in done.lines)
     page = (collection / "page.html").read_text(encoding="utf-8")
     assert "absent classes answered" in page
-    assert "got wrong" not in page
+    assert "misclassified" not in page
     record = json.loads(run("evaluate", "several.csv", "--json", cwd=collection).out)
     assert record["report"]["kind"] == "multi-label classification"
     assert record["report"]["labels"] == 4

@@ -71,13 +71,13 @@ def test_a_class_beside_a_query_is_a_filter(run: Run, made: Path) -> None:
     [
         ([], "search needs something to look for"),
         (["^0:a cat"], "'^0:a cat' has a weight of 0"),
-        (["^2:"], "'^2:' is a weight of nothing"),
-        (["--not", "a cat"], "to look for"),
-        (["--unlike", "1"], "to look for"),
+        (["^2:"], "'^2:' has a weight but no text"),
+        (["--not", "a cat"], "to search for"),
+        (["--unlike", "1"], "to search for"),
         (["a cat", "--like", "4711"], "no image 4711 in the index"),
         (["a cat", "--like", "nowhere.png"], "cannot read nowhere.png"),
         (["a cat", "--image", "^3:nowhere.png"], "cannot read nowhere.png"),
-        (["a cat", "--like", "2:a.png"], "'2:a.png' is searched for as it stands"),
+        (["a cat", "--like", "2:a.png"], "'2:a.png' is searched for literally"),
         (["a cat", "-", "-"], "standard input is read once"),
         (["a cat", "--class", "no such class"], "has no class 'no such class'"),
         (["a cat", "-q", "--preview"], "--quiet prints nothing"),
@@ -107,7 +107,7 @@ def test_a_number_and_a_colon_are_text(run: Run, made: Path) -> None:
 
 
 def test_who_writes_a_weight_as_before_is_told(run: Run, made: Path) -> None:
-    said = "clipsearch: '2:snow' is searched for as it stands; a weight begins with a caret: "
+    said = "clipsearch: '2:snow' is searched for literally; a weight starts with a caret: "
     said += "'^2:snow'"
     alone = run(*ASK, "a cat", "2:snow", cwd=made)
     assert (alone.code, alone.err.splitlines()) == (0, [said])
@@ -150,9 +150,9 @@ def test_a_query_is_saved_and_looked_for_by_its_name(run: Run, made: Path, tmp_p
 def test_what_is_no_saved_query_is_an_error(run: Run, made: Path) -> None:
     for arguments, said in (
         (["query", "remove", "pool"], "there is no saved query 'pool'"),
-        (["query", "save", "a/b", "a cat"], "'a/b' is no name for a query"),
+        (["query", "save", "a/b", "a cat"], "'a/b' is not a valid name for a query"),
         (["query", "save", "pool"], "to look for"),
-        (["query", "save", "pool", "a cat", "--like", "12"], "'12' is no file"),
+        (["query", "save", "pool", "a cat", "--like", "12"], "'12' is not a file"),
         (["query", "save", "pool", "a cat", "--class", "cat"], "is a filter"),
         ([*ASK, "@pool"], "has no probe 'pool', and there is no saved query of that name"),
     ):
@@ -166,7 +166,7 @@ def test_a_probe_cannot_have_the_name_of_a_saved_query(run: Run, made: Path) -> 
     assert run("query", "save", "cats", "a cat").code == 0
     done = run("probe", "train", ".", "--name", "cats", cwd=made)
     assert (done.code, done.out) == (2, b"")
-    assert "there is a saved query 'cats': @cats could mean both" in done.err
+    assert "there is a saved query 'cats', so @cats would be ambiguous" in done.err
 
 
 def test_a_damaged_file_of_saved_queries_is_not_written_over(run: Run, tmp_path: Path) -> None:
@@ -261,6 +261,6 @@ def test_an_old_index_is_measured_by_the_next_run(run: Run, made: Path, tmp_path
         store.detach("scale")
     done = run(*ASK, "a cat", "snow", cwd=copy)
     assert (done.code, done.out) == (2, b"")
-    assert "measurements that this index does not have" in done.err
+    assert "this index lacks the measurements" in done.err
     assert run("index", ".", cwd=copy).code == 0
     assert run(*ASK, "a cat", "snow", cwd=copy).code == 0

@@ -390,7 +390,7 @@ def test_a_probe_of_another_model_is_not_used(store: Store, kept: probes.KeptPro
 
 @pytest.mark.parametrize("name", ["", "a/b", "@x", "a b", "-x", "x\n"])
 def test_names_that_no_command_line_can_hold(name: str) -> None:
-    with pytest.raises(UsageError, match="is no name for a probe"):
+    with pytest.raises(UsageError, match="is not a valid name for a probe"):
         probes.check_name(name)
 
 

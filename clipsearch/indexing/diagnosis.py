@@ -321,7 +321,7 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
         yield Check(
             "index",
             State.WARNING,
-            f"{name}: {number_of(status.left_out, 'image')} cannot be found: damaged embedding",
+            f"{name}: cannot find {number_of(status.left_out, 'image')}: damaged embedding",
             hint=f"clipsearch verify --repair {name}, then clipsearch index {name}",
         )
 

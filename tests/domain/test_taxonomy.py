@@ -55,13 +55,13 @@ def test_other_labels_are_no_class(small: Domain, label: str) -> None:
         ('name = "small"', "name = small", r", line 2: not valid TOML"),
         ("top1 = 0.8", "top1 = 0.8\ntop1 = 0.9", r", line \d+: not valid TOML"),
         ('name = "small"\n', "", r", name: missing$"),
-        ('name = "small"', "name = 3", r", name: must be a text .*, not 3$"),
+        ('name = "small"', "name = 3", r", name: must be a string .*, not 3$"),
         ('name = "small"', 'name = " "', r", name: must not be empty"),
         ('name = "small"', 'name = "small"\ntitle = "x"', r": unknown key 'title'"),
         (
             'name = "small"',
             'name = "small"\nlanguage = "English"',
-            r", language: 'English' is no lang",
+            r", language: 'English' is not a lang",
         ),
         ('["a photo of a {}.", "a drawing of the {}."]', "[]", r", templates: there are none"),
         (
@@ -74,7 +74,7 @@ def test_other_labels_are_no_class(small: Domain, label: str) -> None:
             '"{} and {}"',
             r", templates 2: the template '{} and {}' must contain",
         ),
-        ('"a drawing of the {}."', "7", r", templates 2: must be a text .*, not 7$"),
+        ('"a drawing of the {}."', "7", r", templates 2: must be a string .*, not 7$"),
         (
             '"a drawing of the {}."',
             '"a  photo of a {}."',

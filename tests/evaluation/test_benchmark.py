@@ -211,7 +211,7 @@ def test_a_linear_probe_needs_one_class_a_picture(sets: dict[str, Path], split: 
     for kind in ("multilabel", "retrieval"):
         with pytest.raises(BadLabels, match=f"is a set for {kind}"):
             measured(sets[kind], linear_probe=True)
-    with pytest.raises(BadLabels, match="there is no archive"):
+    with pytest.raises(BadLabels, match="there are no archives"):
         measured(sets["classification"], linear_probe=True)
     write_benchmark(split, [("cls", b"0")] * 3, split="train", archives=1)
     with pytest.raises(TooFewExamples, match="has images of only one"):

@@ -61,7 +61,7 @@ def test_another_models_probe_is_refused(tmp_path: Path, store: Store) -> None:
 
 
 def test_names_are_checked(tmp_path: Path, store: Store) -> None:
-    with pytest.raises(UsageError, match="no name for a probe"):
+    with pytest.raises(UsageError, match="not a valid name for a probe"):
         probe_file.read(written(tmp_path), store, "a/b")
     probe = dataclasses.replace(KEPT.probe, classes=("identify this man", "b"))
     with pytest.raises(RefusedByPolicy):

@@ -174,7 +174,7 @@ def _rules() -> dict[str, list[re.Pattern[str]]]:
         r"(?:(?:this|that|these|those|the same) (?:\w+ )?PERSON\b|(?:my|his|her) PERSON-EX\b|"
         rf"{him})"
     )
-    # Where a verb is a request: "track this man", but not "a dog tracks a man".
+    # The verb must be a request: "track this man", but not "a dog tracks a man".
     asked = r"(?:^|\b(?:to|and|please|me|you|of|for) )"
     verify = r"\b(?:verify|check|confirm|prove|reveal)(?:ing)?"
     written = {

@@ -200,7 +200,7 @@ def load(store: Store, name: str) -> KeptProbe:
     except Exception as error:  # zipfile and numpy raise whatever they run into
         raise IndexUnreadable(
             f"the probe '{name}' in the index of {store.root} is damaged",
-            hint=f"Train it again, or forget it: clipsearch probe remove {name}",
+            hint=f"Train it again, or remove it: clipsearch probe remove {name}",
         ) from error
     return kept
 

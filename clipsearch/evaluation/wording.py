@@ -90,7 +90,7 @@ def text_embeddings(taxonomy: Domain, wording: Wording, encoder: TextEncoder) ->
 
     The unit vector of zero-shot classification; for a class without words, the mean of the
     others', so that the class is neither near an image nor far from it.
-    Raises UsageError if that leaves words to fewer than two classes.
+    Raises UsageError if fewer than two classes have words.
     """
     wordless = np.array([wording.is_without_words(name) for name in taxonomy.class_names], bool)
     if wordless.any() and np.count_nonzero(~wordless) < 2:

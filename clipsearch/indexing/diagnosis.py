@@ -176,7 +176,7 @@ def terminal() -> Iterator[Check]:
         yield _ok("terminal", "standard output is not a terminal; plain lines are printed")
     else:
         columns, rows = shutil.get_terminal_size()
-        yield _ok("terminal", f"{columns} x {rows}, {os.environ.get('TERM', 'of unknown kind')}")
+        yield _ok("terminal", f"{columns} x {rows}, {os.environ.get('TERM', 'of unknown type')}")
     if encoding != "utf8":
         yield Check(
             "encoding",

@@ -175,7 +175,7 @@ def update(
             collection.carry_over(store, target)
         if options.domain:
             collection.pin(target, options.domain)
-        progress("measuring what scores mean", 0, 1)
+        progress("calibrating scores", 0, 1)
         collection.calibrate(target, lambda: loaded.many_texts)
         if is_new:
             summary.tested = collection.tested_line(collection.Collection(target))

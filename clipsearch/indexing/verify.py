@@ -128,7 +128,9 @@ def repair(store: Store, problems: list[Problem]) -> list[str]:
         archived = any(isinstance(store.source_of(id), Span) for id in wrong)
         with store.batch():
             store.forget(wrong)
-        done.append(f"forgot {number_of(len(wrong), 'image')} with a wrong embedding")
+        done.append(
+            f"removed {number_of(len(wrong), 'image')} with a wrong embedding from the index"
+        )
     if wrong or any(problem.kind == "vector file" for problem in problems):
         store.update_vector_index(anew=True)
         done.append("the vector file was written again")
@@ -136,7 +138,7 @@ def repair(store: Store, problems: list[Problem]) -> list[str]:
         again = f"clipsearch index {store.root}"
         if archived:
             again += "; for those in archives, clipsearch embed, then clipsearch import"
-        done.append(f"to embed the forgotten images again: {again}")
+        done.append(f"to embed the removed images again: {again}")
     return done
 
 

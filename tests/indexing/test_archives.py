@@ -605,7 +605,7 @@ def test_repair_says_how_pictures_of_archives_come_back(store: Store, shards: Pa
     imported(store, shards)
     (id,) = store.ids()[:1].tolist()
     done = verify.repair(store, [verify.Problem("embedding", "it is damaged", b"", id)])
-    assert done[0] == "forgot 1 image with a wrong embedding"
+    assert done[0] == "removed 1 image with a wrong embedding from the index"
     assert "for those in archives, clipsearch embed, then clipsearch import" in done[-1]
     assert store.status().archived == 11
 

@@ -67,7 +67,7 @@ def export(store: Store, folder: Path, kind: Kind, only: Filter, progress: Progr
     except OSError as error:
         raise ExchangeError(
             f"cannot write {folder}: {error.strerror or error}",
-            hint="Nothing was written. Name a new folder on a disk with room.",
+            hint="Nothing was written. Name a new folder on a disk with enough space.",
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -84,7 +84,8 @@ def _require_new(folder: Path) -> None:
         raise ExchangeError(f"{folder} is not a folder", hint="Name a new one.")
     if folder.exists() and any(folder.iterdir()):
         raise ExchangeError(
-            f"{folder} is not empty", hint="Name a new folder; nothing is ever overwritten."
+            f"{folder} is not empty",
+            hint="Name a new folder; existing files are never overwritten.",
         )
 
 

@@ -161,7 +161,7 @@ def import_embeddings(
             store.update_vector_index(
                 lambda: class_prompts(encoders.text, progress), progress=progress
             )
-            progress("measuring what scores mean", 0, 1)
+            progress("calibrating scores", 0, 1)
             collection.calibrate(store, lambda: encoders.many_texts)
     return ImportSummary(
         done.added + added.added,

@@ -1,14 +1,14 @@
-"""What a score means in one collection: how often it would be a false alarm, and how often right.
+"""What a score means in one collection: how often it is a false alarm, and how often right.
 
-No flat threshold can tell a match from no match: scores depend on the model, the query and, above
-all, on what and how much is in the collection. So both are measured there.
+No fixed threshold separates matches from non-matches: scores depend on the model, the query and,
+above all, the content and size of the collection. So both rates are measured there.
 
-``FalseAlarms``: queries that have nothing to do with the collection are put to it, and their best
-scores are kept. The false-alarm rate of a score is the share of them that reached it. It is what
-a permutation test calls the p-value of the hit, and (1 + r) / (1 + n) in place of r / n keeps it
-valid (Davison and Hinkley 1997, section 4.2).
+``FalseAlarms``: queries that have nothing to do with the collection are run against it, and their
+best scores are stored. The false-alarm rate of a score is the share of them that reached it. This
+is what a permutation test calls the p-value of the hit, and (1 + r) / (1 + n) instead of r / n
+keeps it valid (Davison and Hinkley 1997, section 4.2).
 
-``Precision``: where a labelled set says which hits were right, the probability of being right as
+``Precision``: if a labeled set says which hits were right, the probability of being right as
 a function of the score, by isotonic or by logistic regression.
 """
 
@@ -30,10 +30,10 @@ Floats = npt.NDArray[np.float64]
 # -- false alarms ------------------------------------------------------------------------------
 
 NEAR_DUPLICATE = 0.95
-"""Images at least this similar are one image told twice: a copy, a crop, the next frame."""
+"""Images at least this similar count as the same image: a copy, a crop, the next frame."""
 
 _TAIL = 0.1
-"""The share of the background scores from whose excesses the tail beyond them is drawn."""
+"""The share of background scores whose excesses define the tail beyond them."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class FalseAlarms:
     """The best scores that background queries reached in one collection."""
 
     best_scores: tuple[float, ...]
-    """Ascending; one for each background query."""
+    """Ascending; one per background query."""
 
     @classmethod
     def of(cls, best_scores: npt.ArrayLike) -> "FalseAlarms":
@@ -57,11 +57,11 @@ class FalseAlarms:
     def rate(self, scores: npt.ArrayLike) -> Floats:
         """The false-alarm rate of each of ``(n,)`` scores: ``(n,)``, falling as they rise.
 
-        (1 + the number of background queries with a best score as high) / (1 + all of them). A
-        score above all of these would get 1 / (1 + n) however high it is. There the rate goes on
-        falling exponentially, at the pace of the excesses of the highest tenth (the tail of
-        Pickands 1975, with shape 0), so that hits can still be told apart by it; ``resolution``
-        is where this begins, and what lies below is drawn on and not counted.
+        (1 + the number of background queries with a best score as high) / (1 + all of them). For
+        all scores above these, that would be 1 / (1 + n). There the rate instead falls
+        exponentially, at the pace of the excesses of the highest tenth (the tail of
+        Pickands 1975, with shape 0), so that hits remain distinguishable. Rates below
+        ``resolution`` are extrapolated, not counted.
         """
         values = np.asarray(scores, np.float64)
         n = len(self.best_scores)
@@ -73,16 +73,16 @@ class FalseAlarms:
 
     @property
     def resolution(self) -> float:
-        """The smallest rate that was counted: 1 / (1 + n)."""
+        """The smallest counted rate: 1 / (1 + n)."""
         return 1 / (1 + len(self.best_scores))
 
     def to_json(self) -> str:
-        """The record as JSON text; ``from_json`` is its inverse."""
+        """The record as JSON text; the inverse of ``from_json``."""
         return json.dumps([round(score, 6) for score in self.best_scores])
 
     @classmethod
     def from_json(cls, text: str) -> "FalseAlarms":
-        """Rebuild a record from ``to_json``'s text."""
+        """Rebuild a record from the text of ``to_json``."""
         return cls.of(json.loads(text))
 
     @cached_property
@@ -91,7 +91,7 @@ class FalseAlarms:
 
     @cached_property
     def _pace(self) -> float:
-        """Mean excess of the highest scores over the one below them."""
+        """Mean excess of the highest scores over the score just below them."""
         k = max(1, int(_TAIL * len(self._scores)))
         if k == len(self._scores):
             return 1e-3
@@ -99,7 +99,7 @@ class FalseAlarms:
 
 
 def best_scores(queries: Vectors, chunks: Iterable[npt.NDArray[np.floating]]) -> Floats:
-    """The best score of each query over a collection that comes in chunks.
+    """The best score of each query over a collection read in chunks.
 
     queries: ``(q, dim)``. chunks: ``(n, dim)`` each, any float dtype. Returns ``(q,)``, minus
     infinity for a collection without images.
@@ -120,13 +120,13 @@ def best_scores_of_others(
     """For images of a collection, the best score of any that has nothing to do with them.
 
     This is the background of image queries. images: ``(q, dim)``, a sample of the collection.
-    chunks: as in ``best_scores``. classes: ``(classes, dim)``. Left out for each image are its
-    near-duplicates, itself among them, and the images that zero-shot classification gives to
-    its own class: a mountain found by a mountain is no false alarm. With ``pocket`` on the sample
-    images, 73% of those with another of their class found one at a rate of 0.05, and 3% of
-    those without found anything; with the near-duplicates alone left out, 33% and none.
+    chunks: as in ``best_scores``. classes: ``(classes, dim)``. Excluded for each image are its
+    near-duplicates, including itself, and the images that zero-shot classification assigns to
+    the same class: if a mountain finds a mountain, it is not a false alarm. With ``pocket`` on the
+    sample images, 73% of those with another of their class found one at a rate of 0.05, and 3% of
+    those without found anything; excluding only the near-duplicates, 33% and none.
 
-    Returns ``(q,)``, minus infinity where nothing else is left.
+    Returns ``(q,)``, minus infinity if nothing else is left.
     """
     own = (images @ classes.T).argmax(axis=1)
     best = np.full(len(images), -np.inf)
@@ -146,7 +146,7 @@ Method = Literal["isotonic", "logistic"]
 
 _FOLDS = 5
 _LEAST_HITS = 20
-"""Fewer hits than this, or all of them of one kind, calibrate nothing."""
+"""With fewer hits than this, or hits all right or all wrong, no calibration is possible."""
 
 
 @dataclass(frozen=True)
@@ -160,44 +160,44 @@ class Precision:
     brier: float
     """Mean squared error of the cross-validated probabilities: 0 is perfect."""
     brier_of_base_rate: float
-    """That of always saying the share of right hits: what must be beaten to be of use."""
+    """The same for always predicting the share of right hits: a useful fit must be lower."""
     hits: int
     right: int
 
     def __post_init__(self) -> None:
         if not self.knots or (self.method == "logistic" and len(self.knots) > 1):
-            raise ValueError(f"{len(self.knots)} knots make no {self.method} regression")
+            raise ValueError(f"{len(self.knots)} knots do not define a {self.method} regression")
 
     def probability(self, scores: npt.ArrayLike) -> Floats:
         """The probability for each of ``(n,)`` scores: ``(n,)``."""
         return _apply(self.method, self.knots, np.asarray(scores, np.float64))
 
     def to_json(self) -> str:
-        """The record as JSON text; ``from_json`` is its inverse."""
+        """The record as JSON text; the inverse of ``from_json``."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Precision":
-        """Rebuild a record from ``to_json``'s text. Raises ValueError for any other."""
+        """Rebuild a record from the text of ``to_json``. Raises ValueError for any other text."""
         precision: Precision = typed.from_json(cls, text)
         return precision
 
 
 def fit_precision(scores: npt.ArrayLike, right: npt.ArrayLike, groups: npt.ArrayLike) -> Precision:
-    """Calibrate on hits of which it is known whether they are right.
+    """Calibrate on hits that are known to be right or wrong.
 
     scores: ``(n,)``. right: ``(n,)``, true or false. groups: ``(n,)``, the query that each hit
-    answers; the hits of one query are kept together, so that the Brier scores are those of
-    queries not seen. Of isotonic and logistic regression the one with the lower Brier score in
-    five-fold cross-validation is taken, and fitted to all hits.
+    answers; the hits of one query stay together, so that Brier scores are for unseen queries.
+    The method, isotonic or logistic regression, is the one with the lower Brier score in
+    five-fold cross-validation; it is then fitted to all hits.
 
-    Raises TooFewExamples if there are fewer than 20 hits or all are right or all wrong.
+    Raises TooFewExamples if there are fewer than 20 hits, or if all are right or all wrong.
     """
     x, y = np.asarray(scores, np.float64), np.asarray(right, np.float64)
     _, group = np.unique(np.asarray(groups), return_inverse=True)
     if len(x) < _LEAST_HITS or y.min() == y.max():
         raise TooFewExamples(
-            f"{len(x)} hits, {int(y.sum())} of them right, are too few to say what a score means"
+            f"{len(x)} hits, {int(y.sum())} of them right, are too few to calibrate scores"
         )
     fold = _folds(group, _FOLDS)
     methods: tuple[Method, ...] = ("isotonic", "logistic")
@@ -208,7 +208,7 @@ def fit_precision(scores: npt.ArrayLike, right: npt.ArrayLike, groups: npt.Array
 
 
 def _folds(group: npt.NDArray[np.intp], folds: int) -> npt.NDArray[np.intp]:
-    """A fold for each hit, whole groups together, the same on every run."""
+    """Assign hits to folds, keeping groups together, the same on every run."""
     order = np.random.default_rng(0).permutation(int(group.max()) + 1)
     return (order % folds)[group]
 
@@ -245,11 +245,11 @@ def _apply(method: Method, knots: Sequence[tuple[float, float]], x: Floats) -> F
 
 
 def _isotonic(x: Floats, y: Floats) -> tuple[tuple[float, float], ...]:
-    """The rising step function nearest to the points, as the ends of its steps.
+    """The rising step function closest to the points, as the ends of its steps.
 
-    Pool adjacent violators (Ayer et al. 1955): neighbours whose means fall are merged until none
-    do. Points of one score are one point from the start. A step's value is drawn a little towards
-    one half, (right + 1) / (hits + 2) in place of right / hits: nothing is certain.
+    Pool adjacent violators (Ayer et al. 1955): neighbors whose means fall are merged until none
+    do. Points with the same score are merged from the start. A step's value is shrunk slightly
+    toward one half, (right + 1) / (hits + 2) instead of right / hits: nothing is certain.
     """
     values, which = np.unique(x, return_inverse=True)
     blocks: list[tuple[float, float, float, float]] = []  # first score, last, right, hits
@@ -264,7 +264,7 @@ def _isotonic(x: Floats, y: Floats) -> tuple[tuple[float, float], ...]:
     knots: list[tuple[float, float]] = []
     highest = 0.0
     for first, last, right, hits in blocks:
-        # Drawing small steps inwards more than large ones must not make the function fall.
+        # Small steps are shrunk more than large ones; the function must still not fall.
         highest = max(highest, (right + 1) / (hits + 2))
         knots += [(first, highest)] if first == last else [(first, highest), (last, highest)]
     return tuple(knots)
@@ -273,8 +273,8 @@ def _isotonic(x: Floats, y: Floats) -> tuple[tuple[float, float], ...]:
 def _logistic(x: Floats, y: Floats) -> tuple[float, float]:
     """Intercept and slope of the maximum-likelihood logistic curve, by Newton's method.
 
-    The targets are Platt's (1999), a little inside 0 and 1, so that separable data has a finite
-    answer. The slope is at least 0: a higher score is never less likely to be right.
+    The targets are Platt's (1999), slightly inside 0 and 1, so that separable data has a finite
+    solution. The slope is at least 0: a higher score is never less likely to be right.
     """
     right = y.sum()
     wrong = len(y) - right

@@ -1,17 +1,17 @@
-"""The gate: a text query that has nothing to do with the domain is refused.
+"""The gate: refuses text queries that have nothing to do with the domain.
 
-Words come first: a query that names a class or a synonym is let in, whatever else it says. Any
-other is judged by where its embedding lies. Its nearness to the domain is its mean similarity to
-the nearest of the class embeddings and the in-domain examples; from that its nearness to the
-out-of-domain examples is taken away. The similarity to the nearest class alone would not do:
-measured on the everyday domain with ``pocket`` it let in 82% of the out-of-domain examples where
-this lets in 22%, with 2% of the others refused in both cases.
+Words come first: a query that names a class or a synonym is accepted, whatever else it says. Any
+other query is judged by its embedding. Its nearness to the domain is its mean similarity to the
+nearest class embeddings and in-domain examples; its score is that minus its nearness to the
+out-of-domain examples. The similarity to the nearest class alone is not enough: measured on the
+everyday domain with ``pocket``, it accepted 82% of the out-of-domain examples where this gate
+accepts 22%, with 2% of the others refused in both cases.
 
-The threshold comes from the domain's own in-domain examples, with each one's own entry left out:
+The threshold comes from the domain's own in-domain examples, scored without their own entries:
 it is the k-th smallest of their n scores with k = floor(0.02 (n + 1)), so that another query of
-their kind falls below it with a probability of at most 2% (the quantile of split conformal
-prediction; Vovk, Gammerman and Shafer 2005). A refusal of a sensible query is the worse error,
-and what is let in by mistake costs an answer of "no match".
+the same kind falls below it with a probability of at most 2% (the quantile of split conformal
+prediction; Vovk, Gammerman and Shafer 2005). Refusing a sensible query is the worse error;
+accepting one by mistake only leads to an answer of "no match".
 """
 
 import io
@@ -38,7 +38,7 @@ MOST_REFUSED = 0.02
 """The share of in-domain queries that may be refused."""
 
 _NEIGHBOURS = 10
-"""How many similarities make up a nearness; between 5 and 40 the error rates hardly differ."""
+"""How many similarities are averaged; between 5 and 40 the error rates hardly differ."""
 
 _FOLDS = 10
 
@@ -48,15 +48,15 @@ _FEW = 10
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate says to one query."""
+    """The gate's decision on one query."""
 
     inside: bool
     named: tuple[str, ...]
-    """Classes that the query names: if there are any, nothing else was asked."""
+    """Classes that the query names: if there are any, the embedding is not used."""
     score: float | None
-    """Nearness to the domain minus nearness to what is outside; None where words settled it."""
+    """Nearness to the domain minus nearness to what is outside; None if words decided."""
     nearest: tuple[str, ...]
-    """The classes nearest to the query, nearest first; empty where words settled it."""
+    """The classes nearest to the query, nearest first; empty if words decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +66,20 @@ class GateErrors:
     in_domain: int
     out_of_domain: int
     settled_by_words: int
-    """In-domain examples that name a class; the others are what the embedding is tested on."""
+    """In-domain examples that name a class; the embedding is tested on the others."""
     refused: Estimate | None
-    """The share of all in-domain examples that were refused. None where there are none."""
+    """The share of all in-domain examples that were refused. None if there are none."""
     refused_without_words: Estimate | None
-    """The same among those that name no class: a query of a kind that words never settle."""
+    """The same among those that name no class, which words never decide."""
     admitted: Estimate | None
-    """The share of the out-of-domain examples that were let in. None where there are none."""
+    """The share of the out-of-domain examples that were accepted. None if there are none."""
 
 
 class Gate:
     """A domain's gate for one model."""
 
     def __init__(self, domain: Domain, classes: Vectors, inside: Vectors, outside: Vectors):
-        """Take the embeddings of a domain's classes and examples.
+        """Build from the embeddings of a domain's classes and examples.
 
         classes: ``(classes, dim)``. inside, outside: the embeddings of ``domain.in_domain`` and
         ``domain.out_of_domain``; either may have no rows.
@@ -90,7 +90,7 @@ class Gate:
 
     @classmethod
     def build(cls, domain: Domain, encoder: TextEncoder, classes: Vectors | None = None) -> "Gate":
-        """Embed what the gate needs; ``classes``, if given, are the class embeddings."""
+        """Embed what the gate needs; ``classes`` are the class embeddings, if available."""
         if classes is None:
             classes = class_embeddings(domain, encoder)
         both = (*domain.in_domain, *domain.out_of_domain)
@@ -105,7 +105,7 @@ class Gate:
         return self._points.classes
 
     def named(self, query: str) -> tuple[str, ...]:
-        """The classes that a query names, by which it is let in without any embedding."""
+        """The classes that a query names; if any, it is accepted without an embedding."""
         return tuple(
             self._domain.classes[index].name for index in self._vocabulary.classes_named(query)
         )
@@ -121,28 +121,28 @@ class Gate:
         return Verdict(score >= self.threshold, (), score, nearest)
 
     def check(self, query: str, vector: Vectors) -> Verdict:
-        """``judge``, raising OutOfDomain, with the nearest classes named, on a refusal."""
+        """``judge``, but a refusal raises OutOfDomain, which names the nearest classes."""
         verdict = self.judge(query, vector)
         if not verdict.inside:
             said = shortened(" ".join(query.split()))
             raise OutOfDomain(
                 f"'{said}' seems to have nothing to do with the domain "
                 f"{self._domain.name}; its nearest classes are {', '.join(verdict.nearest)}",
-                hint="Put it in other words, or search all the same with --allow-out-of-domain.",
+                hint="Rephrase it, or search anyway with --allow-out-of-domain.",
             )
         return verdict
 
     @cached_property
     def threshold(self) -> float:
-        """The score below which a query is refused; minus infinity where nothing is."""
+        """The score below which a query is refused; minus infinity if none is."""
         settled = self._settled(self._domain.in_domain)
         return _threshold(self._points.scores_of_inside()[~settled])
 
     def errors(self) -> GateErrors:
         """Error rates in ten-fold cross-validation.
 
-        Each tenth of the examples is judged by neighbours and a threshold that were found
-        without it.
+        Each tenth of the examples is judged with neighbors and a threshold from the other nine
+        tenths.
         """
         settled = self._settled(self._domain.in_domain)
         points = self._points
@@ -170,10 +170,10 @@ class Gate:
     def _settled(self, queries: Sequence[str]) -> Bools:
         return np.array([bool(self._vocabulary.classes_named(query)) for query in queries], bool)
 
-    # -- keeping ---------------------------------------------------------------------------
+    # -- serialization ---------------------------------------------------------------------
 
     def to_bytes(self) -> bytes:
-        """The embeddings, as fp16, to be kept with the index; ``from_bytes`` is its inverse."""
+        """Serialize the embeddings, as fp16; the inverse of ``from_bytes``."""
         file = io.BytesIO()
         arrays = {name: part.astype(np.float16) for name, part in self._points._asdict().items()}
         np.savez(file, **arrays)
@@ -181,7 +181,7 @@ class Gate:
 
     @classmethod
     def from_bytes(cls, domain: Domain, data: bytes) -> "Gate":
-        """A gate from ``to_bytes`` of one for the same domain. Raises ValueError for any other."""
+        """Rebuild a gate from ``to_bytes`` for the same domain. Raises ValueError for any other."""
         counts = (len(domain.classes), len(domain.in_domain), len(domain.out_of_domain))
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             parts = [arrays[name].astype(np.float32) for name in _Points._fields]
@@ -192,7 +192,7 @@ class Gate:
 
 
 class _Points(NamedTuple):
-    """What queries are compared with, each ``(n, dim)``."""
+    """The points that queries are compared with, each ``(n, dim)``."""
 
     classes: Vectors
     inside: Vectors
@@ -214,7 +214,7 @@ class _Points(NamedTuple):
 
 
 def _nearness(similarities: npt.NDArray[np.floating]) -> Floats:
-    """The mean of each row's greatest few of ``(n, m)``; minus infinity is no similarity."""
+    """The mean of each row's greatest few of ``(n, m)``; minus infinity if there are none."""
     k = min(_NEIGHBOURS, similarities.shape[1])
     top = -np.partition(-similarities, k - 1, axis=1)[:, :k].astype(np.float64)
     there = np.isfinite(top)
@@ -223,10 +223,10 @@ def _nearness(similarities: npt.NDArray[np.floating]) -> Floats:
 
 
 def _threshold(scores: Floats) -> float:
-    """Below which at most MOST_REFUSED of queries like these are expected.
+    """The score below which at most MOST_REFUSED of similar queries are expected.
 
-    With fewer than 49 scores no quantile of theirs is that far out. Then it is three standard
-    deviations below their mean, or the smallest of them if that is lower still.
+    With fewer than 49 scores, none of their quantiles is that extreme. Then it is three standard
+    deviations below their mean, or the smallest score if that is lower.
     """
     k = int(MOST_REFUSED * (len(scores) + 1))
     if k >= 1:

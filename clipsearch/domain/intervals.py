@@ -1,12 +1,11 @@
 """Means with their 95% intervals.
 
 All intervals are Wilson's score interval (Wilson 1927), which keeps its coverage for small samples
-and near 0 and 1, where the textbook's normal interval does not (Brown, Cai and DasGupta 2001).
-Where the observations are not one simple random sample, the number of them is replaced by the
-effective sample size, the one at which a simple sample would have the variance that was estimated
-for the design at hand (Korn and Graubard 1998; Franco, Little, Louis and Slud 2019 compare such
-intervals and recommend Wilson's). ``tests/domain/test_intervals.py`` checks the coverage by
-simulation.
+and near 0 and 1, where the textbook normal interval does not (Brown, Cai and DasGupta 2001).
+If the observations are not one simple random sample, their number is replaced by the effective
+sample size: the size at which a simple sample would have the variance that was estimated for the
+actual design (Korn and Graubard 1998; Franco, Little, Louis and Slud 2019 compare such intervals
+and recommend Wilson's). ``tests/domain/test_intervals.py`` checks the coverage by simulation.
 """
 
 import math
@@ -18,7 +17,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 Z = 1.959963984540054
-"""The normal distribution's 97.5% quantile: intervals here are 95% ones."""
+"""The normal distribution's 97.5% quantile: all intervals here are 95%."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class Estimate:
     low: float
     high: float
     n: int
-    """How many observations it rests on."""
+    """The number of observations."""
 
 
 def proportion(successes: int, n: int) -> Estimate:
@@ -40,17 +39,17 @@ def proportion(successes: int, n: int) -> Estimate:
 def stratified_mean(
     values: npt.ArrayLike, strata: npt.ArrayLike, influences: npt.ArrayLike | None = None
 ) -> Estimate:
-    """The mean over strata of the means within them: every stratum weighs the same.
+    """The mean of the means within strata: every stratum has the same weight.
 
-    values: ``(n,)``, from 0 to 1. strata: ``(n,)``, any labels. Mean per-class recall is this with
-    the images that were got right as values and the classes as strata.
-    influences: ``(n,)``, where an observation has an effect on the values of others too: its own
+    values: ``(n,)``, from 0 to 1. strata: ``(n,)``, any labels. With correctly classified images
+    as values and classes as strata, this is mean per-class recall.
+    influences: ``(n,)``, if an observation affects the values of others too: its own
     value plus that effect, on the scale of its stratum's mean. The variance is then that of the
     influences (the infinitesimal jackknife; Efron 1982, chapter 6).
 
-    The variance is that of stratified sampling with the strata given (Cochran 1977, section 5.3).
-    A stratum of one observation tells nothing of its own variance: all such are taken together
-    as if they were one, which can only overstate it (collapsed strata, section 5A.12).
+    The variance is that of stratified sampling with the given strata (Cochran 1977, section 5.3).
+    A stratum with one observation has no variance estimate of its own: all of these are pooled
+    as if they were one stratum, which can only overstate it (collapsed strata, section 5A.12).
     Raises ValueError if there are no values.
     """
     values = np.asarray(values, np.float64)
@@ -67,7 +66,7 @@ def stratified_mean(
     if np.count_nonzero(~several) > 1:
         single = means[~several], centres[~several]
         total += len(single[0]) * max(part.var(ddof=1) for part in single)
-    elif not several.all():  # with nothing to collapse it with, take the worst that could be
+    elif not several.all():  # nothing to collapse it with: assume the worst case
         total += 0.25
     variance = float(total) / len(sizes) ** 2
     return _effective(float(means.mean()), variance, _equal_weights(sizes), len(values))
@@ -107,9 +106,9 @@ def ratio_of_means(parts: npt.ArrayLike, wholes: npt.ArrayLike) -> Estimate:
 
 
 def mean_of_influences(value: float, influences: npt.ArrayLike) -> Estimate:
-    """A statistic between 0 and 1 of ``n`` independent observations, by their influences on it.
+    """A statistic between 0 and 1 of ``n`` independent observations, from their influences on it.
 
-    influences: ``(n,)``, the derivative of the statistic by each observation's weight, so that the
+    influences: ``(n,)``, the derivative of the statistic by each observation's weight. The
     variance is the sum of their squares (the infinitesimal jackknife; Efron 1982, chapter 6).
     Raises ValueError if there are no observations.
     """
@@ -122,16 +121,16 @@ def mean_of_influences(value: float, influences: npt.ArrayLike) -> Estimate:
 
 
 def _equal_weights(sizes: Floats) -> float:
-    """Observations that a simple sample would need, were the variance the same everywhere."""
+    """The size of a simple sample with the same precision, if all variances were equal."""
     return float(len(sizes) ** 2 / (1.0 / sizes).sum())
 
 
 def _effective(mean: float, variance: float, least: float, n: int) -> Estimate:
     """Wilson's interval at the effective sample size.
 
-    Where nothing varies, the variance is no measure (ten right out of ten are not certainty), and
-    the size that the design alone implies is used. It also bounds what a variance that came out
-    small by chance can claim, to four times that.
+    If nothing varies, the variance is no guide (ten right out of ten do not prove certainty),
+    and the size implied by the design alone is used. It also limits what an accidentally small
+    variance can claim, to four times that size.
     """
     if variance <= 0 or mean <= 0 or mean >= 1:
         return _wilson(mean, least, n)

@@ -1,10 +1,10 @@
-"""What an evaluation must reach for an index to count as tested on its domain."""
+"""What an evaluation must reach before an index counts as tested on its domain."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 ABSENT_ANSWERED = "absent_answered"
-"""The share of the classes without an image that are answered with hits."""
+"""The share of classes without images that are answered with hits."""
 
 _OF_LISTS = ("found", ABSENT_ANSWERED, "list_precision", "list_recall", "list_f1")
 _OF_SEVERAL_LABELS = ("mean_average_precision", *_OF_LISTS)
@@ -12,19 +12,19 @@ _OF_LABELS = ("top1", "top5", "mean_per_class_recall", *_OF_SEVERAL_LABELS)
 _OF_CAPTIONS = tuple(f"{what}_recall_at_{k}" for what in ("image", "text") for k in (1, 5, 10))
 
 SHARES = (*_OF_LABELS, *_OF_CAPTIONS)
-"""Pass marks between 0 and 1, under the names that an evaluation gives its measures."""
+"""Pass marks between 0 and 1, under the measures' names in an evaluation."""
 
 IMAGES = "images"
 """The pass mark that is a number of images: an evaluation on fewer proves nothing."""
 
 LEAST_IMAGES = 30
-"""That pass mark where a domain has none: a 95% interval is then at most 0.34 wide."""
+"""The default for that pass mark: a 95% interval is then at most 0.34 wide."""
 
 REFUSED = "refused_in_domain"
 """The share of in-domain queries refused."""
 
 MOSTS = (REFUSED, ABSENT_ANSWERED)
-"""The pass marks that are a most and not a least."""
+"""The pass marks that are upper limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Shortfall:
 
     measure: str
     reached: float | None
-    """None where the evaluation did not measure it."""
+    """None if the evaluation did not measure it."""
     mark: float
 
     def __str__(self) -> str:
@@ -49,10 +49,10 @@ def least_images(marks: Mapping[str, float]) -> int:
 
 
 def shortfalls(measures: Mapping[str, float], marks: Mapping[str, float]) -> tuple[Shortfall, ...]:
-    """The pass marks that these measures do not meet; a domain is passed if there are none.
+    """The pass marks that these measures miss; a domain passes if there are none.
 
-    A mark that test sets of this kind cannot measure is left out: retrieval for labels,
-    classification for captions, the share of right classes for images with several. At least
+    Marks that this kind of test set cannot measure are left out: retrieval for labels,
+    classification for captions, single-class accuracy for images with several labels. At least
     one share must remain, since a number of images alone shows nothing.
     """
     shares = measures.keys() - {IMAGES, REFUSED}

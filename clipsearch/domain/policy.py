@@ -1,15 +1,15 @@
-"""The usage policy: what is never asked of the model, and what it was never tested for.
+"""The usage policy: what the model must never be used for, and what it was never tested for.
 
 The model card of CLIP ViT-B/16 LAION-2B, like OpenAI's before it, says under "Out-of-Scope Use":
 "Certain use cases which would fall under the domain of surveillance and facial recognition are
 always out-of-scope regardless of performance of the model", and "Since the model has not been
 purposefully trained in or evaluated on any languages other than English, its use should be limited
-to English language use cases." The first is refused always; of the second, people are told.
+to English language use cases." The first use is always refused; for the second, users get a note.
 
-A rule reads words and not minds: a text can be put so that none sees what is meant. The rules say
-plainly what this program is not for, each with its reason. They refuse what asks for *who*
-somebody is, or *where else* the same person is, and let pass images that have people, faces or
-cameras in them.
+A rule sees words, not intentions: a text can be phrased so that no rule matches. The rules state
+plainly what this program is not for, each with its reason. They refuse queries that ask *who*
+somebody is, or *where else* the same person is, and accept images that contain people, faces or
+cameras.
 """
 
 import re
@@ -32,9 +32,9 @@ class Refusal:
     """Why a text is refused."""
 
     phrase: str
-    """The part of the text that led to it."""
+    """The part of the text that matched."""
     reason: str
-    """The end of a sentence that begins with the text: "asks ..."."""
+    """Completes a sentence that starts with the text: "asks ..."."""
     source: str = SOURCE
 
 
@@ -61,7 +61,7 @@ def check(text: str) -> None:
 
 
 def language_note(text: str) -> str | None:
-    """What to tell whoever asks in another script than the Latin one."""
+    """A note for queries in a non-Latin script; None for all others."""
     language = _other_script(text)
     if language is None:
         return None
@@ -153,7 +153,7 @@ _MARKS = {
     **dict.fromkeys(("ex", "ex-wife", "ex-husband", "ex-girlfriend", "ex-boyfriend"), "PERSON-EX"),
     **dict.fromkeys(("photo", "picture", "pic", "image", "shot", "video", "footage"), "PICTURES"),
 }
-"""Words that the rules treat alike, and what stands for them there."""
+"""Words that the rules treat the same, and the mark that replaces them."""
 
 
 def _marked(word: str) -> str:
@@ -168,17 +168,17 @@ def _rules() -> dict[str, list[re.Pattern[str]]]:
     which = r"(?:this|that|these|those|the|an?|my|our|your|his|her|their|every|each|all|which) "
     # Somebody: up to two adjectives between a determiner and the noun.
     person = rf"(?:{which}(?:[\w'-]+ ){{0,2}}?PERSON|(?:[\w'-]+ )??PERSON|him|her|them)\b"
-    # One whom the asker has in mind; "her" but not "her wedding dress".
+    # A person that the user has in mind; "her" but not "her wedding dress".
     him = r"(?:him|her|them)(?:$| (?:in|on|at|across|again|from|now)\b)"
     this_one = (
         r"(?:(?:this|that|these|those|the same) (?:\w+ )?PERSON\b|(?:my|his|her) PERSON-EX\b|"
         rf"{him})"
     )
-    # Where a verb is a request: "track this man", but not "a dog tracks a man".
+    # The verb must be a request: "track this man", but not "a dog tracks a man".
     asked = r"(?:^|\b(?:to|and|please|me|you|of|for) )"
     verify = r"\b(?:verify|check|confirm|prove|reveal)(?:ing)?"
     written = {
-        "asks to recognise or compare faces": (
+        "asks to recognize or compare faces": (
             r"\b(?:face|facial)[ -](?:recogni|identif|verif|authent|biometric|surveil|compari)\w+",
             r"\bface[ -](?:match(?:ing)?|search|lookup|database|embeddings?|clusters?|id)\b",
             r"\bface[ -](?:cluster|track)ing\b",
@@ -245,7 +245,7 @@ _SCRIPTS = {
 
 
 def _other_script(text: str) -> str | None:
-    """The script of most letters of the text, if that is not the Latin one."""
+    """The script of most letters of the text, unless it is Latin."""
     letters = [character for character in text if character.isalpha()]
     scripts = Counter(unicodedata.name(letter, "UNKNOWN").split()[0] for letter in letters)
     others = [script for script in scripts if script != "LATIN"]

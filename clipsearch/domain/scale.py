@@ -1,4 +1,4 @@
-"""What is measured on a collection so that the parts of a query can be compared."""
+"""Statistics of a collection that make the parts of a query comparable."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,21 +10,21 @@ import numpy.typing as npt
 from clipsearch.records import QueryKind, Vectors
 
 _FLOOR = 1e-6
-"""Added to every variance: the images of a collection of one do not vary."""
+"""Added to every variance: a collection with one image has no variation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What is measured on a collection so that parts of queries can be compared."""
+    """Statistics of a collection that make the parts of a query comparable."""
 
     images: int
     """How many images it was measured on."""
     covariance: npt.NDArray[np.float32]
-    """``(dim, dim)``: of their embeddings."""
+    """``(dim, dim)``: the covariance of their embeddings."""
     means: Mapping[QueryKind, Vectors]
-    """``(dim,)`` each: of the embeddings of texts, and of the images."""
+    """``(dim,)`` each: the mean embedding of the texts, and of the images."""
     spreads: Mapping[QueryKind, float]
-    """Standard deviation of the scores of a query of this kind over the images, on average."""
+    """Mean standard deviation of the scores of a query of this kind over the images."""
 
     @classmethod
     def measure(
@@ -33,7 +33,7 @@ class Scale:
         texts: Vectors,
         images: Vectors,
     ) -> "Scale":
-        """From all embeddings of a collection, and from samples of queries of both kinds.
+        """Measure on all embeddings of a collection, and on samples of both kinds of queries.
 
         chunks: ``(n, dim)`` each, any float dtype, at least one row in all. texts: ``(t, dim)``.
         images: ``(i, dim)``.
@@ -57,7 +57,7 @@ class Scale:
 
     @classmethod
     def pooled(cls, scales: Sequence["Scale"]) -> "Scale":
-        """One for several collections, each counting as it has images."""
+        """One scale for several collections, weighted by their numbers of images."""
         if len(scales) == 1:
             return scales[0]
         shares = np.array([scale.images for scale in scales], np.float64)
@@ -80,7 +80,7 @@ class Scale:
         )
 
     def to_bytes(self) -> bytes:
-        """To be kept; ``from_bytes`` is the inverse."""
+        """Serialize; the inverse of ``from_bytes``."""
         file = io.BytesIO()
         np.savez(
             file,
@@ -94,7 +94,7 @@ class Scale:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Scale":
-        """What ``to_bytes`` kept. Raises ValueError, or whatever numpy and zipfile stumble over."""
+        """Deserialize. Raises ValueError, or whatever numpy and zipfile run into."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             covariance, of_texts, of_images, (text, image) = (
                 arrays[name].astype(np.float32)
@@ -103,7 +103,7 @@ class Scale:
             images = int(arrays["images"])
         dim = len(covariance)
         if (covariance.shape, of_texts.shape, of_images.shape) != ((dim, dim), (dim,), (dim,)):
-            raise ValueError("the covariance and the means are not of one length")
+            raise ValueError("the covariance and the means differ in length")
         means: dict[QueryKind, Vectors] = {"text": of_texts, "image": of_images}
         return cls(images, covariance, means, {"text": float(text), "image": float(image)})
 

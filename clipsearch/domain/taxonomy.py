@@ -1,10 +1,10 @@
 """A domain: the fixed class taxonomy that a collection is searched and tested with.
 
-A domain is a TOML file. Reading it is strict, since a typing error that is passed over in silence
-would be measured as if it were meant: every complaint names the file and the place in it.
+A domain is a TOML file. It is read strictly, because a typo that is silently ignored would be
+measured as if it were intended. Every error names the file and the place in it.
 
-``everyday`` is shipped beside this module and is the default; ``starter`` is what a new domain
-file begins as.
+``everyday`` is shipped next to this module and is the default; ``starter`` is the template of a
+new domain file.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ from clipsearch.errors import BadDomain, RefusedByPolicy
 from clipsearch.text import did_you_mean
 
 DEFAULT = "everyday"
-"""The domain of an index that was given none."""
+"""The domain of an index without a domain of its own."""
 
 PLACE = "{}"
-"""Where in a template the class name goes."""
+"""Placeholder for the class name in a template."""
 
 _KeyPath = tuple[str | int, ...]
 """Keys and positions that lead to a value in a file: ``("classes", 2, "synonyms", 0)``."""
@@ -38,9 +38,9 @@ class DomainClass:
 
     name: str
     synonyms: tuple[str, ...] = ()
-    """Other words for it: they let a query in, and are accepted as labels."""
+    """Other words for it: queries with them are accepted, and they are valid labels."""
     prompts: tuple[str, ...] = ()
-    """Descriptions that stand in the templates' place for this class, where there are any."""
+    """Descriptions that replace the templates for this class, if there are any."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,16 @@ class Domain:
     name: str
     description: str
     language: str
-    """ISO 639-1 code of the language that it is written in."""
+    """ISO 639-1 code of its language."""
     templates: tuple[str, ...]
-    """Each holds ``{}`` once, for the class name."""
+    """Each contains ``{}`` once, for the class name."""
     classes: tuple[DomainClass, ...]
     in_domain: tuple[str, ...] = ()
-    """Queries that must be let in."""
+    """Queries that must be accepted."""
     out_of_domain: tuple[str, ...] = ()
     """Queries that have nothing to do with the domain."""
     pass_marks: Mapping[str, float] = field(default_factory=dict)
-    """What an evaluation must reach: the names are those of SHARES, IMAGES and REFUSED."""
+    """What an evaluation must reach; the names are from SHARES, IMAGES and REFUSED."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -67,12 +67,12 @@ class Domain:
         return tuple(cls.name for cls in self.classes)
 
     def prompts(self, index: int) -> tuple[str, ...]:
-        """The texts whose embeddings make up the embedding of class ``index``."""
+        """The texts that are averaged into the embedding of class ``index``."""
         cls = self.classes[index]
         return cls.prompts or tuple(t.replace(PLACE, cls.name) for t in self.templates)
 
     def find_class(self, label: str) -> int | None:
-        """The class that has this name or synonym, whatever its case, with _ and - as spaces."""
+        """The class with this name or synonym, ignoring case, with _ and - as spaces."""
         return self._by_name.get(folded(label))
 
     @cached_property
@@ -84,26 +84,26 @@ class Domain:
         }
 
     def to_json(self) -> str:
-        """The domain as JSON text, to be pinned to an index; ``from_json`` is its inverse."""
+        """The domain as JSON text, to be pinned to an index; the inverse of ``from_json``."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Domain":
-        """Rebuild a domain from ``to_json``'s text. Raises ValueError for any other."""
+        """Rebuild a domain from the text of ``to_json``. Raises ValueError for any other text."""
         domain: Domain = typed.from_json(cls, text)
         if len(domain.classes) < 2:
             raise ValueError("there are fewer than two classes")
         if not domain.templates or any(t.count(PLACE) != 1 for t in domain.templates):
-            raise ValueError("there is no template, or one without a place for the class name")
-        _ = domain.fingerprint  # which half a character, the last thing that JSON allows, has not
+            raise ValueError("there are no templates, or one lacks the place for the class name")
+        _ = domain.fingerprint  # fails for unpaired surrogates, which JSON allows
         return domain
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hex, of everything in the domain that can change a result.
 
-        Neither the layout of the file, nor the order in which things stand in it, nor the name
-        and the description are part of it.
+        It does not include the layout of the file, the order of its entries, the name
+        or the description.
         """
         meaning = {
             "language": self.language,
@@ -120,7 +120,7 @@ class Domain:
 
 
 def folded(name: str) -> str:
-    """A name as it is compared: ``Golden_Retriever`` and ``golden retriever`` are one."""
+    """A name in comparable form: ``Golden_Retriever`` and ``golden retriever`` are the same."""
     return " ".join(re.sub(r"[_\-\s]+", " ", name).casefold().split())
 
 
@@ -130,7 +130,7 @@ def shipped() -> tuple[str, ...]:
 
 
 def load(choice: str) -> Domain:
-    """The domain that is meant by a shipped one's name or by a file's path.
+    """The domain for the name of a shipped one, or for the path of a file.
 
     Raises BadDomain, RefusedByPolicy.
     """
@@ -145,7 +145,7 @@ def source(name: str) -> str:
 
 
 def starter() -> str:
-    """The text of a small, valid and explained domain file to begin a new one with."""
+    """The text of a small, valid and commented domain file to start from."""
     return _resource("starter.toml")
 
 
@@ -161,7 +161,7 @@ def read(path: Path) -> Domain:
         raise BadDomain(
             f"there is no domain file {path}{did_you_mean(str(path), shipped())}",
             hint=f"Name a TOML file, or one of the shipped domains: {', '.join(shipped())}. "
-            "`clipsearch domain init` writes one to begin with.",
+            "To start a new one: clipsearch domain init",
         ) from error
     except OSError as error:
         raise BadDomain(f"cannot read the domain file {path}: {error.strerror}") from error
@@ -174,13 +174,12 @@ def read(path: Path) -> Domain:
 
 
 def parse(text: str, source: str) -> Domain:
-    """Read a domain from TOML text; ``source`` names it in complaints.
+    """Read a domain from TOML text; ``source`` names it in error messages.
 
-    Raises BadDomain if anything is missing, unknown, of the wrong type, empty or double, and
-    RefusedByPolicy if a class, prompt, template or example asks for what the usage policy
-    forbids.
+    Raises BadDomain if anything is missing, unknown, of the wrong type, empty or duplicate, and
+    RefusedByPolicy if the usage policy forbids a class, prompt, template or example.
     """
-    import tomllib  # here, since a query needs the pinned domain alone, which is JSON
+    import tomllib  # here, because a query needs only the pinned domain, which is JSON
 
     text = text.replace("\r\n", "\n")
     try:
@@ -188,7 +187,7 @@ def parse(text: str, source: str) -> Domain:
     except tomllib.TOMLDecodeError as error:
         raise BadDomain(
             f"{source}{_place_of(error, text)}: not valid TOML: {_without_place(error)}",
-            hint="A text needs quotation marks, a list commas and brackets.",
+            hint="Strings need quotation marks; lists need commas and brackets.",
         ) from error
     return _Reader(values, source).domain()
 
@@ -204,7 +203,7 @@ def _without_place(error: ValueError) -> str:
 
 
 class _Reader:
-    """Parsed TOML to a Domain, or a complaint that names the place of what is wrong."""
+    """Turns parsed TOML into a Domain, or raises an error that names the place."""
 
     _KEYS = (
         "name",
@@ -227,7 +226,7 @@ class _Reader:
         name = self._text_at(self._values, ("name",))
         language = self._text_at(self._values, ("language",), default="en")
         if not re.fullmatch(r"[a-z]{2}(-[A-Z]{2})?", language):
-            raise self._wrong(("language",), f"'{language}' is no language code such as en")
+            raise self._wrong(("language",), f"'{language}' is not a language code such as en")
         return Domain(
             name=name,
             description=self._text_at(self._values, ("description",), default=""),
@@ -243,13 +242,13 @@ class _Reader:
         templates = self._texts(self._values, ("templates",))
         if not templates:
             raise self._wrong(
-                ("templates",), "there are none", hint='One will do: "a photo of a {}."'
+                ("templates",), "there are none", hint='One is enough: "a photo of a {}."'
             )
         for position, template in enumerate(templates):
             if template.count(PLACE) != 1:
                 raise self._wrong(
                     ("templates", position),
-                    f"the template '{template}' must hold {PLACE} once, for the class name",
+                    f"the template '{template}' must contain {PLACE} once, for the class name",
                 )
         return templates
 
@@ -277,16 +276,16 @@ class _Reader:
         if len(classes) < 2:
             raise self._wrong(
                 ("classes",),
-                f"a taxonomy needs at least two to tell apart, and has {len(classes)}",
+                f"a taxonomy needs at least two classes, but has {len(classes)}",
                 hint=_CLASS_HINT,
             )
         return tuple(classes)
 
     def _claim(self, name: str, path: _KeyPath, where: dict[str, _KeyPath]) -> None:
-        """Note that a name is taken. The same word for two classes could not be scored."""
+        """Reserve a name. The same word for two classes could not be scored."""
         key = folded(name)
         if not key:
-            raise self._wrong(path, f"'{name}' is no name")
+            raise self._wrong(path, f"'{name}' is not a name")
         if key in where:
             raise self._wrong(
                 path, f"'{name}' is already a class or synonym, at {_in_words(where[key])}"
@@ -294,13 +293,13 @@ class _Reader:
         where[key] = path
 
     def _out_of_domain(self, in_domain: Sequence[str]) -> tuple[str, ...]:
-        # What is out of the domain may well be against the policy.
+        # Out-of-domain examples may violate the policy.
         examples = self._texts(self._values, ("out_of_domain",), check_policy=False)
         inside = {folded(query) for query in in_domain}
         for position, query in enumerate(examples):
             if folded(query) in inside:
                 raise self._wrong(
-                    ("out_of_domain", position), f"'{query}' is an in-domain example too"
+                    ("out_of_domain", position), f"'{query}' is also an in-domain example"
                 )
         return examples
 
@@ -309,7 +308,7 @@ class _Reader:
         if not isinstance(marks, dict) or not marks:
             raise self._wrong(
                 ("pass_marks",),
-                "there are none, so no evaluation could be passed",
+                "there are none, so no evaluation could pass",
                 hint="For example:  [pass_marks]  top1 = 0.6",
             )
         self._only_known_keys(marks, ("pass_marks",), (*SHARES, IMAGES, REFUSED))
@@ -317,7 +316,7 @@ class _Reader:
             number = isinstance(mark, int | float) and not isinstance(mark, bool)
             if key == IMAGES:
                 if not isinstance(mark, int) or isinstance(mark, bool) or mark < 1:
-                    raise self._wrong(("pass_marks", key), "must be a count of pictures")
+                    raise self._wrong(("pass_marks", key), "must be a number of images, at least 1")
             elif not number or not 0 <= mark <= 1:
                 raise self._wrong(("pass_marks", key), "must be a number from 0 to 1")
         return dict(marks)
@@ -332,7 +331,7 @@ class _Reader:
                 raise self._wrong(
                     path,
                     f"unknown key '{key}'{did_you_mean(key, known, 1)}",
-                    hint=f"Known here: {', '.join(known)}.",
+                    hint=f"Known keys: {', '.join(known)}.",
                 )
 
     def _text_at(self, table: Mapping[str, Any], path: _KeyPath, default: str | None = None) -> str:
@@ -341,7 +340,7 @@ class _Reader:
         if value is None:
             raise self._wrong(path, "missing")
         if not isinstance(value, str):
-            raise self._wrong(path, f"must be a text in quotation marks, not {value!r}")
+            raise self._wrong(path, f"must be a string in quotation marks, not {value!r}")
         if key == "name":
             self._check(value, path)
         return value.strip()
@@ -349,26 +348,26 @@ class _Reader:
     def _texts(
         self, table: Mapping[str, Any], path: _KeyPath, *, check_policy: bool = True
     ) -> tuple[str, ...]:
-        """A list of texts, none of them empty and none twice."""
+        """A list of strings, without empty ones and duplicates."""
         values = table.get(str(path[-1]), [])
         if not isinstance(values, list):
-            raise self._wrong(path, f"must be a list of texts, not {values!r}")
+            raise self._wrong(path, f"must be a list of strings, not {values!r}")
         seen: dict[str, _KeyPath] = {}
         for position, value in enumerate(values):
             its_path = (*path, position)
             if not isinstance(value, str):
-                raise self._wrong(its_path, f"must be a text in quotation marks, not {value!r}")
+                raise self._wrong(its_path, f"must be a string in quotation marks, not {value!r}")
             self._check(value, its_path, check_policy=check_policy)
             first = seen.setdefault(folded(value), its_path)
             if first != its_path:
-                raise self._wrong(its_path, f"'{value}' is there already, at {_in_words(first)}")
+                raise self._wrong(its_path, f"'{value}' is a duplicate of {_in_words(first)}")
         return tuple(value.strip() for value in values)
 
     def _check(self, value: str, path: _KeyPath, *, check_policy: bool = True) -> None:
         if not value.strip():
-            raise self._wrong(path, "an empty text")
+            raise self._wrong(path, "must not be empty")
         if not value.isprintable():
-            raise self._wrong(path, f"{value!r} holds a line break or a control character")
+            raise self._wrong(path, f"{value!r} contains a line break or a control character")
         refusal = policy.refusal(value) if check_policy else None
         if refusal is not None:
             raise RefusedByPolicy(

@@ -1,22 +1,22 @@
-"""Is there anything? A verdict for a query as a whole, against queries that have nothing to do
-with the collection.
+"""Whether anything matches: a verdict on a query as a whole, compared with queries that have
+nothing to do with the collection.
 
-The strength of a query is the mean of its best score and of the mean of its three best. The best
-alone misses a broad query ("a bird": many fair hits), the mean of three misses a single image.
-From each score, the mean score of the unrelated queries on the same image is taken away first,
-so that an image that answers everything counts for less. The centered score of a query is
-``picture @ (query - centre)``, where the centre is the mean embedding of the unrelated texts.
-Longer texts score higher or lower, as the model has it, whatever they are about. So strengths are
-compared at equal length: what the logarithm of the number of words explains among the unrelated
-queries is taken away.
+The strength of a query is the mean of two values: its best score, and the mean of its three best.
+The best alone misses a broad query ("a bird": many fair hits); the mean of three misses a single
+image. From each score, the mean score of the unrelated queries on the same image is subtracted
+first, so that an image that answers everything counts for less. The centered score of a query is
+``picture @ (query - center)``, where the center is the mean embedding of the unrelated texts.
+Longer texts score higher or lower, depending on the model, whatever they are about. So strengths
+are compared at equal length: the effect that the logarithm of the number of words has among the
+unrelated queries is subtracted.
 
 Measured on photographs (72 generic nouns of ImageNet, 71 COCO objects, 80 phrases) with the first
 text tower of ``pocket``, at a rate of 0.45 this finds 0.972, 0.944 and 0.950; the best score
-alone 0.965, 0.873 and 0.950. Of 169 unrelated queries kept out of the bank, 0.54 to 0.59 find
-nothing. A score standardized by the query's own spread did worse, since hits add to that spread.
+alone finds 0.965, 0.873 and 0.950. Of 169 unrelated queries kept out of the bank, 0.54 to 0.59
+find nothing. Standardizing scores by the query's own spread was worse, since hits add to it.
 
 The rate of a strength is the share of the unrelated queries that reach it in this collection:
-the p-value of a permutation test, (1 + r) / (1 + n), which stays valid for any model, any
+the p-value of a permutation test, (1 + r) / (1 + n), which is valid for any model, any
 collection and any number of images (Davison and Hinkley 1997, section 4.2).
 """
 
@@ -32,23 +32,23 @@ from clipsearch.records import Verdict
 
 Floats = npt.NDArray[np.float64]
 STRONG = 0.04
-"""A strong match, up to this rate: below 5%, so that it holds for queries unlike the bank too.
+"""A strong match, up to this rate: below 5%, so that it also holds for queries unlike the bank.
 
-Of 169 of those, 0.065 had a rate of 0.05 or less, and 0.047 one of 0.04 or less.
+Of 169 such queries, 0.065 had a rate of 0.05 or less, and 0.047 had one of 0.04 or less.
 """
 
 WEAK = 0.45
 """A weak match, up to this rate; above it, no match. A false "no match" is the worse error."""
 
 BEST = 3
-"""How many of a query's best scores make up its strength."""
+"""How many of a query's best scores contribute to its strength."""
 
 
 def strength(best: npt.ArrayLike) -> Floats:
-    """The strength of queries: the mean of the best score and of the mean of the three best.
+    """The strength of queries: the mean of the best score and the mean of the three best.
 
-    best: ``(n, k)`` centered scores, best first, k from 1; those after the third do not count.
-    Fewer than three count as they are: the collection has no more images. Returns ``(n,)``.
+    best: ``(n, k)`` centered scores, best first, k at least 1; those after the third are ignored.
+    With fewer than three, the collection has no more images, and all count. Returns ``(n,)``.
     """
     top = np.asarray(best, np.float64)[:, :BEST]
     strengths: Floats = (top[:, 0] + top.mean(axis=1)) / 2
@@ -56,7 +56,7 @@ def strength(best: npt.ArrayLike) -> Floats:
 
 
 def verdict(rate: float) -> Verdict:
-    """What a rate says of a text query."""
+    """The verdict for the rate of a text query."""
     if rate <= STRONG:
         return "strong"
     return "weak" if rate <= WEAK else "none"
@@ -65,7 +65,7 @@ def verdict(rate: float) -> Verdict:
 def top_scores(
     queries: npt.NDArray[np.floating], chunks: Iterable[npt.NDArray[np.floating]]
 ) -> Floats:
-    """The best scores of each query over images that come in chunks.
+    """The best scores of each query over images read in chunks.
 
     queries: ``(n, dim)``, centered. chunks: ``(m, dim)`` each, any float dtype. Returns
     ``(n, k)``, best first; k is ``BEST``, or the number of images if that is smaller.
@@ -79,52 +79,52 @@ def top_scores(
 
 @dataclass(frozen=True)
 class Background:
-    """What unrelated queries reach in one collection."""
+    """The scores of unrelated queries in one collection."""
 
     words: tuple[int, ...]
     """The number of words in each query."""
     best: tuple[tuple[float, ...], ...]
-    """A row for each query: its best centered scores, best first; as many as there are images,
+    """A row per query: its best centered scores, best first; as many as there are images,
     at most ``BEST``."""
 
     def __post_init__(self) -> None:
         if not self.words or min(self.words) < 1 or len(self.words) != len(self.best):
-            raise ValueError(f"{len(self.words)} queries with {len(self.best)} rows of scores")
+            raise ValueError(f"{len(self.words)} queries, but {len(self.best)} rows of scores")
         if len({len(row) for row in self.best}) != 1 or not self.best[0]:
             raise ValueError("rows of scores that differ in length")
 
     @classmethod
     def of(cls, words: Sequence[int], scores: npt.ArrayLike) -> "Background":
-        """From the queries' numbers of words and their centered scores ``(n, pictures)``.
+        """From the queries' word counts and their centered scores ``(n, pictures)``.
 
-        The scores may come in any order. Raises TooFewExamples if there is no query or no
-        image, ValueError for what is no number, or if the two are not equally many.
+        The scores may be in any order. Raises TooFewExamples if there is no query or no
+        image, and ValueError for scores that are not numbers or differ in count from ``words``.
         """
         values = np.asarray(scores, np.float64)
         if values.ndim != 2 or not values.size:
             raise TooFewExamples("there are no background queries to calibrate with")
         if len(words) != len(values) or min(words) < 1 or not np.isfinite(values).all():
-            raise ValueError("these are no background scores")
+            raise ValueError("these are not background scores")
         return cls(tuple(words), tuple(map(tuple, _top(values).tolist())))
 
     @classmethod
     def pooled(cls, several: Sequence["Background"]) -> "Background":
-        """That of several collections together, exactly, if the same queries were put to each.
+        """The exact background of several collections together, if all had the same queries.
 
-        Raises ValueError if they are not equally many.
+        Raises ValueError if the numbers of queries differ.
         """
         rows = zip(*(background.best for background in several), strict=True)
         joined = [[score for part in parts for score in part] for parts in rows]
         return cls.of(several[0].words, joined)
 
     def rate(self, strength: float, words: int) -> float:
-        """The rate of a query with ``words`` words, from 1 / (1 + queries) to 1."""
+        """The rate for a query with ``words`` words, from 1 / (1 + queries) to 1."""
         return float(_share(self._ascending, strength - self._length_effect(words)))
 
     def reached(self, rate: float, words: int) -> float:
         """The strength that a query with ``words`` words must exceed for ``rate``, below 1.
 
-        Infinity where none has so low a rate: it is below 1 / (1 + queries).
+        Infinity if the rate is below 1 / (1 + queries), which no strength reaches.
         """
         n = len(self.best)
         allowed = int(np.floor(rate * (1 + n) + 1e-9)) - 1
@@ -139,7 +139,7 @@ class Background:
 
     @cached_property
     def _slope(self) -> float:
-        """Of the least-squares line from the logarithm of the number of words to the strength."""
+        """Slope of the least-squares line from the log of the number of words to the strength."""
         lengths = np.log(self.words)
         apart = lengths - lengths.mean()
         return float(apart @ strength(self.best) / max(apart @ apart, 1e-9))

@@ -1,8 +1,8 @@
-"""The words of a taxonomy, found again in what people type.
+"""Find the words of a taxonomy in what people type.
 
-A class is named by a query if the query contains its name or a synonym as whole words, in the
-singular or the plural, in any case. That is a matter of spelling and not of meaning: it is quick,
-it can be explained, and it is never wrong about whether a word is there.
+A query names a class if it contains the class's name or a synonym as whole words, in the singular
+or plural, in any case. This compares spelling, not meaning: it is fast, it can be explained, and
+it is never wrong about whether a word is present.
 """
 
 import re
@@ -43,9 +43,9 @@ _NO_PLURALS = {"lens", "news", "gas", "chess"}
 
 @lru_cache(maxsize=16_384)
 def singular(word: str) -> str:
-    """One spelling for the singular and the plural of an English noun in lower case.
+    """One spelling for the singular and plural of a lower-case English noun.
 
-    It need not be a word: ``pony`` and ``ponies``, ``pie`` and ``pies`` only have to meet.
+    It need not be a word: it only has to be the same for ``pony`` and ``ponies``.
     """
     word = _IRREGULAR.get(word, word)
     if len(word) > 2 and word.endswith("s") and not word.endswith(("ss", "us")):
@@ -58,13 +58,13 @@ def singular(word: str) -> str:
 
 
 def tokens(text: str) -> tuple[str, ...]:
-    """The words of a text in lower case and the singular; a possessive is its noun."""
+    """The words of a text in lower case and singular; a possessive becomes its noun."""
     words = re.findall(r"[^\W_]+(?:['\u2019][^\W_]+)*", folded(text))
     return tuple(singular(re.sub(r"['\u2019]s?$", "", word)) for word in words)
 
 
 class Vocabulary:
-    """Class names and synonyms of a domain, ready to be looked for."""
+    """Class names and synonyms of a domain, ready for lookup."""
 
     def __init__(self, domain: Domain) -> None:
         self._classes: dict[tuple[str, ...], int] = {}
@@ -74,9 +74,9 @@ class Vocabulary:
         self._longest = max(map(len, self._classes))
 
     def classes_named(self, text: str) -> tuple[int, ...]:
-        """Indices of the classes that a text names, in the order of the text, each once.
+        """Indices of the classes that a text names, in text order, without duplicates.
 
-        The longest name at a place counts: a hot dog is no dog.
+        The longest name at a position wins: a hot dog is not a dog.
         """
         return tuple(dict.fromkeys(self._named(tokens(text))))
 

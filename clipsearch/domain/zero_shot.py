@@ -1,8 +1,8 @@
-"""Zero-shot classification: the embeddings of classes, and images or texts ranked with them.
+"""Zero-shot classification: class embeddings, and ranking images or texts with them.
 
 The embedding of a class is that of the CLIP paper (Radford et al. 2021, section 3.1.4) and of
-LAION's CLIP_benchmark: each prompt's embedding is normalised, they are averaged, and the mean is
-normalised.
+LAION's CLIP_benchmark: the embeddings of its prompts are normalized and averaged, and the mean is
+normalized.
 """
 
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ from clipsearch.records import TextEncoder, Vectors
 from clipsearch.vectors import l2_normalise
 
 LOGIT_SCALE = 100.0
-"""By what a cosine similarity is multiplied before the softmax, where the model does not say.
+"""The factor on cosine similarities before the softmax, if the model has none.
 
-It is what CLIP's training is clipped at, what CLIP_benchmark uses for every model, and what the
-published ViT-B-16 has learned, to within a rounding error.
+CLIP's training clips at this value, CLIP_benchmark uses it for every model, and the
+published ViT-B-16 learned it, to within a rounding error.
 """
 
 _TEXTS_PER_BATCH = 1024
-"""Enough to meet most shared beginnings, which the text tower works out once a batch."""
+"""Enough for most shared prefixes, which the text tower computes once per batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A class or a text that was put in its place."""
+    """A class or a text with its rank."""
 
     index: int
     """Its position in the list that was ranked."""
@@ -61,7 +61,7 @@ def probabilities(
 ) -> npt.NDArray[np.float64]:
     """Softmax of the scaled similarities: ``(n, dim)`` and ``(m, dim)`` to ``(n, m)``.
 
-    Each row sums to 1. They are shares among these keys alone: the softmax has no "none of them".
+    Each row sums to 1. These are shares among the given keys: the softmax has no "none of them".
     """
     logits = logit_scale * (queries @ keys.T).astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
@@ -71,11 +71,12 @@ def probabilities(
 
 
 def fit_logit_scale(images: Vectors, classes: Vectors, labels: npt.ArrayLike) -> float:
-    """The logit scale, from 1 to ``LOGIT_SCALE``, with the least log loss on labelled images.
+    """The logit scale, from 1 to ``LOGIT_SCALE``, with the lowest log loss on labeled images.
 
-    This is temperature scaling (Guo et al. 2017): it changes no ranking, and makes a probability
-    of 0.8 right about four times in five. A model may need it badly: ``pocket`` was trained
-    without a logit scale. images: ``(n, dim)``. classes: ``(classes, dim)``. labels: ``(n,)``.
+    This is temperature scaling (Guo et al. 2017): it does not change rankings, and makes a
+    probability of 0.8 right about four times in five. Some models need it badly: ``pocket`` was
+    trained without a logit scale. images: ``(n, dim)``. classes: ``(classes, dim)``.
+    labels: ``(n,)``.
     """
     actual = np.asarray(labels, np.int64)
     scores = (images @ classes.T).astype(np.float64)  # (n, classes)
@@ -86,7 +87,7 @@ def fit_logit_scale(images: Vectors, classes: Vectors, labels: npt.ArrayLike) ->
         shifted = np.exp(scale * (ahead - top)).sum(axis=1)
         return float((np.log(shifted) + scale * top[:, 0]).mean())
 
-    low, high = 1.0, LOGIT_SCALE  # the loss is convex in the scale: close in on its minimum
+    low, high = 1.0, LOGIT_SCALE  # the loss is convex in the scale: narrow down its minimum
     while high - low > 0.01:
         third = (high - low) / 3
         if loss(low + third) < loss(high - third):
@@ -105,7 +106,7 @@ def classify(
 ) -> list[list[Ranked]]:
     """The ``k`` most probable classes of each image, best first; ties by the earlier class.
 
-    images: ``(n, dim)``. classes: ``(classes, dim)``, as ``class_embeddings`` gives them, or the
+    images: ``(n, dim)``. classes: ``(classes, dim)``, from ``class_embeddings``, or the
     embeddings of any texts. names: theirs.
     """
     similarities = images @ classes.T

@@ -1,4 +1,4 @@
-"""How good the answers are: labelled sets, metrics with intervals, zero-shot, linear probes.
+"""Measure answer quality: labeled sets, metrics with intervals, zero-shot, linear probes.
 
-In: labelled images and a collection or a model. Out: reports.
+In: labeled images and a collection or a model. Out: reports.
 """

@@ -1,13 +1,13 @@
-"""What people meet: every class of the domain asked for by name, and answered as by ``search``.
+"""What users see: query every class of the domain by name, answered as by ``search``.
 
-The labelled images are the collection. Whoever searches a folder of them meets these lists, with
-defaults and as long as they are, since ``-k`` only says how many are shown at a time. So nothing
-here depends on what else an index holds, of which nobody said what it shows.
+The labeled images are the collection. A user who searches a folder of them sees these lists, with
+default settings and at full length, since ``-k`` only limits how many are shown at a time. So
+nothing here depends on the unlabeled images of an index.
 
-Of a class with images, the list is compared with them: precision (0 of an empty list), recall
-and F1, and the best F1 that any cut of the same ranking reaches. Of a class without any, a list is
+For a class with images, the list is compared with them: precision (0 for an empty list), recall
+and F1, and the best F1 of any cut of the same ranking. For a class without images, a list is
 a false answer. Classes stand for the queries that people type, so intervals are over classes: they
-say how the figures would differ with other classes like these.
+show how the figures would vary with other classes like these.
 """
 
 import json
@@ -30,63 +30,63 @@ from clipsearch.storage.calibration import background_of
 from clipsearch.storage.texts import Texts
 
 QUERY = "a {}"
-"""How a class is asked for."""
+"""The query for a class."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """How one class was answered."""
+    """The answer for one class."""
 
     name: str
     images: int
-    """How many images show it; none for a class that is absent."""
+    """How many images show it; 0 for an absent class."""
     verdict: Verdict
     shown: int
-    """How long the list was."""
+    """The length of the list."""
     right: int
-    """How many of the list show the class."""
+    """How many images in the list show the class."""
     best_f1: float
-    """Of any cut of the same ranking; 0 for a class that is absent."""
+    """The best F1 of any cut of the same ranking; 0 for an absent class."""
 
     @property
     def precision(self) -> float:
-        """The share of the list that shows the class, 0 of an empty list."""
+        """The share of the list that shows the class; 0 for an empty list."""
         return self.right / self.shown if self.shown else 0.0
 
     @property
     def recall(self) -> float:
-        """The share of the class's images in the list, 0 for a class that is absent."""
+        """The share of the class's images in the list; 0 for an absent class."""
         return self.right / self.images if self.images else 0.0
 
     @property
     def f1(self) -> float:
-        """The harmonic mean of both: 2 right / (shown + images)."""
+        """The harmonic mean of precision and recall: 2 right / (shown + images)."""
         return 2 * self.right / max(self.shown + self.images, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class AnswersReport:
-    """The lists that people meet, measured."""
+    """Measurements of the lists that users see."""
 
     found: Estimate
-    """The share of the present classes that are answered with at least one hit, right or wrong."""
+    """The share of present classes that are answered with at least one hit, right or wrong."""
     absent_answered: Estimate | None
-    """The share of the absent classes that are answered with hits. None where all are present."""
+    """The share of absent classes that are answered with hits. None if all are present."""
     absent_strong: Estimate | None
-    """Likewise, with a strong match."""
+    """The share of absent classes that get a strong match. None if all classes are present."""
     list_precision: Estimate
     """Means over the present classes."""
     list_recall: Estimate
     list_f1: Estimate
     best_f1: Estimate
-    """The mean of what the best cut of each ranking would reach."""
+    """The mean F1 of the best cut of each ranking."""
     share_of_best_f1: Estimate
     """``list_f1`` as a share of ``best_f1``."""
     per_class: tuple[Answered, ...]
     """In the order of the domain."""
 
     def estimates(self) -> dict[str, Estimate]:
-        """The figures by name, in the order of a report; those that were not measured left out."""
+        """The figures by name, in report order; those that were not measured are left out."""
         found = {
             "found": self.found,
             ABSENT_ANSWERED: self.absent_answered,
@@ -108,14 +108,14 @@ class AnswersReport:
 def evaluate_answers(
     images: Vectors, shown: Bools, domain: Domain, texts: Texts, encoder: TextEncoder
 ) -> AnswersReport:
-    """Ask for every class of ``domain``, and compare the answers with what the images show.
+    """Query every class of ``domain``, and compare the answers with what the images show.
 
     images: ``(n, dim)``, at least one. shown: ``(n, classes)``, whether an image shows a class;
-    every image shows one at least. texts: of the domain, embedded.
+    every image shows at least one. texts: the domain's, embedded.
     """
     queries = [QUERY.format(name) for name in domain.class_names]
     vectors = encode_all(encoder, queries)
-    halves = images.astype(np.float16)  # as an index keeps them
+    halves = images.astype(np.float16)  # as an index stores them
     scores = (vectors @ halves.astype(np.float32).T).astype(np.float64)  # (classes, n)
     verdicts = _verdicts(queries, vectors, halves, domain, texts)
     unrelated = float((texts.background.mean(axis=0) @ halves.astype(np.float32).T).mean())
@@ -133,7 +133,7 @@ def _verdicts(
     domain: Domain,
     texts: Texts,
 ) -> list[Verdict]:
-    """The verdict on each query ``(q, dim)`` over ``images`` ``(n, dim)``; none if refused."""
+    """The verdict on each query ``(q, dim)`` over ``images`` ``(n, dim)``; no match if refused."""
     background = background_of(domain, texts, [images])
     centered = vectors - texts.background.mean(axis=0)
     strengths = strength(top_scores(centered, [images]))
@@ -162,7 +162,7 @@ def _answered(name: str, scores: Floats, shown: Bools, said: Verdict, unrelated:
 
 
 def summarized(per_class: Sequence[Answered]) -> AnswersReport:
-    """The figures of classes, of which at least one is present."""
+    """Summarize the answers for classes, at least one of which is present."""
     present = [one for one in per_class if one.images]
     absent = [one for one in per_class if not one.images]
     best = [one.best_f1 for one in present]

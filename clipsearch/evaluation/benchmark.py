@@ -1,14 +1,14 @@
-"""Measure a model on a set of CLIP_benchmark, as CLIP_benchmark measures it.
+"""Measure a model on a CLIP_benchmark set, the way CLIP_benchmark does.
 
-The set brings its own class names and templates, so no domain and no index has a part in it, and
-nothing is kept. The measures are those of ``metrics``, under CLIP_benchmark's names; on the same
-embeddings they are those of its version 1.6.2 to 1e-6. Its mean average precision counts a class
-without an image as 0, and so does this one.
+The set has its own class names and templates, so no domain or index is involved, and nothing is
+stored. The measures are those of ``metrics``, under CLIP_benchmark's names; on the same
+embeddings they match its version 1.6.2 to within 1e-6. Like CLIP_benchmark, its mean average
+precision counts a class without images as 0.
 
-The linear probe is learned from the train split and measured on the test split. CLIP_benchmark fits
-it by AdamW for some epochs, so that its result depends on a learning rate and a seed. Here it is
-the CLIP paper's logistic regression, fitted exactly (see ``logistic``), with the penalty chosen by
-cross-validation on the train split, where CLIP_benchmark takes a validation split or no penalty.
+The linear probe is trained on the train split and measured on the test split. CLIP_benchmark fits
+it with AdamW for some epochs, so its result depends on a learning rate and a seed. Here it is the
+CLIP paper's logistic regression, fitted exactly (see ``logistic``). The penalty is chosen by
+cross-validation on the train split; CLIP_benchmark uses a validation split or no penalty.
 """
 
 from collections.abc import Mapping
@@ -44,8 +44,8 @@ _IMAGENET = ("tench", "goldfish", "great white shark", "tiger shark")
 """The first of the 1,000 class names of ImageNet-1k."""
 
 _IMAGENET_PICTURES = 50_000
-"""In its test split, which is ILSVRC 2012's validation set. ImageNetV2 and ImageNet-Sketch have
-the same class names and other images."""
+"""Images in its test split, the validation set of ILSVRC 2012. ImageNetV2 and ImageNet-Sketch have
+the same class names but other images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,30 +54,30 @@ class LinearProbe:
 
     report: ClassificationReport
     images: int
-    """How many images of the train split it was learned from."""
+    """How many images of the train split it was trained on."""
     l2: float
-    """The strength of the penalty that was chosen."""
+    """The strength of the chosen penalty."""
     shared: int
-    """How many images of the test split are in the train split too, byte by byte."""
+    """How many images of the test split are also in the train split, byte for byte."""
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmarked:
-    """What was measured on a benchmark."""
+    """The measurements on a benchmark."""
 
     benchmark: Benchmark
     model: ModelSpec
     report: Report
     probe: LinearProbe | None
     pictures: int
-    """How many the test split has, decodable or not."""
+    """How many images the test split has, decodable or not."""
     skipped: tuple[tuple[bytes, str], ...]
     """Members that could not be decoded, with the reason; they do not count."""
 
     def estimates(self) -> dict[str, Estimate | None]:
         """The figures by CLIP_benchmark's names, with their intervals.
 
-        None for the five best of fewer than five classes, where CLIP_benchmark has nan.
+        Top-5 accuracy is None for fewer than five classes, where CLIP_benchmark has nan.
         """
         found: dict[str, Estimate | None]
         if isinstance(self.report, RetrievalReport):
@@ -94,31 +94,31 @@ class Benchmarked:
         return {name: value(e) for name, e in self.estimates().items()}
 
     def notes(self) -> list[str]:
-        """What a reader must know to judge the figures."""
+        """What a reader must know to interpret the figures."""
         notes = list(self.report.notes)
         if self.skipped:
             notes.append(
                 f"{len(self.skipped)} images could not be decoded and do not count, so the "
-                "figures are not comparable with those of the whole set"
+                "figures are not comparable to those for the whole set"
             )
         if self.probe:
             notes.append(
                 f"the linear probe is a logistic regression on {self.probe.images} images of the "
-                f"train split, fitted exactly, with the penalty {self.probe.l2:.3g} chosen by "
-                "cross-validation; CLIP_benchmark fits it by AdamW, to another penalty"
+                f"train split, fitted exactly, with penalty {self.probe.l2:.3g} chosen by "
+                "cross-validation; CLIP_benchmark fits it with AdamW and another penalty"
             )
             if self.probe.shared:
                 notes.append(
-                    f"{self.probe.shared} images of the test split are in the train split too: "
-                    "the linear probe has seen them"
+                    f"{self.probe.shared} images of the test split are also in the train split, "
+                    "so the linear probe was trained on them"
                 )
         return notes
 
     def published(self) -> Mapping[str, str]:
-        """CLIP_benchmark's name of a figure -> what the model's makers found, and on what.
+        """CLIP_benchmark's name of a figure -> what the model's makers measured, and on what.
 
-        Of ImageNet-1k, which its class names tell, and of sets of captions, which nothing tells
-        apart. Empty for a model of which nothing was published.
+        Covers ImageNet-1k, recognized by its class names, and sets of captions, which cannot be
+        told apart. Empty for a model without published figures.
         """
         known = PUBLISHED.get(self.model.label, {})
         if isinstance(self.report, RetrievalReport):
@@ -146,21 +146,21 @@ def measure(
 ) -> Benchmarked:
     """Measure the model ``spec`` on the test split, and a linear probe of the train split.
 
-    Images are decoded in the pool's processes, read out of the archives by them, and embedded in
-    batches: besides the embeddings, memory does not grow with the set.
+    The pool's processes read images from the archives and decode them, and they are embedded in
+    batches: apart from the embeddings, memory does not grow with the set.
     Raises BadLabels and TooFewExamples for the set, RefusedByPolicy for a class name or a template,
     and ModelError.
     """
     if linear_probe and benchmark.kind != "classification":
         raise BadLabels(
-            f"{benchmark.folder} is a set for {benchmark.kind}, and a linear probe is learned from "
-            "images of one class each",
+            f"{benchmark.folder} is a set for {benchmark.kind}, but a linear probe is trained on "
+            "images with one class each",
             hint="Leave out --linear-probe.",
         )
     test = read_split(benchmark, "test")
     training = read_split(benchmark, "train") if linear_probe else None
-    # Captions are not checked: COCO's "photos of the same man" is no query here, and no image is
-    # ever given for it, only the share of all captions that find theirs.
+    # Captions are not checked: COCO's "photos of the same man" is not a query here. The
+    # result names no image, only the share of all captions that find theirs.
     for text in (*benchmark.classes, *(benchmark.prompts(0) if benchmark.classes else ())):
         policy.check(text)
 
@@ -185,7 +185,7 @@ def is_imagenet(benchmark: Benchmark) -> bool:
 def _embedded(
     split: Split, spec: ModelSpec, load_encoder: LoadEncoder, progress: Progress
 ) -> Embedded:
-    """Embed the images of a split, each read out of its archive by the process that decodes it.
+    """Embed the images of a split, each read from its archive by the process that decodes it.
 
     Raises TooFewExamples if none can be decoded.
     """
@@ -220,7 +220,7 @@ def _embedded(
 
 
 def _report(benchmark: Benchmark, test: Split, found: Embedded, encoders: Encoders) -> Report:
-    """Zero-shot classification by the set's own prompts, or retrieval by its captions."""
+    """Zero-shot classification with the set's own prompts, or retrieval with its captions."""
     labelled = test.labelled.only(found.rows)
     if isinstance(labelled, CaptionedImages):
         captions = encode_all(encoders.many_texts, labelled.captions)
@@ -232,7 +232,7 @@ def _report(benchmark: Benchmark, test: Split, found: Embedded, encoders: Encode
 
 
 def _domain(benchmark: Benchmark) -> Domain:
-    """The classes with their prompts. A domain file could not have it: names may occur twice."""
+    """The classes with their prompts. A domain file cannot hold them: names may occur twice."""
     classes = (
         DomainClass(name, prompts=benchmark.prompts(index))
         for index, name in enumerate(benchmark.classes)
@@ -250,12 +250,12 @@ def _probe(
     x, known = learned.vectors.astype(np.float64), np.asarray(labels.classes, np.int64)
     if len(np.unique(known)) < 2:
         raise TooFewExamples(
-            f"a probe tells classes apart, and {labels.source} has images of only one",
+            f"a probe separates classes, but {labels.source} has images of only one",
             hint="Leave out --linear-probe.",
         )
     l2 = logistic.cross_validated_l2(x, known, len(names))
     weights = logistic.fit(x, known, len(names), l2)
-    # One more dimension, 1 for every image, holds the intercepts: scores are products again.
+    # An extra dimension, 1 for every image, holds the intercepts: scores are products again.
     images: Vectors = np.c_[found.vectors, np.ones(len(found.vectors), np.float32)]
     classes = weights.astype(np.float32)
     seen = set(learned.hashes)
@@ -277,7 +277,7 @@ def _accuracies(report: Report, prefix: str) -> dict[str, Estimate | None]:
 
 
 def _over_all_classes(report: MultiLabelReport) -> Estimate:
-    """The mean average precision with 0 for classes without an image."""
+    """Mean average precision, with 0 for classes without images."""
     mean = report.mean_average_precision
     share = sum(result.images > 0 for result in report.per_class) / report.classes
     return Estimate(mean.value * share, mean.low * share, mean.high * share, mean.n)

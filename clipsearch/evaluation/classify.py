@@ -1,4 +1,4 @@
-"""Images and the classes that they are given, best first."""
+"""Assign images to classes, best first."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -24,19 +24,19 @@ from clipsearch.storage.collection import Collection
 from clipsearch.storage.texts import embedded_texts
 
 Rank = Callable[[Vectors, int], list[list[Ranked]]]
-"""Images ``(n, dim)`` and a number k to the k best classes of each."""
+"""Maps images ``(n, dim)`` and a number k to the k best classes of each."""
 
 _ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Whose classes images are given to; nothing set means the domain of the index."""
+    """The source of the classes; by default the domain of the index."""
 
     texts: Sequence[str] | None = None
     """Captions or labels."""
     probe: str | None = None
-    """The name of a trained probe of the index."""
+    """The name of a trained probe in the index."""
     domain: str | None = None
     """A shipped domain or a domain file."""
 
@@ -49,26 +49,26 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """What images may be given to."""
+    """The classes that images may be assigned to."""
 
     by: str
-    """Whose classes they are: the domain's name, ``@`` and a probe's name, or ``texts``."""
+    """Their source: the domain's name, ``@`` and a probe's name, or ``texts``."""
     count: int
     rank: Rank
     class_of: Callable[[str], str | None]
-    """The class that a folder of this name would be of."""
+    """The class that corresponds to a folder name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image to be classified."""
+    """An image to classify."""
 
     path: bytes
     """Absolute."""
     folder: str
-    """The first folder below the one that was asked for, or else the folder it lies in."""
+    """The first folder below the requested one, or else the folder that contains it."""
     id: int | None
-    """Its id in the index, if it is there as it is."""
+    """Its id in the index, if it is there unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +81,22 @@ class Classified:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """Images with their classes, and what is to be known of them."""
+    """Images with their classes, and what could not be classified."""
 
     found: Iterator[Classified]
-    """Ranked while it is iterated over."""
+    """Ranked lazily, during iteration."""
     classes: Classes
     model: ModelSpec
     skipped: tuple[tuple[bytes, str], ...]
-    """Absolute paths of what cannot be decoded, with the reason."""
+    """Absolute paths of images that cannot be decoded, with the reason."""
 
 
 def pictures_of(
     paths: Sequence[Path], store: Store | None, start: Path = Path()
 ) -> tuple[list[Picture], list[tuple[bytes, str]]]:
-    """The images that are meant; and what cannot be listed, and why.
+    """The selected images; and what cannot be listed, with the reason.
 
-    Those of ``paths``, images and folders; without any, what ``store`` has below ``start``.
+    With ``paths``, those images and folders; without, what ``store`` has below ``start``.
     Raises UsageError for a path that does not exist, CollectionGone for an unreadable folder.
     """
     if paths or store is None:
@@ -114,9 +114,9 @@ def classify(
     progress: Progress = lambda doing, done, total: None,
     notify: Notify = lambda message: None,
 ) -> Classification:
-    """Give images to classes. Those that ``store`` has are not read again.
+    """Assign images to classes. Those that ``store`` has are not read again.
 
-    model: which model where there is no index, and where either runs. k: how many classes of each
+    model: which model to use without an index, and which device. k: how many classes per
     image, best first; None: one, or all of ``labels.texts``. Raises UsageError, RefusedByPolicy
     for a text, ModelError.
     """
@@ -137,7 +137,7 @@ def classes_of(
     spec: ModelSpec,
     load_encoder: Callable[[], TextEncoder],
 ) -> Classes:
-    """The classes that are meant. Raises UsageError for a probe or a domain that there is not."""
+    """The selected classes. Raises UsageError for a probe or a domain that does not exist."""
     known = Collection(store) if store else None
     scale = known.logit_scale if known else zero_shot.LOGIT_SCALE
     if labels.texts is not None:
@@ -152,8 +152,8 @@ def classes_of(
     if labels.probe is not None:
         if store is None:
             raise UsageError(
-                "a probe is kept with an index, and nothing is indexed here",
-                hint="Name the index with --index DIR.",
+                "a probe belongs to an index, and nothing is indexed here",
+                hint="Give the index with --index DIR.",
             )
         trained = probes.ready(store, labels.probe)
         by_name = {taxonomy.folded(name): name for name in trained.classes}
@@ -181,7 +181,7 @@ def _class_name(domain: Domain, folder: str) -> str | None:
 
 
 def indexed(store: Store, start: Path) -> list[Picture]:
-    """The images of an index that lie in the folder ``start``, in the order of their paths."""
+    """The images of an index in the folder ``start``, in path order."""
     inside = start.is_relative_to(store.root)
     base = start if inside else store.root
     images = store.images(Filter(under=relative(base, store.root)))
@@ -194,7 +194,7 @@ def indexed(store: Store, start: Path) -> list[Picture]:
 def gathered(
     paths: Sequence[Path], store: Store | None
 ) -> tuple[list[Picture], list[tuple[bytes, str]]]:
-    """These images and those in these folders, each once; and what cannot be listed, and why.
+    """These images and those in these folders, without duplicates; and what cannot be listed.
 
     Raises UsageError for a path that does not exist, CollectionGone for an unreadable folder.
     """
@@ -254,7 +254,7 @@ def embeddings(
     vectors: dict[bytes, Vectors] = {}
     for picture in pictures:
         if store is not None and picture.id is not None:
-            with suppress(KeyError):  # changed a moment ago, or damaged: it is read like a new one
+            with suppress(KeyError):  # it just changed, or is damaged: read it like a new one
                 vectors[picture.path] = store.vector(picture.id)
     new = [picture.path for picture in pictures if picture.path not in vectors]
     found = embeddings_of(b"", new, spec, store, load_encoder, progress)

@@ -1,21 +1,21 @@
-"""Test sets as LAION's CLIP_benchmark publishes them: folders of webdataset archives.
+"""Read test sets as LAION's CLIP_benchmark publishes them: folders of webdataset archives.
 
 classnames.txt                          a class on each line, in the order of the labels
 zeroshot_classification_templates.txt   a prompt on each line, with {c} for the class
 dataset_type.txt                        classification, multilabel or retrieval
 test/nshards.txt                        how many archives there are: 0.tar, 1.tar, ...
-test/0.tar, train/0.tar, ...            samples: an image and what is said of it
+test/0.tar, train/0.tar, ...            samples: an image and its annotation
 
-What is said is in the sample's ``cls``, the number of its class; in ``npy``, 0 or 1 for each class
-(multilabel); or in ``txt``, a caption on each line (retrieval, which needs no class names). It is
-read as CLIP_benchmark reads it (``datasets/builder.py``, ``build_wds_dataset``): class names of any
-language are taken as they are, an empty line is a class too, as in clevr_closest_object_distance,
-and a name may occur twice, as in ImageNet. Without dataset_type.txt the first sample decides, and
-without nshards.txt all archives are read.
+A sample's annotation is its ``cls``, the number of its class; its ``npy``, 0 or 1 for each class
+(multilabel); or its ``txt``, a caption on each line (retrieval, which needs no class names). Sets
+are read as CLIP_benchmark reads them (``datasets/builder.py``, ``build_wds_dataset``): class names
+in any language are kept as they are, an empty line is also a class, as in
+clevr_closest_object_distance, and a name may occur twice, as in ImageNet. Without dataset_type.txt
+the first sample decides, and without nshards.txt all archives are read.
 
-CLIP_benchmark stops with a traceback, or counts something else, where this raises BadLabels: an
-archive that is missing or truncated, a sample without an image or a label, a label of no class.
-Only headers and labels are read here; images are left where they are.
+This raises BadLabels where CLIP_benchmark stops with a traceback or miscounts: an archive that is
+missing or truncated, a sample without an image or a label, a label of no class.
+Only headers and annotations are read here; images are not.
 """
 
 import io
@@ -44,7 +44,7 @@ KIND = "dataset_type.txt"
 SHARDS = "nshards.txt"
 
 PLACE = "{c}"
-"""Where in a template the class name goes."""
+"""Placeholder for the class name in a template."""
 
 Kind = Literal["classification", "multilabel", "retrieval"]
 SplitName = Literal["train", "test"]
@@ -54,15 +54,15 @@ _SAID_IN: dict[Kind, tuple[str, ...]] = {
     "multilabel": ("npy",),
     "retrieval": ("txt",),
 }
-"""The extensions of what is said of an image; the first that a sample has."""
+"""Extensions of annotations; the first one that a sample has is used."""
 
 _MOST_BYTES = 1 << 20
-"""Of what is said of one image."""
+"""Maximum size of an annotation in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """What a folder says of all its images."""
+    """The folder's own files, which apply to all its images."""
 
     folder: Path
     kind: Kind
@@ -72,7 +72,7 @@ class Benchmark:
     """Each holds ``{c}``; none for retrieval."""
 
     def prompts(self, index: int) -> tuple[str, ...]:
-        """The texts whose embeddings make up the embedding of class ``index``."""
+        """The texts that are averaged into the embedding of class ``index``."""
         return tuple(t.replace(PLACE, self.classes[index]) for t in self.templates)
 
 
@@ -81,13 +81,13 @@ class Split:
     """The images of one split."""
 
     labelled: TestSet
-    """Paths are those of the archive and of the member in it, relative to the folder."""
+    """Each is the path of the archive and of the member in it, relative to the folder."""
     files: tuple[ImageFile, ...]
     """In the order of ``labelled.paths``, each with its span in the archive."""
 
 
 def is_benchmark(folder: Path) -> bool:
-    """Whether this is such a folder: it has templates, or archives in ``test`` or ``train``."""
+    """Whether the folder is such a set: it has templates, or archives in ``test`` or ``train``."""
     return (folder / TEMPLATES).is_file() or any(
         (folder / name / SHARDS).is_file() or any((folder / name).glob("*.tar"))
         for name in get_args(SplitName)
@@ -95,7 +95,7 @@ def is_benchmark(folder: Path) -> bool:
 
 
 def read(folder: Path) -> Benchmark:
-    """Read what is said of all images. Raises BadLabels."""
+    """Read the folder's own files. Raises BadLabels."""
     kind = _kind(folder)
     if kind == "retrieval":
         return Benchmark(folder, kind, (), ())
@@ -110,9 +110,9 @@ def read(folder: Path) -> Benchmark:
 
 
 def read_split(benchmark: Benchmark, name: SplitName) -> Split:
-    """Read where the images of a split are, and what is said of each.
+    """Locate the images of a split and read their annotations.
 
-    Raises BadLabels, which names the archive and the member, and TooFewExamples if there is none.
+    Raises BadLabels, which names the archive and the member, and TooFewExamples if it is empty.
     """
     files: list[ImageFile] = []
     said: list[bytes] = []
@@ -126,7 +126,7 @@ def read_split(benchmark: Benchmark, name: SplitName) -> Split:
                 files.append(ImageFile(path, picture.span.size, picture.mtime_ns, picture.span))
                 said.append(_bytes(file, about, archive))
     if not files:
-        raise TooFewExamples(f"the archives in {benchmark.folder / name} hold no image")
+        raise TooFewExamples(f"the archives in {benchmark.folder / name} contain no images")
     return Split(_labelled(benchmark, files, said), tuple(files))
 
 
@@ -134,15 +134,15 @@ def read_split(benchmark: Benchmark, name: SplitName) -> Split:
 
 
 def _kind(folder: Path) -> Kind:
-    """What dataset_type.txt says; without it, what the first sample of the test split has."""
+    """The content of dataset_type.txt; without it, the kind of the test split's first sample."""
     if (folder / KIND).is_file():
         said = _text(folder / KIND).strip().lower()
         for kind in _SAID_IN:
             if said == kind:
                 return kind
         raise BadLabels(
-            f"{folder / KIND}: '{said}' is no kind of test set",
-            hint=f"It is one of: {', '.join(_SAID_IN)}.",
+            f"{folder / KIND}: '{said}' is not a kind of test set",
+            hint=f"Use one of: {', '.join(_SAID_IN)}.",
         )
     archive = _archives(folder, "test")[0]
     first = next(iter(_samples(archive)), None)
@@ -157,7 +157,7 @@ def _kind(folder: Path) -> Kind:
 def _lines(file: Path) -> tuple[str, ...]:
     lines = tuple(line.strip() for line in _text(file).splitlines())
     if not lines:
-        raise BadLabels(f"{file} is empty", hint="It has a class or a template on each line.")
+        raise BadLabels(f"{file} is empty", hint="It needs a class or a template on each line.")
     return lines
 
 
@@ -167,7 +167,7 @@ def _text(file: Path) -> str:
     except OSError as error:
         raise BadLabels(
             f"cannot read {file}: {error.strerror}",
-            hint=f"A set of captions needs no class names if {KIND} says: retrieval"
+            hint=f"A set of captions needs no class names, if {KIND} says: retrieval"
             if file.name in (CLASS_NAMES, TEMPLATES)
             else "",
         ) from error
@@ -181,19 +181,19 @@ def _archives(folder: Path, name: SplitName) -> list[Path]:
     if counted.is_file():
         text = _text(counted).strip()
         if not (text.isascii() and text.isdecimal() and 0 < int(text) <= 1_000_000):
-            raise BadLabels(f"{counted}: '{text}' is no number of archives")
+            raise BadLabels(f"{counted}: '{text}' is not a number of archives")
         archives = [split / f"{number}.tar" for number in range(int(text))]
     else:
         archives = sorted(split.glob("*.tar"), key=lambda path: (len(path.name), path.name))
     if not archives:
         raise BadLabels(
-            f"there is no archive in {split}",
+            f"there are no archives in {split}",
             hint=f"CLIP_benchmark's sets have {name}/0.tar, {name}/1.tar, and so on.",
         )
     missing = next((path for path in archives if not path.is_file()), None)
     if missing is not None:
         raise BadLabels(
-            f"there is no file {missing}, and {counted} counts {len(archives)}",
+            f"{missing} is missing, but {counted} counts {len(archives)}",
             hint="Download it, or correct the number.",
         )
     return archives
@@ -210,7 +210,7 @@ def _samples(archive: Path) -> Sequence[Sample]:
     if found.damage is not None:
         raise BadLabels(
             f"{archive}: {found.damage}",
-            hint="The figures would be those of a part. Download the archive again.",
+            hint="The figures would cover only part of the set. Download the archive again.",
         )
     if found.odd:
         name, why = found.odd[0]
@@ -219,15 +219,15 @@ def _samples(archive: Path) -> Sequence[Sample]:
 
 
 def _members(sample: Sample, archive: Path, kind: Kind) -> tuple[Member, Member]:
-    """The image, and what is said of it."""
+    """The image and its annotation."""
     about = next((sample.members[x] for x in _SAID_IN[kind] if x in sample.members), None)
     where = f"{archive}: {os.fsdecode(sample.key)}"
     if sample.picture is None:
         raise BadLabels(f"{where} has no image", hint="Each sample needs a .webp, .jpg or .png.")
     if about is None:
         raise BadLabels(
-            f"{where} has no label: there is no .{_SAID_IN[kind][0]} beside the image",
-            hint=f"It is read as {kind}. Another kind of set says so in {KIND}: "
+            f"{where} has no label: there is no .{_SAID_IN[kind][0]} next to the image",
+            hint=f"The set is read as {kind}. If it is another kind, say so in {KIND}: "
             "classification has .cls, multilabel .npy, retrieval .txt.",
         )
     return sample.picture, about
@@ -235,7 +235,7 @@ def _members(sample: Sample, archive: Path, kind: Kind) -> tuple[Member, Member]
 
 def _bytes(file: BinaryIO, member: Member, archive: Path) -> bytes:
     if member.span.size > _MOST_BYTES:
-        raise BadLabels(f"{_place(archive, member.name)}: too long for what is said of an image")
+        raise BadLabels(f"{_place(archive, member.name)}: too long for a label or captions")
     file.seek(member.span.offset)
     return file.read(member.span.size)
 
@@ -244,7 +244,7 @@ def _place(archive: Path, member: bytes) -> str:
     return f"{archive}: {os.fsdecode(member)}"
 
 
-# -- what is said of an image -------------------------------------------------------------------
+# -- annotations of an image -------------------------------------------------------------------
 
 
 def _labelled(benchmark: Benchmark, files: Sequence[ImageFile], said: Sequence[bytes]) -> TestSet:
@@ -272,34 +272,34 @@ def _class(where: str, said: bytes, classes: int) -> int:
         label = int(said.decode("ascii"))
     except ValueError as error:
         raise BadLabels(
-            f"{where}: its label {_shortly(said)} is no number",
+            f"{where}: its label {_shortly(said)} is not a number",
             hint=f"A label is the number of a line of {CLASS_NAMES}, from 0.",
         ) from error
     if not 0 <= label < classes:
         raise BadLabels(
-            f"{where}: its label {label} is not one of {classes} classes",
+            f"{where}: its label {label} is not one of the {classes} classes",
             hint=f"{CLASS_NAMES} has {classes} lines, for the labels 0 to {classes - 1}.",
         )
     return label
 
 
 def _shown(where: str, said: bytes, classes: int) -> tuple[int, ...]:
-    """The classes that a vector of 0 and 1 in numpy's format (NEP 1) says are shown."""
+    """The classes marked by a vector of 0 and 1 in numpy's format (NEP 1)."""
     file = io.BytesIO(said)
     try:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):
-            raise ValueError("of another version")
+            raise ValueError("unsupported version")
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         if dtype.kind not in "biuf":
-            raise ValueError("not of numbers")
+            raise ValueError("its values are not numbers")
         values = np.frombuffer(file.read(), dtype)
     except ValueError as error:
-        raise BadLabels(f"{where}: its .npy is no vector of numbers ({error})") from error
+        raise BadLabels(f"{where}: its .npy is not a vector of numbers ({error})") from error
     if shape != (classes,) or len(values) != classes:
         raise BadLabels(
-            f"{where}: its labels have the shape {shape}, and there are {classes} classes",
-            hint=f"There is one 0 or 1 for each line of {CLASS_NAMES}.",
+            f"{where}: its labels have the shape {shape}, but there are {classes} classes",
+            hint=f"It needs one 0 or 1 for each line of {CLASS_NAMES}.",
         )
     if not np.isin(values, (0, 1)).all():
         raise BadLabels(f"{where}: its labels are not all 0 or 1")

@@ -1,7 +1,7 @@
-"""Learning curves: how accurate a probe gets with more labelled images of each class.
+"""Learning curves: how the accuracy of a probe grows with more labeled images per class.
 
-In each draw a fifth of every class is set aside to test on, and probes learn from 1, 2, 4, ...
-images a class of the rest, and from all of it. Larger parts hold the smaller ones. Zero-shot
+In each draw, a fifth of every class is held out for testing, and probes are trained on 1, 2, 4, ...
+images per class of the rest, and on all of it. Larger subsets contain the smaller ones. Zero-shot
 classification is tested on the same images.
 """
 
@@ -21,12 +21,12 @@ PER_CLASS = (1, 2, 4, 8, 16)
 DRAWS = 5
 
 _TESTED = 5
-"""One image in so many is tested on."""
+"""One image in this many is held out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """An accuracy over the draws."""
+    """An accuracy over several draws."""
 
     mean: float
     deviation: float
@@ -34,24 +34,24 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """That of one accuracy for each draw."""
+        """From one accuracy per draw."""
         return cls(float(np.mean(values)), float(np.std(values, ddof=1)))
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What so many images of each class bring."""
+    """The accuracy at one number of images per class."""
 
     per_class: int | None
-    """At most so many; None for all that there are."""
+    """At most this many per class; None for all available."""
     images: int
-    """How many images that is in all."""
+    """How many images that is in total."""
     accuracy: Spread
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """How accurate a probe gets with more images."""
+    """The accuracy of a probe as images are added."""
 
     classes: int
     points: tuple[Point, ...]
@@ -60,7 +60,7 @@ class Curve:
     tested: int
     """How many images each draw is tested on."""
     last_gain: Spread | None
-    """What the last point is above the one before it; None if there is only one."""
+    """The gain of the last point over the one before it; None if there is only one."""
 
     @property
     def said(self) -> str:
@@ -73,7 +73,7 @@ class Curve:
         doubtful = f"(standard error {100 * doubt:.1f})"
         if gain > 2 * doubt:
             return f"{step} {doubtful}: more labels are likely to help"
-        return f"{step} {doubtful}, no more than chance may: more labels may not help"
+        return f"{step} {doubtful}, which may be chance: more labels may not help"
 
 
 def learning_curve(
@@ -83,7 +83,7 @@ def learning_curve(
     words: Floats,
     progress: Progress = lambda doing, done, total: None,
 ) -> Curve:
-    """Measure it. images: ``(n, dim)``. labels: the class of each. words: ``(classes, dim)``.
+    """Measure a curve. images: ``(n, dim)``. labels: each image's class. words: ``(classes, dim)``.
 
     Raises TooFewExamples unless two classes have two images.
     """
@@ -91,7 +91,7 @@ def learning_curve(
     counts = np.bincount(actual, minlength=len(classes))
     if np.count_nonzero(counts > 1) < 2:
         raise TooFewExamples(
-            "a learning curve needs two classes with two images at least, to learn and to test",
+            "a learning curve needs at least two classes with two images, to train and to test",
             hint="Label more images, or leave out --curve.",
         )
     most = int((counts - _set_aside(counts)).max())
@@ -125,13 +125,13 @@ def learning_curve(
 
 
 def _set_aside(counts: Ints) -> Ints:
-    """How many images of each class are tested on: of a single one none, else one at least."""
+    """How many images of each class to hold out: none of a single one, otherwise at least one."""
     aside: Ints = np.where(counts > 1, np.maximum(counts // _TESTED, 1), 0)
     return aside
 
 
 def _places(labels: Ints, rng: np.random.Generator) -> Ints:
-    """For each image its place, from 0, in a random order of its class."""
+    """The position of each image, from 0, in a random order of its class."""
     shuffled = rng.permutation(len(labels))
     order = shuffled[np.argsort(labels[shuffled], kind="stable")]
     ordered = labels[order]

@@ -1,4 +1,4 @@
-"""Test an index's model on labelled images, and keep with the index what was found."""
+"""Test an index's model on labeled images, and store the result with the index."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,39 +41,39 @@ from clipsearch.storage.collection import Collection
 from clipsearch.storage.evaluations import Evaluation
 
 _HITS = 10
-"""Hits of a query that a score's precision is fitted to: as many as a search shows."""
+"""Hits per query that the precision of scores is fitted to: as many as a search shows."""
 
 _FORMS = ("{}", "a photo of a {}")
-"""How people ask for a class. The class's own embedding, an average over prompts, would not do:
-its scores are higher than those of any query that is typed. Only classes of which there is an
-image are asked for, since an image labelled as one thing may well show another besides."""
+"""How people query a class. The class's own embedding, an average over prompts, is unsuitable:
+its scores are higher than those of any typed query. Only classes with images are queried, since
+an image labeled as one thing may well show another too."""
 
 _QUERIES_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """An evaluation with what it is about, for a report."""
+    """An evaluation and its context, for a report."""
 
     evaluation: Evaluation
     report: Report
     answers: AnswersReport | None
-    """The lists that people meet. None for captions."""
+    """Measurements of the lists that users see. None for captions."""
     model: ModelSpec
     domain: Domain
     gate: GateErrors
     test_set: TestSet
-    """Those images of it that could be decoded; the report's rows are theirs."""
+    """The decodable part of the set; the report's rows refer to it."""
     reused: int
-    """How many embeddings the index had."""
+    """How many embeddings the index already had."""
     skipped: tuple[tuple[bytes, str], ...]
     """Images that could not be decoded, with the reason."""
     curve: Curve | None = None
-    """What a probe would get from these labels, where that was asked for."""
+    """How well a probe would learn from these labels, if requested."""
 
     @property
     def tested(self) -> Tested:
-        """What the evaluation says of the model and the domain; of too few images, nothing."""
+        """What the evaluation shows about the model and the domain; nothing for too few images."""
         if self.evaluation.images < least_images(self.domain.pass_marks):
             return "untested"
         return "failed" if self.evaluation.shortfalls else "tested"
@@ -89,11 +89,11 @@ def evaluate(
 ) -> Findings:
     """Evaluate the model and the domain of ``store``, which is open for writing.
 
-    The result is committed at the end, in place of an earlier one, unless it is of too few
-    images to decide anything: then the index stays as it was. curve: also measure what a probe
-    would get from these labels. Raises TooFewExamples if no image can be decoded, or too few for
-    a curve, BadLabels for a curve of images without one label each, RefusedByPolicy for a
-    caption, and ModelError.
+    The result is committed at the end and replaces an earlier one. With too few images to decide
+    anything, the index stays unchanged. curve: also measure how well a probe would learn from
+    these labels. Raises TooFewExamples if no image can be decoded, or too few for a curve,
+    BadLabels for a curve of images without one label each, RefusedByPolicy for a caption, and
+    ModelError.
     """
     if curve and not isinstance(test_set, LabelledImages):
         raise BadLabels(
@@ -190,7 +190,7 @@ def _curve(
     classes: Vectors,
     progress: Progress,
 ) -> Curve:
-    """That of the probe that these images would train: its classes are those that occur."""
+    """The curve of a probe trained on these images: its classes are those that occur."""
     rows, _ = without_copies(test_set.classes, hashes)
     occurring, labels = np.unique([test_set.classes[row] for row in rows], return_inverse=True)
     names = [domain.class_names[c] for c in occurring]
@@ -199,7 +199,7 @@ def _curve(
 
 
 def shown_classes(test_set: LabelledImages | MultiLabelImages, classes: int) -> Bools:
-    """Whether each image shows a class: ``(n, classes)``."""
+    """Whether each image shows each class: ``(n, classes)``."""
     shown = np.zeros((len(test_set.paths), classes), bool)
     for picture, own in zip(shown, test_set.labels, strict=True):
         picture[list(own)] = True
@@ -209,10 +209,10 @@ def shown_classes(test_set: LabelledImages | MultiLabelImages, classes: int) -> 
 def _precision(
     queries: Vectors, about: Ints, images: Vectors, is_right: Callable[[Ints, Ints], Bools]
 ) -> Precision | None:
-    """What the scores of these queries' hits say of being right; None where they say nothing.
+    """How the scores of these queries' hits relate to being right; None if undetermined.
 
-    queries: ``(q, dim)``. about: ``(q,)``, what each is about: a class, or an image. images:
-    ``(n, dim)``. is_right: of rows of ``images`` and what they were found for, which are right.
+    queries: ``(q, dim)``. about: ``(q,)``, the target of each: a class, or an image. images:
+    ``(n, dim)``. is_right: maps rows of ``images`` and targets to whether they match.
     """
     scores, right, groups = [], [], []
     for start in range(0, len(queries), _QUERIES_AT_ONCE):

@@ -1,13 +1,13 @@
-"""Labelled images to test a model with: where they are, and what is said of each.
+"""Labeled images to test a model with: where they are, and their labels or captions.
 
-Three forms are read. A folder whose folders are named after classes; a table (CSV or TSV, with a
-header line) of ``path,label``; and a table of ``path,caption``. In a table an image may have
-several labels or captions, one a line, and columns of other names are ignored. Paths are relative
-to the table's own folder.
+Three forms are read: a folder whose subfolders are named after classes; a table (CSV or TSV, with
+a header line) of ``path,label``; and a table of ``path,caption``. In a table an image may have
+several labels or captions, one per line, and other columns are ignored. Paths are relative to the
+table's own folder.
 
-Nothing is guessed: a label that the domain has not got, a file that is missing or an image with
-the same label twice is an error that names the line. What is to be learned, and not tested, may
-have labels of its own: ``own_taxonomy`` makes a domain of them.
+Nothing is guessed: a label that the domain does not have, a missing file or an image with
+the same label twice is an error that names the line. A set for training, not testing, may
+have its own labels: ``own_taxonomy`` turns them into a domain.
 """
 
 import csv
@@ -32,27 +32,27 @@ PATH_COLUMNS = ("path", "file", "filename", "image")
 
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
-    """Images, each with its one class."""
+    """Images with one class each."""
 
     source: str
     root: bytes
     """The folder that the paths are relative to."""
     paths: tuple[bytes, ...]
-    """In the file system's own bytes, separated by ``/``; sorted, none twice."""
+    """In the file system's own bytes, separated by ``/``; sorted, without duplicates."""
     classes: tuple[int, ...]
-    """For each image the index of its class in the domain."""
+    """The index of each image's class in the domain."""
 
     @property
     def labels(self) -> tuple[tuple[int, ...], ...]:
-        """``classes`` in the form of images with several."""
+        """``classes`` in the same form as for images with several."""
         return tuple((index,) for index in self.classes)
 
     def per_class(self) -> Counter[int]:
-        """How many images each class has; classes without any are left out."""
+        """How many images each class has; classes without images are left out."""
         return Counter(self.classes)
 
     def only(self, rows: Sequence[int]) -> "LabelledImages":
-        """The part of the set that the images at these positions are."""
+        """The subset with the images at these positions."""
         return replace(
             self,
             paths=tuple(self.paths[n] for n in rows),
@@ -62,17 +62,17 @@ class LabelledImages:
 
 @dataclass(frozen=True, slots=True)
 class MultiLabelImages:
-    """Images, each with the classes of all that it shows; one at least has several."""
+    """Images, each with the classes of everything that it shows; at least one has several."""
 
     source: str
     root: bytes
     paths: tuple[bytes, ...]
-    """Sorted, none twice."""
+    """Sorted, without duplicates."""
     labels: tuple[tuple[int, ...], ...]
-    """For each image the indices of its classes in the domain, ascending."""
+    """The indices of each image's classes in the domain, ascending."""
 
     def only(self, rows: Sequence[int]) -> "MultiLabelImages":
-        """The part of the set that the images at these positions are."""
+        """The subset with the images at these positions."""
         return replace(
             self,
             paths=tuple(self.paths[n] for n in rows),
@@ -87,13 +87,13 @@ class CaptionedImages:
     source: str
     root: bytes
     paths: tuple[bytes, ...]
-    """In the order in which the table first names them, none twice."""
+    """In the order of first occurrence in the table, without duplicates."""
     captions: tuple[str, ...]
     images: tuple[int, ...]
-    """For each caption the position of its image in ``paths``."""
+    """The position of each caption's image in ``paths``."""
 
     def only(self, rows: Sequence[int]) -> "CaptionedImages":
-        """The part of the set that the images at these positions are."""
+        """The subset with the images at these positions."""
         position = {row: n for n, row in enumerate(rows)}
         kept = [n for n, image in enumerate(self.images) if image in position]
         return replace(
@@ -108,18 +108,18 @@ TestSet = LabelledImages | MultiLabelImages | CaptionedImages
 
 
 def read(source: Path, domain: Domain) -> TestSet:
-    """Read a labelled set: a folder of class-named folders, or a table.
+    """Read a labeled set: a folder of class-named folders, or a table.
 
-    Raises BadLabels if something in it is wrong, and TooFewExamples if it holds no image.
+    Raises BadLabels if something in it is wrong, and TooFewExamples if it contains no images.
     """
     _require_exists(source)
     return read_folders(source, domain) if source.is_dir() else read_table(source, domain)
 
 
 def read_single(source: Path, domain: Domain) -> LabelledImages:
-    """Read a set in which every image has one label, as learning needs it.
+    """Read a set in which every image has one label, as training requires.
 
-    Raises BadLabels and TooFewExamples as ``read`` does, and BadLabels for any other set.
+    Raises BadLabels and TooFewExamples like ``read``, and BadLabels for any other set.
     """
     found = read(source, domain)
     if isinstance(found, LabelledImages):
@@ -128,27 +128,25 @@ def read_single(source: Path, domain: Domain) -> LabelledImages:
         raise _has_captions(source)
     path = next(p for p, own in zip(found.paths, found.labels, strict=True) if len(own) > 1)
     raise BadLabels(
-        f"{source}: {os.fsdecode(path)} has several labels, and classes are learned from images "
-        "with one",
-        hint="Give each image the label that sets it apart, or leave it out.",
+        f"{source}: {os.fsdecode(path)} has several labels, but training requires one label per "
+        "image",
+        hint="Keep only the label that distinguishes it, or leave the image out.",
     )
 
 
 def own_taxonomy(source: Path, domain: Domain) -> Domain:
-    """A domain whose classes are the labels of a set, whatever they are, in alphabetical order.
+    """A domain whose classes are the labels of a set, in alphabetical order.
 
-    Templates are those of ``domain``, and so are the prompts of the classes that it has too. What
-    tests the set has no place here: there are no examples and no pass marks.
-    Raises BadLabels if the set cannot be read or has captions in place of labels, TooFewExamples
-    if it holds no image, and RefusedByPolicy if a label asks for what the usage policy forbids.
+    Templates, and the prompts of shared classes, come from ``domain``. It has no examples or pass
+    marks, because those test a set.
+    Raises BadLabels if the set cannot be read or has captions instead of labels, TooFewExamples
+    if it contains no images, and RefusedByPolicy if the usage policy forbids a label.
     """
     _require_exists(source)
     names: dict[str, str] = {}
     for label in _labels_of(source):
         if not label.isprintable():
-            raise BadLabels(
-                f"{source}: {label!r} holds what is no text", hint="Give the class another name."
-            )
+            raise BadLabels(f"{source}: {label!r} is not text", hint="Give the class another name.")
         policy.check(label.replace("_", " "))
         names.setdefault(folded(label), " ".join(label.replace("_", " ").split()))
     if not names:
@@ -178,8 +176,8 @@ def _labels_of(source: Path) -> list[str]:
 
 def _has_captions(source: Path) -> BadLabels:
     return BadLabels(
-        f"{source} has captions, and classes are learned from labels",
-        hint="The first line names the columns: path,label.",
+        f"{source} has captions, but training requires labels",
+        hint="Name the columns in the first line: path,label.",
     )
 
 
@@ -187,16 +185,16 @@ def _require_exists(source: Path) -> None:
     if not source.exists():
         raise BadLabels(
             f"{source} does not exist",
-            hint="A labelled set is a folder of class-named folders, or a CSV or TSV file with "
+            hint="A labeled set is a folder of class-named folders, or a CSV or TSV file with "
             "the columns path,label or path,caption.",
         )
 
 
 def fingerprint(images: TestSet, domain: Domain, hashes: Sequence[bytes]) -> str:
-    """SHA-256, in hex, of the test set: the content of its images and what is said of them.
+    """SHA-256, in hex, of the test set: the content of its images and their labels or captions.
 
-    hashes: the content hash of each image, in the order of ``paths``. Names and places of the
-    files are no part of it, so a copy of a test set is the same test set.
+    hashes: the content hash of each image, in the order of ``paths``. File names and places
+    are not included, so a copy of a test set has the same fingerprint.
     """
     if isinstance(images, CaptionedImages):
         pairs = zip(images.images, images.captions, strict=True)
@@ -217,7 +215,7 @@ def fingerprint(images: TestSet, domain: Domain, hashes: Sequence[bytes]) -> str
 
 
 def read_folders(folder: Path, domain: Domain) -> LabelledImages:
-    """A folder whose folders are named after classes; what lies deeper belongs to them too.
+    """Read a folder of class-named folders; images in nested folders belong to the class too.
 
     Raises BadLabels, TooFewExamples, and CollectionGone if the folder cannot be listed.
     """
@@ -229,7 +227,7 @@ def read_folders(folder: Path, domain: Domain) -> LabelledImages:
     stray = [file.path for file in found.files if b"/" not in file.path]
     if stray:
         raise BadLabels(
-            f"{folder}: {os.fsdecode(stray[0])} lies in no class's folder"
+            f"{folder}: {os.fsdecode(stray[0])} is not in a class folder"
             + (f", and {len(stray) - 1} more" if len(stray) > 1 else ""),
             hint="Put each image into a folder that is named after its class.",
         )
@@ -253,7 +251,7 @@ def read_folders(folder: Path, domain: Domain) -> LabelledImages:
 
 
 def read_table(table: Path, domain: Domain) -> TestSet:
-    """A CSV or TSV file with a header that names the columns path and label, or caption.
+    """Read a CSV or TSV file with a header that names the columns path and label, or caption.
 
     Raises BadLabels, TooFewExamples.
     """
@@ -265,11 +263,11 @@ def read_table(table: Path, domain: Domain) -> TestSet:
 
 
 _Entry = tuple[int, bytes, str]
-"""Line, path, and what is said of it."""
+"""Line, path, and label or caption."""
 
 
 def _read_entries(table: Path) -> tuple[tuple[str, ...], list[_Entry]]:
-    """Which columns say something of the images, those of labels or of captions, and what."""
+    """The columns with labels or captions, and their entries."""
     rows = _rows(table)
     line, header = next(rows, (1, []))
     columns = [name.strip().lower() for name in header]
@@ -279,7 +277,7 @@ def _read_entries(table: Path) -> tuple[tuple[str, ...], list[_Entry]]:
     if path_at is None or (label_at is None) == (caption_at is None):
         raise BadLabels(
             f"{table}, line {line}: the header is '{','.join(header)}'",
-            hint="The first line names the columns: path,label or path,caption.",
+            hint="Name the columns in the first line: path,label or path,caption.",
         )
     said_at = label_at if label_at is not None else caption_at
     assert said_at is not None
@@ -295,7 +293,7 @@ def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:
         data = table.read_bytes()
     except OSError as error:
         raise BadLabels(f"cannot read {table}: {error.strerror}") from error
-    # Paths are bytes: what is no UTF-8 in them survives as surrogates, as in os.fsdecode.
+    # Paths are bytes: parts that are not UTF-8 survive as surrogates, as in os.fsdecode.
     text = data.decode("utf-8-sig", "surrogateescape")
     first = text.split("\n", 1)[0]
     delimiter = "\t" if "\t" in first else ";" if ";" in first and "," not in first else ","
@@ -309,7 +307,7 @@ def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:
         except csv.Error as error:
             raise BadLabels(
                 f"{table}, line {line}: {error}",
-                hint="A field that holds the separator or a quotation mark needs quotation marks.",
+                hint="Quote fields that contain the separator or a quotation mark.",
             ) from error
         if any(field.strip() for field in fields):
             yield line, fields
@@ -323,12 +321,12 @@ def _entries(
     for line, fields in rows:
         if len(fields) != columns:
             raise BadLabels(
-                f"{table}, line {line}: {len(fields)} fields where the header has {columns}",
-                hint="A field that holds the separator needs quotation marks.",
+                f"{table}, line {line}: {len(fields)} fields, but the header has {columns}",
+                hint="Quote fields that contain the separator.",
             )
         path, said = fields[path_at].strip(), fields[said_at].strip()
         if not path or not said:
-            raise BadLabels(f"{table}, line {line}: an empty {'path' if not path else 'text'}")
+            raise BadLabels(f"{table}, line {line}: empty {'path' if not path else 'text'}")
         try:
             said.encode()
         except UnicodeEncodeError as error:
@@ -346,7 +344,7 @@ def _entries(
 
 
 def _stored(path: str) -> bytes:
-    """A path as a catalog has it, so that ``./a.jpg`` and ``a.jpg`` are one."""
+    """A path as the catalog stores it, so that ``./a.jpg`` and ``a.jpg`` are the same."""
     stored = os.fsencode(os.path.normpath(path))
     return stored if os.sep == "/" else stored.replace(os.fsencode(os.sep), b"/")
 
@@ -369,7 +367,7 @@ def _labelled(
                 hint="Remove one of the lines.",
             )
         seen[same] = line
-        shown.setdefault(path, set()).add(index)  # two synonyms are one class
+        shown.setdefault(path, set()).add(index)  # two synonyms are the same class
     paths = tuple(sorted(shown))
     classes = tuple(tuple(sorted(shown[path])) for path in paths)
     if any(len(own) > 1 for own in classes):
@@ -405,17 +403,17 @@ def _unknown_label(what: str, unknown: Sequence[str], domain: Domain) -> BadLabe
     known = [name for cls in domain.classes for name in (cls.name, *cls.synonyms)]
     others = len(set(unknown)) - 1
     return BadLabels(
-        f"{what} is no class of the domain {domain.name}"
+        f"{what} is not a class of the domain {domain.name}"
         + did_you_mean(unknown[0].replace("_", " "), known, 2)
-        + (f"; nor are {others} others" if others else ""),
-        hint="Use a class name or a synonym of the domain, or test with a domain that has it: "
-        "`clipsearch domain show` lists them.",
+        + (f"; {others} more are unknown too" if others else ""),
+        hint="Use a class name or a synonym of the domain, or test with a domain that has the "
+        "label. To list the classes: clipsearch domain show",
     )
 
 
 def _empty(source: str) -> TooFewExamples:
     suffixes = " ".join(sorted(os.fsdecode(suffix) for suffix in SUFFIXES))
     return TooFewExamples(
-        f"{source} holds no labelled image",
-        hint=f"Images are files with one of these endings: {suffixes}.",
+        f"{source} contains no labeled images",
+        hint=f"Images are files with one of these extensions: {suffixes}.",
     )

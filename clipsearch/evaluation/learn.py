@@ -1,25 +1,25 @@
-"""Learn classes from images, on the embeddings as they are, beginning with words.
+"""Learn classes from images, on frozen embeddings, starting from words.
 
-A probe starts from the words. Without an image its weights are ``scale * T``, T being the
-embeddings of the class texts, and it is zero-shot classification; images then move them::
+A probe starts from the words. Without images its weights are ``scale * T``, where T has the class
+texts' embeddings, and it equals zero-shot classification. Images then move the weights::
 
-    minimise over V:  sum of the log losses of the scores  x . (scale * T + V)  +  l2 / 2 * |V|^2
+    minimize over V:  sum of the log losses of the scores  x . (scale * T + V)  +  l2 / 2 * |V|^2
 
-This is the idea of zero-shot-initialised probes (Silva-Rodriguez et al. 2024, CLAP), solved
-exactly. The three things that it needs are taken from the images at hand:
+This is the idea of zero-shot-initialized probes (Silva-Rodriguez et al. 2024, CLAP), solved
+exactly. The three things that it needs are estimated from the given images:
 
-* ``scale`` says how far words are to be trusted (see ``expected_scale``);
-* V is measured where images of one class spread alike in all directions: by the shared
-  covariance within the classes, shrunk as Kubokawa and Srivastava (2008) do it and as the Gaussian
-  classifier of Wang et al. (2024) has it. With one image of each class it is not known, and
-  directions count alike;
-* ``l2`` begins at 1, the prior by which an image's score moves by about one unit, and leaves it
-  only where cross-validated log loss says so by more than its standard error. Few images cannot
-  say so; many can.
+* ``scale`` says how much to trust the words (see ``expected_scale``);
+* V is measured in a space where images of one class spread equally in all directions. The space
+  comes from the shared within-class covariance, shrunk as in Kubokawa and Srivastava (2008) and the
+  Gaussian classifier of Wang et al. (2024). With one image per class the covariance is unknown,
+  and all directions count equally;
+* ``l2`` starts at 1, the prior under which an image's score moves by about one unit. It changes
+  only if cross-validated log loss improves by more than its standard error. Few images cannot
+  show that; many can.
 
-Intercepts are learned once every class that has images has one for each fold. Cross-validation
-with fewer takes whole classes away, and would blame the intercepts for it. A class without
-images keeps ``scale * T``: that it was not labelled says nothing of how rare it is.
+Intercepts are learned once every class that has images has at least one per fold. With fewer,
+cross-validation removes whole classes and would blame the intercepts for it. A class without
+images keeps ``scale * T``: that it has no labels does not mean that it is rare.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,31 +43,31 @@ from clipsearch.evaluation.probes import Probe
 from clipsearch.records import Vectors
 
 _ENOUGH = 2_000
-"""Images that decide a strength within a point; of more, whole folds are only learned from."""
+"""Images that determine a strength to within a point; with more, some folds are only trained on."""
 
 _WEAKEST, _STRONGEST = -5, 5
-"""Of powers of ten. Between two of them accuracy hardly changes."""
+"""In powers of ten. Between two neighboring steps, accuracy hardly changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """A probe, and how it was arrived at."""
+    """A probe and its cross-validation."""
 
     probe: Probe
     scale: float
-    """By what the class texts were multiplied where the weights start."""
+    """The factor on the class texts' embeddings in the starting weights."""
     judged: Ints
     """Rows of the images that were also classified by probes that never saw them."""
     given: Ints
-    """The class that each of these was given."""
+    """The predicted class of each of these."""
 
 
 def learn(images: Vectors, labels: Sequence[int], classes: Sequence[str], words: Floats) -> Learned:
-    """Fit a probe to all images, with the penalty that cross-validation chooses.
+    """Fit a probe to all images, with the penalty chosen by cross-validation.
 
     images: ``(n, dim)``. labels: the class of each. classes: their names. words: ``(classes,
-    dim)``, where weights start. What it is worth is cross-validated too: one half of the images
-    is judged by the strength that does best in the other. Raises TooFewExamples if there are
+    dim)``, the starting weights. Its accuracy is cross-validated too: each half of the images
+    is judged with the strength that is best on the other. Raises TooFewExamples if there are
     fewer than two classes, or images of fewer than two.
     """
     actual = np.asarray(labels, np.int64)
@@ -89,11 +89,11 @@ def learn(images: Vectors, labels: Sequence[int], classes: Sequence[str], words:
 
 
 def expected_scale(similarities: Floats, labels: Ints) -> float:
-    """How far words are to be trusted: by what similarities to the class texts are multiplied.
+    """How much to trust the words: the factor on similarities to the class texts.
 
-    It is the logit scale's posterior mean, with every order of magnitude from 1 to
-    ``LOGIT_SCALE`` as likely before an image was seen. The most likely scale (temperature
-    scaling, see ``zero_shot.fit_logit_scale``) would be 1 or 100 for a handful of images.
+    This is the posterior mean of the logit scale, with every order of magnitude from 1 to
+    ``LOGIT_SCALE`` equally likely a priori. The most likely scale (temperature scaling, see
+    ``zero_shot.fit_logit_scale``) would be 1 or 100 for a handful of images.
     similarities: ``(n, classes)``. labels: ``(n,)``.
     """
     scales = np.geomspace(1, LOGIT_SCALE, 25)
@@ -104,7 +104,7 @@ def expected_scale(similarities: Floats, labels: Ints) -> float:
 
 
 class _Task:
-    """Images to learn from: where weights start, and in which measure they move."""
+    """Images to learn from, the starting weights, and the space in which the weights move."""
 
     def __init__(self, x: Floats, labels: Ints, words: Floats) -> None:
         self.scale = expected_scale(x @ words.T, labels)
@@ -117,7 +117,7 @@ class _Task:
         self._scores = x @ self._start[self._seen].T
 
     def moves(self, l2: float, start: Floats | None = None, gap: float = EXACT) -> Floats:
-        """How the weights of the classes that have images move, in this task's measure."""
+        """How the weights of the classes with images move, in this task's space."""
         return fit_moves(self._design, self._scores, self._labels, l2, start, gap)
 
     def weights(self, moves: Floats) -> Floats:
@@ -131,10 +131,10 @@ class _Task:
 
 
 def _metric(x: Floats, labels: Ints) -> Floats:
-    """``(dim, dim)``: embeddings times this spread alike in all directions within a class.
+    """``(dim, dim)``: maps embeddings to a space where a class spreads equally in all directions.
 
-    It is the inverse square root of (scatter within classes + its trace / (n - 1) * identity), on
-    the scale at which the squared lengths of ``x`` times it are 1 on average.
+    It is the inverse square root of (scatter within classes + its trace / (n - 1) * identity),
+    scaled so that the squared lengths of ``x`` times it average 1.
     """
     _, which, counts = np.unique(labels, return_inverse=True, return_counts=True)
     means = np.zeros((len(counts), x.shape[1]))
@@ -159,7 +159,7 @@ def _l2(step: int) -> float:
 
 
 class _Trials:
-    """What a strength does to images that were not learned from: cross-validation."""
+    """Cross-validation: how each strength performs on held-out images."""
 
     def __init__(self, x: Floats, labels: Ints, words: Floats) -> None:
         folds = dealt(labels, FOLDS)
@@ -172,7 +172,7 @@ class _Trials:
         self._tasks = [_Task(x[rows], labels[rows], words) for rows in rest]
         self._latest: list[Floats | None] = [None] * count
         self.given: dict[int, Ints] = {}
-        """Of each step that was tried, the class that each judged image is given."""
+        """For each step that was tried, the predicted class of each judged image."""
 
     def losses(self, step: int) -> Floats:
         """The log loss of each judged image, ``(judged,)``."""
@@ -190,7 +190,7 @@ class _Trials:
 
 
 def _walk(trials: _Trials) -> dict[int, Floats]:
-    """Losses by step: from the usual strength on, each way as long as they fall."""
+    """Losses by step: from the usual strength in each direction, as long as they fall."""
     losses = {0: trials.losses(0)}
     for way, end in ((-1, _WEAKEST), (1, _STRONGEST)):
         step = 0
@@ -199,7 +199,7 @@ def _walk(trials: _Trials) -> dict[int, Floats]:
             if losses[step + way].mean() >= losses[step].mean():
                 break
             step += way
-        if step:  # one way down leaves no other
+        if step:  # the loss fell this way, so the other way is worse
             break
     return losses
 
@@ -207,7 +207,7 @@ def _walk(trials: _Trials) -> dict[int, Floats]:
 def _strength(losses: Mapping[int, Floats]) -> int:
     """The step nearest to the usual strength whose loss is within one standard error of the best.
 
-    The standard error is that of the differences, image by image.
+    The standard error is that of the per-image differences.
     """
     best = min(losses.values(), key=lambda loss: float(loss.mean()))
 
@@ -224,6 +224,6 @@ def _require_enough(labels: Ints, classes: Sequence[str]) -> None:
         return
     of = f"one, {classes[seen[0]]}" if len(seen) else "none"
     raise TooFewExamples(
-        f"a probe tells classes apart, and there are images of only {of}",
-        hint="Add images of what it is to be told from, in a folder of their own.",
+        f"a probe separates classes, but there are images of only {of}",
+        hint="Add images of another class, in a folder of their own.",
     )

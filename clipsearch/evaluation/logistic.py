@@ -2,11 +2,11 @@
 
 ::
 
-    minimise over W, b:  sum of the log losses of the images  +  l2 / 2 * |W|^2
+    minimize over W, b:  sum of the log losses of the images  +  l2 / 2 * |W|^2
 
-``fit`` is scikit-learn's ``LogisticRegression(C=1 / l2)``; with two classes, for which
-scikit-learn has a single row of weights, ``C=2 / l2``. ``fit_moves`` is the same with scores that
-are there already: it finds how weights move from where they start. Both problems are convex, and
+``fit`` is scikit-learn's ``LogisticRegression(C=1 / l2)``, or ``C=2 / l2`` with two classes, for
+which scikit-learn has a single row of weights. ``fit_moves`` solves the same problem on top of
+given scores: it finds how weights move from their starting point. Both problems are convex, and
 Newton's method with conjugate gradients (Nocedal and Wright 2006, section 7.1) solves them in a few
 dozen lines of numpy.
 """
@@ -26,13 +26,13 @@ _MOST_STEPS = 200
 
 _EXPONENTS = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0, -6.0)
 _FINEST = 0.125
-"""Of an exponent: eight steps to a factor of ten."""
+"""Steps of the exponent: eight per factor of ten."""
 
 EXACT = 1e-11
-"""Of the mean loss: how far it may be above the minimum, for weights to be used."""
+"""How far the mean loss may be above the minimum, for weights that are used."""
 
 ROUGH = 1e-5
-"""For weights that are only to be compared."""
+"""The same, for weights that are only compared."""
 
 
 def log_softmax(scores: Floats) -> Floats:
@@ -49,13 +49,13 @@ def softmax(scores: Floats) -> Floats:
 
 
 def fit(x: Floats, labels: Ints, classes: int, l2: float, start: Floats | None = None) -> Floats:
-    """The weights that minimise the penalised log loss, ``(classes, dim + 1)``; intercepts last.
+    """The weights that minimize the penalized log loss, ``(classes, dim + 1)``; intercepts last.
 
-    Intercepts are not penalised. x: ``(n, dim)``. labels: ``(n,)``. start: weights to begin from,
-    such as those of a similar penalty.
+    Intercepts are not penalized. x: ``(n, dim)``. labels: ``(n,)``. start: initial weights,
+    such as those for a similar penalty.
     """
-    # As many dimensions as there are images hold all that can be learned from them: the
-    # penalty keeps the weights in the span of the data, and a rotation changes nothing.
+    # As many dimensions as there are images suffice: the penalty keeps the weights in the span
+    # of the data, and a rotation changes nothing.
     if x.shape[1] > len(x):
         rotation, triangle = np.linalg.qr(x.T)  # (dim, n), (n, n)
         begin = None if start is None else np.c_[start[:, :-1] @ rotation, start[:, -1]]
@@ -64,16 +64,16 @@ def fit(x: Floats, labels: Ints, classes: int, l2: float, start: Floats | None =
     design = np.c_[x, np.ones(len(x))]
     penalty = np.r_[np.full(x.shape[1], l2), 0.0]
     weights = _minimum(design, np.zeros((len(x), classes)), labels, penalty, start, EXACT)
-    weights[:, -1] -= weights[:, -1].mean()  # only their differences count
+    weights[:, -1] -= weights[:, -1].mean()  # only their differences matter
     return weights
 
 
 def cross_validated_l2(x: Floats, labels: Ints, classes: int) -> float:
-    """The ``l2`` of ``fit`` with the least cross-validated log loss.
+    """The ``l2`` of ``fit`` with the lowest cross-validated log loss.
 
-    The search is that of the CLIP paper (Radford et al. 2021, appendix A.3): seven strengths from
-    1e-6 to 1e6, then the interval around the best is halved until there are eight to a factor of
-    ten. The paper judges by accuracy, which many strengths share where images are few.
+    The search follows the CLIP paper (Radford et al. 2021, appendix A.3): seven strengths from
+    1e-6 to 1e6, then the interval around the best is halved until there are eight per factor of
+    ten. The paper selects by accuracy, which is tied for many strengths when images are few.
     x: ``(n, dim)``. labels: ``(n,)``.
     """
     parts = dealt(labels, FOLDS)
@@ -90,7 +90,7 @@ def cross_validated_l2(x: Floats, labels: Ints, classes: int) -> float:
             total -= float(shares[np.arange(now.sum()), labels[now]].sum())
         return total
 
-    # From the strongest on, each fit begins where the last one ended.
+    # From the strongest on, each fit starts where the last one ended.
     best = min(_EXPONENTS, key=loss)
     width = _EXPONENTS[0] - _EXPONENTS[1]
     while width > _FINEST:
@@ -101,7 +101,7 @@ def cross_validated_l2(x: Floats, labels: Ints, classes: int) -> float:
 
 
 def dealt(labels: Ints, parts: int) -> Ints:
-    """A part for each image, with an equal share of every class, the same on every run."""
+    """Assign images to parts, with an equal share of every class, the same on every run."""
     shuffled = np.random.default_rng(0).permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     dealt = np.empty(len(labels), np.int64)
@@ -117,9 +117,9 @@ def fit_moves(
     start: Floats | None = None,
     gap: float = EXACT,
 ) -> Floats:
-    """Moves V ``(classes, m)`` that minimise the log loss of (scores + design V') + l2 / 2 * |V|^2.
+    """Moves V ``(classes, m)`` that minimize the log loss of (scores + design V') + l2 / 2 * |V|^2.
 
-    design: ``(n, m)``. scores: ``(n, classes)``. labels: ``(n,)``. start: moves to begin from.
+    design: ``(n, m)``. scores: ``(n, classes)``. labels: ``(n,)``. start: initial moves.
     gap: ``EXACT`` or ``ROUGH``.
     """
     if design.shape[1] > len(design):
@@ -150,7 +150,7 @@ def _minimum(
         share = _share(partial(_loss, scores, ahead, labels, weights, step, penalty), slope)
         weights = weights + share * step
         scores = scores + share * ahead
-        if -slope / 2 <= gap * len(design):  # what a quadratic has left to lose (Newton decrement)
+        if -slope / 2 <= gap * len(design):  # what a quadratic could still lose (Newton decrement)
             break
     return weights
 
@@ -164,7 +164,7 @@ def _loss(
     penalty: Floats,
     share: float,
 ) -> float:
-    """The penalised log loss after a share of a step, which moves the scores by ``ahead``."""
+    """The penalized log loss after a fraction of a step, which moves the scores by ``ahead``."""
     log_shares = log_softmax(scores + share * ahead)[np.arange(len(labels)), labels]
     moved = weights + share * step
     return float(0.5 * (penalty * moved**2).sum(dtype=np.float64)) - float(
@@ -173,7 +173,7 @@ def _loss(
 
 
 def _curvature(design: Floats, shares: Floats, penalty: Floats) -> Callable[[Floats], Floats]:
-    """The Hessian as a function of a direction ``(classes, dim + 1)``; it is never written out."""
+    """The Hessian as a function of a direction ``(classes, dim + 1)``; it is never materialized."""
 
     def product(direction: Floats) -> Floats:
         moved = design @ direction.T  # (n, classes)
@@ -187,7 +187,7 @@ def _curvature(design: Floats, shares: Floats, penalty: Floats) -> Callable[[Flo
 def _newton_step(gradient: Floats, curvature: Callable[[Floats], Floats]) -> Floats:
     """Solve curvature(step) = -gradient by conjugate gradients, more exactly near the end.
 
-    Intercepts have no penalty: where every image is classified beyond doubt, nothing bends there.
+    Intercepts have no penalty: if every image is classified with certainty, the curvature is 0.
     """
     step = np.zeros_like(gradient)
     residual = -gradient
@@ -197,7 +197,7 @@ def _newton_step(gradient: Floats, curvature: Callable[[Floats], Floats]) -> Flo
     for _ in range(gradient.size):
         curved = curvature(direction)
         bend, flat = float((direction * curved).sum()), float(np.finfo(gradient.dtype).eps)
-        if bend <= flat * float((direction**2).sum()):  # only rounding says where to go
+        if bend <= flat * float((direction**2).sum()):  # only rounding errors are left
             break
         length = size / bend
         step = step + length * direction
@@ -210,7 +210,7 @@ def _newton_step(gradient: Floats, curvature: Callable[[Floats], Floats]) -> Flo
 
 
 def _share(loss: Callable[[float], float], slope: float) -> float:
-    """How much of a step to take: half as much as long as the loss does not fall enough."""
+    """How much of a step to take: halved until the loss falls enough."""
     before, share = loss(0.0), 1.0
     while loss(share) > before + 1e-4 * share * slope and share > 1e-10:
         share /= 2

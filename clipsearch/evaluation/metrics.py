@@ -1,21 +1,21 @@
-"""How well a model does on labelled images: zero-shot classification and retrieval.
+"""Measure a model on labeled images: zero-shot classification and retrieval.
 
-The definitions are those of LAION's CLIP_benchmark, with which the model card's figures were
-measured (its ``metrics/zeroshot_classification.py`` and ``zeroshot_retrieval.py``):
+The definitions follow LAION's CLIP_benchmark, which produced the model card's figures
+(its ``metrics/zeroshot_classification.py`` and ``zeroshot_retrieval.py``):
 
 top1, top5              the share of images whose class is first, or among the first five, in
                         the order of similarity
 mean_per_class_recall   the mean over the classes that occur of the share of each class's images
-                        that were given to it (scikit-learn's balanced accuracy)
-average precision       of a class: with all images in the order of their similarity to it, the
-                        mean over its own images of the share of its own among those no later
-                        (of images with several labels nothing else is measured: none of them is
-                        the one to come first)
+                        that were assigned to it (scikit-learn's balanced accuracy)
+average precision       of a class: with all images ordered by their similarity to it, the mean
+                        over its own images of the precision down to each
+                        (the only measure for images with several labels: none of the labels
+                        has to come first)
 recall@k                1 if at least one right item is among the first k, averaged over queries;
                         a caption has one right image, an image has all its captions
 
-Where similarities are equal, the earlier item goes first, so that a result is the same on every
-run. Every measure carries its 95% interval (see ``intervals``).
+Ties are broken in favor of the earlier item, so that results are the same on every run.
+Every measure has a 95% interval (see ``intervals``).
 """
 
 import json
@@ -45,28 +45,28 @@ KS = (1, 5, 10)
 """The ranks at which retrieval is measured."""
 
 _ROWS_AT_ONCE = 1024
-"""Rows of a similarity matrix in memory at one time."""
+"""Rows of a similarity matrix that are in memory at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassResult:
-    """How one class fared."""
+    """The results for one class."""
 
     name: str
     images: int
-    """How many images of it there are; none for a class that was only there to be chosen."""
+    """How many images it has; none for a class that is only a candidate."""
     predicted: int
-    """How many images were given to it."""
+    """How many images were assigned to it."""
     recall: Estimate | None
-    """None where it has no images."""
+    """None if it has no images."""
     precision: Estimate | None
-    """None where no image was given to it."""
+    """None if no image was assigned to it."""
     average_precision: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """How often images of one class were given to another."""
+    """How often images of one class were assigned to another."""
 
     actual: str
     predicted: str
@@ -75,14 +75,14 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class ClassificationReport:
-    """Zero-shot classification, measured."""
+    """Results of zero-shot classification."""
 
     images: int
     classes: int
-    """How many classes there were to choose from."""
+    """How many candidate classes there were."""
     top1: Estimate
     top5: Estimate | None
-    """None where there are fewer than five classes."""
+    """None if there are fewer than five classes."""
     mean_per_class_recall: Estimate
     mean_average_precision: Estimate
     per_class: tuple[ClassResult, ...]
@@ -90,12 +90,12 @@ class ClassificationReport:
     confusions: tuple[Confusion, ...]
     """Most frequent first."""
     predicted: tuple[int, ...]
-    """For each image, in the order of the test set, the class it was given to."""
+    """The class that each image was assigned to, in the order of the test set."""
     notes: tuple[str, ...] = ()
-    """What a reader must know to judge the figures."""
+    """What a reader must know to interpret the figures."""
 
     def measures(self) -> Mapping[str, float]:
-        """The figures that pass marks are about, by name."""
+        """The figures that pass marks refer to, by name."""
         values = {
             "top1": self.top1.value,
             "mean_per_class_recall": self.mean_per_class_recall.value,
@@ -109,30 +109,30 @@ class ClassificationReport:
 
 @dataclass(frozen=True, slots=True)
 class LabelResult:
-    """How one class fared among images with several labels."""
+    """The results for one class among images with several labels."""
 
     name: str
     images: int
     average_precision: float | None
-    """None where it has no images."""
+    """None if it has no images."""
 
 
 @dataclass(frozen=True, slots=True)
 class MultiLabelReport:
-    """Zero-shot classification of images with several labels, measured."""
+    """Results of zero-shot classification of images with several labels."""
 
     images: int
     labels: int
-    """How many labels the images have together."""
+    """The total number of labels on the images."""
     classes: int
-    """How many classes there are in the domain."""
+    """The number of classes in the domain."""
     mean_average_precision: Estimate
     per_class: tuple[LabelResult, ...]
     """In the order of the domain."""
     notes: tuple[str, ...] = ()
 
     def measures(self) -> Mapping[str, float]:
-        """The figures that pass marks are about, by name."""
+        """The figures that pass marks refer to, by name."""
         return {
             "mean_average_precision": self.mean_average_precision.value,
             IMAGES: float(self.images),
@@ -141,7 +141,7 @@ class MultiLabelReport:
 
 @dataclass(frozen=True, slots=True)
 class RetrievalReport:
-    """Retrieval by captions, measured."""
+    """Results of retrieval by captions."""
 
     images: int
     captions: int
@@ -151,10 +151,10 @@ class RetrievalReport:
     """k -> the share of images with one of their captions among the first k captions."""
     notes: tuple[str, ...] = ()
     image_ranks: tuple[int, ...] = ()
-    """For each caption, in the order of the test set, the place of its image, from 0."""
+    """For each caption, in the order of the test set, the rank of its image, from 0."""
 
     def measures(self) -> Mapping[str, float]:
-        """The figures that pass marks are about, by name."""
+        """The figures that pass marks refer to, by name."""
         values = {f"image_recall_at_{k}": e.value for k, e in self.image_recall.items()}
         values |= {f"text_recall_at_{k}": e.value for k, e in self.text_recall.items()}
         return values | {IMAGES: float(self.images)}
@@ -170,8 +170,8 @@ def evaluate_classification(
 ) -> ClassificationReport:
     """Measure zero-shot classification.
 
-    images: ``(n, dim)``. classes: ``(classes, dim)``, as ``zero_shot.class_embeddings`` gives
-    them. labels: the class of each image. names: of the classes.
+    images: ``(n, dim)``. classes: ``(classes, dim)``, from ``zero_shot.class_embeddings``.
+    labels: the class of each image. names: of the classes.
     Raises TooFewExamples if there are no images.
     """
     if not len(images):
@@ -212,7 +212,7 @@ def evaluate_classification(
 
 
 def _ranks(scores: Vectors, actual: Ints) -> Ints:
-    """For each row of ``(n, classes)`` the place, from 0, of its own class."""
+    """For each row of ``(n, classes)``, the rank of its own class, from 0."""
     own = scores[np.arange(len(scores)), actual][:, np.newaxis]
     earlier = np.arange(scores.shape[1]) < actual[:, np.newaxis]
     ranks: Ints = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
@@ -220,14 +220,14 @@ def _ranks(scores: Vectors, actual: Ints) -> Ints:
 
 
 def _precisions(scores: Vectors, actual: Ints) -> tuple[Floats, Floats]:
-    """For each image the precision down to it, and with what it does to those of the others.
+    """For each image, the precision down to it, alone and combined with its effect on the others'.
 
     The precision is the share of a class's own images among those ranked no later than this
     one, in the ranking of all images by their similarity to its class; the mean over a class's
     images is its average precision. An image also raises or lowers the precision of those
-    behind it, in every class's ranking: d(tp / rank) is (1 - precision) / rank for one of the
-    class's own and -precision / rank for another. Without that, intervals of the mean average
-    precision come out a third too narrow.
+    behind it, in every class's ranking: d(tp / rank) is (1 - precision) / rank for an image of the
+    class and -precision / rank for any other. Without this term, intervals of the mean average
+    precision would be a third too narrow.
     """
     precisions = np.zeros(len(actual))
     effects = np.zeros(len(actual))
@@ -240,10 +240,10 @@ def _precisions(scores: Vectors, actual: Ints) -> tuple[Floats, Floats]:
 
 
 def _precisions_in(scores: Vectors, own: Bools) -> tuple[Floats, Floats]:
-    """For each image of one ranking, the precision down to it, and what it does to the mean.
+    """For each image of one ranking, the precision down to it, and its effect on the mean.
 
-    scores: ``(n,)``. own: ``(n,)``, whether an image is of the class. Both ``(n,)``; a precision
-    is of no interest for an image that is not the class's own.
+    scores: ``(n,)``. own: ``(n,)``, whether an image is of the class. Both ``(n,)``; the
+    precision of an image that is not of the class is irrelevant.
     """
     order = np.argsort(-scores, kind="stable")
     ranked = own[order]
@@ -264,8 +264,8 @@ def evaluate_multi_label(
     """Measure zero-shot classification of images that show several classes.
 
     images: ``(n, dim)``. classes: ``(classes, dim)``. shown: ``(n, classes)``, whether an image
-    shows a class. names: of the classes. The mean is over the classes that occur. Its variance is
-    that of the images' influences on it (the infinitesimal jackknife; Efron 1982, chapter 6).
+    shows a class. names: of the classes. The mean is over the classes that occur. Its variance
+    comes from the images' influences on it (the infinitesimal jackknife; Efron 1982, chapter 6).
     Raises TooFewExamples if no image shows anything.
     """
     n_of = shown.sum(axis=0)
@@ -309,12 +309,12 @@ def _notes(n_of: Ints) -> tuple[str, ...]:
     if occurring < len(n_of):
         notes.append(
             f"{len(n_of) - occurring} of {len(n_of)} classes have no image in this test set: "
-            "nothing is known of them, but images may be given to them"
+            "they are not measured, but images may be assigned to them"
         )
     if single:
         notes.append(
             f"{single} of {occurring} classes have a single image: their own figures mean "
-            "little, and the intervals of the means are wider for it"
+            "little, and they widen the intervals of the means"
         )
     return tuple(notes)
 
@@ -325,7 +325,7 @@ def _notes(n_of: Ints) -> tuple[str, ...]:
 def evaluate_retrieval(
     images: Vectors, captions: Vectors, image_of: Sequence[int], ks: Sequence[int] = KS
 ) -> RetrievalReport:
-    """Measure retrieval both ways.
+    """Measure retrieval in both directions.
 
     images: ``(n, dim)``. captions: ``(m, dim)``. image_of: for each caption the row of its
     image; every image has at least one. Raises TooFewExamples if there is nothing to rank.
@@ -340,7 +340,7 @@ def evaluate_retrieval(
     image_ranks = np.concatenate([_ranks(captions[b] @ images.T, owner[b]) for b in blocks])
     text_ranks = _best_caption_ranks(images, captions, owner)
     notes = [
-        f"there are fewer than {k} {what} to rank, so recall@{k} among them says nothing"
+        f"there are fewer than {k} {what} to rank, so their recall@{k} is meaningless"
         for what, count in (("images", len(images)), ("captions", len(captions)))
         for k in ks
         if count <= k
@@ -356,7 +356,7 @@ def evaluate_retrieval(
 
 
 def _best_caption_ranks(images: Vectors, captions: Vectors, owner: Ints) -> Ints:
-    """For each image the place, from 0, of the first of its own captions."""
+    """For each image, the rank of the first of its own captions, from 0."""
     position = np.arange(len(captions))
     ranks = np.empty(len(images), np.int64)
     for start in range(0, len(images), _ROWS_AT_ONCE):
@@ -381,6 +381,6 @@ _KINDS: Mapping[type, str] = {
 
 
 def to_data(report: Report) -> dict[str, Any]:
-    """A report as JSON data, to be kept with an index and given to programs."""
+    """A report as JSON data, to be stored with an index and read by programs."""
     data: dict[str, Any] = json.loads(json.dumps({"kind": _KINDS[type(report)], **asdict(report)}))
     return data

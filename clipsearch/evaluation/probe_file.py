@@ -1,10 +1,10 @@
-"""A probe as a file, to be used with another index of the same model.
+"""A probe as a file, for use with another index of the same model.
 
-It is a safetensors file. The tensors are ``weights``, float32 ``(classes, dim)``, and
-``intercepts``, float32 ``(classes,)``: the score of an image for a class is the product of its
+The file is in safetensors format. Its tensors are ``weights``, float32 ``(classes, dim)``, and
+``intercepts``, float32 ``(classes,)``. The score of an image for a class is the dot product of its
 unit embedding and the class's weights, plus the intercept. The metadata has ``format`` and
-``about``: JSON with the class names, the fingerprint of the model, what the probe was trained on,
-and what it was worth there.
+``about``: JSON with the class names, the fingerprint of the model, the training set and the
+accuracy measured on it.
 """
 
 import json
@@ -22,8 +22,8 @@ FORMAT = "clipsearch probe 1"
 
 
 def to_bytes(kept: KeptProbe) -> bytes:
-    """The content of the file; ``read`` is the inverse."""
-    from safetensors.numpy import save  # here, since few commands need it
+    """The content of the file; the inverse of ``read``."""
+    from safetensors.numpy import save  # here, because few commands need it
 
     about = described(kept) | {"classes": kept.probe.classes, "l2": kept.probe.l2}
     tensors = {
@@ -34,7 +34,7 @@ def to_bytes(kept: KeptProbe) -> bytes:
 
 
 def read(path: Path, store: Store, name: str | None = None) -> KeptProbe:
-    """The probe of a file, to be kept with this index; ``name`` replaces its own.
+    """Read a probe from a file, for this index; ``name`` replaces its own name.
 
     Raises ExchangeError for a file that cannot be read or is something else, ModelMismatch if the
     index has another model, and UsageError or RefusedByPolicy for names.
@@ -46,17 +46,17 @@ def read(path: Path, store: Store, name: str | None = None) -> KeptProbe:
     try:
         kept = _kept(data, name)
         if kept.model == store.spec.fingerprint and kept.probe.weights.shape[1] != store.spec.dim:
-            raise ValueError("its weights are of another length than the model's embeddings")
-    except Exception as error:  # safetensors and numpy raise whatever they stumble over
+            raise ValueError("its weights and the model's embeddings differ in length")
+    except Exception as error:  # safetensors and numpy raise whatever they run into
         raise ExchangeError(
-            f"{path} is no whole probe", hint="`clipsearch probe export` writes one."
+            f"{path} is not a complete probe", hint="`clipsearch probe export` writes one."
         ) from error
     check_name(kept.name)
     for of_class in kept.probe.classes:
         policy.check(of_class)
     if kept.model != store.spec.fingerprint:
         raise ModelMismatch(
-            f"the probe in {path} was trained on embeddings of another model",
+            f"the probe in {path} was trained on embeddings from another model",
             hint=f"Train one for this index's model, {store.spec.label}: "
             f"clipsearch probe train LABELLED --name {kept.name}",
         )

@@ -1,6 +1,6 @@
-"""Linear probes: classes learned from labelled images, kept with an index, found by name.
+"""Linear probes: classes learned from labeled images, stored with an index by name.
 
-``train`` makes them. A probe is used with embeddings of the model that it was trained on.
+``train`` makes them. A probe works only with embeddings of the model that it was trained on.
 """
 
 import io
@@ -39,7 +39,7 @@ class Probe:
     intercepts: Floats
     """``(classes,)``."""
     l2: float
-    """The strength of the penalty that was chosen."""
+    """The strength of the chosen penalty."""
 
     def probabilities(self, images: Vectors) -> Floats:
         """``(n, dim)`` unit vectors to ``(n, classes)``; each row sums to 1."""
@@ -60,15 +60,15 @@ class Probe:
 
     @property
     def directions(self) -> Vectors:
-        """A unit vector for each class, ``(classes, dim)``: what to search with for its images.
+        """A unit vector for each class, ``(classes, dim)``: the query that finds its images.
 
-        It is the class's weights less the mean of all, along which its log odds against the
-        others rise fastest. With two classes the ranking is that of the probabilities.
+        It is the class's weights minus the mean over all classes, the direction in which its log
+        odds against the others rise fastest. With two classes it ranks like the probabilities.
         """
         return l2_normalise(self.weights - self.weights.mean(axis=0))
 
     def to_bytes(self) -> bytes:
-        """To be kept; ``from_bytes`` is the inverse."""
+        """Serialize; the inverse of ``from_bytes``."""
         file = io.BytesIO()
         np.savez(
             file,
@@ -81,7 +81,7 @@ class Probe:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Probe":
-        """What ``to_bytes`` kept. Raises ValueError, among others, for anything else."""
+        """Deserialize from ``to_bytes``. Raises ValueError, among others, for anything else."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return cls.of(*(arrays[part] for part in ("classes", "weights", "intercepts", "l2")))
 
@@ -89,7 +89,7 @@ class Probe:
     def of(
         cls, classes: Iterable[str], weights: npt.ArrayLike, intercepts: npt.ArrayLike, l2: float
     ) -> "Probe":
-        """A probe of parts that were kept. Raises ValueError if they do not fit together."""
+        """A probe from stored parts. Raises ValueError if they do not fit together."""
         probe = cls(
             classes=tuple(str(name) for name in classes),
             weights=np.asarray(weights).astype(np.float64),
@@ -98,46 +98,46 @@ class Probe:
         )
         count = len(probe.classes)
         if probe.weights.shape[:-1] != (count,) or probe.intercepts.shape != (count,):
-            raise ValueError(f"the weights are not those of {count} classes")
+            raise ValueError(f"the weights do not match {count} classes")
         if not np.isfinite(probe.weights).all() or not np.isfinite(probe.intercepts).all():
-            raise ValueError("some weights are no numbers")
+            raise ValueError("some weights are not finite numbers")
         return probe
 
 
 @dataclass(frozen=True, slots=True)
 class KeptProbe:
-    """A probe, and what is known of it."""
+    """A probe and its record."""
 
     name: str
     probe: Probe
     model: str
     """The model's fingerprint."""
     source: str
-    """The labelled set as the user named it."""
+    """The labeled set as the user named it."""
     made_at: str
     """ISO 8601, UTC."""
     images: tuple[int, ...]
     """How many images of each class it was trained on."""
     held_out: Estimate
-    """The share of images that a probe which never saw them got right."""
+    """The share of images that a probe which never saw them classified correctly."""
     zero_shot: Estimate
-    """The share that zero-shot classification with the same classes got right."""
+    """The same share for zero-shot classification with the same classes."""
     most_frequent: float
-    """The share that always saying the most frequent class gets right."""
+    """The share that always choosing the most frequent class would get right."""
     recall: Estimate | None = None
-    """``held_out`` as mean per-class recall; None where an earlier version trained it."""
+    """``held_out`` as mean per-class recall; None if an earlier version trained it."""
     scale: float | None = None
-    """By what the class texts were multiplied where weights started; None where at zero."""
+    """The factor on the class texts in the starting weights; None if they started at zero."""
     notes: tuple[str, ...] = ()
-    """What else is to be known of the images that it was trained on."""
+    """What else to know about the training images."""
 
     @property
     def guessing(self) -> float:
-        """The mean per-class recall that every way of guessing has on average."""
+        """The mean per-class recall of any way of guessing, on average."""
         return 1 / len(self.probe.classes)
 
     def to_bytes(self) -> bytes:
-        """To be kept; ``from_bytes`` is the inverse."""
+        """Serialize; the inverse of ``from_bytes``."""
         file = io.BytesIO()
         probe = np.frombuffer(self.probe.to_bytes(), np.uint8)
         np.savez(file, about=np.array(json.dumps(described(self))), probe=probe)
@@ -145,48 +145,48 @@ class KeptProbe:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "KeptProbe":
-        """What ``to_bytes`` kept. Raises ValueError, among others, for anything else."""
+        """Deserialize from ``to_bytes``. Raises ValueError, among others, for anything else."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             probe = Probe.from_bytes(arrays["probe"].tobytes())
             return cls.of(probe, json.loads(str(arrays["about"])))
 
     @classmethod
     def of(cls, probe: Probe, about: Any) -> "KeptProbe":
-        """A probe with what ``described`` said of it. Raises ValueError if that is not whole."""
+        """A probe with the record from ``described``. Raises ValueError if that is incomplete."""
         kept: KeptProbe = typed.record(cls, about, probe=probe)
         if len(kept.images) != len(probe.classes):
-            raise ValueError(f"{len(kept.images)} counts of images of {len(probe.classes)} classes")
+            raise ValueError(f"{len(kept.images)} image counts for {len(probe.classes)} classes")
         return kept
 
 
 def described(kept: KeptProbe) -> dict[str, Any]:
-    """What is known of a probe, as JSON data."""
+    """The record of a probe, as JSON data."""
     return {field: value for field, value in asdict(kept).items() if field != "probe"}
 
 
 def check_name(name: str) -> None:
-    """Raise UsageError for a name that no command line can hold, RefusedByPolicy for its words."""
+    """Raise UsageError for a name unfit for a command line, RefusedByPolicy for its words."""
     if not re.fullmatch(r"[\w][\w.-]*", name):
         raise UsageError(
-            f"'{shortened(name)}' is no name for a probe",
-            hint="Use letters, digits, and - _ . between them.",
+            f"'{shortened(name)}' is not a valid name for a probe",
+            hint="Use letters, digits, _ - and .; do not start with - or .",
         )
     policy.check(re.sub(r"[._-]+", " ", name))
 
 
 def keep(store: Store, kept: KeptProbe) -> None:
-    """Keep a probe with the index, in place of an earlier one of its name."""
+    """Store a probe with the index, replacing any earlier one with the same name."""
     with store.batch():
         store.attach(_PREFIX + kept.name, kept.to_bytes())
 
 
 def names(store: Store) -> list[str]:
-    """Names of the probes that an index keeps, in order."""
+    """Names of the probes in an index, in order."""
     return [name.removeprefix(_PREFIX) for name in store.attached(_PREFIX)]
 
 
 def load(store: Store, name: str) -> KeptProbe:
-    """A probe of this index, and what is known of it.
+    """Load a probe of this index with its record.
 
     Raises UsageError if there is none, and IndexUnreadable for one that is damaged.
     """
@@ -196,32 +196,32 @@ def load(store: Store, name: str) -> KeptProbe:
     try:
         kept = KeptProbe.from_bytes(data)
         if kept.model == store.spec.fingerprint and kept.probe.weights.shape[1] != store.spec.dim:
-            raise ValueError("its weights are of another length than the model's embeddings")
-    except Exception as error:  # zipfile and numpy raise whatever they stumble over
+            raise ValueError("its weights and the model's embeddings differ in length")
+    except Exception as error:  # zipfile and numpy raise whatever they run into
         raise IndexUnreadable(
             f"the probe '{name}' in the index of {store.root} is damaged",
-            hint=f"Train it again, or forget it: clipsearch probe remove {name}",
+            hint=f"Train it again, or remove it: clipsearch probe remove {name}",
         ) from error
     return kept
 
 
 def ready(store: Store, name: str) -> Probe:
-    """A probe to classify the images of this index with.
+    """Load a probe for classifying the images of this index.
 
-    Raises UsageError as ``load`` does, and ModelMismatch if the probe was trained on embeddings
-    of another model than the one that the index has now.
+    Raises UsageError like ``load``, and ModelMismatch if the probe was trained on embeddings of
+    another model than the index has now.
     """
     kept = load(store, name)
     if kept.model != store.spec.fingerprint:
         raise ModelMismatch(
-            f"the probe '{name}' was trained on embeddings of another model",
+            f"the probe '{name}' was trained on embeddings from another model",
             hint=f"Train it again: clipsearch probe train {kept.source} --name {name}",
         )
     return kept.probe
 
 
 def remove(store: Store, name: str) -> None:
-    """Forget a probe. Raises UsageError if there is none of that name."""
+    """Delete a probe. Raises UsageError if there is none with that name."""
     if name not in names(store):
         raise _unknown(store, name)
     with store.batch():
@@ -240,16 +240,16 @@ def _unknown(store: Store, name: str) -> UsageError:
 def query(store: Store, asked: str) -> Vectors:
     """The unit vector ``(dim,)`` to search with for ``NAME/CLASS``, or for ``NAME`` alone.
 
-    That means the class of the probe's own name, in the singular or the plural: ``defects`` is
-    the ``defect`` of ``defects``. Scores of such a search are cosine similarities to a direction
-    that was learned, and no calibration of text or image queries holds for them.
-    Raises UsageError if there is no such probe or class, and ModelMismatch as ``ready`` does.
+    ``NAME`` alone means the class with the probe's own name, in the singular or plural:
+    ``defects`` is the ``defect`` of ``defects``. Scores of such a search are cosine similarities
+    to a learned direction, and calibrations of text or image queries do not apply to them.
+    Raises UsageError if there is no such probe or class, and ModelMismatch like ``ready``.
     """
     name, _, wanted = asked.partition("/")
     if not wanted and name not in names(store):
         unknown = _unknown(store, name)
         raise UsageError(
-            f"{unknown}, and there is no saved query of that name",
+            f"{unknown}, and there is no saved query with that name",
             hint=f"{unknown.hint} Saved queries: clipsearch query list",
         )
     probe = ready(store, name)
@@ -261,6 +261,6 @@ def query(store: Store, asked: str) -> Vectors:
         choices = ", ".join(f"@{name}/{cls}" for cls in probe.classes)
         meant = did_you_mean(wanted, probe.classes)
         what = f"has no class '{shortened(wanted)}'{meant}" if wanted else "has several classes"
-        raise UsageError(f"the probe '{name}' {what}", hint=f"Say which: {choices}.")
+        raise UsageError(f"the probe '{name}' {what}", hint=f"Choose one: {choices}.")
     direction: Vectors = probe.directions[at.index(True)]
     return direction

@@ -1,4 +1,4 @@
-"""What an evaluation found, in words: what tables, lines and pages are made of alike."""
+"""The findings of an evaluation in words, shared by tables, lines and pages."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ PUBLISHED: Mapping[str, Mapping[str, Mapping[str, float]]] = {
         "COCO": _recalls("image", 0.423, 0.677, 0.771) | _recalls("text", 0.594, 0.818, 0.888),
     }
 }
-"""Model -> test set -> measure: what its makers found (the model card; CLIP_benchmark's tables)."""
+"""Model -> test set -> measure: its makers' figures (the model card; CLIP_benchmark's tables)."""
 
 MEASURES = {
     "top1": "top-1",
@@ -49,11 +49,11 @@ MEASURES = {
     REFUSED: "in-domain queries refused",
     IMAGES: "images",
 }
-"""Measures as people call them."""
+"""Display names of the measures."""
 
 
 def value(estimate: Estimate | None) -> float | None:
-    """The estimate itself, if there is one."""
+    """The value of an estimate, if there is one."""
     return estimate.value if estimate else None
 
 
@@ -64,17 +64,17 @@ def interval(estimate: Estimate | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """An image that was got wrong."""
+    """A misclassified image, or a caption that did not find its image."""
 
     path: bytes
     actual: str
-    """Its class, or the caption that did not find it."""
+    """Its class, or the caption."""
     given: str
-    """The class it was given to, or the place that it had."""
+    """The class it was assigned to, or its rank."""
 
 
 def estimates(findings: Findings) -> dict[str, Estimate]:
-    """The measured shares by name, in the order of a report."""
+    """The measured shares by name, in report order."""
     report = findings.report
     if isinstance(report, ClassificationReport):
         found = {
@@ -91,7 +91,7 @@ def estimates(findings: Findings) -> dict[str, Estimate]:
 
 
 def published(findings: Findings) -> dict[str, str]:
-    """Measure -> ``ImageNet-1k 70.2 %``, for a model of which anything was published."""
+    """Measure -> ``ImageNet-1k 70.2%``, for a model with published figures."""
     found: dict[str, list[str]] = {}
     for test_set, figures in PUBLISHED.get(findings.model.label, {}).items():
         for measure, share in figures.items():
@@ -100,7 +100,7 @@ def published(findings: Findings) -> dict[str, str]:
 
 
 def mark(findings: Findings, measure: str) -> str:
-    """A pass mark as people read it: ``at least 60.0 %``."""
+    """A pass mark for display: ``at least 60.0%``."""
     value = findings.domain.pass_marks.get(measure)
     if value is None:
         return ""
@@ -110,22 +110,22 @@ def mark(findings: Findings, measure: str) -> str:
 
 
 def worst_classes(report: ClassificationReport) -> list[ClassResult]:
-    """The classes that lost images, those that lost the greatest share first."""
+    """The classes with misclassified images, those with the largest share first."""
     lost = [r for r in report.per_class if r.recall is not None and r.recall.value < 1]
     return sorted(lost, key=lambda r: (r.recall.value if r.recall else 1, -r.images))
 
 
 def worst_answers(findings: Findings) -> list[Answered]:
-    """The present classes whose lists are not perfect, the least F1 first."""
+    """The present classes whose lists are not perfect, lowest F1 first."""
     answered = findings.answers.per_class if findings.answers else ()
     lost = [one for one in answered if one.images and one.f1 < 1]
     return sorted(lost, key=lambda one: (one.f1, -one.images))
 
 
 def mistakes(findings: Findings) -> list[Mistake]:
-    """Images given to a wrong class, or captions with their image not among the first ten.
+    """Images assigned to a wrong class, or captions whose image is not among the first ten.
 
-    None where images have several labels: no one class is right.
+    Empty for images with several labels, where no single class is right.
     """
     report, test_set = findings.report, findings.test_set
     if isinstance(test_set, CaptionedImages):
@@ -149,11 +149,11 @@ def mistakes(findings: Findings) -> list[Mistake]:
 
 
 def precision_text(precision: Precision | None) -> str:
-    """What can be said of a hit's being right."""
+    """What the scores say about a hit being right."""
     if precision is None:
-        return "precision: too few images, or too much alike, to say how often a score is right"
+        return "precision: too few images, or too similar, to say how often a score is right"
     return (
         f"precision: {precision.method} on {precision.hits} hits, {precision.right} of them right; "
-        f"Brier score {precision.brier:.4f} in cross-validation, where always saying the share of "
-        f"right hits has {precision.brier_of_base_rate:.4f}"
+        f"Brier score {precision.brier:.4f} in cross-validation, compared to "
+        f"{precision.brier_of_base_rate:.4f} for always predicting the share of right hits"
     )

@@ -1,7 +1,7 @@
-"""Train linear probes on labelled images, and keep them with an index.
+"""Train linear probes on labeled images, and store them with an index.
 
-``learn`` says how. A probe is kept with what it is worth: how many images are got right by probes
-that never saw them.
+``learn`` has the method. A probe is stored with its accuracy: how many images are classified
+correctly by probes that never saw them.
 """
 
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ from clipsearch.text import percent
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A probe that was trained, and what is to be known beside it."""
+    """A trained probe, and what to report with it."""
 
     kept: KeptProbe
     skipped: tuple[tuple[bytes, str], ...]
     """Images that cannot be decoded, with the reason."""
     curve: Curve | None
-    """What fewer images would have brought, where that was asked for."""
+    """The accuracy with fewer images, if requested."""
 
 
 def train_on(
@@ -49,9 +49,9 @@ def train_on(
     *,
     curve: bool = False,
 ) -> Trained:
-    """Train a probe on a labelled set and keep it with the index, which is open for writing.
+    """Train a probe on a labeled set and store it with the index, which is open for writing.
 
-    It replaces a probe of the same name. curve: also measure what fewer images would bring.
+    It replaces a probe with the same name. curve: also measure the accuracy with fewer images.
     Raises UsageError or RefusedByPolicy for the name or the wording, BadLabels, TooFewExamples,
     NothingLearned, ModelError.
     """
@@ -81,9 +81,9 @@ def train_on(
 def without_copies(
     classes: Sequence[int], hashes: Sequence[bytes]
 ) -> tuple[list[int], tuple[str, ...]]:
-    """The rows of a set without second copies of an image in its class, and what to say of it.
+    """The rows of a set without repeated images in a class, and notes about them.
 
-    A copy would be learned from and judged at once. hashes: of the images' content.
+    A copy could be in training and test data at once. hashes: of the images' content.
     """
     first: dict[tuple[bytes, int], int] = {}
     for row, of in enumerate(zip(hashes, classes, strict=True)):
@@ -91,9 +91,9 @@ def without_copies(
     copies, torn = len(classes) - len(first), len(first) - len(set(hashes))
     notes = []
     if copies:
-        notes.append(f"{_pictures(copies)} left out: the same file is in the same class already")
+        notes.append(f"{_pictures(copies)} left out: the same file is already in the same class")
     if torn:
-        notes.append(f"{_pictures(torn)} labelled twice: the same file is in another class too")
+        notes.append(f"{_pictures(torn)} labeled twice: the same file is also in another class")
     return list(first.values()), tuple(notes)
 
 
@@ -110,10 +110,10 @@ def make(
     words: Floats,
     notes: tuple[str, ...] = (),
 ) -> KeptProbe:
-    """Train a probe on all images, after measuring on them what such a probe is worth.
+    """Train a probe on all images, after cross-validating its accuracy on them.
 
-    labels: classes are those of ``taxonomy``, the labelled set's own. images: ``(n, dim)``.
-    words: ``(classes, dim)``, as ``text_embeddings`` gives them. notes: what else is to be known.
+    labels: classes are those of ``taxonomy``, the labeled set's own. images: ``(n, dim)``.
+    words: ``(classes, dim)``, from ``text_embeddings``. notes: what else to know.
     Raises TooFewExamples, and NothingLearned for one that is no better than guessing, or worse
     than zero-shot by more than chance explains.
     """
@@ -127,7 +127,7 @@ def make(
     counts = np.bincount(all_classes, minlength=len(names))
     absent = [names[c] for c in np.flatnonzero(counts == 0)]
     if absent:
-        notes += (f"no image of {', '.join(absent)}: there the words answer alone",)
+        notes += (f"no images of {', '.join(absent)}: only the words identify these classes",)
     return KeptProbe(
         name=name,
         probe=learned.probe,
@@ -150,16 +150,16 @@ def _require_learned(
     recall = stratified_mean(right, actual)
     if recall.value <= 1 / classes:
         raise NothingLearned(
-            f"the probe '{name}' is no better than guessing: of images that it never saw it gets "
-            f"{percent(recall.value)} right, as the mean of the classes (95% interval "
-            f"{percent(recall.low)} to {percent(recall.high)}), and guessing "
+            f"the probe '{name}' is no better than guessing: on held-out images it gets "
+            f"{percent(recall.value)} right, as the mean over classes (95% interval "
+            f"{percent(recall.low)} to {percent(recall.high)}); guessing gets "
             f"{percent(1 / classes)}",
-            hint="It is not kept. Look at the labels, or add images of each class.",
+            hint="The probe was not saved. Check the labels, or add images of each class.",
         )
     lost = by_words.astype(np.float64) - right
     if len(lost) > 1 and lost.mean() > Z * lost.std(ddof=1) / len(lost) ** 0.5:
         raise NothingLearned(
-            f"the probe '{name}' is worse than the classes' names alone: of images that it never "
-            f"saw it gets {percent(right.mean())} right, and zero-shot {percent(by_words.mean())}",
-            hint="It is not kept. Look at the labels, or classify by the names: classify --texts.",
+            f"the probe '{name}' is worse than the class names alone: on held-out images it gets "
+            f"{percent(right.mean())} right, and zero-shot gets {percent(by_words.mean())}",
+            hint="The probe was not saved. Check the labels, or use the names: classify --texts.",
         )

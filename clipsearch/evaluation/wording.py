@@ -1,4 +1,4 @@
-"""Which words stand for the classes of a labelled set, where its own labels do not say enough."""
+"""The words for the classes of a labeled set, for when its own labels are not clear enough."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ class Wording:
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Label -> the class's name."""
     described: Mapping[str, str] = field(default_factory=dict)
-    """Class -> a text that stands for it; an empty one leaves the class without words."""
+    """Class -> a text that describes it; an empty one leaves the class without words."""
 
     @classmethod
     def of(cls, renames: Sequence[str], words: Sequence[str]) -> "Wording":
@@ -34,17 +34,17 @@ class Wording:
         for label, name in renamed.items():
             if not name:
                 raise UsageError(
-                    f"--rename '{shortened(label)}=' gives no name", hint="Say LABEL=NAME."
+                    f"--rename '{shortened(label)}=' gives no name", hint="Write LABEL=NAME."
                 )
         for text in (*renamed.values(), *described, *filter(None, described.values())):
             policy.check(text)
         return cls(renamed, described)
 
     def applied(self, taxonomy: Domain) -> Domain:
-        """A labelled set's taxonomy in these words. A class it does not have is added at the end.
+        """A labeled set's taxonomy in these words. New classes are added at the end.
 
-        Labels still mean their class. Raises UsageError for a label that there is not, for a name
-        that is another class's, and for an added class without words.
+        Labels still identify their class. Raises UsageError for an unknown label, for a name that
+        another class has, and for an added class without words.
         """
         classes = list(taxonomy.classes)
         for label, name in self.renamed.items():
@@ -53,7 +53,7 @@ class Wording:
                 known = taxonomy.class_names
                 raise UsageError(
                     f"there is no label '{shortened(label)}'{did_you_mean(label, known)}",
-                    hint=f"There are: {', '.join(known)}.",
+                    hint=f"The labels are: {', '.join(known)}.",
                 )
             classes[at] = DomainClass(name, synonyms=(taxonomy.classes[at].name,))
         for name, text in self.described.items():
@@ -72,12 +72,12 @@ class Wording:
         if twice is not None:
             raise UsageError(
                 f"two classes would be called '{shortened(twice)}'",
-                hint="Give each a name of its own, or put their images together.",
+                hint="Give each its own name, or put their images together.",
             )
         return replace(taxonomy, classes=tuple(classes))
 
     def is_without_words(self, name: str) -> bool:
-        """Whether the class of this name was left without words."""
+        """Whether the class with this name was left without words."""
         return any(folded(of) == folded(name) and not text for of, text in self.described.items())
 
 
@@ -86,17 +86,17 @@ AS_LABELLED = Wording()
 
 
 def text_embeddings(taxonomy: Domain, wording: Wording, encoder: TextEncoder) -> Floats:
-    """What stands for each class where its weights start, ``(classes, dim)``.
+    """The starting weights of each class, ``(classes, dim)``.
 
-    It is the unit vector of zero-shot classification; for a class without words the mean of the
-    others', with which the class is neither near to an image nor far from it.
-    Raises UsageError if that leaves words to fewer than two classes.
+    The unit vector of zero-shot classification; for a class without words, the mean of the
+    others', so that the class is neither near an image nor far from it.
+    Raises UsageError if fewer than two classes have words.
     """
     wordless = np.array([wording.is_without_words(name) for name in taxonomy.class_names], bool)
     if wordless.any() and np.count_nonzero(~wordless) < 2:
         raise UsageError(
-            "words for fewer than two classes tell nothing apart",
-            hint="Give more classes words: where words are of no use, they get no weight.",
+            "fewer than two classes have words",
+            hint="Give more classes words. If words do not help, training ignores them.",
         )
     words = class_embeddings(taxonomy, encoder).astype(np.float64)
     words[wordless] = words[~wordless].mean(axis=0)
@@ -108,8 +108,8 @@ def _pairs(given: Sequence[str], option: str, form: str) -> dict[str, str]:
     for text in given:
         key, equals, value = (part.strip() for part in text.partition("="))
         if not key or not equals or not text.isprintable():
-            raise UsageError(f"{option} '{shortened(text)}' is not {form}", hint=f"Say {form}.")
+            raise UsageError(f"{option} '{shortened(text)}' is not {form}", hint=f"Write {form}.")
         if key in found:
-            raise UsageError(f"{option} names '{shortened(key)}' twice", hint="Say it once.")
+            raise UsageError(f"{option} names '{shortened(key)}' twice", hint="Name it once.")
         found[key] = value
     return found

@@ -1,4 +1,4 @@
-"""Compare what a walk found with what the catalog knows, and sum up what was done."""
+"""Compare what a walk found with what the catalog knows, and summarize the run."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from clipsearch.images.limits import Limits
 from clipsearch.records import Failure, ImageFile, KnownImage
 
 _TRIES = 3
-"""A decoder that hangs takes a minute each time, so nothing is tried more often for luck."""
+"""A decoder that hangs costs a minute per attempt, so the number of attempts is limited."""
 
 
 @dataclass(slots=True)
@@ -28,27 +28,27 @@ class IndexSummary:
     unreadable: list[tuple[bytes, str]] = field(default_factory=list)
     links: int = 0
     ignored: Mapping[bytes, int] = field(default_factory=dict)
-    """How many files are not images by their names, by ending: see ``Found``."""
+    """How many files are not images, by file extension: see ``Found``."""
     embedded: int = 0
     looked_at: int = 0
-    """Images of an older index whose camera and place were read, and nothing else."""
+    """Images of an older index for which only the camera and place were read."""
     seconds: float = 0.0
     tested: str = ""
-    """Of an index that this run made, whether answers are tested, in one line."""
+    """For an index that this run created: whether its answers are tested, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """The difference between a folder and its catalog, before any file has been opened."""
+    """The difference between a folder and its catalog, before any file is opened."""
 
     added: list[ImageFile]
     changed: list[ImageFile]
     missing: list[bytes]
     unchanged: int
     again: list[ImageFile]
-    """Unchanged files that could not be decoded before, and perhaps can be now."""
+    """Unchanged files that failed to decode before and may succeed now."""
     still_failed: int
-    """Unchanged files that could not be decoded before, and cannot be now."""
+    """Unchanged files that failed to decode before and would fail again."""
 
 
 def diff(
@@ -57,12 +57,12 @@ def diff(
     unreadable: Collection[bytes] = (),
     limits: Limits | None = None,
 ) -> Changes:
-    """Sort the files found into added, changed and unchanged, and name the missing.
+    """Sort the files found into added, changed and unchanged, and list the missing ones.
 
-    A file whose size and modification time are the catalog's is unchanged; nothing else is
-    asked of it. What lies below an ``unreadable`` folder is not missing: nothing is known of it.
-    Whether an added file is a missing one under a new name is for its content to say. limits:
-    those that hold now; without them no failed file is sorted out to be tried again.
+    A file is unchanged if its size and modification time match the catalog; nothing else is
+    checked. Files below an ``unreadable`` folder are not missing: their state is unknown.
+    Only its content can tell whether an added file is a missing one that was renamed. limits:
+    the current ones; without them, no failed file is selected for another attempt.
     """
     added, changed, again, seen = [], [], [], set()
     unchanged = still_failed = 0
@@ -84,8 +84,8 @@ def diff(
 
 
 def is_worth_a_try(failure: Failure | None, limits: Limits) -> bool:
-    """Whether a file that failed, and has not changed, may be decoded under these limits."""
-    if failure is None:  # an earlier version did not keep why
+    """Whether an unchanged file that failed before is worth decoding under these limits."""
+    if failure is None:  # an earlier version did not record the reason
         return True
     if failure.kind == "pixels":
         return failure.pixels <= limits.max_pixels
@@ -95,10 +95,10 @@ def is_worth_a_try(failure: Failure | None, limits: Limits) -> bool:
 
 
 def any_below(path: bytes, folders: Collection[bytes]) -> bool:
-    """Whether ``path`` lies in one of ``folders`` (relative paths; ``b""`` is the root)."""
+    """Whether ``path`` is in one of ``folders`` (relative paths; ``b""`` is the root)."""
     return any(is_below(path, folder) for folder in folders)
 
 
 def is_below(path: bytes, folder: bytes) -> bool:
-    """Whether ``path`` is ``folder`` or lies in it; both relative to one root."""
+    """Whether ``path`` is ``folder`` or is inside it; both are relative to the same root."""
     return not folder or path == folder or path.startswith(folder + b"/")

@@ -1,6 +1,6 @@
-"""Whether this installation, this machine and the indexes on it are fit for use.
+"""Check this installation, this machine and the indexes on it.
 
-Every check is yielded as soon as it is made. Nothing is changed, and the network is not used.
+Each check is yielded as soon as it finishes. Nothing is changed, and the network is not used.
 """
 
 import os
@@ -26,24 +26,24 @@ from clipsearch.text import endings_text, number_of
 
 
 class State(StrEnum):
-    """What a check came to."""
+    """The result of a check."""
 
     OK = "ok"
     WARNING = "warning"
-    """It works, though not as it might."""
+    """It works, but not as well as it could."""
     PROBLEM = "problem"
-    """Something that clipsearch was asked to do, or would be asked to, cannot be done."""
+    """Something that clipsearch needs now, or would need later, does not work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """One check and its result."""
 
     area: str
     state: State
     text: str
     hint: str = ""
-    """The next step, where there is one."""
+    """The next step, if there is one."""
 
 
 PACKAGES = ("torch", "open_clip_torch", "faiss-cpu", "numpy", "pillow", "pillow-heif")
@@ -54,7 +54,7 @@ _LITTLE_SPACE = _GIGABYTE
 
 
 def installation() -> Iterator[Check]:
-    """Python, the packages, the kinds of images, the extras."""
+    """Check Python, the packages, the image formats and the extras."""
     yield _ok("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name in PACKAGES:
         try:
@@ -86,7 +86,7 @@ _REINSTALL = "pip install --force-reinstall clipsearch"
 def _extras() -> Iterator[Check]:
     try:
         required = metadata.requires("clipsearch") or []
-    except metadata.PackageNotFoundError:  # run from its sources
+    except metadata.PackageNotFoundError:  # run from source
         return
     extras: dict[str, list[str]] = {}
     for requirement in required:
@@ -96,7 +96,7 @@ def _extras() -> Iterator[Check]:
         if extra == "test":
             continue
         missing = [name for name in packages if not _is_installed(name)]
-        what = f"not installed; for it: pip install 'clipsearch[{extra}]'"
+        what = f"not installed; to install it: pip install 'clipsearch[{extra}]'"
         yield _ok("extra", f"{extra}: {what if missing else 'installed'}")
 
 
@@ -109,7 +109,7 @@ def _is_installed(package: str) -> bool:
 
 
 def device(name: str) -> Iterator[Check]:
-    """The processor, and what the model would run on. Imports torch, which takes seconds."""
+    """Check the processor and the model's device. Imports torch, which takes seconds."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = _memory()
     size = f", {memory / _GIGABYTE:.0f} GB of memory" if memory else ""
@@ -118,7 +118,7 @@ def device(name: str) -> Iterator[Check]:
         from clipsearch.models.open_clip import device_facts
 
         facts = device_facts(name)
-    except (ImportError, OSError) as error:  # libraries that torch needs and the system lacks
+    except (ImportError, OSError) as error:  # libraries that torch needs are missing
         first = next(iter(str(error).splitlines()), type(error).__name__)
         yield Check("device", State.PROBLEM, f"torch cannot be loaded: {first}", _REINSTALL)
     except ClipsearchError as error:
@@ -145,7 +145,7 @@ def _memory() -> int:
 
 
 def weights() -> Iterator[Check]:
-    """Which models are on this machine."""
+    """Check which models are on this machine."""
     from clipsearch.models import hub, registry
 
     for name, what, path in registry.on_this_machine():
@@ -159,29 +159,29 @@ def weights() -> Iterator[Check]:
                 "model",
                 State.WARNING,
                 f"{name} ({what}) is not on this machine",
-                hint="clipsearch models says how to bring it here; the network is not to be used"
+                hint="The network is disabled. To copy the model here, see: clipsearch models"
                 if offline
-                else "It is downloaded (0.6 GB) when a new folder is indexed; until then pocket "
-                "is used where there is no network.",
+                else "It is downloaded (0.6 GB) when a new folder is indexed. Without a network, "
+                "pocket is used instead.",
             )
     if hub.is_offline():
         yield _ok("network", "not used: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set")
 
 
 def terminal() -> Iterator[Check]:
-    """What standard output can show."""
+    """Check what standard output can show."""
     out = sys.stdout
     encoding = (out.encoding or "").lower().replace("-", "")
     if not out.isatty():
-        yield _ok("terminal", "standard output is no terminal; plain lines are printed")
+        yield _ok("terminal", "standard output is not a terminal; plain lines are printed")
     else:
         columns, rows = shutil.get_terminal_size()
-        yield _ok("terminal", f"{columns} x {rows}, {os.environ.get('TERM', 'of unknown kind')}")
+        yield _ok("terminal", f"{columns} x {rows}, {os.environ.get('TERM', 'of unknown type')}")
     if encoding != "utf8":
         yield Check(
             "encoding",
             State.WARNING,
-            f"{out.encoding}: other names are shown with escapes",
+            f"{out.encoding}: names outside this encoding are shown with escapes",
             hint="export LC_ALL=C.UTF-8 (or another UTF-8 locale), or PYTHONUTF8=1",
         )
     else:
@@ -209,32 +209,32 @@ def _image_protocol() -> str:
 
 
 def directories() -> Iterator[Check]:
-    """Where clipsearch keeps what belongs to a person."""
+    """Check the directories where clipsearch keeps a user's files."""
     for area, path in (("data", paths.data_dir()), ("cache", paths.cache_dir())):
         there = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             yield Check(
                 area,
                 State.WARNING,
-                f"{path} cannot be written to",
-                hint=f"Searches work, slower, and no index is remembered. Change its rights, or "
-                f"set CLIPSEARCH_{area.upper()}_DIR.",
+                f"{path} is not writable",
+                hint=f"Searches work, but slowly, and no index is remembered. Fix its permissions, "
+                f"or set CLIPSEARCH_{area.upper()}_DIR.",
             )
             continue
         free = shutil.disk_usage(there).free
         state = State.WARNING if free < _LITTLE_SPACE else State.OK
-        hint = "Make room." if free < _LITTLE_SPACE else ""
+        hint = "Free some disk space." if free < _LITTLE_SPACE else ""
         yield Check(area, state, f"{path}, {free / _GIGABYTE:.1f} GB free", hint)
 
 
 def indexes(here: Path) -> Iterator[Check]:
-    """Every index that this person has made, and the one that ``here`` is in."""
+    """Check every index that this user has made, and the one that ``here`` is in."""
     known = dict.fromkeys(collections.remembered())
     holder = collections.holding(here)
     if holder is not None:
         known[holder] = None
     if not known:
-        yield Check("index", State.OK, "there is none yet", "clipsearch index FOLDER")
+        yield Check("index", State.OK, "no index yet", "clipsearch index FOLDER")
     for directory in sorted(known):
         root = collections.remembered().get(directory)
         try:
@@ -244,7 +244,7 @@ def indexes(here: Path) -> Iterator[Check]:
                 "index",
                 State.WARNING,
                 f"{root or directory}: {error.strerror or error}",
-                hint="It cannot be searched. Change its rights, if it is yours.",
+                hint="It cannot be searched. If it is yours, fix its permissions.",
             )
 
 
@@ -254,8 +254,8 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
         yield Check(
             "index",
             State.WARNING,
-            f"{name}: the index at {directory} is not there",
-            hint="Is its disk mounted? If it is gone for good, nothing need be done.",
+            f"{name}: the index at {directory} does not exist",
+            hint="Is its disk mounted? If you deleted it, there is nothing to do.",
         )
         return
     journal = directory / f"{CATALOG}-journal"
@@ -285,20 +285,20 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
     except ClipsearchError as error:
         yield Check("index", State.PROBLEM, f"{counts}: {error}", error.hint)
     if writer is not None:
-        yield Check("index", State.OK, f"{counts}; being written to by {writer or 'another run'}")
+        yield Check("index", State.OK, f"{counts}; {writer or 'another run'} is writing to it")
     elif left and journal.exists():
         yield Check(
             "index",
             State.WARNING,
             f"{counts}; a run that was killed left {journal.name}",
-            hint=f"It is tidied up by: clipsearch index {name}",
+            hint=f"To clean up: clipsearch index {name}",
         )
     elif changed is None:
         yield Check(
             "index",
             State.WARNING,
-            f"{counts}; the folder is not there",
-            hint="Is its disk mounted? Searches work; images cannot be shown.",
+            f"{counts}; the folder does not exist",
+            hint="Is its disk mounted? Searches work, but images cannot be shown.",
         )
     elif any(changed):
         new, gone = changed
@@ -310,7 +310,7 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
         )
     else:
         yield Check("index", State.OK, f"{counts}; up to date")
-    if damage and status.vector_bytes:  # one that is not there yet is just written
+    if damage and status.vector_bytes:  # a missing file is simply written later
         yield Check(
             "index",
             State.WARNING,
@@ -327,7 +327,7 @@ def _index(directory: Path, root: Path | None) -> Iterator[Check]:
 
 
 def _changes(store: Store, found: Found) -> Sequence[int]:
-    """How many files are new or changed, and how many gone."""
+    """How many files are new or changed, and how many are gone."""
     changes = diff(found.files, store.known(), [path for path, _ in found.unreadable])
     return len(changes.added) + len(changes.changed), len(changes.missing)
 

@@ -1,7 +1,7 @@
-"""Image files to embeddings: decoded in a pool, put into batches, encoded.
+"""Turn image files into embeddings: decode in a pool, batch, encode.
 
-``embed_files`` goes that way on this machine, for every command; ``on_ray`` goes it on a cluster.
-``embeddings_of`` goes it only for the images that an index does not have.
+``embed_files`` does this on this machine, for every command; ``on_ray`` does it on a cluster.
+``embeddings_of`` does it only for images that an index lacks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,17 +27,17 @@ from clipsearch.records import (
 from clipsearch.storage.catalog import Store
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done ("embedding"), how many are done, and how many there are."""
+"""Called with the current step ("embedding"), how many are done, and how many there are."""
 
 LoadEncoder = Callable[[], Encoder]
-"""Loads the model; called at most once, and only if it is needed."""
+"""Loads the model; called at most once, and only if needed."""
 
 Outcome = EmbeddedImage | ImageError | OSError
-"""What became of a file: its embedding, or why it has none."""
+"""The outcome for a file: its embedding, or why it has none."""
 
 
 class EmbedFiles(Protocol):
-    """Where images are decoded and embedded: ``embed_files`` here, or on a cluster."""
+    """Embeds images: ``embed_files`` on this machine, or a cluster."""
 
     def __call__(
         self,
@@ -49,14 +49,14 @@ class EmbedFiles(Protocol):
         max_pixels: int | None = None,
         progress: Progress = ...,
     ) -> Iterator[list[tuple[ImageFile, Outcome]]]:
-        """Yield every file once with what became of it, as soon as that is known."""
+        """Yield each file once with its outcome, as soon as it is known."""
 
 
 _DECODED_AHEAD = 64
-"""Decoded images that wait for the model: enough to feed any batch, 10 MB at 224 x 224."""
+"""Decoded images waiting for the model: enough to fill any batch, 10 MB at 224 x 224."""
 
 _FIRST_BATCH = 4
-"""Batches grow from here, so that the first images are done as soon as the model is up."""
+"""Batches grow from this size, so that the first results arrive as soon as the model is ready."""
 
 
 def embed_files(
@@ -68,11 +68,11 @@ def embed_files(
     max_pixels: int | None = None,
     progress: Progress = lambda doing, done, total: None,
 ) -> Iterator[list[tuple[ImageFile, Outcome]]]:
-    """Yield every file once with what became of it, as soon as that is known.
+    """Yield each file once with its outcome, as soon as it is known.
 
-    That is a batch of embeddings at a time, and an error by itself. files: relative to ``root`` or
-    absolute. load_encoder: called while decoding runs, and not if there are no files.
-    Raises ModelError. A file that cannot be decoded or read is no error: it is an outcome.
+    Embeddings come a batch at a time, errors one by one. files: relative to ``root`` or absolute.
+    load_encoder: called while decoding runs, and not called if there are no files.
+    Raises ModelError. A file that cannot be decoded or read is an outcome, not an error.
     """
     if not files:
         return
@@ -110,7 +110,7 @@ def encode(encoder: Encoder, pictures: Sequence[Pixels], progress: Progress) -> 
 def embed_decoded(
     encoder: Encoder, images: Sequence[tuple[ImageFile, DecodedImage]]
 ) -> list[tuple[ImageFile, Outcome]]:
-    """One batch of decoded images, embedded. Raises ModelError."""
+    """Embed one batch of decoded images. Raises ModelError."""
     vectors = encoder.encode_images(np.stack([image.pixels for _, image in images]))
     return [
         (
@@ -138,18 +138,18 @@ def reason(error: ImageError | OSError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """What became of a list of files."""
+    """The outcomes for a list of files."""
 
     rows: tuple[int, ...]
-    """Positions in the list of those that have an embedding, ascending."""
+    """Positions in the list of the files that have an embedding, ascending."""
     vectors: Vectors
     """``(n, dim)``, in the order of ``rows``."""
     hashes: tuple[bytes, ...]
     """Content hashes, in the order of ``rows``."""
     reused: int
-    """How many embeddings the index had."""
+    """How many embeddings the index already had."""
     failed: tuple[tuple[bytes, str], ...]
-    """Path and reason of the files that cannot be decoded or read."""
+    """Path and reason for each file that cannot be decoded or read."""
 
 
 def embeddings_of(
@@ -160,11 +160,11 @@ def embeddings_of(
     load_encoder: LoadEncoder,
     progress: Progress = lambda doing, done, total: None,
 ) -> Embedded:
-    """Embed files with the model ``spec``; those whose content ``store`` has are only looked up.
+    """Embed files with the model ``spec``, looking up those whose content ``store`` already has.
 
-    paths: relative to ``root`` or absolute, none twice. store: an index made with that model.
-    load_encoder: called at most once, and only if there is an image to embed.
-    Raises ModelError. A file that cannot be decoded is no error: it is named in the result.
+    paths: relative to ``root`` or absolute, without duplicates. store: an index made with that
+    model. load_encoder: called at most once, and only if there is an image to embed.
+    Raises ModelError. A file that cannot be decoded is not an error: the result lists it.
     """
     vectors: dict[bytes, Vectors] = {}
     hashes: dict[bytes, bytes] = {}
@@ -201,9 +201,9 @@ def embeddings_of(
 
 
 def unchanged(store: Store, files: Sequence[ImageFile], under: bytes) -> dict[bytes, int]:
-    """Path -> id of the files below ``under`` that are as the index knows them.
+    """Path -> id of the files below ``under`` that match the index.
 
-    Size and modification time tell, as they do when a folder is indexed: no file is read.
+    Size and modification time decide, as in ``index``: no file is read.
     """
     known = store.known(under)
     return {

@@ -1,7 +1,7 @@
-"""What runs on the nodes of a cluster, whatever engine brings the work there.
+"""What runs on the nodes of a cluster, whichever engine schedules it.
 
-Rows are columns of pickled values: ``{"row": [...]}``. An error that concerns no single image
-travels as a ``Failure``, since an engine would try again for ever.
+Rows are columns of pickled values: ``{"row": [...]}``. An error that is not about a single image
+travels as a ``Failure``, since an engine would retry forever.
 """
 
 import os
@@ -28,64 +28,64 @@ from clipsearch.records import DecodedImage, Encoder, ImageFile, ModelFiles, Pre
 Batch = list[tuple[ImageFile, Outcome]]
 
 LoadModel = Callable[[ModelFiles, str, int | None], Encoder]
-"""Loads a model on a device, for batches of that size: ``models.load.load_encoder``."""
+"""Loads a model on a device for batches of a given size: ``models.load.load_encoder``."""
 
 Fetch = Callable[[], bytes]
-"""Gets the content of the weights from where they were sent to."""
+"""Fetches the content of the weights from where they were sent."""
 
 _NEVER = threading.Event()
 
 PACKAGES = ("clipsearch", "open_clip_torch", "ray")
-"""Those whose versions must be the same on all machines."""
+"""Packages whose versions must match on all machines."""
 
 
 _MOST_THREADS = 16
-"""A batch of 16 images keeps no more of them busy."""
+"""A batch of 16 images cannot keep more threads busy."""
 
 _DECODING_SHARE = 0.25
-"""Of a machine's CPUs, never promised to a model. With none left for reading, all would wait."""
+"""Share of a machine's CPUs that models never get. Without it, decoding would starve them all."""
 
-RAY_STATUS = "`ray status` on a machine of the cluster says what runs there."
+RAY_STATUS = "`ray status` on a machine of the cluster shows what is running there."
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterOptions:
-    """How much of a cluster is used, and for what."""
+    """How much of a cluster to use, and on which devices."""
 
     workers: int | None = None
-    """Models loaded at once; None: as many as there is room for."""
+    """Models loaded at once; None: as many as fit."""
     gpus_per_worker: float | None = None
-    """None: one, if the cluster has any."""
+    """None: one, if the cluster has any GPUs."""
     device: str = "auto"
     batch_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What workers and decoding tasks claim of a cluster."""
+    """What workers and decoding tasks reserve on a cluster."""
 
     workers: int
-    """How many there are."""
+    """Number of workers."""
     gpus: float
-    """Of each worker."""
+    """GPUs per worker."""
     cpus: float
-    """Of each worker, as the engine is told."""
+    """CPUs per worker, as reported to the engine."""
     threads: int
-    """Of each worker, in truth."""
+    """Threads that each worker really uses."""
     cpus_to_decode: float
-    """Of each decoding task."""
+    """CPUs per decoding task."""
 
 
 def room_on(nodes: Sequence[Mapping[str, float]], options: ClusterOptions) -> Room:
-    """How workers fit on nodes that have these ``CPU``s and ``GPU``s.
+    """Fit workers on nodes that have these ``CPU``s and ``GPU``s.
 
-    On a GPU, a worker claims it and no CPU: those decode. On CPUs, a node works as one machine
-    does alone: a model with all its threads, and as many decoding processes; the engine is told
-    that the model takes three quarters of them. Raises ClusterError if there is no room.
+    On a GPU, a worker reserves the GPU and no CPU: the CPUs decode. Without GPUs, a node works
+    like a single machine: a model with all its threads, and as many decoding processes; the engine
+    is told that the model takes three quarters of the CPUs. Raises ClusterError if nothing fits.
     """
     cpus = [int(has.get("CPU", 0)) for has in nodes]
     if not any(cpus):
-        raise ClusterError("the cluster has no CPUs to read images with", hint=RAY_STATUS)
+        raise ClusterError("the cluster has no CPUs to decode images with", hint=RAY_STATUS)
     gpus = options.gpus_per_worker
     if gpus is None:
         wanted = options.device == "auto" or options.device.startswith("cuda")
@@ -106,14 +106,14 @@ def room_on(nodes: Sequence[Mapping[str, float]], options: ClusterOptions) -> Ro
 
 
 class Decoding:
-    """Files to pixels, in a process beside Ray's own: an image that kills it kills no worker."""
+    """Files to pixels, in a process of its own: an image that crashes it does not kill a worker."""
 
     def __init__(self, root: bytes, preprocessing: Preprocessing, max_pixels: int | None) -> None:
         self._root = root
         self._arguments = (preprocessing, max_pixels)
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
-        """Rows of ``ImageFile``s -> rows of ``(file, DecodedImage or why there is none)``."""
+        """Rows of ``ImageFile``s -> rows of ``(file, DecodedImage or why it is missing)``."""
         return _rows([_or_failure(self._decoded, pickle.loads(row)) for row in rows["row"]])
 
     def _decoded(self, files: Sequence[ImageFile]) -> list[tuple[ImageFile, Any]]:
@@ -129,7 +129,7 @@ class Decoding:
 
 @cache
 def _decoder(preprocessing: Preprocessing, max_pixels: int | None) -> Decoder:
-    """That of this process of Ray's, kept from task to task."""
+    """The decoder of this Ray process, reused across tasks."""
     return Decoder(preprocessing, max_pixels)
 
 
@@ -150,7 +150,7 @@ class Embedding:
         self._encoder = _or_failure(lambda: load(_here(model, sent), device, batch_size))
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
-        """Rows of decoded files -> one row of ``(file, EmbeddedImage or why there is none)``."""
+        """Rows of decoded files -> one row of ``(file, EmbeddedImage or why it is missing)``."""
         if isinstance(self._encoder, Failure):
             return _rows([self._encoder])
         parts = [pickle.loads(row) for row in rows["row"]]
@@ -167,7 +167,7 @@ class Embedding:
 
 
 def _rows(values: Sequence[Any]) -> dict[str, Any]:
-    """A column of pickled values. (An array of ``bytes`` would lose zeros at their ends.)"""
+    """A column of pickled values. (An array of ``bytes`` would lose trailing zeros.)"""
     column = np.empty(len(values), object)
     column[:] = [pickle.dumps(value) for value in values]
     return {"row": column}
@@ -175,7 +175,7 @@ def _rows(values: Sequence[Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error on a node that concerns no single image. Ray Data would try again for ever."""
+    """An error on a node that is not about a single image. Ray Data would retry it forever."""
 
     message: str
     hint: str
@@ -195,42 +195,42 @@ def _or_failure(work: Callable[..., Any], *arguments: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a node says of itself."""
+    """What a node reports about itself."""
 
     versions: tuple[str, ...]
     unseen: bytes | None
-    """An image that is not there, or of another size."""
+    """An image that is missing, or has another size."""
     has_weights: bool
 
 
 def answer(model: ModelFiles, root: bytes, sample: Sequence[ImageFile]) -> Answer:
-    """Asked of every node: which versions it has, whether it sees the images, and the weights."""
+    """Report a node's versions, whether it sees the images, and which weights it has."""
     unseen = next((file.path for file in sample if not is_there(root, file)), None)
     return Answer(tuple(map(version, PACKAGES)), unseen, weights_here(model) is not None)
 
 
 def complaint(node: str, root: bytes, told: Answer, here: Answer) -> ClusterError | None:
-    """Why a node that ``told`` this cannot embed these images, if it cannot."""
+    """Why a node that reported ``told`` cannot embed these images; None if it can."""
     for package, theirs, ours in zip(PACKAGES, told.versions, here.versions, strict=True):
         if theirs != ours:
             return ClusterError(
-                f"node {node} has {package} {theirs}, and this machine {ours}",
-                hint="Embeddings are comparable only if all are the same. "
-                f"Install there: {package}=={ours}",
+                f"node {node} has {package} {theirs}, but this machine has {ours}",
+                hint="Embeddings are comparable only if the versions match. "
+                f"On that node, install {package}=={ours}",
             )
     if told.unseen is not None:
         path = os.fsdecode(absolute(root, told.unseen))
         return ClusterError(
-            f"node {node} does not see the folder {os.fsdecode(root)}: it has no {path}, "
-            "or another one",
+            f"node {node} does not see the same folder {os.fsdecode(root)}: {path} is missing or "
+            "differs",
             hint="Mount the folder at the same path on every node of the cluster.",
         )
     return None
 
 
 def is_there(root: bytes, file: ImageFile) -> bool:
-    """Whether the file, or the archive that it is in, is on this machine too."""
-    # By size alone: network file systems round modification times, each in its own way.
+    """Whether the file, or the archive that contains it, is on this machine too."""
+    # Compare sizes only: each network file system rounds modification times in its own way.
     try:
         if file.span is not None:
             return os.stat(file.span.path).st_size >= file.span.offset + file.span.size
@@ -240,18 +240,18 @@ def is_there(root: bytes, file: ImageFile) -> bool:
 
 
 def weights_here(model: ModelFiles) -> ModelFiles | None:
-    """The same model with its weights on this machine, by their content."""
+    """The same model with the weights on this machine, matched by content."""
     for path in (model.weights, _sent_to(model)):
         with suppress(OSError):
             if path.is_file() and weights.sha256_of(path) == model.spec.weights_sha256:
                 return ModelFiles(model.spec, path)
-    with suppress(ClipsearchError):  # no model of that name, or another one
+    with suppress(ClipsearchError):  # no such model, or different weights
         return registry.locate(model.spec)
     return None
 
 
 def _here(model: ModelFiles, sent: Fetch | None) -> ModelFiles:
-    """The same, written to the cache first if they had to be sent. Raises WeightsNotFound."""
+    """The model with local weights, first written to the cache if sent. Raises WeightsNotFound."""
     found = weights_here(model)
     if found is None and sent is not None:
         with suppress(OSError):
@@ -259,9 +259,9 @@ def _here(model: ModelFiles, sent: Fetch | None) -> ModelFiles:
         found = weights_here(model)
     if found is None:
         raise WeightsNotFound(
-            f"the weights of {model.spec.label} are not there, and cannot be written to "
+            f"the weights of {model.spec.label} are missing, and cannot be written to "
             f"{_sent_to(model).parent}",
-            hint="Is its disk full? CLIPSEARCH_CACHE_DIR names another place.",
+            hint="Is the disk full? Set CLIPSEARCH_CACHE_DIR to use another place.",
         )
     return found
 

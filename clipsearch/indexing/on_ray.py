@@ -1,4 +1,4 @@
-"""Images to embeddings on a Ray cluster: what ``embed.embed_files`` is on one machine.
+"""Turn images into embeddings on a Ray cluster: the counterpart of ``embed.embed_files``.
 
 ::
 
@@ -7,9 +7,9 @@
     each worker     actors of ``Embedding``: pixels -> embeddings, with the model loaded once
     here            embeddings, committed as they come
 
-Ray Data moves the rows between them, and bounds how many wait. A worker or a node that dies takes
-its batch along: nothing of it was committed, and it is embedded again when the others are done.
-This is the one file that imports ray.
+Ray Data moves the rows between them and limits how many wait. If a worker or node dies, its batch
+is lost before anything is committed, and is embedded again after the others.
+Only this file imports ray.
 """
 
 import logging
@@ -48,28 +48,28 @@ from clipsearch.models.load import load_encoder
 from clipsearch.records import ImageFile, ModelFiles, Preprocessing
 
 _FILES_PER_ROW = 64
-"""What crosses the network at once, or one batch: 10 MB of pixels at 224 x 224."""
+"""Images per transfer and per batch: 10 MB of pixels at 224 x 224."""
 
 _ROWS_PER_TASK = 16
-"""At most; fewer where that leaves a CPU without work. A task that dies is decoded again."""
+"""Upper limit; lower if a CPU would be idle. If a task dies, its rows are decoded again."""
 
 _TASKS_PER_CPU = 8
 
 _FILES_PER_ROUND = 1_000_000
-"""Their paths lie in the object store, and every round loads the model: minutes against hours."""
+"""Limited because the object store holds their paths; large because each round loads the model."""
 
 _GPU_BATCH = 256
 _CPU_BATCH = 16
 _BATCHES_PER_WORKER = 2
-"""One that is embedded and one that waits, so that a worker is never idle. When this process is
-killed, the cluster may still embed those; so there are no more."""
+"""One being embedded and one waiting, so that a worker is never idle. No more, because the
+cluster may still embed them after this process is killed."""
 
 _SAMPLE = 16
-"""How many images a node is asked for."""
+"""How many images each node is checked for."""
 
 _HTTP2_SETTINGS = b"\4"
 _HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0" + _HTTP2_SETTINGS + bytes(5)
-"""The preface of RFC 9113 and an empty SETTINGS frame, which a gRPC server answers with its own."""
+"""The preface of RFC 9113 and an empty SETTINGS frame. A gRPC server replies with its own frame."""
 
 _SECONDS_TO_CONNECT = 10
 _SECONDS_TO_ANSWER = 120
@@ -77,17 +77,17 @@ _SECONDS_WITHOUT_PROGRESS = 1800
 
 _VAIN_ROUNDS = 3
 _SECONDS_TO_SETTLE = 10
-"""Ray may place the next round's workers on a node whose death it has not noticed yet."""
+"""Ray may place the next round's workers on a dead node before it notices the death."""
 
 
 @contextmanager
 def connected(
     address: str, options: ClusterOptions, load: LoadModel = load_encoder
 ) -> Iterator[Callable[[ModelFiles], EmbedFiles]]:
-    """A cluster, as long as this lasts: gives what embeds files there with a model.
+    """Connect to a cluster; yields a function that embeds files there with a given model.
 
-    address: of the cluster's head (``HOST:PORT``), or ``auto`` for the one that this machine
-    belongs to. Leaving ends all that runs there for us. Raises ClusterError and UsageError.
+    address: the cluster head (``HOST:PORT``), or ``auto`` for the cluster that this machine
+    belongs to. On exit, all our work there is stopped. Raises ClusterError and UsageError.
     """
     _reach(address)
     terminate = signal.getsignal(signal.SIGTERM)
@@ -99,7 +99,7 @@ def connected(
         ray.shutdown()
         raise _no_cluster(address, error) from error
     finally:
-        signal.signal(signal.SIGTERM, terminate)  # Ray's would not keep what is committed
+        signal.signal(signal.SIGTERM, terminate)  # Ray's handler would lose what is committed
     try:
         yield lambda files: partial(_Cluster(options, load).embed_files, files)
     finally:
@@ -124,13 +124,13 @@ class _Cluster:
         max_pixels: int | None = None,
         progress: Progress = lambda doing, done, total: None,
     ) -> Iterator[Batch]:
-        """See ``embed.EmbedFiles``; ``load_encoder`` is for this machine, and not called.
+        """See ``embed.EmbedFiles``. ``load_encoder`` is for this machine, and is not called.
 
-        Raises ClusterError if a node lacks something, or if nothing can be done any more.
+        Raises ClusterError if a node lacks something, or if its workers keep dying.
         """
         if not files:
             return
-        progress("asking the cluster", 0, len(files))
+        progress("checking the cluster", 0, len(files))
         lacking = _ask_nodes(model, root, files)
         sent = partial(ray.get, ray.put(model.weights.read_bytes())) if lacking else None
         done = vain = 0
@@ -152,8 +152,8 @@ class _Cluster:
             if vain == _VAIN_ROUNDS:
                 raise ClusterError(
                     f"the cluster lost its workers and embedded none of {len(now)} images",
-                    hint="Its dashboard or logs say why they died (memory?). "
-                    "What was embedded is kept, and the next run goes on.",
+                    hint="Check its dashboard or logs for the cause (out of memory?). "
+                    "Finished embeddings are kept; run the command again to continue.",
                 )
             if vain:
                 time.sleep(_SECONDS_TO_SETTLE)
@@ -166,7 +166,7 @@ class _Cluster:
         model: ModelFiles,
         sent: Fetch | None,
     ) -> Iterator[Batch]:
-        """Embed files once; those whose worker dies are missing from what is yielded."""
+        """Embed files once; files whose worker dies are missing from the result."""
         room = room_on([node["Resources"] for node in ray.nodes() if node["Alive"]], self._options)
         batch = self._options.batch_size or (_GPU_BATCH if room.gpus else _CPU_BATCH)
         step = min(_FILES_PER_ROW, batch)
@@ -175,8 +175,8 @@ class _Cluster:
         tasks = min(len(rows), max(_TASKS_PER_CPU * cpus, len(rows) // _ROWS_PER_TASK))
         device = self._options.device
         with warnings.catch_warnings():
-            # `max_restarts` has no other place. A worker that is to be restarted, and for which
-            # no living node has room, would keep its batch, and the job would stand still.
+            # `max_restarts` cannot be set elsewhere. A worker that waits for a restart, with no
+            # living node that has room, would keep its batch and block the job.
             warnings.simplefilter("ignore")
             decoded = ray.data.from_items(rows, override_num_blocks=tasks).map_batches(
                 decode, batch_size=1, batch_format="numpy", num_cpus=room.cpus_to_decode
@@ -215,16 +215,16 @@ class _Cluster:
                         raise ClusterError(made.message, hint=made.hint)
                     yield made
         except ray.exceptions.RayError:
-            return  # a node died with embeddings that had not been fetched
+            return  # a node died before its embeddings were fetched
 
 
 def _ask_nodes(model: ModelFiles, root: bytes, files: Sequence[ImageFile]) -> list[str]:
-    """The names of the nodes that lack the weights. Raises ClusterError for other lacks."""
+    """Names of nodes that lack the weights. Raises ClusterError if they lack anything else."""
     step = -(-len(files) // _SAMPLE)
     sample = [file for file in files[::step] if is_there(root, file)]
     here = answer(model, root, sample)
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-    # Nodes without CPUs, as many heads are, have no part in it.
+    # Nodes without CPUs, such as many heads, do no work.
     asked = {
         id: ray.remote(answer)
         .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(id, soft=False))
@@ -237,12 +237,12 @@ def _ask_nodes(model: ModelFiles, root: bytes, files: Sequence[ImageFile]) -> li
         name = _name(nodes[id])
         try:
             told = ray.get(reference, timeout=_SECONDS_TO_ANSWER)
-        except Exception as error:  # whatever importing clipsearch raises there, and Ray's own
+        except Exception as error:  # anything that importing clipsearch raises, and Ray's own
             if any(node["NodeID"] == id and not node["Alive"] for node in ray.nodes()):
-                continue  # it died meanwhile
+                continue  # it died in the meantime
             raise ClusterError(
                 f"node {name} cannot run clipsearch: {_last_line(error)}",
-                hint="Install there what is installed here: pip install "
+                hint="Install the same packages there: pip install "
                 f"'clipsearch[ray]=={here.versions[0]}'",
             ) from error
         wrong = complaint(name, root, told, here)
@@ -254,14 +254,14 @@ def _ask_nodes(model: ModelFiles, root: bytes, files: Sequence[ImageFile]) -> li
 
 
 def _reach(address: str) -> None:
-    """Raise if nobody listens there, or not to gRPC: Ray would try for minutes."""
+    """Raise if no gRPC server listens there: Ray would retry for minutes."""
     if address == "auto":
         return
     host, colon, port = address.rpartition(":")
     if not colon or "/" in address or not port.isdecimal():
         raise UsageError(
-            f"'{address}' is no address of a Ray cluster",
-            hint="It is HOST:PORT, as `ray start --head` prints it (usually port 6379), or auto. "
+            f"'{address}' is not the address of a Ray cluster",
+            hint="Use HOST:PORT as `ray start --head` prints it (usually port 6379), or auto. "
             "Run clipsearch on a machine of the cluster.",
         )
     try:
@@ -271,7 +271,7 @@ def _reach(address: str) -> None:
                 return
             connection.sendall(_HTTP2_GREETING)
             if connection.recv(9)[3:4] != _HTTP2_SETTINGS:
-                raise OSError("something else listens there")
+                raise OSError("another kind of server listens there")
     except (OSError, OverflowError) as error:
         raise _no_cluster(address, error) from error
 
@@ -286,13 +286,13 @@ def _no_cluster(address: str, error: Exception) -> ClusterError:
             if word == "Ray:"
         )
         return ClusterError(
-            f"the cluster at {address} runs {theirs}, and this machine {ours}",
-            hint="Both must be the same on every machine of a cluster.",
+            f"the cluster at {address} runs {theirs}, but this machine runs {ours}",
+            hint="The versions must match on every machine of a cluster.",
         )
     if address == "auto":
         return ClusterError(
-            f"this machine is in no Ray cluster: {_last_line(error)}",
-            hint="Start one with `ray start --head`, or name its address: --ray HOST:PORT",
+            f"this machine is not in a Ray cluster: {_last_line(error)}",
+            hint="Start one with `ray start --head`, or give its address: --ray HOST:PORT",
         )
     return ClusterError(
         f"there is no Ray cluster at {address}: {_last_line(error)}", hint=RAY_STATUS
@@ -310,26 +310,26 @@ def _last_line(error: Exception) -> str:
 
 
 def _mute() -> None:
-    """Keep Ray off the terminal and the standard streams, which are ours. It has its own logs."""
+    """Keep Ray away from the terminal and our standard streams. It has its own logs."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for name in ("ray", "ray.data"):
         logger = logging.getLogger(name)
         logger.handlers = [logging.NullHandler()]
         logger.propagate = False
-    # Deaths of workers and nodes, which Ray prints on stdout. There is no switch for that.
+    # Ray prints deaths of workers and nodes on stdout and has no switch to turn that off.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.target_max_block_size = 1  # every row travels as soon as it is made
-    context.max_errored_blocks = -1  # those of dead workers: see `embed_files`
+    context.target_max_block_size = 1  # each row is sent as soon as it is made
+    context.max_errored_blocks = -1  # blocks of dead workers: see `embed_files`
     context.execution_no_progress_timeout_s = _SECONDS_WITHOUT_PROGRESS
 
 
 @contextmanager
 def _nothing_said() -> Iterator[None]:
-    """Point stderr nowhere: Ray's C++ core announces there that it will say nothing."""
+    """Redirect stderr to nowhere: Ray's C++ core writes there even when told to be quiet."""
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

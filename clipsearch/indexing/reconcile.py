@@ -32,13 +32,13 @@ from clipsearch.records import (
 from clipsearch.storage.catalog import Store
 
 _LOSS_SHARE, _LOSS_COUNT = 0.2, 20
-"""More than both of these missing at once looks like an unmounted disk, not like tidying up."""
+"""If more than both of these are missing at once, an unmounted disk is more likely than cleanup."""
 
 _FILES_PER_COMMIT = 500
-"""How many moved, copied or looked at files share a commit, which costs an fsync."""
+"""How many moved, copied or inspected files share a commit, which costs an fsync."""
 
 _READERS = 8
-"""How many headers are read at once: a network share answers each after milliseconds."""
+"""How many headers are read in parallel: on a network share, each read takes milliseconds."""
 
 
 def reconcile(
@@ -52,15 +52,15 @@ def reconcile(
     embed: EmbedFiles = embed_files,
     progress: Progress = lambda doing, done, total: None,
 ) -> IndexSummary:
-    """Make ``store`` agree with what was ``found`` below ``under``, within its scope.
+    """Make ``store`` match what was ``found`` below ``under``, within its scope.
 
     load_encoder: called at most once, and only if there is an image to embed (decoding runs
-    meanwhile) or a collection so large that it is to be searched through clusters. prune: remove
-    what is missing even if that is much of the collection. try_failed: decode again what failed
-    and may succeed now. embed: where images are embedded.
+    meanwhile) or the collection is so large that it needs clusters for search. prune: remove
+    missing images even if they are much of the collection. try_failed: decode failed images again
+    if they may succeed now. embed: where images are embedded.
 
-    Every batch is committed as soon as it is embedded. Raises CollectionGone, before anything is
-    removed, if too much is missing at once; ModelError and StoreError leave what is committed.
+    Each batch is committed as soon as it is embedded. Raises CollectionGone, before anything is
+    removed, if too much is missing at once. After ModelError and StoreError, commits are kept.
     """
     started = time.monotonic()
     load_encoder = cache(load_encoder)
@@ -107,8 +107,8 @@ def reconcile(
 
 
 def class_prompts(encoder: TextEncoder, progress: Progress) -> Vectors:
-    """Embeddings ``(classes, dim)`` of texts like those that people search for."""
-    from clipsearch.domain import taxonomy  # here, since few collections are so large
+    """Embeddings ``(classes, dim)`` of texts that resemble typical queries."""
+    from clipsearch.domain import taxonomy  # here, because few collections are so large
     from clipsearch.domain.zero_shot import encode_all
 
     domain = taxonomy.load(taxonomy.DEFAULT)
@@ -130,7 +130,7 @@ def _guard_against_loss(
         raise CollectionGone(
             f"{len(missing)} of {known} indexed images are missing from {store.root}",
             hint="Nothing was removed from the index. Is the disk mounted? "
-            "If they are gone for good, add --prune.",
+            "If the images are gone for good, add --prune.",
         )
 
 
@@ -142,10 +142,10 @@ def _reuse(
     summary: IndexSummary,
     progress: Progress,
 ) -> list[ImageFile]:
-    """Give each file whose content the catalog has the vector that is there; return the others.
+    """Give files with known content their existing vectors; return the other files.
 
-    Only a file whose size is some image's is read for that. A path that turns out to be the old
-    name of a moved file is struck off ``missing``.
+    Only a file whose size matches an indexed image is read. If a path turns out to be the old
+    name of a moved file, it is removed from ``missing``.
     """
     sizes = store.sizes_among(file.size for file in candidates) if candidates else set()
     others = [file for file in candidates if file.size not in sizes]
@@ -162,7 +162,7 @@ def _reuse(
                     continue
                 here = next((id for id, path in same if path == file.path), None)
                 moved = next(((id, path) for id, path in same if path in missing), None)
-                if here is not None:  # touched, and that is all
+                if here is not None:  # only touched
                     store.move(here, file)
                     summary.unchanged += 1
                 elif moved is not None:
@@ -176,9 +176,9 @@ def _reuse(
 
 
 def _count(file: ImageFile, known: Mapping[bytes, KnownImage], summary: IndexSummary) -> None:
-    """Count an image that the index did not have as it is: new to it, or changed."""
+    """Count an image as new or as changed."""
     entry = known.get(file.path)
-    if entry is None or _is_as_known(file, entry):  # the latter failed before
+    if entry is None or _is_as_known(file, entry):  # in the second case, it failed before
         summary.added += 1
     else:
         summary.changed += 1
@@ -193,18 +193,18 @@ def _content_hash(store: Store, file: ImageFile) -> bytes | None:
         with open(absolute(os.fsencode(store.root), file.path), "rb") as opened:
             return content_hash(opened)
     except OSError:
-        return None  # the decoder will meet the same error, and report it
+        return None  # the decoder will hit the same error and report it
 
 
 def _look_at(
     store: Store, found: Found, under: bytes, summary: IndexSummary, progress: Progress
 ) -> None:
-    """Read the camera and the place of images that were indexed before these were looked for.
+    """Read camera and place for images that were indexed by a version that did not read them.
 
-    From their headers, and once.
+    Only headers are read, once per image.
     """
     root = os.fsencode(store.root)
-    known = store.known(under, found)  # as it is now: files were moved and copied
+    known = store.known(under, found)  # the current state: files were moved and copied
     unseen = {
         (path, entry.size, entry.mtime_ns): entry.id
         for path, entry in known.items()
@@ -216,7 +216,7 @@ def _look_at(
         root, files, "origin", max_pixels=None, ahead=_FILES_PER_COMMIT, workers=_READERS
     ) as pool:
         for done, (file, outcome) in enumerate(pool, start=1):
-            if not isinstance(outcome, OSError):  # which the next run will meet again
+            if not isinstance(outcome, OSError):  # the next run will hit it again
                 origins.append(
                     (unseen[file[:3]], outcome if isinstance(outcome, Origin) else Origin())
                 )
@@ -235,7 +235,7 @@ def _commit(
     limits: Limits,
     summary: IndexSummary,
 ) -> None:
-    """Keep what became of some files."""
+    """Store the outcomes of some files."""
     with store.batch():
         for file, outcome in batch:
             match outcome:
@@ -249,7 +249,7 @@ def _commit(
                     summary.failed.append((file.path, str(outcome)))
                     summary.waiting += is_worth_a_try(failure, limits)
                 case FileNotFoundError():
-                    pass  # deleted since the walk; the next run will see that
+                    pass  # deleted since the walk; the next run will notice
                 case OSError():
                     summary.unreadable.append((file.path, reason(outcome)))
 
@@ -257,7 +257,7 @@ def _commit(
 def _failure(
     file: ImageFile, error: ImageError, before: KnownImage | None, limits: Limits
 ) -> Failure:
-    """What is kept of a failure. before: what the catalog knew of the file's path."""
+    """The record of a failure. before: the catalog's entry for the file's path."""
     failed = before.failure if before and _is_as_known(file, before) else None
     tries = failed.tries if failed and failed.decoders == limits.decoders else 0
     return Failure(error.kind, limits.decoders, error.pixels, tries + 1)

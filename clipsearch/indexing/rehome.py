@@ -1,6 +1,6 @@
-"""Give an index that lies elsewhere the folder that its images were moved to.
+"""Point an external index to the folder that its images were moved to.
 
-An index inside its folder travels with it, and needs none of this.
+An index inside its folder moves with the folder and does not need this.
 """
 
 import os
@@ -17,48 +17,48 @@ from clipsearch.storage.catalog import FOLDER, Store
 from clipsearch.text import printable
 
 _SAMPLE = 20
-"""How many images are read to tell a folder that was moved from another one."""
+"""How many images are read to recognize a moved folder."""
 
 _SAME = 0.9
-"""The least share of them that must be as indexed: a few may have changed since the move."""
+"""The share of them that must match the index: a few may have changed since the move."""
 
 
 def rehome(store: Store, root: Path, *, asked: bool, notify: Notify) -> None:
-    """Make ``root`` the folder of an index that was of another one.
+    """Make ``root`` the folder of an index that belonged to another folder.
 
-    Done if it is ``asked`` for; or if the old folder is gone, and a sample of the images lies
-    in ``root`` under the same paths with the same content. Raises UsageError otherwise, and for
-    an index that lies in the old folder itself.
+    Done if ``asked``, or if the old folder is gone and a sample of the images has the same paths
+    and content in ``root``. Otherwise raises UsageError, as it does for an index that is inside
+    the old folder.
     """
     old = store.root
     if old == root:
         return
     if asked and store.directory == old / FOLDER and old.exists():
         raise UsageError(
-            f"the index at {store.directory} lies in its own folder, and moves with it",
-            hint=f"Move {FOLDER} to {root}, and index that without --index.",
+            f"the index at {store.directory} is inside its own folder and moves with it",
+            hint=f"Move {FOLDER} to {root}, then index that folder without --index.",
         )
     if not asked:
         move = f"clipsearch index {root} --index {store.directory} --rehome"
         if old.exists():
             raise UsageError(
-                f"the index at {store.directory} is that of {old}, not of {root}",
-                hint=f"Name another place with --index. If the images have moved: {move}",
+                f"the index at {store.directory} belongs to {old}, not to {root}",
+                hint=f"Choose another place with --index. If the images have moved: {move}",
             )
         if not _is_moved(store, root):
             raise UsageError(
-                f"the index at {store.directory} is that of {old}, which is gone, and {root} "
+                f"the index at {store.directory} belongs to {old}, which is gone, and {root} "
                 "does not have the same images under the same names",
-                hint="Is a disk not mounted? If not, name another place with --index; or make "
-                f"this folder the index's own: {move}",
+                hint="Is a disk not mounted? If not, choose another place with --index, or assign "
+                f"the index to this folder: {move}",
             )
     with store.batch():
         store.set_root(root)
-    notify(printable(f"the index at {store.directory} was of {old}, and is now of {root}"))
+    notify(printable(f"the index at {store.directory} belonged to {old}; it now belongs to {root}"))
 
 
 def moved_to(root: Path) -> Path | None:
-    """The remembered index whose folder is gone and whose images now lie in ``root``."""
+    """The remembered index whose folder is gone and whose images are now in ``root``."""
     for directory, old in known.remembered().items():
         with suppress(StoreError, OSError):
             if directory == old / FOLDER or old.exists():

@@ -1,8 +1,8 @@
-"""Bring the index of a folder up to date: what ``index``, ``watch`` and a library user call.
+"""Bring the index of a folder up to date, for ``index``, ``watch`` and library users.
 
-The order of things: the store is opened or created under the writer's lock, the model resolved,
-the folder walked, the store reconciled with it (new files are embedded, batch by batch), its
-vector file written, and what scores mean in it measured.
+The steps: open or create the store under the writer's lock, resolve the model, walk the folder,
+reconcile the store with it (new files are embedded batch by batch), write the vector file, and
+measure what scores mean in this index.
 """
 
 import os
@@ -42,32 +42,32 @@ from clipsearch.text import number_of, printable
 
 @dataclass(frozen=True, slots=True)
 class UpdateOptions:
-    """How a folder is to be indexed."""
+    """How to index a folder."""
 
     model: ModelChoice = field(default_factory=ModelChoice)
     index: Path | None = None
-    """Where the index lies; None: in the folder, or where it is remembered to be."""
+    """The index directory; None: inside the folder, or the remembered place."""
     exclude: Sequence[str] = ()
-    """Globs of files and folders to leave out from now on, beside those that are kept."""
+    """Globs of files and folders to exclude from now on, in addition to the stored ones."""
     no_exclude: bool = False
-    """Forget the globs that are kept with the index."""
+    """Forget the globs that are stored with the index."""
     max_pixels: int | None = None
-    """Images of more pixels fail from now on; None takes the limit that is kept, if any."""
+    """Images with more pixels fail from now on; None uses the stored limit, if any."""
     domain: Domain | None = None
-    """To be the index's own from now on."""
+    """Becomes the index's own domain from now on."""
     rebuild: bool = False
     """Embed all images again, in an index that replaces the old one at the end.
 
-    Of a damaged index, only those that cannot be saved from it."""
+    If the index is damaged, embed only the images that cannot be recovered from it."""
     rehome: bool = False
-    """The images have moved: make the folder that of the index at ``index``."""
+    """The images have moved: assign the index at ``index`` to the folder."""
     prune: bool = False
-    """Remove what is missing even if that is much of the collection."""
+    """Remove missing images even if they are much of the collection."""
     wait: bool = False
     """Wait while another run writes to the same index."""
 
     def scope(self, kept: Scope) -> Scope:
-        """Which files are to be indexed, after what was kept."""
+        """Which files to index, given the stored scope."""
         exclude = () if self.no_exclude else kept.exclude
         return Scope(
             tuple(dict.fromkeys((*exclude, *self.exclude))), self.max_pixels or kept.max_pixels
@@ -91,19 +91,19 @@ def update(
 ) -> IndexSummary:
     """Bring the index of ``folder`` up to date, creating it if there is none.
 
-    look: by default all images that are not excluded. try_failed: decode again what failed and
-    may succeed now. encoders: of a model; by default they are loaded for this update, if they are
-    needed. embed_with: what embeds images with a model, by default on this machine. What the
-    options say of the scope, and of a new index's domain, is kept before anything is embedded, so
-    that it holds when another run goes on with an interrupted one.
+    look: all images that are not excluded, by default. try_failed: decode failed images again if
+    they may succeed now. encoders: of a model; by default they are loaded for this update, if
+    needed. embed_with: what embeds images with a model, by default on this machine. The scope
+    options and a new index's domain are stored before anything is embedded, so that they also
+    apply to a run that resumes an interrupted one.
 
-    Every batch is committed as soon as it is embedded. Raises UsageError if ``folder`` is not a
+    Each batch is committed as soon as it is embedded. Raises UsageError if ``folder`` is not a
     folder, IndexLocked, ModelError, StoreError, and CollectionGone if too much is missing at once.
     """
     root = root_of(folder)
     if options.rehome and options.index is None:
         raise UsageError(
-            "--rehome is for an index that lies elsewhere, and needs --index DIR",
+            "--rehome is for an index outside its folder, and needs --index DIR",
             hint=f"An index inside its folder moves with it: clipsearch index {folder}",
         )
     directory = place_of(root, options.index)
@@ -117,19 +117,19 @@ def update(
                 raise
             store, files = _made(directory, root, options, notify)
         stack.enter_context(store)
-        is_new = store.attachment("calibration") is None  # or was interrupted before it was whole
+        is_new = store.attachment("calibration") is None  # or was interrupted before it finished
         if files is None:
             if options.index or not root.is_relative_to(store.root):
                 rehome(store, root, asked=options.rehome, notify=notify)
-            # An index without images is not bound to its model, which perhaps never worked.
+            # An index without images is not bound to its model, which may never have worked.
             may_change = options.rebuild or store.is_empty()
             files = model_for(store, options.model, may_change=may_change, notify=notify)
             rebuild = rebuild or files.spec.fingerprint != store.spec.fingerprint
             if rebuild and store.count_archived():
                 raise UsageError(
-                    f"the index at {directory} has images of archives, which only import adds; "
-                    "another one would be without them",
-                    hint="Import them into a new index, with import --index DIR.",
+                    f"the index at {directory} has images from archives, which only import adds; "
+                    "another index would lack them",
+                    hint="Import them into a new index: clipsearch import --index DIR",
                 )
         known.remember(directory, store.root)
         scope = _kept_scope(store, options)
@@ -144,7 +144,8 @@ def update(
         if is_excluded(under, scope.exclude):
             raise UsageError(
                 f"{folder} is excluded from the index of {store.root}",
-                hint="clipsearch status lists what is; index with --no-exclude undoes it.",
+                hint="See what is excluded: clipsearch status. To include it, index again with "
+                "--no-exclude.",
             )
         if rebuild:
             under = b""
@@ -174,7 +175,7 @@ def update(
             collection.carry_over(store, target)
         if options.domain:
             collection.pin(target, options.domain)
-        progress("measuring what scores mean", 0, 1)
+        progress("calibrating scores", 0, 1)
         collection.calibrate(target, lambda: loaded.many_texts)
         if is_new:
             summary.tested = collection.tested_line(collection.Collection(target))
@@ -184,7 +185,7 @@ def update(
 
 
 def _kept_scope(store: Store, options: UpdateOptions) -> Scope:
-    """The scope that the options make of the one that the index had; kept with it."""
+    """Apply the options to the index's scope, store it and return it."""
     before = None
     try:
         before = store.scope
@@ -199,24 +200,24 @@ def _kept_scope(store: Store, options: UpdateOptions) -> Scope:
 
 
 def root_of(folder: Path) -> Path:
-    """The folder as an absolute path. Raises UsageError if it is not a folder to be read."""
+    """The folder as an absolute path. Raises UsageError if it is not a readable folder."""
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        raise UsageError(f"{folder} {what}", hint="Name a folder that holds images.")
+        raise UsageError(f"{folder} {what}", hint="Name a folder that contains images.")
     try:
         os.scandir(folder).close()
     except OSError as error:
         raise UsageError(
             f"cannot read the folder {folder}: {error.strerror}",
-            hint="Check its permissions; it may be another user's. Nothing was changed.",
+            hint="Check its permissions; it may belong to another user. Nothing was changed.",
         ) from error
     return folder.resolve()
 
 
 def place_of(root: Path, index: Path | None) -> Path:
-    """Where the index lies that ``root`` is in or was moved from, or where one is to be made.
+    """The directory of the index that ``root`` is in or was moved from, or of a new one.
 
-    Raises UsageError for an ``index`` that is a folder with other things in it.
+    Raises UsageError if ``index`` is a folder that contains other files.
     """
     if index is not None:
         directory = known.directory_for(root, index)
@@ -226,14 +227,14 @@ def place_of(root: Path, index: Path | None) -> Path:
 
 
 def model_for(store: Store, choice: ModelChoice, *, may_change: bool, notify: Notify) -> ModelFiles:
-    """The model for an existing index: its own, unless the user names it or may change it.
+    """The model for an existing index: its own, unless the user names one or it may change.
 
-    Raises ModelError, and ModelMismatch if another one was named and it may not change.
+    Raises ModelError, and ModelMismatch if another model is named and it may not change.
     """
     if not choice.is_named:
         try:
             return registry.locate(store.spec)
-        except ModelMismatch:  # other weights under the same name
+        except ModelMismatch:  # different weights under the same name
             if not may_change:
                 raise
         spec = store.spec
@@ -247,14 +248,14 @@ def model_for(store: Store, choice: ModelChoice, *, may_change: bool, notify: No
 
 
 def _writer(directory: Path, wait: bool, notify: Notify) -> Store:
-    """The index, as soon as it can be written to if we are to ``wait``."""
+    """Open the index for writing; if ``wait``, as soon as it is unlocked."""
     return _in_turn(lambda wait: Store.open_for_writing(directory, wait=wait), wait, notify)
 
 
 def _made(
     directory: Path, root: Path, options: UpdateOptions, notify: Notify
 ) -> tuple[Store, ModelFiles | None]:
-    """A new index and its model; or the index that another run has made meanwhile, and None."""
+    """A new index and its model; or the index that another run made in the meantime, and None."""
     files = options.model.files(notify)
     try:
         make = partial(Store.create, directory, root, files.spec)
@@ -264,20 +265,20 @@ def _made(
 
 
 def _in_turn(take: Callable[[bool], Store], wait: bool, notify: Notify) -> Store:
-    """What ``take`` gives, which is told whether to wait: at once, or as soon as it is our turn."""
+    """Call ``take``, which is told whether to wait; first without waiting, then in turn."""
     try:
         return take(False)
     except IndexLocked as error:
         if not wait:
             raise
         held = str(error)
-    # Not before the error and the lock in it are gone: a finalizer swallows an interrupt.
+    # Only after the error and the lock in it are gone: a finalizer swallows an interrupt.
     notify(f"{printable(held)}; waiting for it")
     return take(True)
 
 
 def _rescued(directory: Path, root: Path, options: UpdateOptions, notify: Notify) -> bool:
-    """Whether the catalog was damaged; what can be read of it is then in its place."""
+    """Whether the catalog was damaged; if so, its readable part replaces it."""
     try:
         with Store.open(directory) as store:
             problems = store.sqlite_problems()
@@ -290,16 +291,16 @@ def _rescued(directory: Path, root: Path, options: UpdateOptions, notify: Notify
     saved = rescue(directory, root, lambda: options.model.files(notify).spec, wait=options.wait)
     notify(
         printable(
-            f"the catalog of {root} is damaged ({problems[0]}): saved "
-            f"{number_of(saved.pictures, 'image')} from it, and the others are embedded again; "
-            f"it is kept as {saved.damaged}"
+            f"the catalog of {root} is damaged ({problems[0]}): recovered "
+            f"{number_of(saved.pictures, 'image')} from it; the others are embedded again; "
+            f"the damaged file is kept as {saved.damaged}"
         )
     )
     return True
 
 
 def _rebuilding(old: Store, directory: Path, files: ModelFiles) -> Store:
-    """The index that is to replace ``old``: an interrupted one is taken up again."""
+    """The index that will replace ``old``; resumes an interrupted one."""
     if Store.exists(directory):
         unfinished = Store.open_for_writing(directory)
         if unfinished.spec.fingerprint == files.spec.fingerprint:

@@ -1,8 +1,7 @@
-"""Is an index whole, and is it that of its folder?  And what can be done if it is not.
+"""Check that an index is intact and matches its folder, and repair it.
 
-What is derived is made again: the FAISS file from the catalog, an embedding from its image by
-the next run of ``index``, which forgets nothing that it can do again. Only what the catalog
-alone knew is ever lost, and it is named.
+Derived data is rebuilt: the FAISS file from the catalog, and an embedding from its image in the
+next run of ``index``. Only what the catalog alone held can be lost, and it is listed.
 """
 
 import os
@@ -22,35 +21,35 @@ from clipsearch.storage.rescue import Rescued, rescue
 from clipsearch.text import number_of
 
 SAME = 0.99
-"""An embedding made again differs by rounding, and by the device: measured 0.9999 at worst."""
+"""A recomputed embedding differs by rounding and device: the lowest measured was 0.9999."""
 
 Kind = Literal["catalogue", "embedding", "vector file", "behind"]
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is not as it should be."""
+    """One defect."""
 
     kind: Kind
-    """``behind`` is no damage: the folder has changed since, and ``index`` will see to it."""
+    """``behind`` is not damage: the folder has changed since, and ``index`` will update it."""
     text: str
     path: bytes | None = None
-    """The image that it is about, if it is about one."""
+    """The image that it concerns, if any."""
     id: int | None = None
 
 
 def verify(
     store: Store, found: Found | None, load_encoder: LoadEncoder | None, sample: int
 ) -> Iterator[Problem]:
-    """Check an index against itself, against the FAISS file, and against its images.
+    """Check an index against itself, the FAISS file and its images.
 
-    found: what is in the folder, or None to leave the folder out. sample: how many embeddings are
-    made again from their images and compared; none without ``load_encoder``.
+    found: what is in the folder, or None to skip the folder. sample: how many embeddings to
+    recompute from their images and compare; none without ``load_encoder``.
     """
     broken = store.sqlite_problems()
     yield from (Problem("catalogue", text) for text in broken)
     if broken:
-        return  # what it says of anything else may be wrong
+        return  # nothing else in it can be trusted
     if problem := store.vector_file_problem():
         yield Problem("vector file", problem)
     bad = store.bad_vectors()
@@ -97,29 +96,29 @@ def _wrong_embeddings(
     prepared, limit = store.spec.preprocessing, store.scope.max_pixels
     for batch in embed_files(root, list(ids), prepared, load_encoder, max_pixels=limit):
         for file, outcome in batch:
-            # Otherwise it changed since the walk; the next run of index will see to it.
+            # Otherwise it changed since the walk; the next run of index will notice.
             if isinstance(outcome, EmbeddedImage) and _is_still(store, file, outcome):
                 yield from _unlike(store, ids[file], outcome)
 
 
 def _is_still(store: Store, file: ImageFile, made: EmbeddedImage) -> bool:
-    """Whether a member of an archive is the image that was embedded: archives are replaced."""
+    """Whether a member of an archive is still the embedded image: archives get replaced."""
     if file.span is None:
         return True
     return any(path == file.path for _, path in store.find_content(made.content_hash))
 
 
 def _unlike(store: Store, id: int, made: EmbeddedImage) -> Iterator[Problem]:
-    """The problem that the stored embedding is not the one that was made now, if it is not."""
+    """Report a stored embedding that does not match the one made now."""
     with suppress(KeyError):  # removed a moment ago
         similarity = float(made.vector @ store.vector(id))
         if similarity < SAME:
-            text = f"its embedding is not its own (cosine {similarity:.3f} to one made again)"
+            text = f"its embedding is wrong (cosine {similarity:.3f} to a recomputed one)"
             yield Problem("embedding", text, made.file.path, id)
 
 
 def repair(store: Store, problems: list[Problem]) -> list[str]:
-    """Mend what ``verify`` found in a catalog that can be read; say what was done, and the rest.
+    """Repair what ``verify`` found in a readable catalog; list what was done and what remains.
 
     ``store`` is open for writing. Raises StoreError if it cannot be written.
     """
@@ -129,20 +128,22 @@ def repair(store: Store, problems: list[Problem]) -> list[str]:
         archived = any(isinstance(store.source_of(id), Span) for id in wrong)
         with store.batch():
             store.forget(wrong)
-        done.append(f"forgot {number_of(len(wrong), 'image')} with a wrong embedding")
+        done.append(
+            f"removed {number_of(len(wrong), 'image')} with a wrong embedding from the index"
+        )
     if wrong or any(problem.kind == "vector file" for problem in problems):
         store.update_vector_index(anew=True)
         done.append("the vector file was written again")
     if wrong:
         again = f"clipsearch index {store.root}"
         if archived:
-            again += "; those in archives with clipsearch embed, then clipsearch import"
-        done.append(f"embed what was forgotten with: {again}")
+            again += "; for those in archives, clipsearch embed, then clipsearch import"
+        done.append(f"to embed the removed images again: {again}")
     return done
 
 
 def salvage(directory: Path) -> Rescued:
-    """Put a catalog of all that can still be read in the place of a damaged one.
+    """Replace a damaged catalog with one that has all that is still readable.
 
     Raises StoreError.
     """

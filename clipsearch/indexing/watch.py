@@ -1,8 +1,8 @@
-"""Keep indexes up to date while their folders change, and leave alone what still grows.
+"""Keep indexes up to date while their folders change, leaving files that still grow alone.
 
-``watch`` is the loop. ``happenings`` only says where to look again: what has changed is for the
-next walk to find out, so a message that the system sends twice, or not at all, costs nothing but
-time. This is the one room that imports watchfiles.
+``watch`` is the loop. ``happenings`` only says where to look again, and the next walk finds out
+what changed. So an event that the system sends twice, or not at all, costs only time.
+Only this module imports watchfiles.
 """
 
 import os
@@ -34,14 +34,14 @@ from clipsearch.storage.catalog import Store
 from clipsearch.text import printable
 
 Bars = Callable[[], AbstractContextManager[Progress]]
-"""Gives what shows the progress of one update, and is taken away after it."""
+"""Creates the progress display of one update, and removes it at the end."""
 
 QUIET_SECONDS = 1.0
-"""A file that is the same in two looks so far apart is taken to be written to its end."""
+"""Seconds between two looks at a file; if it did not change, its writer is assumed finished."""
 
 _TICK_MS = 1000
 _PAUSE_MS, _GROUPED_MS = 200, 5000
-"""Messages are put together until there is a pause, for so long at most."""
+"""Events are grouped until there is a pause, but at most this long."""
 
 
 class Watched:
@@ -50,7 +50,7 @@ class Watched:
     def __init__(self, folder: Path, options: UpdateOptions) -> None:
         """Raises UsageError if ``folder`` is not a folder."""
         self.folder = folder
-        """As the user calls it."""
+        """As the user gave it."""
         self.root = root_of(folder)
         self.place = place_of(self.root, options.index)
         self._options = options
@@ -60,21 +60,21 @@ class Watched:
     def look_again(
         self, encoders: Callable[[ModelFiles], Encoders], notify: Notify, progress: Bars
     ) -> tuple[IndexSummary | None, bool]:
-        """Update the index by what has settled in the folder; and whether more is to come.
+        """Update the index with the files that have settled; also returns whether more is to come.
 
-        No summary if the collection is gone or locked, which ``notify`` is told once.
+        No summary if the collection is gone or locked, which is reported to ``notify`` once.
         """
         try:
             with progress() as bar:
                 summary, moving = self._round(encoders, notify, bar)
         except (CollectionGone, IndexLocked) as error:
-            if self._complaint != str(error):  # which may be so for hours
+            if self._complaint != str(error):  # the same state may last for hours
                 self._complaint = str(error)
                 notify(printable(f"{self.folder}: {error}"))
                 notify(printable(f"{self.folder}: {error.hint}"))
             return None, isinstance(error, IndexLocked)
         self._is_indexed, self._complaint = True, ""
-        # What they say is kept with the index, where another run may change it meanwhile.
+        # These options are stored with the index, where another run may change them meanwhile.
         self._options = replace(self._options, exclude=(), no_exclude=False, max_pixels=None)
         return summary, bool(moving)
 
@@ -84,10 +84,10 @@ class Watched:
         before = self._seen()
         time.sleep(QUIET_SECONDS)
         if self._is_indexed and not Store.exists(self.place):
-            # To make another one would hide that a disk is not mounted.
+            # A new index would hide that a disk is not mounted.
             raise CollectionGone(
-                f"the index at {self.place} is not there any more",
-                hint="Is the disk mounted? If it was deleted, start clipsearch watch again.",
+                f"the index at {self.place} no longer exists",
+                hint="Is the disk mounted? If you deleted it, start clipsearch watch again.",
             )
         moving: set[bytes] = set()
 
@@ -102,7 +102,7 @@ class Watched:
             self.root,
             self._options,
             look=look,
-            try_failed=not self._is_indexed,  # once, and not with every change
+            try_failed=not self._is_indexed,  # once, not at every change
             encoders=encoders,
             progress=progress,
             notify=notify,
@@ -110,7 +110,7 @@ class Watched:
         return summary, moving
 
     def _seen(self) -> Found:
-        """What is in the folder now, relative to the root of its index."""
+        """The current files in the folder, relative to the root of its index."""
         root, kept = self.root, Scope(())
         if Store.exists(self.place):
             with suppress(IndexNotFound), Store.open(self.place) as store:
@@ -131,18 +131,18 @@ def watch(
     progress: Bars = _no_bar,
     notify: Notify = lambda message: None,
 ) -> Iterator[tuple[Path, IndexSummary]]:
-    """Keep the index of each folder up to date; yield what each update did, for ever.
+    """Keep the index of each folder up to date; yield the result of each update, forever.
 
-    poll: as for ``happenings``. progress: gives what shows one update's progress. A model is
-    loaded with the first new image and kept. A collection that is gone or locked is waited for;
-    ``notify`` is told of that. Raises UsageError, ModelError, StoreError, and what ``happenings``
+    poll: see ``happenings``. progress: creates the progress display of one update. A model is
+    loaded with the first new image and kept. If a collection is gone or locked, ``notify`` says
+    so and watching continues. Raises UsageError, ModelError, StoreError, and what ``happenings``
     raises; all but the last before the first update.
     """
     watched = {one.root: one for one in (Watched(folder, options) for folder in folders)}
     encoders = _kept_encoders(options.model, notify)
     seen = happenings(list(watched), [one.place for one in watched.values()], poll)
     names = ", ".join(str(one.folder) for one in watched.values())
-    notify(f"watching {printable(names)}; Ctrl-C ends it")
+    notify(f"watching {printable(names)}; press Ctrl-C to stop")
     due: set[Path] = set()
     for happened in seen:
         again: set[Path] = set()
@@ -156,7 +156,7 @@ def watch(
 
 
 def _kept_encoders(choice: ModelChoice, notify: Notify) -> Callable[[ModelFiles], Encoders]:
-    """The encoders of each model, loaded when they are first needed and kept."""
+    """The encoders of each model, loaded when first needed and kept."""
     kept: dict[str, Encoders] = {}
 
     def encoders(files: ModelFiles) -> Encoders:
@@ -174,14 +174,14 @@ def _kept_encoders(choice: ModelChoice, notify: Notify) -> Callable[[ModelFiles]
 def happenings(
     folders: Sequence[Path], ignored: Sequence[Path], poll: float | None
 ) -> Iterator[set[Path]]:
-    """Yield those of the ``folders`` in which something has happened; none of them every second.
+    """Yield the ``folders`` in which something has happened; an empty set every second.
 
-    folders: absolute, like ``ignored``: places in which nothing that happens counts (indexes).
-    poll: look for changes every so many seconds, for shares from which no messages come. All of
-    them are yielded at the start, and whenever one has come or gone and messages may be lost.
+    folders: absolute, like ``ignored``: places whose events do not count (indexes).
+    poll: seconds between looks, for shares that send no events. All folders are yielded at the
+    start, and when one has come or gone and events may be lost.
 
-    Raises UsageError where watchfiles is not installed, and StoreError where the system cannot
-    watch the folders.
+    Raises UsageError if watchfiles is not installed, and StoreError if the system cannot watch
+    the folders.
     """
     try:
         from watchfiles import Change, watch
@@ -219,30 +219,30 @@ def _happenings(
             ):
                 for change, name in messages:
                     if change == modified and os.path.isdir(name):
-                        continue  # because of a file in it, of which there is a message too
+                        continue  # because of a file in it, which has an event of its own
                     due |= _concerned(Path(name), present, ignored)
                 yield due
                 due = set()
                 if any(_identity(folder) != before for folder, before in identities.items()):
                     break
         except FileNotFoundError:
-            continue  # a folder has gone since we looked
+            continue  # a folder disappeared since the last look
         except (OSError, RuntimeError, UnicodeError) as error:
             if "Unable to decode path" in str(error):
-                continue  # a file's name is no text, and watchfiles gives up: begin again
+                continue  # a file's name cannot be decoded, and watchfiles stops: start again
             raise StoreError(
                 f"the system cannot watch {', '.join(map(str, folders))}: {error}",
-                hint="Look for changes at intervals instead, say every minute: --poll 60",
+                hint="Check for changes at intervals instead, for example every minute: --poll 60",
             ) from error
 
 
 def settled(
     before: Found, now: Found, known: Mapping[bytes, KnownImage]
 ) -> tuple[Found, set[bytes]]:
-    """What of ``now`` can be relied on, and the paths of the files that cannot.
+    """The part of ``now`` that is reliable, and the paths of the files that are not.
 
-    A file that came, went, grew or was touched between the two looks is left as the catalog
-    knows it, or left out: it may be half of a copy, or half of a renaming.
+    A file that appeared, disappeared, grew or was touched between the two looks stays as the
+    catalog has it, or is left out: a copy or a rename may be in progress.
     """
     moving = {file.path for file in set(before.files) ^ set(now.files)}
     files = [file for file in now.files if file.path not in moving]
@@ -253,7 +253,7 @@ def settled(
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """What tells a folder from another one at the same path; None where there is none."""
+    """Distinguishes a folder from another one at the same path; None if there is no folder."""
     try:
         status = folder.stat()
     except OSError:
@@ -262,10 +262,10 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _concerned(path: Path, folders: set[Path], ignored: Sequence[Path]) -> set[Path]:
-    """The folders for which it matters that something has happened at ``path``."""
+    """The folders affected by an event at ``path``."""
     if any(path.is_relative_to(place) for place in ignored):
         return set()
-    # What is gone may have been a folder of images.
+    # If the path is gone, it may have been a folder of images.
     if os.fsencode(path.suffix.lower()) not in SUFFIXES and path.is_file():
         return set()
     return {

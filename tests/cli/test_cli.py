@@ -110,7 +110,7 @@ def test_the_program_is_installed_under_its_own_name(run_process: Run) -> None:
         (["index", "a.png"], "a.png is not a folder"),
         (["index", ".", "--batch-size", "0"], "--batch-size"),
         (["index", ".", "sub", "--index", "there"], "there are several folders"),
-        (["index", "sub", "--index", ".clipsearch"], "is that of"),
+        (["index", "sub", "--index", ".clipsearch"], "belongs to"),
         (["index", ".", "--model", "ViT-B16"], "did you mean ViT-B-16"),
         (["index", ".", "--model", "./nowhere"], "called './nowhere'"),
         (["status", "--index", "sub"], "there is no index at sub"),

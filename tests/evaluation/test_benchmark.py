@@ -204,14 +204,14 @@ def test_the_linear_probe_is_scikit_learns(split: Path, tmp_path: Path) -> None:
     assert found.figures()["lp_acc1"] == pytest.approx((given == np.arange(12) % 3).mean())
     assert found.figures()["lp_acc5"] is None
     assert found.figures().keys() >= measured(split).figures().keys()
-    assert any("1 images of the test split are in the train" in note for note in found.notes())
+    assert any("1 images of the test split are also in the train" in note for note in found.notes())
 
 
 def test_a_linear_probe_needs_one_class_a_picture(sets: dict[str, Path], split: Path) -> None:
     for kind in ("multilabel", "retrieval"):
         with pytest.raises(BadLabels, match=f"is a set for {kind}"):
             measured(sets[kind], linear_probe=True)
-    with pytest.raises(BadLabels, match="there is no archive"):
+    with pytest.raises(BadLabels, match="there are no archives"):
         measured(sets["classification"], linear_probe=True)
     write_benchmark(split, [("cls", b"0")] * 3, split="train", archives=1)
     with pytest.raises(TooFewExamples, match="has images of only one"):

@@ -178,27 +178,30 @@ def say(name: str, text: bytes) -> Callable[[Path], object]:
     [
         (remove("classnames.txt"), "cannot read classnames.txt: No such file or directory"),
         (remove(TEMPLATES), f"cannot read {TEMPLATES}: No such file or directory"),
-        (remove("test/1.tar"), "there is no file test/1.tar, and test/nshards.txt counts 2"),
+        (remove("test/1.tar"), "test/1.tar is missing, but test/nshards.txt counts 2"),
         (say("classnames.txt", b""), "classnames.txt is empty"),
         (say("classnames.txt", b"caf\xe9"), "classnames.txt is not UTF-8 text"),
-        (say("test/nshards.txt", b"two"), "test/nshards.txt: 'two' is no number of archives"),
-        (say("test/nshards.txt", b"0"), "test/nshards.txt: '0' is no number of archives"),
-        (say("dataset_type.txt", b"video\n"), "dataset_type.txt: 'video' is no kind of test set"),
+        (say("test/nshards.txt", b"two"), "test/nshards.txt: 'two' is not a number of archives"),
+        (say("test/nshards.txt", b"0"), "test/nshards.txt: '0' is not a number of archives"),
+        (
+            say("dataset_type.txt", b"video\n"),
+            "dataset_type.txt: 'video' is not a kind of test set",
+        ),
         (
             say(TEMPLATES, b"{c}\n a {}.\n"),
             f"{TEMPLATES}, line 2: the template 'a {{}}.' has no {{c}}",
         ),
         (
             say("classnames.txt", b"a\nb\nc\nd"),
-            "test/0.tar/s0000001.webp: its label 4 is not one of 4 classes",
+            "test/0.tar/s0000001.webp: its label 4 is not one of the 4 classes",
         ),
         (
             say("dataset_type.txt", b"multilabel"),
-            "test/0.tar: s0000000 has no label: there is no .npy beside the image",
+            "test/0.tar: s0000000 has no label: there is no .npy next to the image",
         ),
         (
             say("dataset_type.txt", b"retrieval"),
-            "test/0.tar: s0000000 has no label: there is no .txt beside the image",
+            "test/0.tar: s0000000 has no label: there is no .txt next to the image",
         ),
     ],
 )
@@ -212,19 +215,19 @@ def test_what_is_wrong_with_the_folder_is_named(
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([("a.webp", b"x")], "test/0.tar: a has no label: there is no .cls beside the image"),
+        ([("a.webp", b"x")], "test/0.tar: a has no label: there is no .cls next to the image"),
         ([("a.cls", b"1")], "test/0.tar: a has no image"),
-        ([("a.jpg", b"x"), ("a.cls", b"one")], "test/0.tar/a.jpg: its label 'one' is no number"),
-        ([("a.jpg", b"x"), ("a.cls", b"")], "test/0.tar/a.jpg: its label '' is no number"),
+        ([("a.jpg", b"x"), ("a.cls", b"one")], "test/0.tar/a.jpg: its label 'one' is not a number"),
+        ([("a.jpg", b"x"), ("a.cls", b"")], "test/0.tar/a.jpg: its label '' is not a number"),
         (
             [("a.jpg", b"x"), ("a.cls", b"-1")],
-            "test/0.tar/a.jpg: its label -1 is not one of 5 classes",
+            "test/0.tar/a.jpg: its label -1 is not one of the 5 classes",
         ),
         ([("a.jpg", b"x"), ("a.jpg", b"y")], "test/0.tar: a.jpg: a second one of that name"),
         ([("a.jpg", b"x"), ("a.cls", None)], "test/0.tar: a.cls: a link"),
         (
             [("a.jpg", b"x"), ("a.cls", b"1" * (1 << 20) + b"1")],
-            "test/0.tar: a.cls: too long for what is said of an image",
+            "test/0.tar: a.cls: too long for a label or captions",
         ),
     ],
 )
@@ -238,12 +241,15 @@ def test_what_is_wrong_with_a_sample_is_named(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[1, 0, 1]", "its .npy is no vector of numbers (the magic string is not correct"),
-        (npy(1, 0), "its labels have the shape (2,), and there are 3 classes"),
-        (npy(1, 0, 1)[:-1], "its labels have the shape (3,), and there are 3 classes"),
+        (b"[1, 0, 1]", "its .npy is not a vector of numbers (the magic string is not correct"),
+        (npy(1, 0), "its labels have the shape (2,), but there are 3 classes"),
+        (npy(1, 0, 1)[:-1], "its labels have the shape (3,), but there are 3 classes"),
         (npy(1, 0, 2), "its labels are not all 0 or 1"),
         (npy(1, 0, float("nan"), kind=float), "its labels are not all 0 or 1"),
-        (npy(1, 0, 1, kind=object), "its .npy is no vector of numbers (not of numbers)"),
+        (
+            npy(1, 0, 1, kind=object),
+            "its .npy is not a vector of numbers (its values are not numbers)",
+        ),
     ],
 )
 def test_what_is_wrong_with_several_labels_is_named(
@@ -265,9 +271,9 @@ def test_what_is_wrong_with_captions_is_named(tmp_path: Path, content: bytes, me
 
 def test_a_split_that_is_not_there(folder: Path) -> None:
     found = read(folder)
-    with pytest.raises(BadLabels, match=r"there is no archive in .*train"):
+    with pytest.raises(BadLabels, match=r"there are no archives in .*train"):
         read_split(found, "train")
     for archive in (folder / "test").glob("*.tar"):
         write_tar(archive, [])
-    with pytest.raises(TooFewExamples, match="hold no image"):
+    with pytest.raises(TooFewExamples, match="contain no images"):
         read_split(Benchmark(folder, "classification", ("a",), ("{c}",)), "test")

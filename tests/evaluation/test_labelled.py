@@ -49,7 +49,7 @@ class TestFolders:
         (folder / "kiten/x.jpg").touch()
         (folder / "zebra").mkdir()
         (folder / "zebra/x.jpg").touch()
-        with pytest.raises(BadLabels, match=r"'kiten' is no class of the domain small .*kitten"):
+        with pytest.raises(BadLabels, match=r"'kiten' is not a class of the domain small .*kitten"):
             labelled.read(folder, small)
 
     def test_a_folder_without_pictures_is_passed_over(self, folder: Path, small: Domain) -> None:
@@ -58,11 +58,11 @@ class TestFolders:
 
     def test_a_stray_picture(self, folder: Path, small: Domain) -> None:
         (folder / "x.jpg").touch()
-        with pytest.raises(BadLabels, match=r"x\.jpg lies in no class's folder"):
+        with pytest.raises(BadLabels, match=r"x\.jpg is not in a class folder"):
             labelled.read(folder, small)
 
     def test_nothing_there(self, tmp_path: Path, small: Domain) -> None:
-        with pytest.raises(TooFewExamples, match="no labelled image"):
+        with pytest.raises(TooFewExamples, match="no labeled images"):
             labelled.read(tmp_path, small)
         with pytest.raises(BadLabels, match="does not exist"):
             labelled.read(tmp_path / "absent", small)
@@ -97,21 +97,24 @@ class TestLabels:
             ("", "line 1: the header is ''"),
             ("a,b\n", "line 1: the header is 'a,b'"),
             ("path,label,caption\n", "line 1: the header"),
-            ("path,label\ncat/1.jpg,dog\n", "line 2: the label 'dog' is no class"),
+            ("path,label\ncat/1.jpg,dog\n", "line 2: the label 'dog' is not a class"),
             ("path,label\n\n\ncat/1.jpg,kiten\n", r"line 4: .*did you mean kitten"),
             ("path,label\ncat/1.jpg,cat\ncat/9.jpg,cat\n", r"line 3: there is no file .*9\.jpg"),
             ("path,label\ncat,cat\n", r"line 2: there is no file"),
-            ("path,label\ncat/1.jpg\n", "line 2: 1 fields where the header has 2"),
-            ("path,label\ncat/1.jpg,cat,x\n", "line 2: 3 fields where the header has 2"),
-            ("path,label\n,cat\n", "line 2: an empty path"),
-            ("path,label\ncat/1.jpg, \n", "line 2: an empty text"),
+            ("path,label\ncat/1.jpg\n", "line 2: 1 fields, but the header has 2"),
+            ("path,label\ncat/1.jpg,cat,x\n", "line 2: 3 fields, but the header has 2"),
+            ("path,label\n,cat\n", "line 2: empty path"),
+            ("path,label\ncat/1.jpg, \n", "line 2: empty text"),
             (
                 "path,label\ncat/1.jpg,cat\n./cat/1.jpg,Cat\n",
                 "line 3: .*label 'Cat', on line 2",
             ),
             ("path,label\ncat/1.jpg,cat\nHot-Dog/../cat/1.jpg,cat\n", "line 3: .* on line 2"),
-            ("path,label\ncat/1.jpg,cat\ncat/1.jpg,\n", "line 3: an empty text"),
-            ("path,label\ncat/1.jpg,cat\ncat/1.jpg,dog\n", "line 3: the label 'dog' is no class"),
+            ("path,label\ncat/1.jpg,cat\ncat/1.jpg,\n", "line 3: empty text"),
+            (
+                "path,label\ncat/1.jpg,cat\ncat/1.jpg,dog\n",
+                "line 3: the label 'dog' is not a class",
+            ),
             ("path,label\n../../../../../../../../etc,cat\n", "line 2: there is no file"),
             ("path,label\nca\0t/1.jpg,cat\n", "line 2"),
             ('path,label\ncat/1.jpg,"cat\n', r"line 2: "),
@@ -126,7 +129,7 @@ class TestLabels:
             labelled.read(table(folder, text), small)
 
     def test_an_empty_table(self, folder: Path, small: Domain) -> None:
-        with pytest.raises(TooFewExamples, match="no labelled image"):
+        with pytest.raises(TooFewExamples, match="no labeled images"):
             labelled.read(table(folder, "path,label\n"), small)
 
     def test_a_path_may_lead_out_of_the_tables_folder(self, folder: Path, small: Domain) -> None:
@@ -249,7 +252,7 @@ class TestOwnTaxonomy:
             labelled.own_taxonomy(table(folder, text), small)
 
     def test_nothing_there(self, tmp_path: Path, small: Domain) -> None:
-        with pytest.raises(TooFewExamples, match="no labelled image"):
+        with pytest.raises(TooFewExamples, match="no labeled images"):
             labelled.own_taxonomy(tmp_path, small)
         with pytest.raises(BadLabels, match="does not exist"):
             labelled.own_taxonomy(tmp_path / "absent", small)
@@ -257,7 +260,7 @@ class TestOwnTaxonomy:
     @pytest.mark.skipif(sys.platform != "linux", reason="names need not be UTF-8 on Linux alone")
     def test_a_name_that_is_no_text(self, folder: Path, small: Domain) -> None:
         os.rename(os.path.join(os.fsencode(folder), b"cat"), os.fsencode(folder) + b"/\xff")
-        with pytest.raises(BadLabels, match="holds what is no text"):
+        with pytest.raises(BadLabels, match="is not text"):
             labelled.own_taxonomy(folder, small)
 
 

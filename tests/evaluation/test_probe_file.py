@@ -28,7 +28,7 @@ KEPT = KeptProbe(
     most_frequent=0.5,
     recall=SHARE,
     scale=20.0,
-    notes=("no image of b: there the words answer alone",),
+    notes=("no images of b: only the words identify these classes",),
 )
 
 
@@ -61,7 +61,7 @@ def test_another_models_probe_is_refused(tmp_path: Path, store: Store) -> None:
 
 
 def test_names_are_checked(tmp_path: Path, store: Store) -> None:
-    with pytest.raises(UsageError, match="no name for a probe"):
+    with pytest.raises(UsageError, match="not a valid name for a probe"):
         probe_file.read(written(tmp_path), store, "a/b")
     probe = dataclasses.replace(KEPT.probe, classes=("identify this man", "b"))
     with pytest.raises(RefusedByPolicy):
@@ -88,7 +88,7 @@ def test_what_is_no_whole_probe_is_said_so(tmp_path: Path, store: Store) -> None
         save({**tensors, "weights": tensors["weights"] * np.nan}, _metadata(whole)),
     ):
         path.write_bytes(data)
-        with pytest.raises(ExchangeError, match="no whole probe"):
+        with pytest.raises(ExchangeError, match="not a complete probe"):
             probe_file.read(path, store)
 
 

@@ -97,4 +97,4 @@ def test_one_damaged_probe_is_named_and_the_others_are_listed(run: Run, tmp_path
     assert [json.loads(line)["name"] for line in done.lines] == ["a", "c"]
     (said,) = done.err.splitlines()
     assert said.startswith("clipsearch: the probe 'b' in the index of ")
-    assert said.endswith("Train it again, or forget it: clipsearch probe remove b")
+    assert said.endswith("Train it again, or remove it: clipsearch probe remove b")

@@ -158,7 +158,7 @@ def test_the_pictures_of_a_folder_are_cut_into_shards(
     assert {row["archive"] for row in rows} == {None}
     (photos / "6.png").unlink()
     (photos / "bad.png").unlink()
-    with pytest.raises(ExchangeError, match=r"shard 00002 .* is not in the source now"):
+    with pytest.raises(ExchangeError, match=r"shard 00002 .* is no longer in the source"):
         made(photos, tmp_path / "out")
 
 
@@ -221,8 +221,8 @@ def test_a_sample_that_is_not_whole_is_right_or_named(tmp_path: Path) -> None:
     )
     done = made(tmp_path / "00000.tar", tmp_path / "out")
     assert {path.removeprefix(b"00000.tar/"): why for path, why in done.left_out} == {
-        b"without-picture": "there is no image of that key",
-        b"twice.png": "a second image of its key",
+        b"without-picture": "there is no image with that key",
+        b"twice.png": "a second image with the same key",
         b"again.jpg": "a second one of that name",
         b"../up.jpg": "its name leads out of the archive",
         b"link.jpg": "a link",
@@ -446,14 +446,14 @@ def test_an_output_is_of_one_source_and_one_model(tars: Path, tmp_path: Path) ->
     other = tmp_path / "other"
     other.mkdir()
     write_tar(other / "00000.tar", [])
-    with pytest.raises(ExchangeError, match="is of the images in"):
+    with pytest.raises(ExchangeError, match="is for the images in"):
         made(other, out)
-    with pytest.raises(ExchangeError, match="was begun with fake"):
+    with pytest.raises(ExchangeError, match="was started with fake"):
         made(tars, out, spec=fake_spec(fingerprint="e" * 64))
     (other / "mine").write_text("x")
     with pytest.raises(ExchangeError, match="is not empty"):
         made(tars, other)
-    with pytest.raises(ExchangeError, match="there is no folder"):
+    with pytest.raises(ExchangeError, match="does not exist"):
         made(tars, tmp_path / "no" / "out")
 
 
@@ -554,7 +554,7 @@ def test_a_sample_of_members_is_compared_with_their_archives(
     path = wrong / "img_emb/img_emb_00001.npy"
     np.save(path, np.load(path)[::-1])
     (wrong / "clipsearch.json").unlink()
-    with pytest.raises(ExchangeError, match=r"are of another model .* or of other images"):
+    with pytest.raises(ExchangeError, match=r"are not from .* or belong to other images"):
         compared(wrong)
 
 
@@ -605,8 +605,8 @@ def test_repair_says_how_pictures_of_archives_come_back(store: Store, shards: Pa
     imported(store, shards)
     (id,) = store.ids()[:1].tolist()
     done = verify.repair(store, [verify.Problem("embedding", "it is damaged", b"", id)])
-    assert done[0] == "forgot 1 image with a wrong embedding"
-    assert "those in archives with clipsearch embed, then clipsearch import" in done[-1]
+    assert done[0] == "removed 1 image with a wrong embedding from the index"
+    assert "for those in archives, clipsearch embed, then clipsearch import" in done[-1]
     assert store.status().archived == 11
 
 

@@ -131,8 +131,11 @@ def test_a_node_that_has_everything_is_not_complained_of() -> None:
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        (("0.2.0", "3.3.0", "2.60.0"), "node n has clipsearch 0.2.0, and this machine 0.1.0"),
-        (("0.1.0", "3.2.0", "2.60.0"), "node n has open_clip_torch 3.2.0, and this machine 3.3.0"),
+        (("0.2.0", "3.3.0", "2.60.0"), "node n has clipsearch 0.2.0, but this machine has 0.1.0"),
+        (
+            ("0.1.0", "3.2.0", "2.60.0"),
+            "node n has open_clip_torch 3.2.0, but this machine has 3.3.0",
+        ),
     ],
 )
 def test_a_node_of_another_version_is_named(told: tuple[str, ...], message: str) -> None:
@@ -143,7 +146,7 @@ def test_a_node_of_another_version_is_named(told: tuple[str, ...], message: str)
 def test_a_node_without_the_folder_is_named() -> None:
     error = complaint("n", b"/photos", Answer(HERE.versions, b"sub/a.png", True), HERE)
     assert isinstance(error, ClusterError)
-    assert str(error).startswith("node n does not see the folder /photos: it has no /photos/sub/a")
+    assert str(error).startswith("node n does not see the same folder /photos: /photos/sub/a")
     assert "Mount the folder at the same path" in error.hint
 
 

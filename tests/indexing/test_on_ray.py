@@ -360,7 +360,7 @@ def test_a_node_that_does_not_see_the_folder_is_named(
     assert (process.returncode, out) == (2, b"")
     first, hint = err.decode().splitlines()
     assert first.startswith("clipsearch: error: node blind (")
-    assert f"does not see the folder {session.folder}" in first
+    assert f"does not see the same folder {session.folder}" in first
     assert "Mount the folder" in hint
     assert not session.noted
 
@@ -389,9 +389,9 @@ def test_weights_are_sent_to_a_node_that_lacks_them(
     ("address", "message"),
     [
         ("127.0.0.1:1", "there is no Ray cluster at 127.0.0.1:1: "),
-        ("127.0.0.1:{http}", "something else listens there"),
-        ("ray://127.0.0.1:10001", "is no address of a Ray cluster"),
-        ("head", "is no address of a Ray cluster"),
+        ("127.0.0.1:{http}", "another kind of server listens there"),
+        ("ray://127.0.0.1:10001", "is not the address of a Ray cluster"),
+        ("head", "is not the address of a Ray cluster"),
     ],
 )
 def test_a_wrong_address_is_named(
@@ -423,5 +423,5 @@ def test_another_version_on_the_cluster_is_named(ray_version: str, python_versio
     error = on_ray._no_cluster("head:6379", raised.value)
     assert str(error) == (
         f"the cluster at head:6379 runs Ray {theirs[0]} with Python {theirs[1]}, "
-        f"and this machine Ray {ours[0]} with Python {ours[1]}"
+        f"but this machine runs Ray {ours[0]} with Python {ours[1]}"
     )

@@ -145,8 +145,8 @@ def test_nothing_is_overwritten(store: Store, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for name, said in {
         "full": "is not empty",
-        "file": "is no folder",
-        "missing/out": "there is no folder",
+        "file": "is not a folder",
+        "missing/out": "does not exist",
     }.items():
         with pytest.raises(ExchangeError, match=said):
             export(store, tmp_path / name, "jsonl", EVERYTHING, quiet)
@@ -199,7 +199,7 @@ def manifest(folder: Path, **changes: object) -> None:
 
 
 BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "no folder": ("is no folder", shutil.rmtree),
+    "no folder": ("is not a folder", shutil.rmtree),
     "nothing": ("there are no embeddings", lambda f: shutil.rmtree(f / "img_emb")),
     "no metadata": (
         "img_emb_1.npy has no counterpart in metadata",
@@ -214,45 +214,45 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
         lambda f: np.save(f / "img_emb/img_emb_1.npy", some(3)),
     ),
     "two lengths": (
-        r"several lengths: \[8, 16\]",
+        r"different lengths: \[8, 16\]",
         lambda f: np.save(f / "img_emb/img_emb_1.npy", some()[:, :8]),
     ),
     "not a number": (
-        "row 1 of .*img_emb_1.npy is no embedding",
+        "row 1 of .*img_emb_1.npy is not an embedding",
         lambda f: np.save(f / "img_emb/img_emb_1.npy", replaced(some(), np.nan)),
     ),
     "infinite": (
-        "row 1 of .*img_emb_1.npy is no embedding",
+        "row 1 of .*img_emb_1.npy is not an embedding",
         lambda f: np.save(f / "img_emb/img_emb_1.npy", replaced(some(), np.inf)),
     ),
     "zero": (
-        "row 1 of .*img_emb_1.npy is no embedding",
+        "row 1 of .*img_emb_1.npy is not an embedding",
         lambda f: np.save(f / "img_emb/img_emb_1.npy", replaced(some(), 0)),
     ),
     "integers": (
-        "img_emb_1.npy is no table of floating-point numbers",
+        "img_emb_1.npy is not a table of floating-point numbers",
         lambda f: np.save(f / "img_emb/img_emb_1.npy", np.ones((2, DIM), np.int64)),
     ),
     "a cube": (
-        "is no table of floating-point numbers",
+        "is not a table of floating-point numbers",
         lambda f: np.save(f / "img_emb/img_emb_1.npy", np.ones((2, DIM, 1))),
     ),
     "objects": (
-        "is no file of embeddings",
+        "is not a file of embeddings",
         lambda f: np.save(f / "img_emb/img_emb_1.npy", np.array([[{}]]), allow_pickle=True),
     ),
     "a header that is none": (
-        "is no file of embeddings",
+        "is not a file of embeddings",
         lambda f: (f / "img_emb/img_emb_1.npy").write_bytes(
             (f / "img_emb/img_emb_1.npy").read_bytes().replace(b"}", b"{")
         ),
     ),
     "a cut file": (
-        "is no file of embeddings",
+        "is not a file of embeddings",
         lambda f: os.truncate(f / "img_emb/img_emb_1.npy", 140),
     ),
     "an empty file": (
-        "is no file of embeddings",
+        "is not a file of embeddings",
         lambda f: os.truncate(f / "img_emb/img_emb_1.npy", 0),
     ),
     "cut metadata": (
@@ -278,7 +278,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
         ),
     ),
     "two of one number": (
-        "have one number",
+        "have the same number",
         lambda f: np.save(f / "img_emb/img_emb_01.npy", some()),
     ),
     "JSON that is none": (
@@ -296,14 +296,14 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
         ),
     ),
     "bytes that are none": (
-        "row 0 of .*metadata_1.parquet has a path_bytes that is none",
+        "row 0 of .*metadata_1.parquet has an invalid path_bytes",
         lambda f: pq.write_table(
             pa.table({"image_path": ["a", "b"], "path_bytes": [1, 2]}),
             f / "metadata/metadata_1.parquet",
         ),
     ),
     "a hash that is none": (
-        "row 1 of .*metadata_1.parquet has a content_hash that is none",
+        "row 1 of .*metadata_1.parquet has an invalid content_hash",
         lambda f: pq.write_table(
             pa.table({"image_path": ["a", "b"], "content_hash": ["00", "x"]}),
             f / "metadata/metadata_1.parquet",
@@ -316,16 +316,16 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
             (f / "metadata/metadata_2.jsonl").write_text("[" * 100_000),
         ),
     ),
-    "a manifest that is empty": ("does not tell the model", lambda f: manifest(f, model=None)),
+    "a manifest that is empty": ("lacks the entry model", lambda f: manifest(f, model=None)),
     "a manifest that is none": (
         "cannot read .*clipsearch.json",
         lambda f: (f / "clipsearch.json").write_text("junk"),
     ),
-    "a manifest of another kind": ("not what export writes", lambda f: manifest(f, name=7)),
+    "a manifest of another kind": ("not in the format of export", lambda f: manifest(f, name=7)),
     "a root that is no path": ("cannot read", lambda f: manifest(f, root="\ud800")),
     "a newer manifest": ("written by a newer clipsearch", lambda f: manifest(f, version=2)),
     "a shard less than there were": (
-        r"tells of \[2, 2, 2\] rows in the shards, not \[2, 2\]",
+        r"lists \[2, 2, 2\] rows in the shards, not \[2, 2\]",
         lambda f: manifest(f, rows=[2, 2, 2]),
     ),
 }
@@ -350,10 +350,10 @@ def test_an_export_of_another_model_is_refused_by_what_it_tells(
     export(store, tmp_path / "out", "jsonl", EVERYTHING, quiet)
     ours = read(tmp_path / "out")
     import_.require_model(ours, fake_spec())
-    with pytest.raises(ExchangeError, match="are of fake, and not of other"):
+    with pytest.raises(ExchangeError, match="are from fake, not from other"):
         import_.require_model(ours, fake_spec(name="other", fingerprint="e" * 64))
     theirs = read(foreign(tmp_path / "in", (some(), ["a", "b"])))
-    with pytest.raises(ExchangeError, match="16 dimensions, and fake makes 32"):
+    with pytest.raises(ExchangeError, match="16 dimensions, but fake makes 32"):
         import_.require_model(theirs, fake_spec(dim=32))
 
 
@@ -449,7 +449,7 @@ def test_an_embedding_that_is_not_its_pictures_own_is_an_error(
     if wrong == "one of them":
         vectors[4] = vectors[0]
     exported = read(foreign(tmp_path / "in", (vectors, PATHS)))
-    with pytest.raises(ExchangeError, match="are of another model than fake, or of other images"):
+    with pytest.raises(ExchangeError, match="are not from fake, or belong to other images"):
         checked(exported, photos)
 
 

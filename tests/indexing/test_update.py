@@ -141,7 +141,7 @@ def test_a_rebuild_saves_what_can_be_read_of_a_damaged_catalog(
     said: list[str] = []
     summary, used = run(photos, replace(options, rebuild=True), said.append)
     assert (summary.unchanged, summary.embedded, used) == (5, 1, ["pictures"])
-    assert "saved 6 images from it, and the others are embedded again" in said[0]
+    assert "recovered 6 images from it; the others are embedded again" in said[0]
     assert (photos / FOLDER / "catalog.damaged-1.sqlite3").read_bytes() == damaged
     with Store.open(photos / FOLDER) as store:
         assert (store.root, store.sqlite_problems(), store.bad_vectors()) == (photos, [], [])
@@ -163,7 +163,9 @@ def test_a_moved_folder_keeps_its_index_that_lies_elsewhere(
     photos.rename(moved)
     summary, used = run(moved, replace(options, index=index), said.append)
     assert (summary.unchanged, summary.embedded, used) == (6, 0, [])
-    assert said == [f"the index at {tmp_path / 'index'} was of {photos}, and is now of {moved}"]
+    assert said == [
+        f"the index at {tmp_path / 'index'} belonged to {photos}; it now belongs to {moved}"
+    ]
     assert not (moved / FOLDER).exists()
     assert known.remembered() == {tmp_path / "index": moved}
     with Store.open(tmp_path / "index") as store:
@@ -176,7 +178,7 @@ def test_another_folder_takes_an_index_over_only_if_asked(
     options = replace(options, index=tmp_path / "index")
     run(photos, options)
     copy = Path(shutil.copytree(photos, tmp_path / "copy"))
-    with pytest.raises(UsageError, match=f"is that of {photos}, not of {copy}") as caught:
+    with pytest.raises(UsageError, match=f"belongs to {photos}, not to {copy}") as caught:
         run(copy, options)
     assert "--rehome" in caught.value.hint
     photos.rename(tmp_path / "away")
@@ -213,7 +215,7 @@ def test_what_cannot_be_rehomed_is_an_error(
         run(photos, replace(options, rehome=True, index=tmp_path / "index"))
     run(photos, options)
     (tmp_path / "other").mkdir()
-    with pytest.raises(UsageError, match="lies in its own folder"):
+    with pytest.raises(UsageError, match="is inside its own folder"):
         run(tmp_path / "other", replace(options, rehome=True, index=photos / FOLDER))
 
 
@@ -234,7 +236,7 @@ def test_what_cannot_be_indexed_is_an_error(
         run(tmp_path / "missing", options)
     run(photos, options)
     (tmp_path / "other").mkdir()
-    with pytest.raises(UsageError, match="is that of"):
+    with pytest.raises(UsageError, match="belongs to"):
         run(tmp_path / "other", replace(options, index=photos / FOLDER))
     with FileLock(photos / FOLDER / "writer.lock"), pytest.raises(IndexLocked):
         run(photos, options)

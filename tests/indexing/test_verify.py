@@ -86,7 +86,7 @@ def test_a_wrong_embedding_is_found_forgotten_and_made_again(root: Path, nonsens
         (path,) = [path for path, known in store.known().items() if known.id == 5]
     found = [problem for problem in problems(root) if problem.kind == "embedding"]
     assert [(problem.path, problem.id) for problem in found] == [(path, 5)]
-    assert any("forgot 1 image" in line for line in mend(root))
+    assert any("removed 1 image" in line for line in mend(root))
     with Store.open_for_writing(root / FOLDER) as store:
         assert path not in store.known()
         summary = reconcile(store, scan.find(os.fsencode(root)), FakeEncoder)

@@ -1,5 +1,5 @@
-"""Embeddings to and from other programs, in the layout of clip-retrieval.
+"""Exchange embeddings with other programs, in clip-retrieval's layout.
 
-In goes a collection, out comes a folder of arrays and metadata (``export``); or the other way
-round (``import_``). ``layout`` reads and writes the files themselves.
+``export`` turns a collection into a folder of arrays and metadata; ``import_`` does the reverse.
+``layout`` reads and writes the files.
 """

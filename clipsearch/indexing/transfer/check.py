@@ -1,4 +1,4 @@
-"""Are these embeddings those of these images?  A sample is made again, and compared."""
+"""Check that embeddings belong to their images: recompute a sample and compare."""
 
 import os
 from collections.abc import Generator, Sequence
@@ -19,23 +19,23 @@ from clipsearch.records import EmbeddedImage, ImageFile, ModelSpec, SeenImage, V
 from clipsearch.vectors import l2_normalise
 
 _UNIT = 0.001
-"""How far rounding to fp16 takes a unit vector's length from 1."""
+"""How far rounding to fp16 can move a unit vector's length from 1."""
 
 
 class Row(NamedTuple):
-    """An embedding and the file that it is of."""
+    """An embedding and its file."""
 
     file: ImageFile
     shard: int
     row: int
     content_hash: bytes | None
-    """What the image was when it was embedded, where the export tells."""
+    """The state of the image when it was embedded, if the export records it."""
 
     def is_of(self, seen: SeenImage) -> bool:
-        """Whether the embedding is of what there is to be seen now.
+        """Whether the embedding belongs to the image as it is now.
 
-        Where the export does not tell, another program may have made it: an image that not all
-        programs show alike may then have another embedding.
+        If the export does not record this, another program may have made the embedding. That
+        program may decode some images differently, and their embeddings then differ.
         """
         return seen.alike if self.content_hash is None else self.content_hash == seen.content_hash
 
@@ -49,13 +49,13 @@ def check(
     sample: int,
     progress: Progress,
 ) -> int:
-    """Make a sample of the embeddings again from the images; how many were compared.
+    """Recompute a sample of the embeddings from the images; returns how many were compared.
 
-    root: the collection's, absolute. rows: those to choose from.
+    root: the collection's, absolute. rows: the candidates.
 
     The same model agrees with itself up to rounding, the device and the reduced decoding of large
-    JPEGs: cosines of 0.99 and more. Another model's embeddings, or those of other images, are
-    far below. Raises ExchangeError if one does not agree, or if none can be compared.
+    JPEGs, with cosines of at least 0.99. Embeddings of another model or of other images score
+    far lower. Raises ExchangeError if one disagrees, or if none can be compared.
     """
     load_encoder = cache(load_encoder)
     order = np.random.default_rng().permutation(len(rows))
@@ -72,14 +72,14 @@ def check(
                         compared += 1
     if not compared:
         raise ExchangeError(
-            f"none of the images that {exported.folder} is about can be compared with it",
+            f"none of the images that {exported.folder} describes can be compared with it",
             hint="Nothing was imported. Embed them with: clipsearch index FOLDER",
         )
     return compared
 
 
 def _comparable(rows: Sequence[Row], root: bytes, ahead: int) -> Generator[Row]:
-    """Those rows whose files are still what was embedded, as soon as each has been looked at."""
+    """Yield the rows whose files are still as they were when embedded, as each is checked."""
     of = {row.file: row for row in rows}
     with DecodePool(root, list(of), None, max_pixels=None, ahead=ahead, workers=1) as pool:
         for file, outcome in pool:
@@ -88,20 +88,20 @@ def _comparable(rows: Sequence[Row], root: bytes, ahead: int) -> Generator[Row]:
 
 
 def _require_same(exported: Export, row: Row, made: EmbeddedImage, spec: ModelSpec) -> None:
-    """Raise ExchangeError if a row is not the embedding that was made of its image now."""
+    """Raise ExchangeError if a row differs from the embedding just made of its image."""
     stored = unit(array(exported.shards[row.shard].embeddings)[row.row])
     similarity = float(made.vector @ stored)
     if similarity < SAME:
         raise ExchangeError(
-            f"the embeddings in {exported.folder} are of another model than {spec.label}, or "
-            f"of other images: that of {os.fsdecode(row.file.path)} has a cosine of "
-            f"{similarity:.3f} to one made again",
+            f"the embeddings in {exported.folder} are not from {spec.label}, or belong to "
+            f"other images: the one for {os.fsdecode(row.file.path)} has a cosine of "
+            f"{similarity:.3f} to a recomputed one",
             hint="Nothing was imported. Name the model that made them with --model and "
             "--pretrained.",
         )
 
 
 def unit(vector: npt.NDArray[Any]) -> Vectors:
-    """A row as a unit vector, ``(dim,)``: as it is where rounding alone makes it longer."""
+    """A row as a unit vector, ``(dim,)``; unchanged if only rounding makes it longer."""
     exact = np.asarray(vector, np.float32)
     return exact if abs(float(np.linalg.norm(exact)) - 1) < _UNIT else l2_normalise(exact)

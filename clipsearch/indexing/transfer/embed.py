@@ -1,8 +1,8 @@
-"""Embed images into shards of clip-retrieval's layout: the part of the work that takes a cluster.
+"""Embed images into shards in clip-retrieval's layout: the part of the work that needs a cluster.
 
-Each shard is made by itself, by whichever process has it in its part, and is marked as finished
-when its files are on the disk (see ``finished``). So any process may be killed at any moment, and
-the same command makes what is missing. ``import`` makes an index of the shards.
+Each shard is made independently, by the process whose part contains it, and marked as finished
+when its files are on disk (see ``finished``). So any process may be killed at any time, and the
+same command makes what is missing. ``import`` turns the shards into an index.
 """
 
 import json
@@ -35,49 +35,49 @@ from clipsearch.models.choice import ModelChoice, Notify
 from clipsearch.records import Archived, EmbeddedImage, ImageFile, ModelFiles, ModelSpec
 
 _PICTURES_AT_ONCE = 200_000
-"""Their records and captions are held: half a gigabyte. A cluster loads the model once for them."""
+"""Their records and captions take half a gigabyte. A cluster loads the model once for them."""
 
 _LONGEST_TEXT = 1 << 20
-"""Bytes of a caption or of metadata: a longer one is nobody's, and is not read."""
+"""Bytes of a caption or of metadata: longer ones are not real captions, and are not read."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedOptions:
-    """How images are to be embedded into shards."""
+    """How to embed images into shards."""
 
     model: ModelChoice = field(default_factory=ModelChoice)
     part: tuple[int, int] = (1, 1)
-    """Which part of the shards to make, of how many; the first is 1."""
+    """Which part of the shards to make, and of how many; the first is 1."""
     kind: Kind = "parquet"
-    """Of the metadata."""
+    """The format of the metadata."""
     max_pixels: int | None = None
-    """Images of more pixels fail; None takes the machine's limit."""
+    """Images with more pixels fail; None uses the machine's limit."""
 
 
 @dataclass(slots=True)
 class EmbedSummary:
-    """What one run of ``embed`` did."""
+    """The result of one run of ``embed``."""
 
     shards: int = 0
-    """How many were finished."""
+    """How many shards this run finished."""
     before: int = 0
-    """How many were finished already."""
+    """How many shards were already finished."""
     embedded: int = 0
     failed: list[tuple[bytes, str]] = field(default_factory=list)
     """Images that cannot be decoded, with the reason."""
     still_failed: int = 0
-    """Those of the shards that were finished already."""
+    """Failed images in the shards that were already finished."""
     left_out: list[tuple[bytes, str]] = field(default_factory=list)
     """Members of archives that belong to no image, with the reason."""
     damaged: list[tuple[bytes, str]] = field(default_factory=list)
-    """Archives that may have had more images, with the reason. Their shards are not finished:
-    they are made again when the archive is another one."""
+    """Archives that may contain more images, with the reason. Their shards are not finished:
+    they are made again when the archive has changed."""
     unreadable: list[tuple[bytes, str]] = field(default_factory=list)
-    """Files and folders that cannot be read, with the reason. Their shards are not finished."""
+    """Unreadable files and folders, with the reason. Their shards are not finished."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether all shards that were asked for are finished and whole."""
+        """Whether all requested shards are finished and complete."""
         return not self.damaged and not self.unreadable
 
 
@@ -90,11 +90,11 @@ def embed(
     progress: Progress = lambda doing, done, total: None,
     notify: Notify = lambda message: None,
 ) -> EmbedSummary:
-    """Embed what ``sources`` name (see ``sources.plan``) into shards in the folder ``out``.
+    """Embed ``sources`` (see ``sources.plan``) into shards in the folder ``out``.
 
-    Shards that are finished are not made again. embed_with: where images are embedded with a
-    model, by default on this machine. Raises UsageError, ModelError, and ExchangeError if ``out``
-    is something else or cannot be written.
+    Finished shards are not made again. embed_with: where images are embedded with a model, by
+    default on this machine. Raises UsageError, ModelError, and ExchangeError if ``out`` is
+    something else or cannot be written.
     """
     if options.kind == "parquet":
         layout.pyarrow()
@@ -116,7 +116,7 @@ def embed(
     except OSError as error:
         raise ExchangeError(
             f"cannot write {out}: {error.strerror or error}",
-            hint="Make room and run the same command again; what is finished is kept.",
+            hint="Free some disk space and run the command again; finished shards are kept.",
         ) from error
     return summary
 
@@ -127,15 +127,15 @@ def _told(progress: Progress, where: str) -> Progress:
 
 @dataclass(slots=True, eq=False)
 class _Shard:
-    """A shard that is being made."""
+    """A shard in progress."""
 
     work: Work
     files: Sequence[ImageFile]
-    """Relative to the root, or members of the archive."""
+    """Relative to the root, or to the archive."""
     samples: Mapping[bytes, Sample]
-    """Of an archive: what goes with each image, by its path."""
+    """For an archive: the data that goes with each image, by its path."""
     damage: str | None
-    """Why the archive may have had more images; None if it was whole."""
+    """Why the archive may contain more images; None if it was complete."""
     rows: dict[bytes, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
     """Embedding ``(dim,)`` in fp16 and metadata, by the image's path."""
     failed: int = 0
@@ -143,14 +143,14 @@ class _Shard:
 
     @property
     def is_complete(self) -> bool:
-        """Whether it is known what became of every image."""
+        """Whether the outcome for every image is known."""
         return len(self.rows) + self.failed + self.unreadable == len(self.files)
 
 
 def _to_make(
     works: Sequence[Work], out: Path, summary: EmbedSummary, progress: Progress
 ) -> Iterator[_Shard]:
-    """Those that are not finished, with their images."""
+    """The unfinished shards, with their images."""
     for work in works:
         marker = finished.marker_of(out, work.number)
         if marker is not None and marker.state == work.state:
@@ -169,7 +169,7 @@ def _to_make(
 
 
 def _of_archive(work: Work, archive: Path, summary: EmbedSummary) -> _Shard | None:
-    """The shard of an archive; None where it cannot be read, or is damaged from the start."""
+    """The shard of an archive; None if it cannot be read, or is damaged from the start."""
     try:
         read = shards.read(os.fsencode(archive))
     except OSError as error:
@@ -186,7 +186,7 @@ def _of_archive(work: Work, archive: Path, summary: EmbedSummary) -> _Shard | No
 
 
 def _in_groups(made: Iterable[_Shard]) -> Iterator[list[_Shard]]:
-    """Shards whose images are embedded in one go."""
+    """Group the shards whose images are embedded together."""
     group: list[_Shard] = []
     for shard in made:
         group.append(shard)
@@ -198,26 +198,27 @@ def _in_groups(made: Iterable[_Shard]) -> Iterator[list[_Shard]]:
 
 
 def _begin(out: Path, root: Path, spec: ModelSpec) -> None:
-    """Make the folder, or see that it was begun for the same images and the same model."""
+    """Create the folder, or check that it was started for the same images and model."""
     if not out.parent.is_dir():
         raise ExchangeError(
-            f"there is no folder {out.parent} to write {out.name} to", hint="Make it first."
+            f"cannot write {out.name}: the folder {out.parent} does not exist",
+            hint="Create it first.",
         )
     out.mkdir(exist_ok=True)
     told = layout.manifest(out)
     if not told:
         if any(not found.name.startswith(".") for found in out.iterdir()):
             raise ExchangeError(
-                f"{out} is not empty", hint="Name a new folder, or one that embed has begun."
+                f"{out} is not empty", hint="Name a new folder, or one that embed has started."
             )
         write = partial(layout.write_manifest, root=root, spec=spec, rows=None)
         finished.put(out / MANIFEST, write)
     elif "rows" in told or Path(told["root"]) != root:
-        what = "an export" if "rows" in told else f"of the images in {told['root']}"
-        raise ExchangeError(f"{out} is {what}", hint="Name another folder.")
+        what = "is an export" if "rows" in told else f"is for the images in {told['root']}"
+        raise ExchangeError(f"{out} {what}", hint="Name another folder.")
     elif told["fingerprint"] != spec.fingerprint:
         raise ExchangeError(
-            f"{out} was begun with {told['model']}, and not with {spec.label}",
+            f"{out} was started with {told['model']}, not with {spec.label}",
             hint="Name that model with --model and --pretrained, or another folder.",
         )
     for part in (EMBEDDINGS, METADATA, finished.FOLDER):
@@ -225,9 +226,9 @@ def _begin(out: Path, root: Path, spec: ModelSpec) -> None:
 
 
 def _require_no_others(out: Path, works: Sequence[Work]) -> None:
-    """Raise ExchangeError for shards of another archive, or of images that a folder once had.
+    """Raise ExchangeError for shards of other archives, or of images that have left the folder.
 
-    They would be imported along with what is there now. Archives may come bit by bit.
+    They would be imported along with the current shards. Archives may be added later.
     """
     names = {work.number: work.name for work in works}
     for number, marker in finished.markers(out):
@@ -237,7 +238,8 @@ def _require_no_others(out: Path, works: Sequence[Work]) -> None:
             stale = names.get(number, marker.source) != marker.source
         if stale:
             raise ExchangeError(
-                f"shard {number} of {out} is of {marker.source}, which is not in the source now",
+                f"shard {number} of {out} belongs to {marker.source}, which is no longer in the "
+                "source",
                 hint="Name another folder, or delete the shard's files.",
             )
 
@@ -262,9 +264,9 @@ class _Maker:
         self._load_encoder = load_encoder
 
     def make(self, group: Sequence[_Shard], summary: EmbedSummary, progress: Progress) -> None:
-        """Embed the images of some shards, and write each shard once all of its are known.
+        """Embed the images of some shards, and write each shard once all its images are known.
 
-        Raises OSError if one cannot be written, and ModelError.
+        Raises ModelError, and OSError if a shard cannot be written.
         """
         of = {file.path: shard for shard in group for file in shard.files}
         for shard in group:
@@ -302,7 +304,7 @@ class _Maker:
                 summary.unreadable.append((file.path, reason(outcome)))
 
     def _finish(self, shard: _Shard, summary: EmbedSummary) -> None:
-        """Write a shard and mark it as finished, if all of it could be read."""
+        """Write a shard and mark it as finished, if all of it was readable."""
         if shard.unreadable:
             return
         rows = [shard.rows[file.path] for file in shard.files if file.path in shard.rows]
@@ -327,7 +329,7 @@ class _Maker:
         metadata = f"{METADATA}/metadata_{number}.{self._options.kind}"
         finished.unmark(out, number)
         for earlier in (out / METADATA).glob(f"metadata_{number}.*"):
-            earlier.unlink()  # it may be of the other kind
+            earlier.unlink()  # it may be in the other format
         digests = {
             embeddings: finished.put(
                 out / embeddings, partial(layout.write_embeddings, vectors=vectors)
@@ -339,7 +341,7 @@ class _Maker:
 
 
 def _pictures(archive: str, samples: Sequence[Sample]) -> Iterator[tuple[bytes, Sample]]:
-    """The samples that have an image, by its path."""
+    """The samples that have an image, by path."""
     for sample in samples:
         if sample.picture is not None:
             yield archive.encode() + b"/" + sample.picture.name, sample
@@ -357,14 +359,14 @@ def _left_out(archive: str, shard: shards.Shard) -> Iterator[tuple[bytes, str]]:
         yield before + name, why
     for sample in shard.samples:
         if sample.picture is None:
-            yield before + sample.key, "there is no image of that key"
+            yield before + sample.key, "there is no image with that key"
         for kind, member in sample.members.items():
             if kind in shards.PICTURES and member is not sample.picture:
-                yield before + member.name, "a second image of its key"
+                yield before + member.name, "a second image with the same key"
 
 
 def _beside(sample: Sample, archive: str, file: ImageFile) -> Archived:
-    """What the members beside an image tell of it: webdataset's .txt, img2dataset's .json."""
+    """Data from the members next to an image: webdataset's .txt, img2dataset's .json."""
     assert file.span is not None
     told: dict[str, Any] = {}
     with suppress(ValueError, RecursionError):
@@ -391,5 +393,5 @@ def _text(sample: Sample, extension: str) -> str | None:
 
 
 def _valid(text: str) -> str:
-    """Text that UTF-8 can hold: JSON can have half a surrogate pair."""
+    """Text that UTF-8 can encode: JSON may contain an unpaired surrogate."""
     return text.encode("utf-8", "replace").decode()

@@ -26,15 +26,15 @@ from clipsearch.storage.catalog import Store
 from clipsearch.storage.vectors.vector_file import Ids
 
 _ROWS_PER_SHARD = 100_000
-"""A hundred megabytes with 512 dimensions."""
+"""100 MB at 512 dimensions."""
 
 
 def export(store: Store, folder: Path, kind: Kind, only: Filter, progress: Progress) -> int:
-    """Write the images that a filter lets through to ``folder``; how many they are.
+    """Write the images that pass a filter to ``folder``; returns how many.
 
-    All of it is there in the end, or nothing is. Raises ExchangeError if ``folder`` is not empty,
-    if it cannot be written to, or if parquet is wanted and pyarrow is not installed; nothing is
-    written where no image passes.
+    The result is complete or absent. Raises ExchangeError if ``folder`` is not empty or cannot be
+    written, or if parquet is requested and pyarrow is not installed. Nothing is written if no
+    image passes.
     """
     _require_new(folder)
     folder = Path(os.path.abspath(folder))
@@ -67,7 +67,7 @@ def export(store: Store, folder: Path, kind: Kind, only: Filter, progress: Progr
     except OSError as error:
         raise ExchangeError(
             f"cannot write {folder}: {error.strerror or error}",
-            hint="Nothing was written. Name a new folder on a disk with room.",
+            hint="Nothing was written. Name a new folder on a disk with enough space.",
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -77,18 +77,20 @@ def export(store: Store, folder: Path, kind: Kind, only: Filter, progress: Progr
 def _require_new(folder: Path) -> None:
     if not folder.parent.is_dir():
         raise ExchangeError(
-            f"there is no folder {folder.parent} to write {folder.name} to", hint="Make it first."
+            f"cannot write {folder.name}: the folder {folder.parent} does not exist",
+            hint="Create it first.",
         )
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise ExchangeError(f"{folder} is no folder", hint="Name a new one.")
+        raise ExchangeError(f"{folder} is not a folder", hint="Name a new one.")
     if folder.exists() and any(folder.iterdir()):
         raise ExchangeError(
-            f"{folder} is not empty", hint="Name a new folder; nothing is ever overwritten."
+            f"{folder} is not empty",
+            hint="Name a new folder; existing files are never overwritten.",
         )
 
 
 def _write_shard(embeddings: Path, metadata: Path, store: Store, ids: Ids) -> int:
-    """How many images it has: one may have been removed meanwhile."""
+    """Returns how many images were written: one may have been removed in the meantime."""
     root = os.fsencode(store.root)
     vectors = np.empty((len(ids), store.spec.dim), np.float16)
     rows: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
-"""Which shards of an output are finished: a marker each, written after the shard's own files.
+"""Markers for finished shards, each written after the shard's own files.
 
-``shards/shard_00003.json`` names the archive or the images that the shard is of, as they were,
-and the digests of its files. A shard without a marker, or with other files, is not finished.
+``shards/shard_00003.json`` records the archive or images of the shard, their state at the time,
+and the digests of its files. A shard without a marker, or whose files differ, is not finished.
 """
 
 import hashlib
@@ -20,34 +20,34 @@ FOLDER = "shards"
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """What is known of a finished shard."""
+    """The record of a finished shard."""
 
     source: str
-    """What it is of: an archive's path relative to the root, or which images of a folder."""
+    """Its source: an archive's path relative to the root, or a range of images of a folder."""
     state: str
-    """A digest of names, sizes and times of what it is of: another one means another shard."""
+    """A digest of the source's names, sizes and times; if it changes, the shard is outdated."""
     rows: int
     failed: int
     """How many images could not be decoded."""
     damage: str | None
-    """Why the archive may have had more images; None if it was whole."""
+    """Why the archive may contain more images; None if it was complete."""
     files: Mapping[str, str]
-    """Digest of each file, by its path relative to the output's folder."""
+    """Digest of each file, by its path relative to the output folder."""
 
 
 def mark(folder: Path, number: str, marker: Marker) -> None:
-    """Say that a shard is finished, once its files are on the disk. Raises OSError."""
+    """Mark a shard as finished, once its files are on disk. Raises OSError."""
     text = json.dumps(asdict(marker), indent=2) + "\n"
     put(_path(folder, number), lambda path: path.write_bytes(text.encode()))
 
 
 def unmark(folder: Path, number: str) -> None:
-    """Say that a shard is to be made again. Raises OSError."""
+    """Mark a shard as not finished, so that it is made again. Raises OSError."""
     _path(folder, number).unlink(missing_ok=True)
 
 
 def marker_of(folder: Path, number: str) -> Marker | None:
-    """The marker of a finished shard whose files are those that were written; else None."""
+    """The marker of a finished shard whose files are unchanged; otherwise None."""
     try:
         marker = _read(_path(folder, number))
         whole = all(digest(folder / name) == made for name, made in marker.files.items())
@@ -57,16 +57,16 @@ def marker_of(folder: Path, number: str) -> Marker | None:
 
 
 def markers(folder: Path) -> Iterator[tuple[str, Marker]]:
-    """Numbers and markers of all shards that were once finished, whatever their files are now."""
+    """Numbers and markers of all shards that were ever finished, whatever their files are now."""
     for path in sorted((folder / FOLDER).glob("shard_*.json")):
         with suppress(OSError, ValueError):
             yield path.stem.removeprefix("shard_"), _read(path)
 
 
 def put(path: Path, write: Callable[[Path], object]) -> str:
-    """Write a file under another name, and give it its own once it is whole; its digest.
+    """Write a file under a temporary name and rename it once complete; returns its digest.
 
-    What a killed run left of it is removed. Raises OSError.
+    Leftovers of a killed run are removed. Raises OSError.
     """
     path.parent.mkdir(exist_ok=True)
     for left in path.parent.glob(f".partial-*-{path.name}"):

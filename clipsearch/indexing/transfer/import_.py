@@ -1,4 +1,4 @@
-"""Index images with embeddings that were made before, by clipsearch or by other programs."""
+"""Index images with existing embeddings, made by clipsearch or by other programs."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -41,39 +41,39 @@ _SEEN_AHEAD = 64
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """How embeddings are to be imported."""
+    """How to import embeddings."""
 
     model: ModelChoice = field(default_factory=ModelChoice)
-    """Which made them; if it is not named, that of the index, or the one that the export tells."""
+    """The model that made them; by default the index's own, or the one that the export names."""
     index: Path | None = None
-    """Where the index lies; None: in the folder, or where it is remembered to be."""
+    """The index directory; None: inside the folder, or the remembered place."""
     sample: int = 20
-    """How many embeddings are made again from their images and compared."""
+    """How many embeddings to recompute from their images and compare."""
     no_files: bool = False
-    """Index the export by itself even if its rows name files."""
+    """Index the export without its images, even if its rows name files."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImportSummary:
-    """What one import did."""
+    """The result of one import."""
 
     added: int
     known: int
-    """Rows of images that the index had."""
+    """Rows whose images were already in the index."""
     missing: tuple[bytes, ...]
-    """Paths, as the export has them, that name no image in the folder."""
+    """Paths, as in the export, that match no image in the folder."""
     duplicates: tuple[bytes, ...]
-    """Paths that an earlier row had already."""
+    """Paths that an earlier row already had."""
     left: list[bytes]
-    """Images that are left to ``index``: see ``Row.is_of``."""
+    """Images left to ``index``: see ``Row.is_of``."""
     failed: list[tuple[bytes, str]]
     """Images that cannot be read, with the reason."""
     compared: int
-    """How many embeddings were compared with ones made again."""
+    """How many embeddings were compared with recomputed ones."""
     archives: tuple[tuple[bytes, int], ...]
-    """Archives that are not in the folder, or too short, with how many rows are of each."""
+    """Archives that are missing from the folder or too short, with the number of their rows."""
     damaged: tuple[str, ...]
-    """Archives that may have had more images when they were embedded, and why."""
+    """Archives that may have contained more images when embedded, and why."""
 
 
 def import_embeddings(
@@ -86,16 +86,16 @@ def import_embeddings(
 ) -> ImportSummary:
     """Index the images of the folder ``root`` with the embeddings of an export.
 
-    They are files, or members of the archives there. Without ``root`` the export is indexed by
-    itself: its images may be nowhere at all, so none is compared, and hits have no file. Where
-    rows name files, that must be asked for with ``no_files``.
+    They are files, or members of archives in ``root``. Without ``root`` the export is indexed on
+    its own: its images may not exist anywhere, so none is compared, and hits have no file. If
+    rows name files, this requires ``no_files``.
 
-    Every batch is committed at once. Raises ExchangeError, before anything is imported, for what
-    does not hold together and for embeddings that are not their images' own; UsageError,
+    Each batch is committed at once. Raises ExchangeError, before anything is imported, if the
+    export is inconsistent or its embeddings do not belong to their images; UsageError,
     ModelError, StoreError.
     """
     if root is not None and not root.is_dir():
-        raise UsageError(f"{root} is no folder", hint="--root takes the folder of images.")
+        raise UsageError(f"{root} is not a folder", hint="--root takes the folder of images.")
     exported, choice = read(source), options.model
     folder = (root or source).resolve()
     directory = place_of(folder, options.index)
@@ -123,7 +123,7 @@ def import_embeddings(
         if root is None and survey.files and not options.no_files:
             raise UsageError(
                 f"{survey.files} of the {exported.rows} rows of {source} name files",
-                hint="Say where they are with --root FOLDER, or that they are not here with "
+                hint="Give their folder with --root FOLDER, or say that they are not here with "
                 "--no-files.",
             )
         if not (matched.wanted or matched.known or survey.wanted or survey.known):
@@ -133,7 +133,7 @@ def import_embeddings(
                 + "".join(
                     f"; the first names {printable(os.fsdecode(path))}" for path in missing[:1]
                 ),
-                hint="--root takes the folder that their image_path is in, or is relative to.",
+                hint="--root takes the folder that contains the files in image_path.",
             )
         done, added, compared = Imported(), Added(), 0
         if matched.wanted or survey.wanted:
@@ -151,8 +151,8 @@ def import_embeddings(
                     )
             if not compared:
                 notify(
-                    f"no image is here to compare the embeddings with; they are taken as those "
-                    f"of {printable(files.spec.label)}"
+                    "there are no images here to compare the embeddings with; they are assumed "
+                    f"to be from {printable(files.spec.label)}"
                 )
             store = store or stack.enter_context(Store.create(directory, folder, files.spec))
             known.remember(directory, store.root)
@@ -161,7 +161,7 @@ def import_embeddings(
             store.update_vector_index(
                 lambda: class_prompts(encoders.text, progress), progress=progress
             )
-            progress("measuring what scores mean", 0, 1)
+            progress("calibrating scores", 0, 1)
             collection.calibrate(store, lambda: encoders.many_texts)
     return ImportSummary(
         done.added + added.added,
@@ -177,14 +177,14 @@ def import_embeddings(
 
 
 def _model_of(exported: Export, choice: ModelChoice, notify: Notify) -> ModelFiles:
-    """The model of a new index: the one that was named, or that the export tells."""
+    """The model of a new index: the one that the user or the export names."""
     if not choice.is_named:
         if not exported.told:
             raise UsageError(
-                f"{exported.folder} does not tell which model made it",
+                f"{exported.folder} does not say which model made it",
                 hint="Name it, for example with --model ViT-B-32 --pretrained openai.",
             )
-        # A file that came from elsewhere may name a model, and not have one fetched.
+        # A file from elsewhere may name a model, but may not trigger a download.
         named = exported.told["name"], exported.told.get("pretrained")
         choice = replace(choice, name=named[0], pretrained=named[1], offline=True)
     return choice.files(notify)
@@ -198,38 +198,38 @@ class Matched:
     root: bytes
     """The collection's, absolute: the files are relative to it."""
     wanted: tuple[Row, ...]
-    """Those that are to be imported."""
+    """The rows to import."""
     known: int
-    """Rows of images that the index has."""
+    """Rows whose images are already in the index."""
     missing: tuple[bytes, ...]
-    """Paths, as the export has them, that name no image in the folder."""
+    """Paths, as in the export, that match no image in the folder."""
     duplicates: tuple[bytes, ...]
-    """Paths that an earlier row had already."""
+    """Paths that an earlier row already had."""
 
 
 @dataclass(slots=True)
 class Imported:
-    """What became of the rows that were to be imported."""
+    """The outcomes for the rows to import."""
 
     added: int = 0
     failed: list[tuple[bytes, str]] = field(default_factory=list)
     """Images that cannot be read, with the reason."""
     left: list[bytes] = field(default_factory=list)
-    """Images that have changed since, or that not all programs show alike: see ``Row.is_of``."""
+    """Images that have changed since, or that programs decode differently: see ``Row.is_of``."""
 
 
 def require_model(exported: Export, spec: ModelSpec) -> None:
-    """Raise ExchangeError if an export cannot be this model's."""
+    """Raise ExchangeError if an export cannot be from this model."""
     if exported.told.get("fingerprint", spec.fingerprint) != spec.fingerprint:
         raise ExchangeError(
-            f"the embeddings in {exported.folder} are of {exported.told['model']}, "
-            f"and not of {spec.label}",
+            f"the embeddings in {exported.folder} are from {exported.told['model']}, "
+            f"not from {spec.label}",
             hint="Import them with their own model: leave --model out, or give another --index.",
         )
     if exported.dim != spec.dim:
         raise ExchangeError(
             f"the embeddings in {exported.folder} have {exported.dim} dimensions, "
-            f"and {spec.label} makes {spec.dim}",
+            f"but {spec.label} makes {spec.dim}",
             hint="Name the model that made them with --model and --pretrained.",
         )
 
@@ -237,11 +237,11 @@ def require_model(exported: Export, spec: ModelSpec) -> None:
 def match(
     exported: Export, folder: bytes, root: bytes, found: Found, known: dict[bytes, KnownImage]
 ) -> Matched:
-    """Find the file that each row of an export is about.
+    """Find the file for each row of an export.
 
-    folder: where the images are, absolute. root: the collection's, which holds it. found: the
+    folder: where the images are, absolute. root: the collection's, which contains it. found: the
     images below ``folder``. A row's path is absolute, or relative to ``folder`` or to the
-    current folder; or it lies below the folder that was exported as its file does below this one.
+    current folder, or has the same place below the exported folder as its file below ``folder``.
     """
     files = {file.path: file for file in found.files}
     place = _Places(folder, root, exported.told.get("root"))
@@ -269,9 +269,9 @@ def match(
 
 
 def add(store: Store, matched: Matched, progress: Progress) -> Imported:
-    """Add embeddings to a store, which is of their model; every batch is committed at once.
+    """Add embeddings to a store of the same model; each batch is committed at once.
 
-    Their files are read, and their headers looked at, but nothing is decoded.
+    Files and their headers are read, but nothing is decoded.
     """
     done = Imported()
     rows = {row.file.path: row for row in matched.wanted}
@@ -308,7 +308,7 @@ def _embedded(exported: Export, seen: Iterable[tuple[Row, SeenImage]]) -> Iterat
 
 
 class _Places:
-    """Where the file of a path may lie, relative to a collection's root."""
+    """Candidate paths of a row's file, relative to a collection's root."""
 
     def __init__(self, folder: bytes, root: bytes, exported: str | None) -> None:
         self._folder, self._here = folder, os.fsencode(os.path.realpath("."))

@@ -3,19 +3,19 @@
 ::
 
     img_emb/img_emb_0.npy          float16, (rows, dim)
-    metadata/metadata_0.parquet    a row an embedding, in the same order; image_path and more
-    clipsearch.json                which model made them; clip-retrieval writes none
+    metadata/metadata_0.parquet    one row per embedding, same order; image_path and more
+    clipsearch.json                which model made them; clip-retrieval does not write it
 
-Here, and nowhere else, things are joined by row position, since the layout is. So an import is
-believed only after a sample of its embeddings was made again from the images themselves.
+Only here are things joined by row position, because the layout requires it. So an import is
+trusted only after a sample of its embeddings has been recomputed from the images.
 
-A path that is not UTF-8 is in ``image_path`` with replacement characters, and as it is in
+A path that is not UTF-8 has replacement characters in ``image_path``, and its exact form in
 ``path_bytes`` (base64 in JSON lines), which is empty for all others. ``content_hash`` is the
-file's BLAKE2b-160 in hexadecimal: one that has changed since is not taken for what it was.
+file's BLAKE2b-160 in hexadecimal: a file that has changed since is not accepted as the original.
 
-An image inside an archive has the archive's path before its own (``00000.tar/000000012.jpg``),
+For an image inside an archive, the archive's path precedes its own (``00000.tar/000000012.jpg``),
 and ``archive``, ``byte_offset`` and ``bytes`` say where it is. ``caption`` and ``url`` are
-clip-retrieval's names for what img2dataset wrote beside it.
+clip-retrieval's names for what img2dataset wrote next to it.
 """
 
 import base64
@@ -48,18 +48,18 @@ _COLUMNS = {
     **dict.fromkeys(("content_hash", "caption", "url", "archive"), "string"),
     **dict.fromkeys(("byte_offset", "bytes", "mtime_ns"), "int64"),
 }
-"""Of the metadata, with their types in Arrow; other programs write others, which are not read."""
+"""Metadata columns and their Arrow types; columns of other programs are not read."""
 
 _ROWS_AT_ONCE = 5_000
-"""How many rows of a parquet file are in memory, captions and all."""
+"""How many rows of a parquet file are in memory at once, including captions."""
 
 _VERSION = 1
-"""Of what the manifest tells; keys are only ever added to it."""
+"""The version of the manifest; keys are only ever added."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A file of embeddings and the rows that say whose they are."""
+    """A file of embeddings and the rows that name their images."""
 
     embeddings: Path
     metadata: Path
@@ -73,26 +73,26 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """An export that holds together, as far as can be told without reading all of it."""
+    """An export that is consistent, as far as can be checked without reading all of it."""
 
     folder: Path
     shards: tuple[Shard, ...]
     dim: int
     told: dict[str, Any]
-    """What ``clipsearch.json`` says, if there is one: clip-retrieval writes none."""
+    """The content of ``clipsearch.json``, if present: clip-retrieval does not write it."""
     damaged: tuple[str, ...] = ()
-    """Archives that may have had more images, and why."""
+    """Archives that may contain more images, and why."""
 
     @property
     def rows(self) -> int:
-        """How many embeddings there are."""
+        """The number of embeddings."""
         return sum(shard.rows for shard in self.shards)
 
 
 def read(folder: Path) -> Export:
-    """Look through an export. Raises ExchangeError for what does not hold together."""
+    """Examine an export. Raises ExchangeError if it is inconsistent."""
     if not folder.is_dir():
-        raise _bad(f"{folder} is no folder")
+        raise _bad(f"{folder} is not a folder")
     told = manifest(folder)
     found = _numbered(folder / EMBEDDINGS, r"img_emb_(\d+)\.npy")
     if not found:
@@ -109,23 +109,23 @@ def read(folder: Path) -> Export:
         if named != count:
             raise _bad(
                 f"{found[number]} has {count} rows, and {described[number]} has {named}; "
-                "which embedding is whose cannot be told"
+                "so embeddings cannot be matched to rows"
             )
         shards.append(Shard(found[number], described[number], count))
         dims.add(dim)
         _require_directions(found[number])
     if len(dims) > 1:
-        raise _bad(f"the embeddings in {folder} have several lengths: {sorted(dims)}")
+        raise _bad(f"the embeddings in {folder} have different lengths: {sorted(dims)}")
     damaged: tuple[str, ...] = ()
     if told and "rows" not in told:
         damaged = tuple(_damage(folder, shards))
     elif told and (rows := [shard.rows for shard in shards]) != told["rows"]:
-        raise _bad(f"{folder / MANIFEST} tells of {told['rows']} rows in the shards, not {rows}")
+        raise _bad(f"{folder / MANIFEST} lists {told['rows']} rows in the shards, not {rows}")
     return Export(folder, tuple(shards), dims.pop(), told, damaged)
 
 
 def _damage(folder: Path, shards: Sequence[Shard]) -> Iterator[str]:
-    """What of an output of ``embed`` is of damaged archives; raises unless all is finished."""
+    """Damaged archives in an output of ``embed``; raises if a shard is not finished."""
     files = {f"{part.parent.name}/{part.name}" for shard in shards for part in shard.files}
     for number, marker in finished.markers(folder):
         if finished.marker_of(folder, number) is None or not files.issuperset(marker.files):
@@ -139,12 +139,12 @@ def _damage(folder: Path, shards: Sequence[Shard]) -> Iterator[str]:
         number = min(files)
     raise ExchangeError(
         f"shard {number} in {folder} is not finished, or was changed",
-        hint="Run the same clipsearch embed again; it makes what is missing.",
+        hint="Run the same clipsearch embed command again; it makes what is missing.",
     )
 
 
 def write_manifest(path: Path, root: Path, spec: ModelSpec, rows: Sequence[int] | None) -> None:
-    """Tell which model made the embeddings. rows: of each shard; None: each tells it itself."""
+    """Record which model made the embeddings. rows: per shard; None: the markers have them."""
     told = {
         "version": _VERSION,
         "model": spec.label,
@@ -153,13 +153,13 @@ def write_manifest(path: Path, root: Path, spec: ModelSpec, rows: Sequence[int] 
         "fingerprint": spec.fingerprint,
         "dim": spec.dim,
         **({} if rows is None else {"rows": rows}),
-        "root": os.fsdecode(root),  # what is not UTF-8 in it becomes an escape
+        "root": os.fsdecode(root),  # bytes that are not UTF-8 become escapes
     }
     write_text(path, json.dumps(told, indent=2) + "\n")
 
 
 def row_of(image: EmbeddedImage, root: bytes) -> dict[str, Any]:
-    """The row of an image, whose path is relative to ``root``, as ``write_metadata`` takes it."""
+    """The row of an image with a path relative to ``root``, for ``write_metadata``."""
     archived = image.archived
     path = image.file.path if archived else absolute(root, image.file.path)
     archive = archived and archived.archive
@@ -184,14 +184,14 @@ def row_of(image: EmbeddedImage, root: bytes) -> dict[str, Any]:
 
 
 def write_embeddings(path: Path, vectors: npt.NDArray[np.float16]) -> None:
-    """Write ``(rows, dim)``, to the disk itself."""
+    """Write ``(rows, dim)`` and sync to disk."""
     with path.open("wb") as file:
         np.save(file, vectors)
         _to_disk(file)
 
 
 def write_metadata(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write a row an embedding, as Parquet or as JSON lines: the suffix says which."""
+    """Write one row per embedding, as Parquet or JSON lines depending on the suffix."""
     if path.suffix == ".parquet":
         _write_parquet(path, rows)
         return
@@ -212,7 +212,7 @@ def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8, to the disk itself."""
+    """Write UTF-8 and sync to disk."""
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
         _to_disk(file)
@@ -232,13 +232,13 @@ def pyarrow() -> tuple[Any, Any]:
         raise ExchangeError(
             "parquet files need pyarrow, which is not installed",
             hint="Install it with: pip install 'clipsearch[parquet]'. "
-            "export --npy does without: it writes the metadata as JSON lines.",
+            "export --npy does not need it: it writes the metadata as JSON lines.",
         ) from error
     return pa, pq
 
 
 def has_pyarrow() -> bool:
-    """Whether parquet files can be written and read here."""
+    """Whether parquet files can be read and written on this machine."""
     try:
         pyarrow()
     except ExchangeError:
@@ -247,14 +247,14 @@ def has_pyarrow() -> bool:
 
 
 def array(path: Path) -> npt.NDArray[Any]:
-    """A file of embeddings, mapped: ``(rows, dim)``, of some float type."""
+    """A memory-mapped file of embeddings: ``(rows, dim)``, of any float type."""
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:
-        # numpy raises whatever its parser of headers stumbles over, tokenize.TokenError say.
-        raise _bad(f"{path} is no file of embeddings ({error})") from error
+        # numpy raises whatever its header parser runs into, such as tokenize.TokenError.
+        raise _bad(f"{path} is not a file of embeddings ({error})") from error
     if not isinstance(mapped, np.ndarray) or mapped.ndim != 2 or mapped.dtype.kind != "f":
-        raise _bad(f"{path} is no table of floating-point numbers")
+        raise _bad(f"{path} is not a table of floating-point numbers")
     return mapped
 
 
@@ -265,22 +265,22 @@ def _require_directions(path: Path) -> None:
             rows = np.asarray(vectors[start : start + 10_000], np.float32)
             lengths = np.linalg.norm(rows, axis=1)
         if len(bad := np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))):
-            raise _bad(f"row {start + bad[0]} of {path} is no embedding (zero or not a number)")
+            raise _bad(f"row {start + bad[0]} of {path} is not an embedding (zero or NaN)")
 
 
 def _numbered(folder: Path, pattern: str) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if (name := re.fullmatch(pattern, path.name)) and path.is_file():  # a FIFO never ends
+        if (name := re.fullmatch(pattern, path.name)) and path.is_file():  # a FIFO would block
             number = int(name[1])
             if number in found:
-                raise _bad(f"{found[number].name} and {path.name} in {folder} have one number")
+                raise _bad(f"{found[number].name} and {path.name} in {folder} have the same number")
             found[number] = path
     return found
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """What ``clipsearch.json`` says; nothing if there is none. Raises ExchangeError."""
+    """The content of ``clipsearch.json``; empty if there is none. Raises ExchangeError."""
     path = folder / MANIFEST
     if not path.is_file():
         return {}
@@ -288,12 +288,12 @@ def manifest(folder: Path) -> dict[str, Any]:
         told = json.loads(path.read_bytes())
         texts = all(isinstance(told[key], str) for key in ("model", "name", "fingerprint", "root"))
         if not (texts and isinstance(told.get("pretrained"), str | None)):
-            raise TypeError("it is not what export writes")
+            raise TypeError("it is not in the format of export")
         if told["version"] != _VERSION:
             raise ValueError("it was written by a newer clipsearch")
         os.fsencode(told["root"])
     except KeyError as error:
-        raise _bad(f"{path} does not tell the {error.args[0]}") from error
+        raise _bad(f"{path} lacks the entry {error.args[0]}") from error
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise _bad(f"cannot read {path}: {error}") from error
     return dict(told)
@@ -301,11 +301,11 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the metadata tells of one embedding; what it does not tell is None or 0."""
+    """The metadata of one embedding; missing values are None or 0."""
 
     path: bytes
     content_hash: bytes | None
-    """Of the image that was embedded; other programs do not tell it."""
+    """Of the image that was embedded; other programs do not record it."""
     size: int
     mtime_ns: int
     width: int
@@ -315,13 +315,13 @@ class Told:
     latitude: float | None
     longitude: float | None
     archived: Archived
-    """Its archive is None for an image that is a file, and for one of which nothing is told."""
+    """Its archive is None for an image that is a file, and for one with no information."""
 
 
 def rows_of(metadata: Path) -> Iterator[Told]:
-    """What a file of metadata tells of each embedding, in their order.
+    """The metadata of each embedding, in order.
 
-    Raises ExchangeError for a row without a path, or one that cannot be what export writes.
+    Raises ExchangeError for a row without a path, or with values that export cannot have written.
     """
     rows = _parquet_rows(metadata) if metadata.suffix == ".parquet" else _json_rows(metadata)
     for number, row in enumerate(rows):
@@ -336,14 +336,14 @@ def rows_of(metadata: Path) -> Iterator[Told]:
         try:
             content_hash = None if told is None else bytes.fromhex(told)
         except (TypeError, ValueError) as error:
-            raise _bad(f"row {number} of {metadata} has a content_hash that is none") from error
+            raise _bad(f"row {number} of {metadata} has an invalid content_hash") from error
         if not isinstance(path, bytes):
-            raise _bad(f"row {number} of {metadata} has a path_bytes that is none")
+            raise _bad(f"row {number} of {metadata} has an invalid path_bytes")
         yield _told(path, content_hash, row)
 
 
 def _told(path: bytes, content_hash: bytes | None, told: dict[str, Any]) -> Told:
-    """Other programs' columns may hold anything: what is not of its type is not told."""
+    """Other programs' columns may hold anything: values of the wrong type are ignored."""
     archive = _text(told.get("archive"))
     return Told(
         path,
@@ -365,12 +365,12 @@ def _told(path: bytes, content_hash: bytes | None, told: dict[str, Any]) -> Told
 
 
 def _text(value: object) -> str | None:
-    """Half a surrogate pair, which JSON can hold and no catalog can, is replaced."""
+    """Replace unpaired surrogates, which JSON can hold and a catalog cannot."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
 
 
 def _count(value: object) -> int:
-    """A whole number; pandas makes floats of a column of them with gaps."""
+    """A whole number; pandas turns integer columns with gaps into floats."""
     if isinstance(value, int | float) and 0 <= value < 2**63:
         return int(value)
     return 0
@@ -406,6 +406,6 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
 def _bad(message: str) -> ExchangeError:
     return ExchangeError(
         message,
-        hint="import takes what export or clip-retrieval inference wrote: img_emb/img_emb_N.npy "
+        hint="import reads what export or clip-retrieval inference wrote: img_emb/img_emb_N.npy "
         "and metadata/metadata_N.parquet.",
     )

@@ -1,7 +1,7 @@
-"""Rows of an export that no file stands for: members of archives, or images that are not here.
+"""Rows of an export without a file of their own: members of archives, or images that are not here.
 
-They are read and added some at a time, and looked up in the catalog itself, so that an import of
-any size takes the memory of one batch.
+They are read and added in batches and looked up in the catalog itself, so that an import of any
+size needs the memory of one batch.
 """
 
 import os
@@ -29,34 +29,34 @@ class Survey:
 
     wanted: int = 0
     known: int = 0
-    """Rows of images that the index has."""
+    """Rows whose images are already in the index."""
     sample: list[Row] = field(default_factory=list)
-    """Some of the wanted, chosen at random, whose archives are there to be compared with."""
+    """A random sample of the wanted rows whose archives are present for comparison."""
     archives: Counter[bytes] = field(default_factory=Counter)
-    """Archives that are not there, or too short, with how many rows are of each."""
+    """Archives that are missing or too short, with the number of their rows."""
     files: int = 0
-    """Rows of the wanted that name a file by its path, and not a key or a member of an archive."""
+    """Wanted rows whose path names a file, not a key or a member of an archive."""
     odd: list[tuple[bytes, str]] = field(default_factory=list)
-    """Rows that cannot be, with the reason."""
+    """Invalid rows, with the reason."""
 
 
 @dataclass(slots=True)
 class Added:
-    """What became of the rows that were to be added."""
+    """The outcomes for the rows to add."""
 
     added: int = 0
     duplicates: list[bytes] = field(default_factory=list)
-    """Paths that an earlier row had already."""
+    """Paths that an earlier row already had."""
 
 
 class Members:
-    """The rows of an export that no file in the collection stands for."""
+    """The rows of an export without a file of their own in the collection."""
 
     def __init__(self, exported: Export, root: bytes, below: bytes, *, alone: bool) -> None:
         """``root``: the collection's, absolute. ``below``: the folder in it with the archives.
 
-        alone: there is nothing but the export, so that all of its rows are such, and no archive
-        need be there.
+        alone: there is only the export, so this includes all of its rows, and no archive
+        has to be present.
         """
         self._exported = exported
         self._root = root
@@ -65,7 +65,7 @@ class Members:
         self._sizes: dict[bytes, int] = {}
 
     def survey(self, store: Store | None, sample: int) -> Survey:
-        """Go through the rows once, and add nothing. sample: how many to choose for a check."""
+        """Go through the rows once without adding any. sample: how many to choose for a check."""
         found, chosen, eligible = Survey(), random.Random(), 0
         for number, rows in self._batches():
             known = store.ids_of([told.path for _, told in rows]) if store else {}
@@ -73,7 +73,7 @@ class Members:
                 if told.path in known:
                     found.known += 1
                 elif _is_odd(told.path):
-                    found.odd.append((told.path, "its path leads out of the collection"))
+                    found.odd.append((told.path, "its path leads outside the collection"))
                 elif not self._alone and not self._is_there(told):
                     found.archives[told.archived.archive or b""] += 1
                 else:
@@ -81,7 +81,7 @@ class Members:
                     found.files += _names_file(told)
                     if self._alone:
                         continue
-                    # Each has the same chance to be in the sample (reservoir sampling).
+                    # Each row is equally likely to be in the sample (reservoir sampling).
                     place = len(found.sample) if eligible < sample else chosen.randint(0, eligible)
                     eligible += 1
                     if place < sample:
@@ -90,7 +90,7 @@ class Members:
         return found
 
     def add(self, store: Store, progress: Progress) -> Added:
-        """Add them to a store, which is of their model; every batch is committed at once."""
+        """Add them to a store of the same model; each batch is committed at once."""
         done, seen = Added(), 0
         ids = store.ids()
         newest = int(ids[-1]) if len(ids) else 0
@@ -113,7 +113,7 @@ class Members:
         return done
 
     def _batches(self) -> Iterator[tuple[int, list[tuple[int, Told]]]]:
-        """The shard, and in it the rows, each with its place."""
+        """Each shard's number with its rows and their positions."""
         for number, shard in enumerate(self._exported.shards):
             ours = (
                 (row, self._placed(told))
@@ -124,17 +124,17 @@ class Members:
                 yield number, rows
 
     def _placed(self, told: Told) -> Told:
-        """The row with paths that are relative to the collection's root."""
+        """The row with its paths relative to the collection's root."""
         path, archive = told.path.lstrip(b"/"), told.archived.archive
         if archive is not None and (_is_odd(archive) or not path.startswith(archive + b"/")):
-            archive = None  # nobody is to be led to any other file
+            archive = None  # never lead anyone to another file
         if self._below:
             path = self._below + b"/" + path
             archive = archive and self._below + b"/" + archive
         return replace(told, path=path, archived=told.archived._replace(archive=archive))
 
     def _is_there(self, told: Told) -> bool:
-        """Whether the archive is, and reaches as far."""
+        """Whether the archive is present and long enough."""
         archive = told.archived.archive
         if archive is None:
             return False
@@ -149,18 +149,18 @@ class Members:
 
 
 def _names_file(told: Told) -> bool:
-    """Whether it is about a file, as far as the name tells: webdataset's keys have no ending."""
+    """Whether the row's name is that of a file: webdataset's keys have no extension."""
     suffix = os.path.splitext(told.path)[1].lower()
     return told.archived.archive is None and suffix in SUFFIXES
 
 
 def _is_odd(path: bytes) -> bool:
-    """Whether it is the path of nothing below a folder."""
+    """Whether the path cannot be below a folder."""
     return b"\0" in path or any(part in (b"", b".", b"..") for part in path.split(b"/"))
 
 
 def _size(path: bytes) -> int:
-    """Of a regular file; -1 if there is none, or a link to one."""
+    """Size of a regular file; -1 if there is none, or a symbolic link."""
     try:
         status = os.lstat(path)
     except OSError:

@@ -1,7 +1,7 @@
-"""What ``embed`` is asked to embed, cut into the shards that it writes.
+"""Split the sources of ``embed`` into the shards that it writes.
 
-An archive is a shard, and so are 10,000 images of a folder. Which shards there are, and their
-numbers, follows from the source alone, so that many processes agree on it without a word.
+Each archive is a shard, and so is each group of 10,000 images of a folder. The source alone
+determines the shards and their numbers, so that many processes agree without communicating.
 """
 
 import glob
@@ -18,34 +18,34 @@ from clipsearch.images import scan
 from clipsearch.records import ImageFile
 
 PICTURES_PER_SHARD = 10_000
-"""Of a folder; img2dataset writes as many into an archive."""
+"""Images of a folder per shard; img2dataset writes the same number into an archive."""
 
 _ARCHIVE = ".tar"
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST_ARCHIVES = 10_000_000
 _LEAST_DIGITS = 5
-"""Of a shard's number, as img2dataset writes it."""
+"""Digits of a shard's number, as in img2dataset."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One shard that is to be made."""
+    """One shard to make."""
 
     number: str
-    """In the names of its files: ``00003``."""
+    """As in the names of its files: ``00003``."""
     name: str
-    """An archive's path relative to the root; or which images of the folder they are."""
+    """An archive's path relative to the root, or the range of images of a folder."""
     state: str
-    """A digest of the names, sizes and times of what it is made from."""
+    """A digest of the source's names, sizes and times."""
     archive: Path | None
     files: tuple[ImageFile, ...]
-    """Without an archive: relative to the root."""
+    """Relative to the root; empty for an archive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All shards that a source makes."""
+    """All shards of a source."""
 
     root: Path
     works: tuple[Work, ...]
@@ -53,7 +53,7 @@ class Plan:
     """Folders that could not be listed, and why."""
 
     def part(self, number: int, parts: int) -> tuple[Work, ...]:
-        """Every ``parts``-th of them, from the ``number``-th on: each is in one part."""
+        """Every ``parts``-th shard, starting with the ``number``-th: each shard is in one part."""
         return self.works[number - 1 :: parts]
 
 
@@ -61,8 +61,8 @@ def plan(sources: Sequence[str]) -> Plan:
     """The shards of a folder of images, or of archives.
 
     sources: a folder; or archives, folders of archives, globs (``laion/*.tar``) and brace patterns
-    (``laion/{00000..00150}.tar``). Raises UsageError for what is not there, CollectionGone for a
-    folder that cannot be listed.
+    (``laion/{00000..00150}.tar``). Raises UsageError if a source does not exist, CollectionGone
+    if a folder cannot be listed.
     """
     archives = list(dict.fromkeys(path for source in sources for path in _archives(source)))
     if archives:
@@ -77,7 +77,7 @@ def plan(sources: Sequence[str]) -> Plan:
 
 
 def _archives(source: str) -> Iterator[Path]:
-    """The archives that a source names; none for a folder that holds none."""
+    """The archives that a source names; none for a folder without archives."""
     path = Path(source)
     if path.is_dir():
         yield from sorted(found for found in path.iterdir() if found.suffix == _ARCHIVE)
@@ -87,13 +87,13 @@ def _archives(source: str) -> Iterator[Path]:
         if not found:
             raise UsageError(
                 f"there is no archive {name}",
-                hint="Name archives that are there, with a glob: 'laion/*.tar'.",
+                hint="Name existing archives with a glob: 'laion/*.tar'.",
             )
         yield from map(Path, found)
 
 
 def _expanded(pattern: str) -> Iterator[str]:
-    """Brace patterns as shells have them: ``{00000..00150}`` and ``{a,b}``."""
+    """Brace patterns, as in shells: ``{00000..00150}`` and ``{a,b}``."""
     parts = _BRACES.split(pattern)  # text, braces, text, braces, ..., text
     choices = [_choices(part) if n % 2 else [part] for n, part in enumerate(parts)]
     return map("".join, product(*choices))
@@ -104,7 +104,8 @@ def _choices(inside: str) -> Iterable[str]:
         first, last = int(found[1]), int(found[2])
         if not first <= last < first + _MOST_ARCHIVES:
             raise UsageError(
-                f"{{{inside}}} names no archives, or too many", hint="For example {00000..00150}."
+                f"{{{inside}}} names no archives, or too many",
+                hint="For example: {00000..00150}",
             )
         return (str(number).zfill(len(found[1])) for number in range(first, last + 1))
     return inside.split(",")
@@ -114,7 +115,7 @@ def _of_archives(archives: Sequence[Path]) -> Plan:
     paths = [Path(os.path.abspath(path)) for path in archives]
     for path in paths:
         if not path.is_file():
-            raise UsageError(f"{path} is no file", hint="An archive is a tar file.")
+            raise UsageError(f"{path} is not a file", hint="An archive is a tar file.")
         try:
             str(path).encode()
         except UnicodeEncodeError as error:
@@ -132,7 +133,7 @@ def _of_archives(archives: Sequence[Path]) -> Plan:
 
 
 def _numbers(paths: Sequence[Path]) -> list[str]:
-    """The archives' own numbers, if all have one; else their places in the list."""
+    """The archives' own numbers, if each has one; otherwise their positions in the list."""
     stems = [path.stem for path in paths]
     own = all(stem.isascii() and stem.isdecimal() for stem in stems)
     numbers = [int(stem) for stem in stems] if own else []

@@ -328,7 +328,7 @@ def test_a_probe_is_trained_used_shown_and_removed(run: Run, collection: Path) -
     assert {(hit["false_alarm"], hit["precision"]) for hit in hits} == {(None, None)}
     done = run("search", "@dark", cwd=collection)
     assert (done.code, done.out) == (2, b"")
-    assert "Say which: @dark/azure, @dark/red block, @dark/wall" in done.err
+    assert "Choose one: @dark/azure, @dark/red block, @dark/wall" in done.err
     done = run("search", "@light", cwd=collection)
     assert (done.code, done.out) == (2, b"")
     assert "has no probe 'light'" in done.err
@@ -348,11 +348,11 @@ def test_a_probe_is_trained_used_shown_and_removed(run: Run, collection: Path) -
 @pytest.mark.parametrize(
     ("text", "name", "code", "said"),
     [
-        ("", "x", 2, "holds no labelled image"),
+        ("", "x", 2, "contains no labeled images"),
         ("wall/0.png,a\nwall/1.png,a\n", "x", 2, "there are images of only one, a"),
         ("wall/0.png,a\n", "x", 2, "there are images of only one, a"),
         ("wall/0.png,a\nwall/9.png,b\n", "x", 2, "line 3: there is no file"),
-        ("wall/0.png,a\n", "a/b", 2, "'a/b' is no name for a probe"),
+        ("wall/0.png,a\n", "a/b", 2, "'a/b' is not a valid name for a probe"),
         ("wall/0.png,identify this man\n", "x", 3, "'identify this man' asks"),
         ("wall/0.png,a\n", "face-recognition", 3, "'face recognition' asks"),
     ],

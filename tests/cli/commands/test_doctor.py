@@ -96,7 +96,7 @@ def test_a_terminal_is_described(tmp_path: Path) -> None:
     os.close(ours)
     assert "text='93 x " in shown
     assert "xterm-kitty" in shown
-    assert "other names are shown with escapes'" in shown
+    assert "names outside this encoding are shown with escapes'" in shown
     assert "text='kitty graphics" in shown
     assert "area='color', state=<State.OK: 'ok'>, text='yes'" in shown
 
@@ -136,8 +136,8 @@ def test_pictures_that_are_away_are_a_warning(
     assert code == 0
     at_away, at_photos = of(checks, "index")
     assert (at_away["state"], at_photos["state"]) == ("warning", "warning")
-    assert at_away["text"].endswith("the folder is not there")
-    assert f"the index at {collection / '.clipsearch'} is not there" in at_photos["text"]
+    assert at_away["text"].endswith("the folder does not exist")
+    assert f"the index at {collection / '.clipsearch'} does not exist" in at_photos["text"]
 
 
 def test_an_index_that_may_not_be_looked_at_is_a_warning(
@@ -186,7 +186,7 @@ def test_who_writes_is_told_and_damage_of_the_vector_file(
         code, checks = examined(capsys)
     index, damage = of(checks, "index")
     assert (code, index["state"], damage["state"]) == (0, "ok", "warning")
-    assert index["text"].endswith("being written to by process 7 on a since b")
+    assert index["text"].endswith("process 7 on a since b is writing to it")
     assert "the vector file cannot be used: it is cut short" in damage["text"]
     # The lock of a dead process is nobody's.
     assert of(examined(capsys)[1], "index")[0]["text"].endswith("; up to date")
@@ -221,7 +221,7 @@ def test_what_is_missing_of_the_installation_is_a_problem_with_the_next_step(
         "the built-in model is missing": "pip install --force-reinstall clipsearch",
     }
     (extra,) = of(checks, "extra")
-    assert extra["text"] == "watch: not installed; for it: pip install 'clipsearch[watch]'"
+    assert extra["text"] == "watch: not installed; to install it: pip install 'clipsearch[watch]'"
 
 
 def test_folders_that_cannot_be_written_to_or_are_full_are_a_warning(
@@ -234,7 +234,7 @@ def test_folders_that_cannot_be_written_to_or_are_full_are_a_warning(
     )
     data, cache = diagnosis.directories()
     assert (data.state, cache.state) == ("warning", "warning")
-    assert "cannot be written to" in data.text
+    assert "is not writable" in data.text
     assert "CLIPSEARCH_DATA_DIR" in data.hint
     assert "0.0 GB free" in cache.text
 
@@ -246,5 +246,5 @@ def test_people_get_a_line_a_check_and_the_next_step_below_it(
     assert cli.run(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("ok       python     3.")
-    at = next(n for n, line in enumerate(lines) if "there is none yet" in line)
+    at = next(n for n, line in enumerate(lines) if "no index yet" in line)
     assert lines[at + 1] == "         clipsearch index FOLDER"

@@ -76,8 +76,8 @@ def test_without_files_there_is_a_placeholder(
     done = run("import", out)
     assert done.code == 0
     assert done.err == (
-        "clipsearch: no image is here to compare the embeddings with; they are taken as those "
-        f"of {tiny_model}\n"
+        "clipsearch: there are no images here to compare the embeddings with; they are assumed "
+        f"to be from {tiny_model}\n"
         f"clipsearch: {out}: 6 imported, 0 indexed before, 0 missing, 0 duplicates, "
         "0 left to index, 0 failed; 0 compared with embeddings made again\n"
     )
@@ -107,7 +107,7 @@ def test_index_and_verify_leave_pictures_of_archives_alone(
     assert (done.code, done.out) == (0, b"")
     done = run("index", tars, "--rebuild")
     assert done.code == 2
-    assert "images of archives, which only import adds" in done.err
+    assert "images from archives, which only import adds" in done.err
     done = run("import", made / "out", "--root", tars)
     assert (done.code, "0 imported, 6 indexed before" in done.err) == (0, True)
     done = run("classify", cwd=tars)

@@ -241,9 +241,9 @@ def test_pictures_that_cannot_be_decoded_are_named(run: Run, collection: Path) -
     [
         ({"x.csv": "path,label\nwall/0.png,wal\n"}, ["x.csv"], "line 2: the label 'wal'"),
         ({"x.csv": "path,label\nwall/9.png,wall\n"}, ["x.csv"], "line 2: there is no file"),
-        ({"x.csv": "path,label\n"}, ["x.csv"], "holds no labelled image"),
+        ({"x.csv": "path,label\n"}, ["x.csv"], "contains no labeled images"),
         ({"x.csv": "a,b\n"}, ["x.csv"], "line 1: the header is 'a,b'"),
-        ({"more/x.txt": ""}, ["more"], "holds no labelled image"),
+        ({"more/x.txt": ""}, ["more"], "contains no labeled images"),
         ({}, ["absent"], "absent does not exist"),
         ({}, [".", "--html", "absent/page.html"], "cannot write absent/page.html"),
         ({}, [".", "--under", "absent"], "absent does not exist"),

@@ -154,7 +154,7 @@ def test_what_is_no_saved_query_is_an_error(run: Run, made: Path) -> None:
         (["query", "save", "pool"], "to look for"),
         (["query", "save", "pool", "a cat", "--like", "12"], "'12' is not a file"),
         (["query", "save", "pool", "a cat", "--class", "cat"], "is a filter"),
-        ([*ASK, "@pool"], "has no probe 'pool', and there is no saved query of that name"),
+        ([*ASK, "@pool"], "has no probe 'pool', and there is no saved query with that name"),
     ):
         done = run(*arguments, cwd=made)
         assert (done.code, done.out) == (2, b"")

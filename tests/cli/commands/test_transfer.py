@@ -170,7 +170,7 @@ def test_what_clip_retrieval_wrote_is_imported(
 ) -> None:
     source = foreign(made, tmp_path / "laion", own_paths(made))
     assert run_here("import", source, "--root", copy) == 2
-    assert "does not tell which model made it" in capsys.readouterr().err
+    assert "does not say which model made it" in capsys.readouterr().err
     assert run_here("import", source, "--root", copy, "--model", tiny_model) == 0
     first, last = capsys.readouterr().err.splitlines()
     assert first.startswith("clipsearch: no image in the folder for ")  # its name is not text
@@ -192,7 +192,7 @@ def test_embeddings_of_other_pictures_are_not_imported(
     assert run_here("import", source, "--root", copy, "--model", tiny_model) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "are of another model than" in printed.err
+    assert "or belong to other images" in printed.err
     assert "Nothing was imported" in printed.err
     assert not (copy / FOLDER).exists()
 
@@ -200,10 +200,10 @@ def test_embeddings_of_other_pictures_are_not_imported(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere", "--root", "."], "nowhere is no folder"),
-        (["{made}/npy", "--root", "nowhere"], "nowhere is no folder"),
+        (["nowhere", "--root", "."], "nowhere is not a folder"),
+        (["{made}/npy", "--root", "nowhere"], "nowhere is not a folder"),
         (["{made}/npy", "--root", "."], "none of the 7 rows of"),
-        (["{made}/npy", "--root", ".", "--model", "pocket"], "are of {model}, and not of pocket"),
+        (["{made}/npy", "--root", ".", "--model", "pocket"], "are from {model}, not from pocket"),
         (["{made}/npy", "--root", ".", "--sample", "0"], "--sample"),
         (["{made}/npy"], "--root"),
     ],

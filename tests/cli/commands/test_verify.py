@@ -57,7 +57,7 @@ def test_embeddings_that_changed_places_are_found_and_mended(run: Run, collectio
     assert (done.code, kinds) == (2, ["embedding", "embedding"])
     done = run("verify", "--sample", "5", "--repair", cwd=collection)
     assert done.code == 0
-    assert "forgot 2 images with a wrong embedding" in done.err
+    assert "removed 2 images with a wrong embedding" in done.err
     assert "clipsearch index" in done.err
     assert run("index", ".", cwd=collection).code == 0
     done = run("verify", "--sample", "5", cwd=collection)

@@ -122,7 +122,7 @@ def test_what_comes_changes_moves_and_goes_is_found_or_not_found_at_once(
     # Others write in between.
     assert run("index", collection).code == 0
     first, *_, last = watcher.stop(signal.SIGTERM).splitlines()
-    assert first == "clipsearch: watching photos; Ctrl-C ends it"
+    assert first == "clipsearch: watching photos; press Ctrl-C to stop"
     assert last.startswith("clipsearch: interrupted; what is done so far is kept")
     assert watcher.said().count("loading the model") == 1
     assert watcher.said().count(" added, ") == 2

@@ -153,7 +153,7 @@ def test_where_nothing_is_indexed_the_way_to_an_index_is_shown(run: Run, photos:
     for command in ([*ASK, "a cat"], ["status"]):
         done = run(*command, cwd=photos)
         assert (done.code, done.out) == (2, b"")
-        assert f"no indexed folder holds {photos} or lies below it" in done.err
+        assert f"no indexed folder contains {photos} or is below it" in done.err
         assert "clipsearch index FOLDER" in done.err
 
 

@@ -378,7 +378,7 @@ def test_somebody_elses_index_is_not_used_by_itself(tmp_path: Path, strangers: P
     above, mine = strangers.parent, strangers.parent / "mine"
     for start in (above, mine):
         assert known.holding(start) is None
-        with pytest.raises(IndexNotFound, match="is another user's") as caught:
+        with pytest.raises(IndexNotFound, match="belongs to another user") as caught:
             known.find(start, None)
         assert f"--index {strangers}" in caught.value.hint
     assert known.holding(mine, named=True) is None  # the folder above was not named
@@ -412,7 +412,7 @@ def test_somebody_elses_damaged_index_is_read_and_not_mended(strangers: Path) ->
     known.remember(strangers, strangers.parent)
     with known.opened(strangers.parent, None, told.append) as (stores, _):
         stores[0].search(QUERY, 5)
-    assert "written again" in told[-1]
+    assert "rewritten" in told[-1]
 
 
 @needs_users

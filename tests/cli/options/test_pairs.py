@@ -20,8 +20,8 @@ from clipsearch.storage.catalog import FOLDER, Store
         ("classify --domain everyday --probe x", "each name the classes"),
         ("search --batch --explain", "--explain speaks of one answer"),
         ("domain show everyday --under .", "--under asks for that of an index"),
-        ("index . --model pocket --pretrained openai", "'pocket' has weights of its own"),
-        ("domain check everyday --model pocket --pretrained x", "'pocket' has weights of its own"),
+        ("index . --model pocket --pretrained openai", "'pocket' has its own weights"),
+        ("domain check everyday --model pocket --pretrained x", "'pocket' has its own weights"),
     ],
 )
 def test_what_contradicts_itself_is_an_error(run: Run, arguments: str, said: str) -> None:

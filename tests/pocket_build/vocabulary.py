@@ -1,4 +1,4 @@
-"""Hand-written word lists of the training corpus: what people ask an image collection for."""
+"""Hand-written word lists of the training corpus: what people look for in image collections."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ EVERYDAY = _listed(
     """
 )
 
-# American -> British. Student texts are offered in both; the teacher reads the American one.
+# American -> British. The student sees texts in both spellings; the teacher sees the American one.
 BRITISH = dict(
     pair.split(":")
     for pair in _listed(
@@ -133,7 +133,7 @@ BRITISH = dict(
     )
 )
 
-# What may stand before a noun, and between two that are listed; and what is never a noun itself.
+# Words before a noun, words between listed nouns, and words that are never nouns.
 DETERMINERS = frozenset(_listed("a,an,the,his,her,their,its,my,your,our,two,three,many,some,of"))
 LISTING = DETERMINERS | frozenset(_listed("and,or,with,beside,next,to"))
 FUNCTION_WORDS = LISTING | frozenset(

@@ -117,7 +117,7 @@ def forms_of(name: str) -> list[str]:
         f"a photo of a {name}",
         plural(name),
     ]
-    forms += [f"an image of {article(name)}", f"the {name}", f"photos of {plural(name)}"]
+    forms += [f"a picture of {article(name)}", f"the {name}", f"photos of {plural(name)}"]
     other = british(name)
     if other != name:
         forms += [other, f"a photo of {article(other)}", plural(other)]

@@ -352,7 +352,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest_ones(name: str) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named_as_it_was_given() -> None:
-    with pytest.raises(UnknownModel, match=r"called '\./no/such/folder'$"):
+    with pytest.raises(UnknownModel, match=r"named '\./no/such/folder'$"):
         resolve("./no/such/folder")
 
 

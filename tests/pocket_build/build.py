@@ -125,7 +125,7 @@ def say(line: str) -> None:
 
 
 def started(state: dict[str, Tensor], aims: Aims) -> dict[str, Tensor]:
-    """A text tower's state; a first edition's, which learned the teacher's vectors, is converted."""
+    """A text tower's state; a first edition's, which learned the teacher's vectors, is adapted."""
     projection = state["text_projection"]
     if projection[:, teacher.DIMENSIONS :].any():
         return state

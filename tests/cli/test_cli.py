@@ -112,7 +112,7 @@ def test_the_program_is_installed_under_its_own_name(run_process: Run) -> None:
         (["index", ".", "sub", "--index", "there"], "there are several folders"),
         (["index", "sub", "--index", ".clipsearch"], "is that of"),
         (["index", ".", "--model", "ViT-B16"], "did you mean ViT-B-16"),
-        (["index", ".", "--model", "./nowhere"], "called './nowhere'"),
+        (["index", ".", "--model", "./nowhere"], "named './nowhere'"),
         (["status", "--index", "sub"], "there is no index at sub"),
         (["--no-such-option"], "--no-such-option"),
         (["search", "--no-such-option"], "--no-such-option"),

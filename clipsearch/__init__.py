@@ -1,7 +1,7 @@
 """Find images in local folders by text or by example, on one machine.
 
-``clipsearch.index``, ``clipsearch.open`` and what they return are the Python API, see
-``clipsearch.api``. Importing this package loads nothing else; the first use of a name does.
+``clipsearch.index``, ``clipsearch.open`` and the objects that they return are the Python API: see
+``clipsearch.api``. Importing this package imports nothing else until a name is first used.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,20 +1,20 @@
-"""Where the program begins: ``clipsearch`` and ``python -m clipsearch``."""
+"""The entry point of ``clipsearch`` and ``python -m clipsearch``."""
 
 import os
 import sys
 
 
 def main() -> None:
-    """Run the program and leave with its exit code."""
-    # Whoever presses Ctrl-C while modules are still being loaded gets an end, and no traceback.
-    # Before anything else is imported, Python's own handler is told to be quiet; then it makes way
-    # for the system's, since a library may take an interrupt of its import for an error.
+    """Run the program and exit with its exit code."""
+    # Ctrl-C while modules are being imported must end the program without a traceback. So first
+    # Python's own handler is silenced. Then the system's handler replaces it, because a library
+    # may mistake a KeyboardInterrupt during its import for an error.
     sys.excepthook = _without_interrupts
     import signal
 
     _open_missing_streams()
 
-    watched = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # and not ignored
+    watched = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # and is not ignored
     if watched:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from clipsearch import cli
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def _open_missing_streams() -> None:
-    """Open what the caller has closed, or the next file, an index say, would be in its place."""
+    """Reopen closed standard streams; otherwise the next file opened would take their place."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)

@@ -18,13 +18,13 @@ True
 1
 >>> collection.close()
 
-In a notebook, hits show themselves as thumbnails. Images are decoded by processes of their own,
-so a script that indexes or classifies does it under ``if __name__ == "__main__":``, as everything
-that starts processes with Python's multiprocessing must.
+In a notebook, hits are displayed as thumbnails. Images are decoded in separate processes, so a
+script that indexes or classifies must do so under ``if __name__ == "__main__":``, like any script
+that uses Python's multiprocessing.
 
-The usage policy and the domain of a collection hold here as they do on the command line: a query
-that they refuse raises an error. All errors derive from ``clipsearch.errors.ClipsearchError``, and
-their ``hint`` says what to do.
+The usage policy and the collection's domain apply here as on the command line: a query that they
+refuse raises an error. All errors derive from ``clipsearch.errors.ClipsearchError``; their
+``hint`` says what to do next.
 """
 
 import os
@@ -66,19 +66,20 @@ def index(
     pretrained: str | None = None,
     device: str = "auto",
 ) -> IndexSummary:
-    """Bring the index of a folder up to date, creating it if there is none.
+    """Bring the index of a folder up to date, or create it.
 
-    Only new and changed images are read; every batch is kept as soon as it is embedded. Images
-    that cannot be decoded are named in the summary and raise nothing.
+    Only new and changed images are read, and each batch is saved as soon as it is embedded.
+    Images that cannot be decoded are listed in the summary and do not raise an error.
 
-    model: the name of an architecture, a model folder, ``hf-hub:ORG/REPO`` or ``pocket``; None
-    takes the index's own, or the default for a new one. Another model than the index's own embeds
-    all images again. pretrained: the name or the file of its weights. domain: a shipped domain or
-    a domain file; None takes the index's own. device: ``auto``, ``cpu`` or ``cuda``.
+    model: the name of an architecture, a model folder, ``hf-hub:ORG/REPO`` or ``pocket``
+    (default: the index's own model; for a new index, the default model). A different model than
+    the index's own embeds all images again. pretrained: the name or the file of its weights.
+    domain: a shipped domain or a domain file (default: the index's own). device: ``auto``, ``cpu``
+    or ``cuda``.
 
     Raises UsageError if ``folder`` is not a folder, BadDomain, ModelError, IndexLocked while
-    another process writes to the index, StoreError, and CollectionGone if so many images are
-    missing that the disk may not be mounted.
+    another process is writing to the index, StoreError, and CollectionGone if so many images
+    are missing that the disk may not be mounted.
     """
     options = UpdateOptions(
         model=ModelChoice(model, pretrained, device),
@@ -88,11 +89,11 @@ def index(
 
 
 def open(folder: AnyPath, *, device: str = "auto") -> "Collection":
-    """Open the collection that ``folder`` is or lies in, to ask it.
+    """Open the collection that ``folder`` is, or is inside of, for queries.
 
-    device: what the model runs on, where one must be loaded. Raises UsageError if ``folder`` is
-    not a folder, IndexNotFound if it is not indexed, IndexUnreadable, and CollectionGone if the
-    images are not where they were.
+    device: the device that the model runs on, if it has to be loaded. Raises UsageError if
+    ``folder`` is not a folder, IndexNotFound if it is not indexed, IndexUnreadable, and
+    CollectionGone if the images are not where they were.
     """
     start = Path(folder)
     if not start.is_dir():
@@ -120,15 +121,15 @@ class Hits(Sequence[Hit]):
     ) -> None:
         self.query = query
         self.notes = tuple(notes)
-        """What is to be known of the hits, a line each: whether the collection was tested, and
-        whether it is calibrated."""
+        """Notes about the hits, one line each: whether the collection was tested and is
+        calibrated."""
         self.verdict = verdict
-        """``strong``, ``weak`` or ``none``; None before the collection was first calibrated."""
+        """``strong``, ``weak`` or ``none``; None before the first calibration."""
         self._hits = tuple(hits)
 
     @property
     def paths(self) -> list[Path]:
-        """The hits' files, absolute."""
+        """The absolute paths of the hits."""
         return [Path(os.fsdecode(_path(hit))) for hit in self]
 
     @overload
@@ -151,7 +152,7 @@ class Hits(Sequence[Hit]):
         return "\n".join([f"<{len(self)} hits for {self.query!r}>", *lines])
 
     def _repr_html_(self) -> str:
-        """Thumbnails for a notebook, in the order of the hits."""
+        """Thumbnails for a notebook, best hit first."""
         pictures = thumbnails_of(self)
         figures = "".join(_figure(hit, pictures.get(_path(hit))) for hit in self)
         heading = f"{len(self)} hits for “{inert(self.query)}”"
@@ -161,14 +162,14 @@ class Hits(Sequence[Hit]):
 
 
 class Collection:
-    """An indexed folder, open for questions. Use as a context manager, or ``close`` it.
+    """An indexed folder, open for queries. Use as a context manager, or ``close`` it.
 
-    It sees what an index run commits meanwhile, a rebuild with another model included. Encoders are
-    loaded when they are first needed.
+    It sees what an index run commits in the meantime, including a rebuild with another model.
+    Encoders are loaded when they are first needed.
     """
 
     def __init__(self, store: Store, under: bytes = b"", device: str = "auto") -> None:
-        """Use ``clipsearch.open``. under: the only folder of it that is meant."""
+        """Use ``clipsearch.open`` instead. under: the folder that queries are restricted to."""
         self._opened = store
         self._only = Filter(under=under)
         self._device = device
@@ -181,7 +182,7 @@ class Collection:
 
     @property
     def model(self) -> str:
-        """The model's name and weights, like ``ViT-B-16/laion2b_s34b_b88k``."""
+        """The model's name and weights, such as ``ViT-B-16/laion2b_s34b_b88k``."""
         return self._store.spec.label
 
     @property
@@ -212,10 +213,11 @@ class Collection:
         allow_out_of_domain: bool = False,
         require_tested: bool = False,
     ) -> Hits:
-        """The ``k`` images that match a text best, or fewer where no others are good enough.
+        """The ``k`` images that match a text best, or fewer if no others are good enough.
 
-        strict: accept a strong match alone (see ``Hits.verdict``). all: the best images, whatever
-        the verdict. allow_out_of_domain: answer queries that have nothing to do with the domain.
+        strict: accept only a strong match (see ``Hits.verdict``). all: return the best images
+        whatever the verdict. allow_out_of_domain: answer queries that have nothing to do with the
+        domain.
 
         Raises RefusedByPolicy, OutOfDomain, NotTested with ``require_tested`` and, before the first
         calibration, with ``strict``, UsageError for an empty query, ModelError and IndexUnreadable.
@@ -223,7 +225,7 @@ class Collection:
         if not query.strip():
             raise UsageError("the query is empty", hint="Say what to look for.")
         if k < 1:
-            raise UsageError(f"{k} hits cannot be asked for", hint="Ask for one or more.")
+            raise UsageError(f"k is {k}, and must be at least 1", hint="Ask for one hit or more.")
         current = self._known
         options = SearchOptions(
             k=k,
@@ -249,11 +251,11 @@ class Collection:
     ) -> list[Classified]:
         """The ``k`` most probable classes of each image, best first.
 
-        paths: images and folders; none means all of the collection. Images that it has are not
-        read again; what cannot be decoded is left out. The classes are ``texts``, those of a
-        trained ``probe`` or of another ``domain``; by default those of the collection's own.
-        Probabilities are shares among these classes: an image that shows none of them is still
-        given to one.
+        paths: images and folders (default: the whole collection). Images that are already indexed
+        are not read again; images that cannot be decoded are left out. The classes are ``texts``,
+        or those of a trained ``probe`` or of another ``domain`` (default: those of the
+        collection's own domain). Probabilities are shares among these classes: an image that
+        shows none of them is still assigned to one.
 
         Raises UsageError, RefusedByPolicy for a text, BadDomain, ModelError.
         """
@@ -265,9 +267,9 @@ class Collection:
         return list(done.found)
 
     def embeddings(self) -> tuple[list[Path], npt.NDArray[np.float16]]:
-        """Absolute paths of the images, and their embeddings ``(n, dim)`` in the same order.
+        """The images' absolute paths, and their embeddings ``(n, dim)`` in the same order.
 
-        Each row is of unit length, up to the rounding to float16. Raises IndexUnreadable.
+        Each row has unit length, up to rounding to float16. Raises IndexUnreadable.
         """
         store = self._store
         images = {image.id: image.path for image in store.images(self._only)}
@@ -299,7 +301,7 @@ class Collection:
 
     @property
     def _store(self) -> Store:
-        """The index that is there now, opened again, with its model, where it was rebuilt."""
+        """The current index; it is reopened, with its model, after a rebuild."""
         if self._opened.is_replaced():
             opened = Store.open(self._opened.directory)
             self._opened.close()
@@ -309,7 +311,7 @@ class Collection:
 
     @property
     def _known(self) -> storage.Collection:
-        """What the index knows of its answers now: an evaluation may have been made meanwhile."""
+        """Read again each time: an evaluation may have been saved in the meantime."""
         return storage.Collection(self._store)
 
 

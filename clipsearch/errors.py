@@ -1,37 +1,37 @@
-"""Everything that can go wrong, and the exit code that each outcome has.
+"""All errors, and the exit code of each outcome.
 
 ::
 
     ClipsearchError
-    ├── UsageError               the command line asks for something that cannot be done
+    ├── UsageError               the command line asks for something impossible
     ├── ImageError               one image cannot be read or decoded
     ├── ModelError               a model cannot be used
     │   ├── UnknownModel         no such architecture, tag, file or folder
     │   ├── WeightsNotFound      the model is known, but its weights are not on this machine
-    │   ├── BadCheckpoint        weights or configuration that do not make a working model
-    │   └── DeviceError          the device that was asked for is not there, or gave up
+    │   ├── BadCheckpoint        the weights or configuration do not make a working model
+    │   └── DeviceError          the requested device is missing, or failed
     ├── StoreError               an index cannot be used
-    │   ├── IndexNotFound        no index where one was looked for
-    │   ├── IndexExists          another process has made the index that was to be made
+    │   ├── IndexNotFound        there is no index at this place
+    │   ├── IndexExists          another process created the index first
     │   ├── IndexLocked          another process is writing to the index
     │   ├── IndexUnreadable      not an index, damaged, or written by a newer clipsearch
-    │   │   └── IndexDamaged     the catalog is damaged; index --rebuild saves what can be read
+    │   │   └── IndexDamaged     the catalog is damaged; index --rebuild saves what is readable
     │   ├── ModelMismatch        the index was made with another model
     │   └── CollectionGone       the images are not where the index says (an unmounted disk?)
-    ├── ClusterError             a Ray cluster cannot be used, or one of its nodes
-    ├── ExchangeError            an export cannot be written, or is not what it should be
+    ├── ClusterError             a Ray cluster or one of its nodes cannot be used
+    ├── ExchangeError            an export cannot be written, or is invalid
     ├── DomainError              a domain or a test set cannot be used
-    │   ├── BadDomain            a domain file with something wrong in it
-    │   ├── BadLabels            a labelled set with something wrong in it
-    │   ├── TooFewExamples       too little to measure or to calibrate anything with
-    │   └── NothingLearned       a probe that is no better than guessing, or than words alone
-    └── Refused                  understood, and not done: exit code 3
+    │   ├── BadDomain            a domain file has an error in it
+    │   ├── BadLabels            a labeled set has an error in it
+    │   ├── TooFewExamples       too few examples to measure or calibrate anything
+    │   └── NothingLearned       a probe is no better than guessing, or than words alone
+    └── Refused                  understood, but refused: exit code 3
         ├── RefusedByPolicy      asks to identify, verify or track people
         ├── OutOfDomain          a query that has nothing to do with the domain
-        └── NotTested            the index is not tested, and only a tested one will do
+        └── NotTested            the index is not tested, and a tested one is required
 
-Every error carries one sentence that says what is wrong and, as ``hint``, the next step.
-Only the command line catches the root of this tree, and ``web.server``, which answers each request.
+The message of each error is one sentence that says what is wrong; ``hint`` is the next step.
+Only the command line and ``web.server``, which answers each request, catch the root of this tree.
 """
 
 from enum import IntEnum
@@ -40,29 +40,29 @@ from typing import Literal
 from clipsearch.text import shortened
 
 FailureKind = Literal["content", "pixels", "time", "memory", "crash"]
-"""Why an image cannot be decoded: what is in the file, a limit, or what became of the decoder."""
+"""Why an image cannot be decoded: the file's content, a limit, or a failure of the decoder."""
 
 _MOST = 1000
-"""Characters of a message or a hint: what is repeated in it may be as long as a file."""
+"""Characters of a message or a hint, since text quoted in it may be as long as a file."""
 
 
 class ExitCode(IntEnum):
-    """What the process returns to its caller."""
+    """The exit code of the process."""
 
     OK = 0
-    """There are hits; or the collection is up to date."""
+    """There are hits, or the collection is up to date."""
     NO_MATCH = 1
-    """Searched well, and nothing matches."""
+    """The search succeeded, and nothing matches."""
     ERROR = 2
     """Anything that went wrong."""
     REFUSED = 3
     """Refused by the domain or by the usage policy."""
     INTERRUPTED = 130
-    """Stopped by Ctrl-C or SIGTERM; what was committed is kept."""
+    """Stopped by Ctrl-C or SIGTERM; committed work is kept."""
 
 
 class ClipsearchError(Exception):
-    """The root of the tree: a message for people, and the next step as ``hint``."""
+    """The root of the tree: a message for the user, and the next step as ``hint``."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(shortened(message, _MOST))
@@ -70,14 +70,14 @@ class ClipsearchError(Exception):
 
 
 class UsageError(ClipsearchError):
-    """The command line asks for something that cannot be done."""
+    """The command line asks for something impossible."""
 
 
 class ImageError(ClipsearchError):
     """One image cannot be read or decoded; the message is the reason, without the path."""
 
     def __init__(self, message: str, *, kind: FailureKind = "content", pixels: int = 0) -> None:
-        """``pixels``: of an image that has too many of them."""
+        """pixels: how many the image has, if that is too many."""
         super().__init__(message)
         self.kind: FailureKind = kind
         self.pixels = pixels
@@ -88,7 +88,7 @@ class ModelError(ClipsearchError):
 
 
 class UnknownModel(ModelError):
-    """There is no such architecture, tag, file or folder."""
+    """No such architecture, tag, file or folder."""
 
 
 class WeightsNotFound(ModelError):
@@ -96,11 +96,11 @@ class WeightsNotFound(ModelError):
 
 
 class BadCheckpoint(ModelError):
-    """Weights or a configuration that do not make a working model."""
+    """The weights or the configuration do not make a working model."""
 
 
 class DeviceError(ModelError):
-    """The device that was asked for is not there, or gave up."""
+    """The requested device is missing, or failed."""
 
 
 class StoreError(ClipsearchError):
@@ -108,11 +108,11 @@ class StoreError(ClipsearchError):
 
 
 class IndexNotFound(StoreError):
-    """There is no index where one was looked for."""
+    """There is no index at this place."""
 
 
 class IndexExists(StoreError):
-    """Another process has made the index that was to be made."""
+    """Another process created the index first."""
 
 
 class IndexLocked(StoreError):
@@ -124,18 +124,18 @@ class IndexUnreadable(StoreError):
 
 
 class IndexDamaged(IndexUnreadable):
-    """The catalog is damaged; ``index --rebuild`` saves what can be read of it."""
+    """The catalog is damaged; ``index --rebuild`` saves what is readable."""
 
     def __init__(self, message: str) -> None:
         super().__init__(
             message,
-            hint="Save what can be read of it, and index the rest again: "
+            hint="Save what is readable and index the rest again: "
             "clipsearch index FOLDER --rebuild",
         )
 
 
 class ModelMismatch(StoreError):
-    """The index was made with another model than the one at hand."""
+    """The index was made with a different model than the one given."""
 
 
 class CollectionGone(StoreError):
@@ -143,11 +143,11 @@ class CollectionGone(StoreError):
 
 
 class ClusterError(ClipsearchError):
-    """A Ray cluster cannot be used: it is not there, another version, or a node lacks something."""
+    """A Ray cluster is missing, has another version, or has a node that lacks something."""
 
 
 class ExchangeError(ClipsearchError):
-    """An export of embeddings cannot be written, or is not what it should be."""
+    """An export of embeddings cannot be written, or is invalid."""
 
 
 class DomainError(ClipsearchError):
@@ -155,27 +155,27 @@ class DomainError(ClipsearchError):
 
 
 class BadDomain(DomainError):
-    """A domain file with something wrong in it; the message names the file and the place."""
+    """A domain file has an error in it; the message names the file and the place."""
 
 
 class BadLabels(DomainError):
-    """A labelled set with something wrong in it; the message names the file and the line."""
+    """A labeled set has an error in it; the message names the file and the line."""
 
 
 class TooFewExamples(DomainError):
-    """Too little to measure or to calibrate anything with."""
+    """Too few examples to measure or calibrate anything."""
 
 
 class NothingLearned(DomainError):
-    """A probe that is no better than guessing, or worse than its words alone."""
+    """A probe is no better than guessing, or worse than its words alone."""
 
 
 class Refused(ClipsearchError):
-    """Understood, and not done; the process ends with ``ExitCode.REFUSED``."""
+    """Understood, but refused; the process exits with ``ExitCode.REFUSED``."""
 
 
 class RefusedByPolicy(Refused):
-    """A text that asks to identify, verify or track people, or to recognise faces."""
+    """A text that asks to identify, verify or track people, or to recognize faces."""
 
 
 class OutOfDomain(Refused):
@@ -183,4 +183,4 @@ class OutOfDomain(Refused):
 
 
 class NotTested(Refused):
-    """The index has not met its domain's pass marks, and only a tested one will do."""
+    """The index has not met its domain's pass marks, and a tested one is required."""

@@ -1,4 +1,4 @@
-"""Where clipsearch keeps what belongs to a person and not to a collection."""
+"""Paths, safe file writes, and the folders for data that belongs to a user."""
 
 import errno
 import os
@@ -13,17 +13,17 @@ from clipsearch.records import Hit, Source, Span
 
 
 def data_dir() -> Path:
-    """The list of indexed folders (``CLIPSEARCH_DATA_DIR`` over the platform's data directory)."""
+    """Where the list of indexed folders is: ``CLIPSEARCH_DATA_DIR``, or the platform's own."""
     return Path(os.environ.get("CLIPSEARCH_DATA_DIR") or platformdirs.user_data_dir("clipsearch"))
 
 
 def cache_dir() -> Path:
-    """What can be made again (``CLIPSEARCH_CACHE_DIR`` over the platform's cache directory)."""
+    """Where the caches are: ``CLIPSEARCH_CACHE_DIR``, or the platform's cache folder."""
     return Path(os.environ.get("CLIPSEARCH_CACHE_DIR") or platformdirs.user_cache_dir("clipsearch"))
 
 
 MARK = "made by clipsearch, which may overwrite it"
-"""Near the start of every page and montage, so that a later run knows its own files."""
+"""Near the start of every page and montage, so that a later run recognizes its own files."""
 
 _HEAD = 1024
 
@@ -35,12 +35,12 @@ def is_marked(path: Path) -> bool:
 
 
 def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Replace a file as one step: whatever ends the run, the old one or the new one is there.
+    """Replace a file atomically: even a crash leaves either the old file or the new one.
 
-    mode: permissions, less the user's umask; by default for the owner alone. Raises OSError.
+    mode: permissions, less the user's umask (default: owner only). Raises OSError.
     """
     make_folder(path.parent, 0o700)
-    # A name that nobody can guess, made with O_EXCL, follows no link that somebody put there.
+    # An unguessable name, opened with O_EXCL, cannot follow a link that an attacker planted.
     temporary = path.with_name(f".{os.urandom(8).hex()}.partial")
     try:
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
@@ -52,7 +52,7 @@ def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 def put_in_place(written: Path, path: Path) -> None:
-    """Rename a file to ``path``, so that a power cut leaves the old file or the new one.
+    """Rename a file to ``path``, so that a power cut leaves either the old file or the new one.
 
     Without the first fsync the name may reach the disk before the data. Raises OSError.
     """
@@ -63,7 +63,7 @@ def put_in_place(written: Path, path: Path) -> None:
 
 
 def make_folder(path: Path, mode: int) -> None:
-    """Make a folder, and those above it, that outlast a power cut. Raises OSError."""
+    """Make a folder and its missing parents, durable after a power cut. Raises OSError."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(mode=mode, parents=True, exist_ok=True)
     for made in missing:
@@ -71,8 +71,8 @@ def make_folder(path: Path, mode: int) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Have the names in a folder outlast a power cut; nothing where the system cannot do it."""
-    with suppress(OSError):  # Windows opens no folder, and some shares sync none
+    """Make the names in a folder durable after a power cut, where the system supports it."""
+    with suppress(OSError):  # Windows cannot open a folder, and some shares cannot sync one
         folder = os.open(path, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -82,12 +82,12 @@ def sync_folder(path: Path) -> None:
 
 @contextmanager
 def held(path: Path, seconds: float) -> Iterator[None]:
-    """Be the only one who changes a file, as long as all ask for this. Raises OSError.
+    """Hold an advisory lock on a file. Raises OSError.
 
-    TimeoutError, which is one, if somebody else holds it for so many seconds. The lock is the
-    system's, and ends with its holder.
+    That includes TimeoutError if another process holds the lock for ``seconds``. The system
+    releases the lock when its holder ends.
     """
-    from filelock import FileLock  # here, since no reader needs it and it is slow to load
+    from filelock import FileLock  # here: no reader needs it, and it is slow to import
 
     make_folder(path.parent, 0o700)
     with FileLock(path.with_name(f"{path.name}.lock"), timeout=seconds, mode=0o600):
@@ -95,33 +95,33 @@ def held(path: Path, seconds: float) -> Iterator[None]:
 
 
 def native(path: bytes) -> bytes:
-    """A stored path in the separators of this system."""
+    """A stored path with this system's separators."""
     return path if os.sep == "/" else path.replace(b"/", os.fsencode(os.sep))
 
 
 def relative(path: Path, root: Path) -> bytes:
-    """``path`` as the catalog of ``root`` has it; nothing if it is the root or outside of it."""
+    """``path`` as stored in the catalog of ``root``; empty for the root or a path outside it."""
     if path == root or not path.is_relative_to(root):
         return b""
     return os.fsencode(path.relative_to(root).as_posix())
 
 
 def absolute(root: bytes, path: bytes) -> bytes:
-    """Where the file stored as ``path`` lies on this system."""
+    """The absolute path, on this system, of the file stored as ``path``."""
     return os.path.join(root, native(path))
 
 
 def require_regular(path: "os.PathLike[str] | bytes") -> None:
-    """Raise OSError for a device or a FIFO, which may never end. (A folder cannot be opened.)"""
+    """Raise OSError for a device or a FIFO, which may never end. (Opening a folder fails.)"""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
 
 
 def is_as_indexed(source: Source, size: int, mtime_ns: int) -> bool:
-    """Whether there is a regular file of that size and modification time, and no link to one.
+    """Whether a regular file, and not a link, has this size and modification time.
 
-    For a member of an archive, whether the archive is such a file and long enough.
+    For a member of an archive: whether the archive is a regular file that is long enough.
     """
     try:
         status = os.lstat(source.path if isinstance(source, Span) else source)
@@ -134,7 +134,7 @@ def is_as_indexed(source: Source, size: int, mtime_ns: int) -> bool:
 
 
 def shown_path(hit: Hit) -> bytes:
-    """A hit's path as the user would type it: relative if it lies below the current folder."""
+    """A hit's path as the user would type it: relative if it is below the current folder."""
     return shown(absolute_path(hit))
 
 
@@ -144,17 +144,17 @@ def shown(path: bytes) -> bytes:
 
 
 def absolute_path(hit: Hit) -> bytes:
-    """A hit's path from the root of the file system."""
+    """A hit's absolute path."""
     return absolute(os.fsencode(hit.root), hit.path)
 
 
 def relative_path(hit: Hit) -> bytes:
-    """A hit's path from the current folder, through its parents if need be."""
+    """A hit's path relative to the current folder, with ``..`` if needed."""
     return os.path.relpath(absolute_path(hit), os.fsencode(Path.cwd()))
 
 
 def size_of(path: Path) -> int:
-    """How many bytes a file has; 0 if it is not there or may not be looked at."""
+    """The size of a file in bytes; 0 if it is missing or inaccessible."""
     try:
         return path.stat().st_size
     except OSError:

@@ -1,4 +1,4 @@
-"""The things that pass between the rooms: immutable, and free of any behavior of their own."""
+"""The records that pass between the rooms: immutable data without behavior."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,37 +23,37 @@ class Span(NamedTuple):
     """Bytes inside a file: a member of an archive."""
 
     path: bytes
-    """The archive's, absolute. Empty where nobody knows it: no file is ever found there."""
+    """The archive's absolute path. Empty if unknown: no file is ever found there."""
     offset: int
     size: int
     """Bytes."""
 
 
 Source = bytes | Span
-"""Where an image's bytes are: in a file of its own, by its absolute path, or inside another."""
+"""Where an image's bytes are: in its own file, by absolute path, or inside another file."""
 
 
 class Archived(NamedTuple):
-    """What a catalog tells of an image that is not a file of its own."""
+    """What a catalog stores about an image that is not a file of its own."""
 
     archive: bytes | None
-    """The archive's path, relative to the collection's root; None where nobody knows it."""
+    """The archive's path, relative to the collection's root; None if unknown."""
     offset: int
-    """Where the image begins in it; its size is that of the image."""
+    """Where the image starts in it, in bytes; its size is the image's."""
     caption: str | None
     url: str | None
     """Where it was downloaded from."""
 
 
 class ImageFile(NamedTuple):
-    """A file as a directory listing tells of it, or a member as its archive's header does.
+    """A file as described by a directory listing, or a member as described by its archive's header.
 
-    A named tuple and not a dataclass: a walk makes one for every file, and this is the kind of
-    record that Python makes fastest.
+    A named tuple and not a dataclass: a walk creates one for every file, and Python creates named
+    tuples faster.
     """
 
     path: bytes
-    """Relative to the collection's root, in the file system's own bytes, separated by ``/``."""
+    """Relative to the collection's root, in the file system's own bytes, with ``/`` separators."""
     size: int
     """Bytes."""
     mtime_ns: int
@@ -64,21 +64,21 @@ class ImageFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one walk over a folder saw."""
+    """The result of one walk over a folder."""
 
     files: list[ImageFile]
     unreadable: list[tuple[bytes, str]] = field(default_factory=list)
-    """Folders that could not be listed, with the reason; nothing is known about what they hold."""
+    """Folders that could not be listed, with the reason; their content is unknown."""
     links: int = 0
     """Symbolic links to images or folders, which are not followed."""
     ignored: Mapping[bytes, int] = field(default_factory=dict)
-    """How many other files there are, by their names' ending in lower case (``b".cr3"``)."""
+    """How many other files there are, by extension in lower case (``b".cr3"``)."""
     same: Mapping[bytes, int] = field(default_factory=dict)
-    """Folders that are as they were when they were last compared, and how many images lie in
-    each, which are not among ``files``."""
+    """Folders that have not changed since they were last compared, and how many images each
+    holds; these images are not in ``files``."""
 
     def below(self, folder: bytes) -> "Found":
-        """The same, seen from above: of the folder that has what was walked over as ``folder``."""
+        """The same result with paths relative to the folder that contains ``folder``."""
         if not folder:
             return self
         files = [file._replace(path=folder + b"/" + file.path) for file in self.files]
@@ -88,12 +88,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which files of a folder are indexed; kept with the index."""
+    """Which files of a folder are indexed; stored with the index."""
 
     exclude: tuple[str, ...]
-    """Globs of files and folders that are left out."""
+    """Globs of files and folders to leave out."""
     max_pixels: int | None = None
-    """Images of more pixels fail; None takes the machine's limit."""
+    """Images with more pixels fail; None means the machine's limit."""
 
     def to_json(self) -> str:
         """The record as JSON text; ``from_json`` is its inverse."""
@@ -104,21 +104,21 @@ class Scope:
         """Rebuild a record from ``to_json``'s text. Raises ValueError for any other."""
         scope: Scope = typed.from_json(cls, text)
         if scope.max_pixels is not None and scope.max_pixels < 1:
-            raise ValueError("the limit of pixels is not a positive number")
+            raise ValueError("the pixel limit is not a positive number")
         return scope
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an image could not be decoded, and what would have to change for another result."""
+    """Why an image could not be decoded, and what would have to change for it to succeed."""
 
     kind: FailureKind
     decoders: str
     """Names and versions of what tried to decode it."""
     pixels: int = 0
-    """How many the image has, where they are too many."""
+    """How many pixels the image has, if that is too many."""
     tries: int = 1
-    """How often it failed so, the file being the same."""
+    """How many times it failed like this while the file did not change."""
 
     def to_json(self) -> str:
         """The record as JSON text; ``from_json`` is its inverse."""
@@ -133,20 +133,20 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class KnownImage:
-    """What the catalog knows of a file, as far as the next walk needs it."""
+    """What the catalog knows about a file and the next walk needs."""
 
     id: int
     size: int
     mtime_ns: int
     failed: bool
     unseen: bool = False
-    """Indexed before cameras and places were read: its header is to be looked at once."""
+    """Indexed before cameras and places were read: its header must be read once."""
     failure: Failure | None = None
-    """Of an image that failed; None where an earlier version kept no more than the reason."""
+    """Only for an image that failed; None if an earlier version stored just the reason."""
 
 
 class Origin(NamedTuple):
-    """What an image tells of where it came from."""
+    """What an image's metadata says about its camera and place."""
 
     camera: str | None = None
     latitude: float | None = None
@@ -168,18 +168,18 @@ class Preprocessing:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Which model made a set of embeddings, and all that is needed to find and load it again."""
+    """Which model made a set of embeddings, with everything needed to find and load it again."""
 
     name: str
     """``pocket``, an architecture as open_clip spells it, ``hf-hub:...`` or a folder's path."""
     pretrained: str | None
-    """The tag or the checkpoint file, as open_clip spells it; None where ``name`` says it all."""
+    """The tag or the checkpoint file, as open_clip spells it; None if ``name`` is enough."""
     weights_sha256: str
     model_cfg: Mapping[str, Any]
     """open_clip's own model configuration."""
     preprocessing: Preprocessing
     fingerprint: str
-    """Of weights, configuration, preprocessing and tokenizer: equal means interchangeable."""
+    """Hash of weights, configuration, preprocessing and tokenizer: equal means interchangeable."""
 
     @property
     def dim(self) -> int:
@@ -188,7 +188,7 @@ class ModelSpec:
 
     @property
     def label(self) -> str:
-        """How people name the model: ``ViT-B-16/laion2b_s34b_b88k``."""
+        """The model's name for users: ``ViT-B-16/laion2b_s34b_b88k``."""
         return f"{self.name}/{self.pretrained}" if self.pretrained else self.name
 
     def to_json(self) -> str:
@@ -200,13 +200,13 @@ class ModelSpec:
         """Rebuild a record from ``to_json``'s text. Raises ValueError for any other."""
         spec: ModelSpec = typed.from_json(cls, text)
         if type(spec.model_cfg.get("embed_dim")) is not int or spec.dim < 1:
-            raise ValueError("the model's configuration does not tell the length of embeddings")
+            raise ValueError("the model's configuration does not state the length of embeddings")
         return spec
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A model together with where its weights lie on this machine."""
+    """A model and the location of its weights on this machine."""
 
     spec: ModelSpec
     weights: Path
@@ -214,42 +214,42 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """An image as the decoder hands it to the image tower."""
+    """An image as the decoder passes it to the image tower."""
 
     pixels: Pixels
     """Shape ``(height, width, 3)``: one image."""
     content_hash: bytes
     """BLAKE2b-160 of the file's bytes."""
     width: int
-    """Of the image as it is looked at, in pixels."""
+    """In pixels, when the image is upright."""
     height: int
     taken_at: str | None
-    """The camera's own local time, ISO 8601, where the image tells it."""
+    """The camera's local time, ISO 8601, if the image says."""
     camera: str | None = None
-    """Make and model, where the image tells them."""
+    """Make and model, if the image says."""
     latitude: float | None = None
-    """Where it was taken, in degrees, north positive; with ``longitude`` or not at all."""
+    """Where it was taken, in degrees, north positive; set only together with ``longitude``."""
     longitude: float | None = None
     """In degrees, east positive."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeenImage:
-    """An image of which all was read, and nothing decoded but its header."""
+    """An image that was read completely, of which only the header was decoded."""
 
     content_hash: bytes
     width: int
-    """Of the image as it is looked at, in pixels."""
+    """In pixels, when the image is upright."""
     height: int
     taken_at: str | None
     origin: Origin
     alike: bool
-    """Whether any decoder shows it so: not turned by its EXIF, opaque, and of 8 bits."""
+    """Whether all decoders agree on it: not rotated by its EXIF, opaque, and 8-bit."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedImage:
-    """A file with all that the catalog stores about it."""
+    """A file and everything that the catalog stores about it."""
 
     file: ImageFile
     content_hash: bytes
@@ -262,11 +262,11 @@ class EmbeddedImage:
     latitude: float | None = None
     longitude: float | None = None
     archived: Archived | None = None
-    """Only of an image that is not a file of its own."""
+    """Only for an image that is not a file of its own."""
 
 
 class IndexedImage(NamedTuple):
-    """An image as the catalog has it, without its embedding."""
+    """An image as stored in the catalog, without its embedding."""
 
     id: int
     path: bytes
@@ -275,9 +275,9 @@ class IndexedImage(NamedTuple):
     """Bytes."""
     mtime_ns: int
     content_hash: bytes
-    """BLAKE2b-160 of the file's bytes; empty where nobody knows it."""
+    """BLAKE2b-160 of the file's bytes; empty if unknown."""
     width: int
-    """Of the image as it is looked at, in pixels; 0 where nobody knows it."""
+    """In pixels, when the image is upright; 0 if unknown."""
     height: int
     taken_at: str | None
     span: Span | None = None
@@ -288,14 +288,14 @@ Tested = Literal["tested", "failed", "untested"]
 """Whether an evaluation of an index's model on its domain met the domain's pass marks."""
 
 QueryKind = Literal["text", "image", "probe"]
-"""What a query was made of: each lies at another distance from the images.
+"""What a query was made of: each kind lies at a different distance from the images.
 
-What scores mean is measured for texts and images; those of a probe's direction rank, and no more.
+What scores mean is measured for texts and images; a probe's scores only rank.
 """
 
 
 class Near(NamedTuple):
-    """A circle on the globe, its rim included."""
+    """A circle on the globe, including its edge."""
 
     latitude: float
     """In degrees, north positive."""
@@ -306,31 +306,31 @@ class Near(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which images of a collection are looked at; what is not set lets all through."""
+    """Which images of a collection to consider; a field that is not set accepts all."""
 
     under: bytes = b""
     """A folder, relative to the root."""
     name: str | None = None
-    """A glob that the file's name must match, or, with a slash in it, its path."""
+    """A glob that the file's name, or, if it has a slash in it, its path, must match."""
     after: str | None = None
-    """ISO 8601, local time: taken (or, where the image does not tell, modified) then or later."""
+    """ISO 8601, local time: taken (or, if the image does not say, modified) then or later."""
     before: str | None = None
     """Likewise: taken or modified earlier."""
     min_width: int = 0
-    """In pixels, of the image as it is looked at."""
+    """In pixels, when the image is upright."""
     min_height: int = 0
     suffixes: frozenset[bytes] = frozenset()
-    """Ends of names with their dots, in lower case."""
+    """Extensions with their dots, in lower case."""
     paths: frozenset[bytes] | None = None
     """Absolute paths."""
     of_class: int | None = None
     """Position of a class in the collection's domain: see ``Collection.restricted``."""
     ids: frozenset[int] | None = None
-    """Of one collection."""
+    """Ids in one collection."""
     camera: str | None = None
-    """A glob, or a part of the camera's make and model, in any case."""
+    """A glob, or a part of the camera's make and model; ignores case."""
     near: Near | None = None
-    """Taken there; an image that does not tell its place was taken nowhere."""
+    """Taken there; an image without a place never matches."""
 
 
 EVERYTHING = Filter()
@@ -348,48 +348,48 @@ class Hit:
     """Relative to ``root``."""
     root: Path
     score: float
-    """Cosine similarity of the query's and the image's embedding."""
+    """Cosine similarity of the query's and the image's embeddings."""
     width: int
     height: int
     taken_at: str | None
     false_alarm: float | None = None
-    """The share of background queries whose best score here is as high, where it was measured."""
+    """The share of background queries whose best score here is at least as high, if measured."""
     precision: float | None = None
-    """The probability that it is right: only where the collection was itself the test set."""
+    """The probability that it is right: only if the collection itself was the test set."""
     domain: str = ""
     """Name of the domain that its collection is pinned to."""
     tested: Tested = "untested"
     calibrated: bool = True
-    """Whether it is known what scores mean in its collection."""
+    """Whether the meaning of scores was measured in its collection."""
     verdict: Verdict | None = None
-    """Of the query that found it, where unrelated queries were measured."""
+    """Verdict on the query that found it, if unrelated queries were measured."""
     rate: float | None = None
-    """The share of unrelated queries that score as high as that query does here."""
+    """The share of unrelated queries that score at least as high as that query here."""
     camera: str | None = None
     latitude: float | None = None
     longitude: float | None = None
     collapsed: int = 0
-    """How many images with no better score were folded into it, being nearly the same."""
+    """How many near-duplicates that score no better were folded into it."""
     span: Span | None = None
     """Where its bytes are, if it is not a file of its own."""
     caption: str | None = None
-    """As its archive tells it."""
+    """As stored in its archive."""
     url: str | None = None
-    """Where it was downloaded from, as its archive tells it."""
+    """Where it was downloaded from, as stored in its archive."""
 
 
 class ClusterSearch(NamedTuple):
-    """A search that reads a part of the vectors, and what it was measured to find.
+    """A search that reads only some of the vectors, and the recall that was measured.
 
-    Made even where it turned out not to be worth it, with ``lists`` 0, and then not used.
+    Recorded with ``lists`` 0, and not used, if the search turned out not to be worth it.
     """
 
     lists: int
-    """Into how many clusters the vectors are divided."""
+    """The number of clusters that the vectors are divided into."""
     probed: int
     """How many of them a search reads (FAISS's nprobe)."""
     queries: int
-    """With how many texts it was measured: not those that chose ``probed``."""
+    """How many texts it was measured with: not those that chose ``probed``."""
     recall: float
     """Recall@10: the share of the exact ten best that were found."""
     scanned: float
@@ -398,17 +398,17 @@ class ClusterSearch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CollectionStatus:
-    """What ``status`` tells about one collection."""
+    """What ``status`` reports about one collection."""
 
     root: Path
     directory: Path
     spec: ModelSpec
     images: int
     archived: int
-    """How many of them are members of archives, or have no file here."""
+    """How many of them are members of archives, or have no file on this machine."""
     failed: list[tuple[bytes, str]]
     failures: list[Failure | None]
-    """Of each image in ``failed``, what was kept of its failure."""
+    """For each image in ``failed``, what was recorded about its failure."""
     scope: Scope
     catalog_bytes: int
     vector_bytes: int
@@ -417,29 +417,29 @@ class CollectionStatus:
     pending: int
     """Images in the catalog that are newer than the FAISS file (searched exactly)."""
     clusters: ClusterSearch | None
-    """How the FAISS file is searched; None: exactly, and nothing else was tried."""
+    """How the FAISS file is searched; None: exactly, and clusters were never tried."""
     damage: str = ""
-    """Why the FAISS file cannot be used, and the catalog is searched; "" if it can."""
+    """Why the catalog is searched instead of the FAISS file; "" if the file can be used."""
     left_out: int = 0
-    """Images that no search finds: their embeddings in the catalog are damaged."""
+    """How many images no search finds, because their embeddings in the catalog are damaged."""
 
 
 class TextEncoder(Protocol):
-    """Texts into the space that a model's images lie in."""
+    """Embeds texts into the same space as a model's images."""
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Embed ``n`` texts as ``(n, dim)`` unit vectors."""
 
 
 class Encoder(TextEncoder, Protocol):
-    """A dual encoder: images and texts into one space."""
+    """A dual encoder: embeds images and texts into one space."""
 
     @property
     def batch_size(self) -> int:
-        """How many images make a good batch on the encoder's device."""
+        """A good number of images per batch on the encoder's device."""
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         """Embed ``(n, height, width, 3)`` pixels as ``(n, dim)`` unit vectors."""
 
     def for_many_texts(self) -> TextEncoder | None:
-        """What embeds many texts faster than the text tower in numpy does; None if nothing does."""
+        """An encoder that is faster for many texts than the text tower in numpy, or None."""

@@ -1,4 +1,4 @@
-"""Text for people: what a mistyped name may have meant, shares, sizes, and what may be printed."""
+"""Text for users: suggestions for mistyped names, percentages, sizes, and safe printing."""
 
 import os
 import unicodedata
@@ -6,16 +6,16 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 _ALIKE = 0.65
-"""How alike two names must be (difflib's ratio). From 0.6 on, --open is alike to --cuont."""
+"""How similar two names must be (difflib's ratio). At 0.6, --open would match --cuont."""
 
 _BEGINNING = 3
-"""So many letters are worth completing."""
+"""The fewest letters worth completing."""
 
 
 def close(name: str, known: Iterable[str], most: int = 3) -> list[str]:
-    """The known names that are nearest to ``name``, whatever their case; best first.
+    """The known names closest to ``name``, ignoring case; best first.
 
-    Those that begin with it are nearest.
+    Names that begin with it come first.
     """
     spelled = {other.lower(): other for other in known if other != name}
     name = name.lower()
@@ -27,30 +27,30 @@ def close(name: str, known: Iterable[str], most: int = 3) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 3) -> str:
-    """`` (did you mean A or B?)``, to follow a message; nothing where no name is near."""
+    """`` (did you mean A or B?)``, to append to a message; empty if no name is close."""
     found = close(name, known, most)
     return f" (did you mean {' or '.join(found)}?)" if found else ""
 
 
 def rounded(value: float | None) -> float | None:
-    """A share to four significant digits: more than was measured."""
+    """A share to four significant digits, which exceeds the precision of its measurement."""
     return None if value is None else float(f"{value:.4g}")
 
 
 def percent(share: float | None) -> str:
-    """A share as people say it: ``3.2%``; one that is not known as a dash."""
+    """A share as a percentage, ``3.2%``; a dash if unknown."""
     if share is None:
         return "-"
     return "< 0.1%" if 0 < share < 0.001 else f"{100 * share:.1f}%"
 
 
 def number_of(count: int, noun: str, nouns: str = "") -> str:
-    """How many of what: ``1 image``, ``2,000 images``. nouns: the plural, if not ``noun`` and s."""
+    """A count and its noun: ``1 image``, ``2,000 images``. nouns: an irregular plural."""
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def shortened(text: str, most: int = 80) -> str:
-    """Text as a message repeats it: of a long one, the beginning and the end."""
+    """Text to quote in a message; long text is cut to its beginning and end."""
     if len(text) <= most:
         return text
     end = most // 4
@@ -58,10 +58,10 @@ def shortened(text: str, most: int = 80) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that cannot move a terminal's cursor or turn its writing around.
+    """Text that cannot move a terminal's cursor or reverse its text direction.
 
-    Control, format (bidi overrides among them), surrogate and line-separator characters become
-    the replacement character.
+    Control, format (bidi overrides among them), surrogate and line-separator characters are
+    replaced with the replacement character.
     """
     return "".join(
         "\N{REPLACEMENT CHARACTER}"
@@ -72,15 +72,15 @@ def printable(text: str) -> str:
 
 
 def text_path(path: bytes) -> str:
-    """A path as text to be read and not to be opened."""
+    """A path as text for display only, not for opening."""
     return printable(os.fsdecode(path))
 
 
 def endings_text(counts: Mapping[bytes, int], most: int = 5) -> str:
-    """Files by their names' ending, the most frequent first: ``180 .cr3, 30 .pdf, 4 others``."""
+    """Counts of files by extension, largest first: ``180 .cr3, 30 .pdf, 4 others``."""
     ordered = sorted(counts.items(), key=lambda counted: (-counted[1], counted[0]))
     texts = [
-        f"{count} {text_path(ending)}" if ending else f"{count} without an ending"
+        f"{count} {text_path(ending)}" if ending else f"{count} without an extension"
         for ending, count in ordered[:most]
     ]
     if others := sum(count for _, count in ordered[most:]):
@@ -89,7 +89,7 @@ def endings_text(counts: Mapping[bytes, int], most: int = 5) -> str:
 
 
 def size_text(count: int) -> str:
-    """A number of bytes as people say it: 1.4 MB."""
+    """A number of bytes in a readable unit: 1.4 MB."""
     amount = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):
         if round(amount, 1) < 1000:

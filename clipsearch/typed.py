@@ -1,8 +1,8 @@
-"""JSON into the records that it was made from, every value checked against its annotation.
+"""Turn JSON back into records, and check every value against its annotation.
 
-What an index keeps can be valid JSON and something else all the same: damaged, edited by hand, or
-somebody else's. Taken on trust it would fail far from here, and look like a fault of the program.
-The libraries that check as much take longer to import than a query has.
+JSON stored in an index can be valid and still be wrong: damaged, edited by hand, or from another
+program. Unchecked, it would fail far from here and look like a bug. Libraries that check this much
+take too long to import for a query.
 """
 
 import json
@@ -13,15 +13,15 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 _LARGEST = 2**63
-"""One more than the largest integer that SQLite and numpy hold."""
+"""One more than the largest integer that SQLite and numpy can hold."""
 
 
 def from_json(kind: Any, text: str | bytes) -> Any:
-    """What a JSON text tells of, as ``kind``; see ``record``. Raises ValueError."""
+    """Parse JSON text into an instance of ``kind``: see ``record``. Raises ValueError."""
     try:
         values = json.loads(text)
     except (TypeError, RecursionError) as error:
-        raise ValueError(f"no JSON text: {error}") from error
+        raise ValueError(f"not JSON text: {error}") from error
     return _built(kind, values, "it")
 
 
@@ -29,9 +29,9 @@ def record(kind: Any, values: Any, **parts: Any) -> Any:
     """An instance of the dataclass ``kind`` with the values of a JSON object.
 
     kind: its fields are texts, 64-bit integers, finite floats, None, Any, literals, unions,
-    tuples, mappings with texts or integers as keys, and such dataclasses. parts: fields that are
-    ready, and not in ``values``. Raises ValueError, saying where, for whatever is not of its kind,
-    for what is missing, and for what is unknown.
+    tuples, mappings with texts or integers as keys, and such dataclasses. parts: fields that
+    are already built and not in ``values``. Raises ValueError, naming the place, for a value of the
+    wrong type and for a missing or unknown field.
     """
     return _record(kind, values, "it", parts)
 
@@ -62,30 +62,30 @@ def _built(kind: Any, value: Any, where: str) -> Any:
 def _is(kind: Any, value: Any) -> bool:
     if type(value) is float:
         return kind is float and math.isfinite(value)
-    if type(value) is int:  # which True is not
+    if type(value) is int:  # not for True, which is a bool
         return kind is int and abs(value) < _LARGEST
     return type(value) is kind
 
 
 def _record(kind: Any, values: Any, where: str, parts: Mapping[str, Any]) -> Any:
     if not isinstance(values, dict):
-        raise ValueError(f"{where} is no {kind.__name__}")
+        raise ValueError(f"{where} is not a {kind.__name__}")
     kinds = {field.name: field.type for field in fields(kind)}
     unknown = values.keys() - kinds.keys() | values.keys() & parts.keys()
     if unknown:
-        raise ValueError(f"{where} has a '{min(unknown)}' that is unknown")
+        raise ValueError(f"{where} has an unknown field '{min(unknown)}'")
     given = {name: _built(kinds[name], part, f"{where}.{name}") for name, part in values.items()}
     try:
         return kind(**given, **parts)
     except TypeError as error:
-        raise ValueError(f"{where} lacks something: {error}") from error
+        raise ValueError(f"{where} lacks a field: {error}") from error
 
 
 def _tuple(parts: tuple[Any, ...], values: list[Any], where: str) -> tuple[Any, ...]:
     if parts[-1] is Ellipsis:
         kind = parts[0]
         if kind in (str, float) and all(_is(kind, value) for value in values):
-            return tuple(values)  # thousands of texts and scores: no place of each is made up
+            return tuple(values)  # fast path for thousands of texts or scores: no place names
         parts = (kind,) * len(values)
     if len(parts) != len(values):
         raise ValueError(f"{where} has {len(values)} values, not {len(parts)}")

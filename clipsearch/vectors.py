@@ -1,4 +1,4 @@
-"""Vector arithmetic that needs numpy alone; the exact search here is also the tests' oracle."""
+"""Vector arithmetic that needs only numpy; the tests also use its exact search as their oracle."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ from clipsearch.records import Vectors
 def l2_normalise(vectors: npt.ArrayLike) -> Vectors:
     """Scale each row of ``(..., dim)`` to unit length, in float32.
 
-    A zero vector has no direction: it raises ValueError, since a score against it means nothing.
+    Raises ValueError for a zero vector: it has no direction, so a score against it means nothing.
     """
     array = np.asarray(vectors, dtype=np.float32)
     norms = np.linalg.norm(array, axis=-1, keepdims=True)
@@ -28,7 +28,7 @@ def top_k(
     """The ``k`` rows most similar to ``query`` by inner product, best first.
 
     query: ``(dim,)`` float32. ids: ``(n,)``. vectors: ``(n, dim)``, any float dtype.
-    Ties are broken by the smaller id, so that a ranking is the same on every run.
+    Ties are broken by the smaller id, so the ranking is the same on every run.
     """
     return best_k(vectors.astype(np.float32) @ query, ids, k)
 
@@ -36,10 +36,9 @@ def top_k(
 def best_k(
     scores: Vectors, ids: npt.NDArray[np.int64], k: int
 ) -> tuple[npt.NDArray[np.int64], Vectors]:
-    """The ``k`` greatest of ``(n,)`` scores with their ids, greatest first, as ``top_k``."""
+    """The ``k`` greatest of ``(n,)`` scores and their ids, greatest first; ties as in ``top_k``."""
     if k < len(scores):
-        # Everything at least as good as the k-th best, so that a tie at the edge is not decided
-        # by the partition's whim.
+        # Keep all ties with the k-th best, so that the partition does not choose among them.
         edge = np.partition(scores, -k)[-k]
         chosen = np.flatnonzero(scores >= edge)
     else:

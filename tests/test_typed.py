@@ -76,7 +76,7 @@ def test_parts_may_be_ready() -> None:
         ({"size": [1.0, 10**400]}, r"it.size\[1\]"),
         ({"size": [1.0, float("nan")]}, r"it.size\[1\]"),
         ({"size": {"0": 1, "1": 2}}, "it.size"),
-        ({"leaves": ["a"]}, r"it.leaves\[0\] is no Leaf"),
+        ({"leaves": ["a"]}, r"it.leaves\[0\] is not a Leaf"),
         ({"leaves": [{"name": "a"}, {"share": 1}]}, r"it.leaves\[1\] lacks"),
         ({"names": ["a", 5]}, r"it.names\[1\]"),
         ({"names": "text"}, "it.names"),
@@ -85,7 +85,7 @@ def test_parts_may_be_ready() -> None:
         ({"ranks": {"first": {"name": "a"}}}, "first"),
         ({"either": {"name": 5}}, "it.either.name"),
         ({"either": "x"}, "it.either"),
-        ({"unheard": 1}, "'unheard' that is unknown"),
+        ({"unheard": 1}, "unknown field 'unheard'"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(change: dict[str, Any], where: str) -> None:

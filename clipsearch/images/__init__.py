@@ -1,4 +1,4 @@
-"""Files to pixels: find image files, decode them in processes of their own, make thumbnails.
+"""Files to pixels: find image files, decode them in separate processes, make thumbnails.
 
 In: a folder, or the path of a file. Out: ``ImageFile`` listings and ``DecodedImage`` pixels.
 """

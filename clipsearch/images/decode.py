@@ -1,13 +1,13 @@
 """Turn one image file into the pixels that an image tower takes.
 
-Safely: only the formats named here are tried (Pillow would hand an EPS to an interpreter), the
-size is checked before memory is taken, and every failure is an ImageError with a plain reason.
+Safely: only the formats listed here are tried (Pillow would pass an EPS to an interpreter), the
+size is checked before memory is allocated, and every failure is an ImageError with a plain reason.
 
 Faithfully: the geometry is that of open_clip's own evaluation transform (torchvision's Resize and
-CenterCrop, or its ResizeKeepRatio and CenterCropOrPad), except that only the part which survives
-the crop is ever resampled, so an image of 100,000 x 1 pixels costs no more than another. The
-arithmetic is the same up to rounding (1/255 on images): since version 13, Pillow chooses by the
-sizes whether it resamples rows or columns first.
+CenterCrop, or its ResizeKeepRatio and CenterCropOrPad). But only the part that survives the crop
+is resampled, so an image of 100,000 x 1 pixels costs no more than any other. The arithmetic is the
+same up to rounding (1/255 on images): since version 13, Pillow decides by the sizes whether to
+resample rows or columns first.
 """
 
 import io
@@ -31,10 +31,10 @@ from clipsearch.images.shards import opened
 from clipsearch.records import DecodedImage, Origin, Pixels, Preprocessing, SeenImage, Source
 
 pillow_heif.register_heif_opener()
-# Pillow's own guard counts pixels before a JPEG is scaled down; ours follows (max_pixels).
+# Pillow's own limit counts pixels before a JPEG is scaled down; ours (max_pixels) replaces it.
 Image.MAX_IMAGE_PIXELS = None
 
-Image.init()  # loads the decoders that Pillow has here; AVIF is not in every build
+Image.init()  # loads this build's decoders; AVIF is not in every one
 FORMATS = tuple(
     name
     for name in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "HEIF", "AVIF")
@@ -46,10 +46,10 @@ _MAKE, _MODEL, _GPS_IFD = 0x010F, 0x0110, 0x8825
 _LATITUDE_REF, _LATITUDE, _LONGITUDE_REF, _LONGITUDE = 1, 2, 3, 4
 
 _LONGEST_NAME = 100
-"""Characters of a make or a model: twice as many as real ones have."""
+"""Characters of a make or a model: twice as long as real ones."""
 
 _LONGEST_EXIF = 1 << 16
-"""Bytes: what a JPEG, from which most of it comes, can hold."""
+"""Bytes of EXIF: the most that a JPEG, its main source, can hold."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -60,13 +60,13 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what makes the image stand upright (EXIF 2.32, tag 274)."""
+"""EXIF orientation -> the operation that makes the image upright (EXIF 2.32, tag 274)."""
 
 _SIDEWAYS = (5, 6, 7, 8)
-"""Orientations that exchange width and height."""
+"""Orientations that swap width and height."""
 
 _PLAIN = ("1", "L", "P", "RGB", "YCbCr", "CMYK")
-"""Modes that every program turns into the same RGB."""
+"""Modes that every program converts to the same RGB."""
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -76,18 +76,18 @@ def decode(
 ) -> DecodedImage:
     """Read, hash and decode one image of at most ``max_pixels`` (``default_max_pixels``).
 
-    Raises ImageError if the file is no image that can be decoded, and OSError if it cannot be
-    opened or read at all.
+    Raises ImageError if the file cannot be decoded as an image, and OSError if it cannot be opened
+    or read.
     """
-    # Twice the target keeps the final resampling's result: 0.18/255 away on average.
+    # Twice the target size hardly changes the final result: by 0.18/255 on average.
     least = 2 * max(preprocessing.size)
     return _decoded(source, least, lambda image: fit(image, preprocessing), max_pixels)
 
 
 def decode_whole(source: Source | str, longest: int, max_pixels: int | None = None) -> DecodedImage:
-    """As ``decode``, the whole image, made smaller until no side is longer than ``longest``.
+    """Like ``decode``, but the whole image, scaled down until no side is longer than ``longest``.
 
-    Raises as ``decode``.
+    Raises the same errors as ``decode``.
     """
 
     def smaller(image: Image.Image) -> Pixels:
@@ -116,9 +116,9 @@ def _decoded(
 
 
 def see(source: Source | str, max_pixels: int | None = None) -> SeenImage:
-    """Read and hash one image, and look at its header; no pixel is decoded.
+    """Read and hash one image, and decode its header but no pixels.
 
-    Raises ImageError if its header is that of no image, and OSError if it cannot be read.
+    Raises ImageError if it does not have an image's header, and OSError if it cannot be read.
     """
     with opened(source) as file:
         digest = content_hash(file)
@@ -128,16 +128,16 @@ def see(source: Source | str, max_pixels: int | None = None) -> SeenImage:
             width, height = _checked_size(image, max_pixels or default_max_pixels())
             alike = image.mode in _PLAIN and "transparency" not in image.info
             told = _metadata(lambda: _exif_of_header(image, file))
-    if told.orientation in _SIDEWAYS and image.format != "TIFF":  # its size is that of load()
+    if told.orientation in _SIDEWAYS and image.format != "TIFF":  # load() rotates it
         width, height = height, width
     alike = alike and told.orientation not in _UPRIGHT
     return SeenImage(digest, width, height, told.taken_at, told.origin, alike)
 
 
 def read_origin(source: Source | str) -> Origin:
-    """The camera and the place of an image from its header alone; no pixel is decoded.
+    """Read the camera and place of an image from its header, without decoding pixels.
 
-    Damaged metadata is none. Raises OSError if the file cannot be opened.
+    Damaged metadata counts as missing. Raises OSError if the file cannot be opened.
     """
     with opened(source) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -148,7 +148,7 @@ def read_origin(source: Source | str) -> Origin:
 
 
 def _exif_of_header(image: Image.Image, file: BinaryIO) -> Image.Exif:
-    """EXIF without decoding: to find it behind the pixels, Pillow would decode a whole PNG."""
+    """Read EXIF without decoding; Pillow would decode a whole PNG to find it after the pixels."""
     if image.format != "PNG" or "exif" in image.info:
         return image.getexif()
     exif = Image.Exif()
@@ -164,10 +164,10 @@ def _exif_of_header(image: Image.Image, file: BinaryIO) -> Image.Exif:
 
 @contextmanager
 def _plain_reasons() -> Iterator[None]:
-    """Whatever a decoder raises becomes an ImageError with a plain reason."""
+    """Turn any error of a decoder into an ImageError with a plain reason."""
     try:
         with warnings.catch_warnings():
-            # Pillow warns of damaged metadata; the pixels are what counts here.
+            # Pillow warns about damaged metadata, but only the pixels matter here.
             warnings.simplefilter("ignore")
             yield
     except ImageError:
@@ -175,8 +175,8 @@ def _plain_reasons() -> Iterator[None]:
     except MemoryError as error:
         raise ImageError("decoding it needs more memory than there is", kind="memory") from error
     except Exception as error:
-        # A decoder fed with damaged data raises whatever it stumbles over (struct.error,
-        # SyntaxError, ...). To the reader of the message they are all one thing.
+        # On damaged data, decoders raise many kinds of errors (struct.error, SyntaxError, ...).
+        # They all mean the same to the user.
         raise ImageError(_reason(error)) from error
 
 
@@ -190,7 +190,7 @@ def _open_upright(
     image: Image.Image = Image.open(file, formats=FORMATS)
     width, height = _checked_size(image, max_pixels)
     if image.format == "TIFF":
-        image.load()  # this already turns it upright, and strikes the orientation from its EXIF
+        image.load()  # already makes it upright, and removes the orientation from its EXIF
         width, height = image.size
     told = _metadata(image.getexif)
     if image.format in ("JPEG", "MPO"):
@@ -217,7 +217,7 @@ def _checked_size(image: Image.Image, max_pixels: int) -> tuple[int, int]:
 
 
 class _Metadata(NamedTuple):
-    """What EXIF tells."""
+    """Facts from EXIF."""
 
     orientation: int = 1
     taken_at: str | None = None
@@ -225,7 +225,7 @@ class _Metadata(NamedTuple):
 
 
 def _metadata(read_exif: Callable[[], Image.Exif]) -> _Metadata:
-    """All that is to be had; damaged EXIF is no EXIF, and a damaged part of it is not there."""
+    """Everything that is readable; damaged EXIF, or a damaged part of it, counts as missing."""
     told = _Metadata()
     with suppress(Exception):
         exif = read_exif()
@@ -246,14 +246,14 @@ def _origin(exif: Image.Exif) -> Origin:
         gps = exif.get_ifd(_GPS_IFD)
         latitude = _degrees(gps[_LATITUDE], gps[_LATITUDE_REF], {"N": 1, "S": -1}, 90)
         longitude = _degrees(gps[_LONGITUDE], gps[_LONGITUDE_REF], {"E": 1, "W": -1}, 180)
-        # Where both are 0 is open sea, and what devices write that do not know where they are.
+        # 0, 0 is open sea, and what devices without a position write.
         if latitude or longitude:
             place = latitude, longitude
     return Origin(camera, *place)
 
 
 def _camera(make: str, model: str) -> str | None:
-    """Make and model in one, the make not said twice: Canon EOS 5D, NIKON D90, Apple iPhone 13."""
+    """Make and model together, without repeating the make: Canon EOS 5D, Apple iPhone 13."""
     if not model:
         return make or None
     known, named = make.casefold(), model.casefold()
@@ -263,7 +263,7 @@ def _camera(make: str, model: str) -> str | None:
 
 
 def _tidied(value: object) -> str:
-    """Text without control characters, with single spaces; nothing if it is no text."""
+    """Text without control characters and with single spaces; empty if it is not text."""
     text = value if isinstance(value, str) else ""
     kept = "".join(letter for letter in text if letter.isspace() or letter.isprintable())
     return " ".join(kept.split())[:_LONGEST_NAME].strip()
@@ -272,21 +272,21 @@ def _tidied(value: object) -> str:
 def _degrees(value: Any, reference: str, signs: Mapping[str, int], limit: int) -> float:
     """Degrees, minutes and seconds as one number, with the sign of the direction.
 
-    Raises KeyError, TypeError or ValueError for what cannot be.
+    Raises KeyError, TypeError or ValueError for invalid values.
     """
-    if not isinstance(value, tuple):  # text and bytes would be taken apart, too
+    if not isinstance(value, tuple):  # text and bytes could also be unpacked
         raise TypeError("degrees, minutes and seconds are three numbers")
     sign = signs[reference.strip("\0 ").upper()]
     degrees, minutes, seconds = (float(part) for part in value)
     total = degrees + minutes / 60 + seconds / 3600
-    # A second may be rounded up to 60. What is not a number fails every comparison.
+    # Seconds may be rounded up to 60. NaN fails every comparison.
     if not (degrees >= 0 and 0 <= minutes <= 60 and 0 <= seconds <= 60 and total <= limit):
-        raise ValueError("no place on Earth")
-    return sign * round(total, 7)  # a centimetre
+        raise ValueError("not a place on Earth")
+    return sign * round(total, 7)  # about 1 cm
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB: transparency over white, more than 8 bits scaled down to 8."""
+    """Convert any mode to RGB: transparency over white, more than 8 bits scaled to 8."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = Image.fromarray(_to_8_bits(np.asarray(image)))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -297,11 +297,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    """Grey values of 16 or 32 bits or float, ``(height, width)``, to 0..255.
+    """Scale gray values of 16 or 32 bits or float, ``(height, width)``, to 0..255.
 
     Unsigned 16-bit data spans 0..65535 by definition. Wider integers and floats have no such
-    convention: what fits 0..1, 0..255 or 0..65535 is read so, the rest is stretched from its
-    least to its greatest value.
+    convention: values that fit 0..1, 0..255 or 0..65535 are read as that range; others are
+    stretched from their minimum to their maximum.
     """
     scaled = np.nan_to_num(values.astype(np.float64))
     low, high = float(scaled.min()), float(scaled.max())
@@ -322,7 +322,7 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
         case "squash":
             scaled_w, scaled_h = target_w, target_h
         case "shortest" if target_h == target_w:
-            # torchvision's Resize with one number: the longer edge is truncated, not rounded.
+            # torchvision's Resize with one number truncates the longer edge; it does not round it.
             if width <= height:
                 scaled_w, scaled_h = target_w, int(target_w * height / width)
             else:
@@ -330,11 +330,11 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
         case mode:
             ratios = (height / target_h, width / target_w)
             ratio = max(ratios) if mode == "longest" else min(ratios)
-            if mode == "shortest":  # here open_clip is bicubic, whatever its configuration says
+            if mode == "shortest":  # open_clip always uses bicubic here
                 resampling = Image.Resampling.BICUBIC
             scaled_w, scaled_h = max(1, round(width / ratio)), max(1, round(height / ratio))
-    # The window of the scaled image that is kept. Where the image is larger, the offset is
-    # CenterCrop's; where it is smaller (only "longest"), it is pasted on the fill color.
+    # The window of the scaled image to keep. If the image is larger, the offset is CenterCrop's; if
+    # it is smaller (only "longest"), it is pasted onto the fill color.
     kept_w, kept_h = min(scaled_w, target_w), min(scaled_h, target_h)
     left, top = round((scaled_w - kept_w) / 2.0), round((scaled_h - kept_h) / 2.0)
     step_x, step_y = width / scaled_w, height / scaled_h
@@ -361,7 +361,7 @@ def jpeg(pixels: Pixels) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    """Why Pillow gave up, in one line that does not speak of its own objects."""
+    """Why Pillow failed, in one line without names of its own objects."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image in any format that clipsearch reads"
     text = " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""What bounds decoding on this machine: known without loading a decoder, which is slow."""
+"""Limits for decoding on this machine, available without importing a decoder, which is slow."""
 
 import os
 from contextlib import suppress
@@ -10,24 +10,24 @@ _DECODERS = ("pillow", "pillow-heif")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What decides, beside a file itself, whether it can be decoded."""
+    """What decides, apart from the file itself, whether it can be decoded."""
 
     max_pixels: int
-    """Images of more pixels are not decoded."""
+    """Images with more pixels are not decoded."""
     decoders: str
     """Names and versions of the packages that decode."""
 
     @classmethod
     def here(cls, max_pixels: int | None = None) -> "Limits":
-        """Those of this machine, with another limit of pixels where one is given."""
+        """This machine's limits, with another pixel limit if one is given."""
         return cls(max_pixels or default_max_pixels(), ", ".join(map(_named, _DECODERS)))
 
 
 def default_max_pixels() -> int:
-    """The largest image to decode: 256 megapixels, or less where memory is small.
+    """The largest image to decode: 256 megapixels, or less if there is little memory.
 
-    A decoded pixel can take 12 bytes on its way (RGBA, RGB and the composite), and two or more
-    images are decoded at once, so a thirty-second of the memory in bytes is a safe count.
+    A pixel can take 12 bytes while it is decoded (RGBA, RGB and the composite), and two or more
+    images are decoded at once, so one pixel per 32 bytes of memory is safe.
     """
     limit = 256_000_000
     with suppress(AttributeError, ValueError, OSError):  # no sysconf on Windows
@@ -38,5 +38,5 @@ def default_max_pixels() -> int:
 def _named(package: str) -> str:
     try:
         return f"{package} {metadata.version(package)}"
-    except metadata.PackageNotFoundError:  # bundled, without what pip notes of a package
+    except metadata.PackageNotFoundError:  # bundled without the package's metadata
         return package

@@ -1,4 +1,4 @@
-"""Hits as one image: their thumbnails in a grid, with rank and score under each."""
+"""Hits as one image: a grid of thumbnails, with rank and score under each."""
 
 import io
 import math
@@ -12,30 +12,30 @@ from clipsearch.paths import MARK, absolute_path
 from clipsearch.records import Hit
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-"""Ends of names, in lower case, and what Pillow calls the format."""
+"""Extensions in lower case -> Pillow's name of the format."""
 
 MOST = 1000
-"""Hits in one montage."""
+"""The most hits in one montage."""
 
 _WIDTH = 2400
-"""About as many pixels across as there are at most; a few hits take less."""
+"""The width in pixels, at most about this; a few hits take less."""
 _LARGEST, _SMALLEST, _GAP, _LINE = 224, 64, 12, 22
 _PAPER, _INK, _SOFT, _NOTHING = "#fbfaf8", "#1d1f21", "#66696d", "#e2dfd9"
 
 
 def format_of(name: str) -> str:
-    """The format that a file's name asks for. Raises UsageError for any other."""
+    """The format for a file's extension. Raises UsageError for an unknown one."""
     for end, kind in FORMATS.items():
         if name.lower().endswith(end):
             return kind
-    raise UsageError(f"{name} is no PNG and no JPEG", hint=f"End it in {', '.join(FORMATS)}.")
+    raise UsageError(f"{name} is neither a PNG nor a JPEG", hint=f"End it in {', '.join(FORMATS)}.")
 
 
 def montage(hits: Sequence[Hit], pictures: Mapping[bytes, bytes], kind: str) -> bytes:
     """An image file with the first ``MOST`` hits.
 
-    images: thumbnails by absolute path; a hit without one is an empty square. kind: one of the
-    values of ``FORMATS``.
+    pictures: thumbnails by absolute path; a hit without one becomes an empty square. kind: one of
+    the values of ``FORMATS``.
     """
     shown = hits[:MOST]
     columns = min(len(shown), max(5, math.ceil(math.sqrt(1.5 * len(shown)))))

@@ -1,9 +1,9 @@
 """Decode files in other processes, with bounded memory.
 
-A thread of ours attends each worker process: it says where one image is, waits, and queues the
-answer. The queue is short, so decoding runs ahead of the model by a few batches and no further. A
-worker that dies or hangs costs the file that it was at, which is reported as failed, and is
-replaced. An image in an archive is read out of it by the worker.
+One thread serves each worker process: it sends the location of one image, waits, and queues the
+answer. The queue is short, so decoding runs only a few batches ahead of the model. If a worker dies
+or hangs, its current file is reported as failed and the worker is replaced. The worker also reads
+images out of archives.
 """
 
 import multiprocessing
@@ -35,28 +35,28 @@ Outcome = DecodedImage | SeenImage | Origin | ImageError | OSError
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """The whole image, and not what a model takes of it."""
+    """The whole image, not only the part that a model uses."""
 
     longest: int
-    """Pixels: it is made smaller until no side is longer."""
+    """In pixels: the image is scaled down until no side is longer."""
 
 
 Wanted = Preprocessing | Whole | Literal["origin"] | None
-"""What is wanted of each file: the pixels for a model, those of the whole image, an ``Origin``
-from its header alone, or, with None, a ``SeenImage``: the file is read and its header looked at."""
+"""What to return for each file: pixels for a model, pixels of the whole image, an ``Origin`` from
+its header alone, or, with None, a ``SeenImage``: the file is read, but only its header decoded."""
 
 SECONDS_PER_FILE = 60.0
-"""No image below the pixel limit takes a healthy decoder this long, even from a slow disk."""
+"""A healthy decoder never takes this long below the pixel limit, even from a slow disk."""
 
 _SECONDS_TO_NOTICE = 0.1
-"""How long a decoder that is at work may keep the pool from stopping."""
+"""How long a busy decoder may delay stopping the pool."""
 
 
 class DecodePool:
-    """Decodes a list of files while the caller does something else.
+    """Decodes a list of files in the background.
 
-    Iterating gives ``(file, outcome)`` in order of completion, where the outcome is the decoded
-    image or the error. Use as a context manager: leaving it stops the workers.
+    Iterating yields ``(file, outcome)`` in order of completion; the outcome is the decoded image or
+    the error. Use as a context manager: leaving it stops the workers.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class DecodePool:
         workers: int | None = None,
         timeout: float = SECONDS_PER_FILE,
     ) -> None:
-        """``ahead``: how many decoded images may wait for the caller."""
+        """ahead: how many decoded images may wait for the caller."""
         self._root = root
         self._total = len(files)
         self._todo = iter(files)
@@ -99,7 +99,7 @@ class DecodePool:
     ) -> None:
         self._stopped.set()
         while any(attendant.is_alive() for attendant in self._attendants):
-            try:  # an attendant may wait for room in the queue
+            try:  # an attendant may be waiting for room in the queue
                 self._done.get(timeout=0.05)
             except queue.Empty:
                 continue
@@ -115,7 +115,7 @@ class DecodePool:
         try:
             self._decode_until_done()
         except BaseException as error:
-            # No process can be started, say. Without this the caller would wait for ever.
+            # For example, no process can be started. Otherwise the caller would wait forever.
             self._done.put(error)
 
     def _decode_until_done(self) -> None:
@@ -136,12 +136,12 @@ class DecodePool:
 
 
 def source_of(root: bytes, file: ImageFile) -> Source:
-    """Where a file's bytes are: in an archive, or below ``root``."""
+    """Where a file's bytes are: in an archive or below ``root``."""
     return file.span or absolute(root, file.path)
 
 
 def decoded(path: bytes, preprocessing: Preprocessing) -> DecodedImage:
-    """Decode one file, at an absolute path, in a process of its own.
+    """Decode one file, at an absolute path, in a separate process.
 
     Raises ImageError if it cannot be decoded, OSError if it cannot be read, and ClipsearchError
     if no process can be started.
@@ -158,7 +158,7 @@ def decoded(path: bytes, preprocessing: Preprocessing) -> DecodedImage:
 
 
 class Decoder:
-    """One decoding process and the pipe to it."""
+    """One decoder process and the pipe to it."""
 
     def __init__(self, wanted: Wanted, max_pixels: int | None) -> None:
         # "spawn" everywhere: a fork would copy torch's threads and locks in an unknown state.
@@ -174,10 +174,10 @@ class Decoder:
         self.alive = True
 
     def decode(self, source: Source, timeout: float, stopped: threading.Event) -> Outcome:
-        """Have one image decoded, unless that is ``stopped`` before it is done.
+        """Decode one image in the worker; give up when ``stopped`` is set.
 
-        After a crash, a time-out or a stop the worker is no longer alive. Raises ClipsearchError
-        if it never came to life: that is no image's fault, and none must be blamed for it.
+        After a crash, a timeout or a stop, the worker is no longer alive. Raises ClipsearchError if
+        the worker never started: that is not the image's fault.
         """
         outcome: Outcome
         if not self._ready:
@@ -207,29 +207,29 @@ class Decoder:
             self.stop()
             raise ClipsearchError(
                 "the process that decodes images cannot be started",
-                hint="clipsearch or Pillow may be damaged; what it says stands above. "
+                hint="clipsearch or Pillow may be damaged; see the output above. "
                 "Try: pip install --force-reinstall clipsearch",
             ) from error
         self._ready = True
 
     def stop(self) -> None:
-        """End the process, whatever it is at."""
+        """Kill the process, whatever it is doing."""
         if not self.alive:
             return
         self.alive = False
         self._pipe.close()
         self._process.kill()
-        self._process.join(5)  # a process that waits for a dead disk cannot even be killed
+        self._process.join(5)  # a process that waits for a dead disk cannot be killed
         if self._process.exitcode is not None:
             self._process.close()
 
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """What is started inside never gets Ctrl-C, from its first moment on.
+    """Processes started inside ignore Ctrl-C from the beginning.
 
-    Ctrl-C goes to the whole process group, and it is for the main thread to decide what to keep.
-    A process inherits the mask of the thread that starts it.
+    Ctrl-C goes to the whole process group, but only the main thread may decide what to keep. A
+    process inherits the signal mask of the thread that starts it.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -242,11 +242,11 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def _work(pipe: Connection, wanted: Wanted, max_pixels: int | None) -> None:
-    """The worker process: where an image is in, an outcome out, until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where the mask above does not exist
+    """The worker process: receive an image's location, send an outcome, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for systems without the mask above
     from clipsearch.images.decode import decode, decode_whole, read_origin, see
 
-    outcome: Outcome | None = None  # at first: ready
+    outcome: Outcome | None = None  # the first message means: ready
     while True:
         try:
             pipe.send(outcome)

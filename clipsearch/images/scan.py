@@ -1,4 +1,4 @@
-"""Find the image files below a folder in one ``scandir`` pass, and know a file by its content."""
+"""Find the image files below a folder in one ``scandir`` pass, and hash file contents."""
 
 import hashlib
 import io
@@ -35,13 +35,13 @@ SUFFIXES = frozenset(
         b".avif",
     }
 )
-"""Names that say "image", in lower case. Content decides later whether it is one."""
+"""Extensions of images, in lower case. The content decides later whether a file is one."""
 
 EXCLUDED = (".*", "node_modules", "@eaDir")
-"""What no one means by "my photos": hidden files and folders, package trees, NAS thumbnails."""
+"""Never part of "my photos": hidden files and folders, package trees, NAS thumbnails."""
 
 HASH_BYTES = 20
-"""BLAKE2b-160: far more than enough to tell images apart, and quick to compute."""
+"""BLAKE2b-160: more than enough to tell images apart, and fast to compute."""
 
 
 def find(
@@ -51,17 +51,17 @@ def find(
     under: bytes = b"",
     listed: Mapping[bytes, bytes] = MappingProxyType({}),
 ) -> Found:
-    """List the image files below ``root``, or below its part ``under``, in a stable order.
+    """List the image files below ``root``, or below its folder ``under``, in a stable order.
 
-    root: an absolute path. under: relative to root, separated by ``/``.
-    exclude: globs, beside the built-in ``EXCLUDED``; one with a slash is matched against the path
-    relative to root, one without against each file's or folder's own name.
-    listed: the ``listing`` of folders when they were last compared: one that has the same now is
-    named, and its files are not.
+    root: an absolute path. under: relative to root, with ``/`` separators.
+    exclude: globs, in addition to the built-in ``EXCLUDED``; a glob with a slash is matched against
+    the path relative to root, one without against each file's or folder's own name.
+    listed: the ``listing`` of folders when they were last compared: a folder with the same listing
+    is returned in ``same``, without its files.
 
-    Symbolic links are counted and not followed, so a loop cannot trap the walk and nothing
-    outside the root is read. Devices, sockets and FIFOs are no images, whatever their names.
-    Files of other names are counted by ending.
+    Symbolic links are counted but not followed, so a loop cannot trap the walk and nothing
+    outside the root is read. Devices, sockets and FIFOs are not images, whatever their names.
+    Other files are counted by extension.
     Raises CollectionGone if ``root`` itself cannot be listed.
     """
     names, paths = _globs((*EXCLUDED, *exclude))
@@ -82,7 +82,7 @@ def find(
                 raise CollectionGone(
                     f"cannot read the folder {os.fsdecode(os.path.join(root, folder))}: "
                     f"{error.strerror}",
-                    hint="Is its disk mounted, and may you read it? Nothing was changed.",
+                    hint="Check that its disk is mounted and you may read it. Nothing was changed.",
                 ) from error
             unreadable.append((folder, error.strerror or str(error)))
             continue
@@ -92,7 +92,7 @@ def find(
             if is_left_out(name) or (is_path_left_out and is_path_left_out(prefix + name)):
                 continue
             try:
-                if entry.is_file(follow_symlinks=False):  # scandir knows: nothing is asked
+                if entry.is_file(follow_symlinks=False):  # scandir already knows: no system call
                     suffix = _suffix(name)
                     if suffix in SUFFIXES:
                         status = entry.stat(follow_symlinks=False)
@@ -104,7 +104,7 @@ def find(
                 elif entry.is_symlink():
                     links += _suffix(name) in SUFFIXES or _leads_to_folder(entry)
             except FileNotFoundError:
-                continue  # deleted while we looked
+                continue  # deleted during the walk
             except OSError as error:
                 unreadable.append((prefix + name, error.strerror or str(error)))
         if folder in listed and pictures and listing(pictures) == listed[folder]:
@@ -120,16 +120,16 @@ Entry = tuple[bytes, int, int]
 
 
 def listing(entries: Collection[Entry]) -> bytes:
-    """A digest (BLAKE2b-160) of the images that lie in one folder: one or more, in any order."""
+    """A digest (BLAKE2b-160) of one or more images that are in one folder, in any order."""
     names, *facts = zip(*sorted(entries), strict=True)
-    told = b"\0".join([*names, repr(facts).encode()])  # no name holds a zero byte
+    told = b"\0".join([*names, repr(facts).encode()])  # no name contains a zero byte
     return hashlib.blake2b(told, digest_size=HASH_BYTES).digest()
 
 
 def is_excluded(path: bytes, exclude: Sequence[str]) -> bool:
-    """Whether ``find`` leaves out the file at ``path`` for these globs, or a folder above it.
+    """Whether these globs exclude the file at ``path``, or a folder above it, from ``find``.
 
-    path: relative to the root, as are globs with a slash.
+    path: relative to the root, like globs with a slash.
     """
     names, paths = _globs(exclude)
     is_left_out, is_path_left_out = _matcher(names), _matcher(paths)
@@ -147,16 +147,16 @@ def _globs(exclude: Sequence[str]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]
 
 
 def _matcher(globs: tuple[bytes, ...]) -> Callable[[bytes], object]:
-    """Says whether a name or a path matches any of the globs, as ``fnmatchcase`` does for each."""
+    """A function that says whether a name or path matches any of the globs (``fnmatchcase``)."""
     if not globs:
         return lambda name: False
-    # As fnmatch itself does for bytes: a byte is a letter.
+    # Like fnmatch for bytes: each byte is a character.
     patterns = (translate(glob.decode("latin-1")).encode("latin-1") for glob in globs)
     return re.compile(b"|".join(patterns)).match
 
 
 def _suffix(name: bytes) -> bytes:
-    """The end of a name that does not begin with a dot, with its own dot, in lower case."""
+    """A name's extension with its dot, in lower case; empty for names like ``.hidden``."""
     dot = name.rfind(b".")
     return name[dot:].lower() if dot > 0 else b""
 
@@ -164,12 +164,12 @@ def _suffix(name: bytes) -> bytes:
 def _leads_to_folder(link: "os.DirEntry[bytes]") -> bool:
     try:
         return link.is_dir()
-    except OSError:  # a link to itself, say; it hides no image
+    except OSError:  # such as a link to itself, which cannot hide an image
         return False
 
 
 def folder_of(path: bytes) -> bytes:
-    """The folder that a file lies in; both relative to the root."""
+    """The folder that contains a file; both relative to the root."""
     return path.rpartition(b"/")[0]
 
 

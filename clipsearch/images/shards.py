@@ -4,8 +4,8 @@ A sample is the members of one key: ``000000012.jpg``, ``.txt`` and ``.json`` ar
 caption and the metadata of ``000000012``. The key is a member's path up to the first dot of its
 name, and the rest, in lower case, is its extension (webdataset, ``tariterators.base_plus_ext``).
 
-Only headers are read, and nothing is unpacked: a sample says where in the archive its members
-are. So the members of a key may be far apart, and whoever wants one reads that one alone.
+Only headers are read, and nothing is unpacked: a sample says where in the archive its members are.
+So the members of a key may be far apart, and each can be read alone.
 """
 
 import io
@@ -18,13 +18,13 @@ from typing import BinaryIO, NamedTuple
 from clipsearch.records import Source, Span
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "heic", "heif", "avif")
-"""Extensions of images. The first that a sample has is its image."""
+"""Extensions of images. The first one that a sample has is its image."""
 
 _MEMBER = re.compile(rb"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
-"""The key and the extension of a member's path."""
+"""The key and the extension in a member's path."""
 
 _MOST_HEADER_BYTES = 1 << 20
-"""Of one read while headers are read: a damaged or hostile one asks for any number."""
+"""Limit for one read of a header: a damaged or hostile header could ask for any number."""
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -55,21 +55,21 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What an archive holds, as its headers tell."""
+    """The content of an archive according to its headers."""
 
     samples: tuple[Sample, ...]
-    """In the order of their first members; every member is whole."""
+    """In the order of their first members; every member is complete."""
     odd: tuple[tuple[bytes, str], ...]
-    """Members that belong to no sample, and why: a second one of its name, a link, ..."""
+    """Members that do not belong to a sample, and why: a duplicate name, a link, ..."""
     damage: str | None
-    """Why there may be more than could be read; None if the archive ends as it should."""
+    """Why there may be more samples than were read; None if the archive ends as it should."""
 
 
 def read(path: bytes) -> Shard:
-    """Read the headers of a tar archive that is not compressed, and sort its members by key.
+    """Read the headers of an uncompressed tar archive, and group its members by key.
 
-    What is whole before a damage is there, and the damage is told. Memory grows with the number
-    of members, not with their size. Raises OSError if the file cannot be read.
+    Complete members before any damage are returned, and the damage is reported. Memory grows with
+    the number of members, not with their size. Raises OSError if the file cannot be read.
     """
     samples: dict[bytes, Sample] = {}
     odd: list[tuple[bytes, str]] = []
@@ -94,7 +94,7 @@ def read(path: bytes) -> Shard:
 
 
 def opened(source: Source | str) -> BinaryIO:
-    """The bytes of an image, from its own file or out of an archive. Raises OSError."""
+    """Open an image's bytes in its own file or inside an archive. Raises OSError."""
     if not isinstance(source, Span):
         return open(source, "rb")
     return io.BufferedReader(_Part(open(source.path, "rb", buffering=0), source))
@@ -103,7 +103,7 @@ def opened(source: Source | str) -> BinaryIO:
 def _add(
     samples: dict[bytes, Sample], path: bytes, name: bytes, member: tarfile.TarInfo
 ) -> str | None:
-    """Put a member where it belongs; why it belongs nowhere, if that is worth saying."""
+    """Add a member to its sample; return why it has none, if that is worth reporting."""
     if member.isdir():
         return None
     if not member.isreg() or member.issparse():
@@ -116,14 +116,14 @@ def _add(
     key, extension = found[1], found[2].decode("utf-8", "replace").lower()
     sample = samples.setdefault(key, Sample(key))
     if extension in sample.members:
-        return "a second one of that name"
+        return "a second member of that name"
     span = Span(path, member.offset_data, member.size)
     sample.members[extension] = Member(name, span, max(0, int(member.mtime)) * 1_000_000_000)
     return None
 
 
 def _end_missing(file: BinaryIO, offset: int) -> str | None:
-    """What stands where an archive's end should: a block of zeros."""
+    """Check for the block of zeros at an archive's end; say what is wrong."""
     file.seek(offset)
     block = file.read(_BLOCK)
     if block == bytes(_BLOCK):
@@ -132,7 +132,7 @@ def _end_missing(file: BinaryIO, offset: int) -> str | None:
 
 
 class _Headers(io.RawIOBase):
-    """A file of which only so much is read at once as a header takes."""
+    """A file that refuses reads longer than a header needs."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -156,7 +156,7 @@ class _Headers(io.RawIOBase):
 
 
 class _Part(io.RawIOBase):
-    """The bytes of a span as a file of their own; closing it closes the whole."""
+    """The bytes of a span as a file; closing it closes the underlying file."""
 
     def __init__(self, file: io.RawIOBase | io.FileIO, span: Span) -> None:
         self._file = file

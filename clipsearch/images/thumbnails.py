@@ -1,4 +1,4 @@
-"""Small JPEGs of images, for a page: decoded as safely as when they are indexed."""
+"""Small JPEGs of images for web pages, decoded as safely as for indexing."""
 
 import os
 import queue
@@ -13,20 +13,20 @@ from clipsearch.paths import absolute_path, require_regular
 from clipsearch.records import DecodedImage, Hit, ImageFile, Preprocessing, Source, Span
 
 SIZE = 224
-"""Pixels across, of a hit's thumbnail."""
+"""Width and height of a hit's thumbnail, in pixels."""
 
 _AHEAD = 16
 _SECONDS = 20.0
-"""Who looks at a page waits no longer for one image."""
+"""The longest that a page waits for one image."""
 _MOST_BYTES = 64_000_000
-"""Of thumbnails in memory: some 8,000 of 224 pixels."""
+"""Thumbnails in memory: about 8,000 of 224 pixels."""
 _OVERHEAD = 300
-"""Bytes of a key, near enough."""
+"""Bytes of a key, roughly."""
 _MOST_DECODERS = 4
 
 
 def thumbnails(root: bytes, paths: Sequence[bytes], size: int) -> dict[bytes, bytes]:
-    """The middle square of each image, ``size`` pixels wide, by path: what most models see.
+    """The center square of each image, ``size`` pixels wide, by path: what most models see.
 
     Images that cannot be decoded are left out.
     """
@@ -49,24 +49,23 @@ def thumbnails_of(hits: Sequence[Hit]) -> dict[bytes, bytes]:
 
 
 class Thumbnailer:
-    """The same, one at a time, for a page that asks for them as it is scrolled.
+    """Makes thumbnails one at a time, for a page that requests them as the user scrolls.
 
-    Its decoding processes stay, and so do the thumbnails, up to a bound: those that nobody asked
-    for longest go first. May be used by many threads. Use as a context manager: leaving it ends
-    the processes.
+    Keeps its decoder processes, and a bounded cache of thumbnails: the least recently used ones
+    are dropped first. Thread-safe. Use as a context manager: leaving it stops the processes.
     """
 
     def __init__(self, *, most_bytes: int = _MOST_BYTES) -> None:
-        """``most_bytes``: of thumbnails that are kept."""
+        """most_bytes: size of the cache."""
         self._square = _square(SIZE)
         self._most_bytes = most_bytes
         self._kept: OrderedDict[tuple[Source, int, int], bytes] = OrderedDict()
-        """By place, time and size; nothing for an image that cannot be decoded."""
+        """By source, time and size; empty for an image that cannot be decoded."""
         self._bytes = 0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._decoders: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
-        """Those that have nothing to do."""
+        """Idle decoders."""
         self._count = min(_MOST_DECODERS, os.cpu_count() or 1)
 
     def __enter__(self) -> "Thumbnailer":
@@ -80,14 +79,14 @@ class Thumbnailer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stopped.set()  # whoever is at work notices, and gives its decoder back
+        self._stopped.set()  # busy threads notice it and return their decoders
         for _ in range(self._count):
             self._decoders.get().stop()
 
     def get(self, source: Source) -> bytes | None:
         """The thumbnail of an image; None if it cannot be decoded.
 
-        Raises OSError if there is no regular file, and ClipsearchError if no decoder can be
+        Raises OSError unless there is a regular file, and ClipsearchError if no decoder can be
         started.
         """
         path = source.path if isinstance(source, Span) else source

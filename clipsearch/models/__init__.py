@@ -1,5 +1,5 @@
-"""Pixels and texts to embeddings: which models there are, where their weights lie, how they run.
+"""Pixels and texts to embeddings: which models exist, where their weights are, how they run.
 
 In: the name of a model, pixels, texts. Out: ``ModelFiles``, and unit vectors ``(n, dim)``.
-open_clip defines what is right; ``text_encoder`` does the same in numpy, without torch.
+open_clip is the reference; ``text_encoder`` computes the same in numpy, without torch.
 """

@@ -1,4 +1,4 @@
-"""Which model somebody wants, and where it runs."""
+"""Which model the user wants, and where it runs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from clipsearch.models.load import Encoders, load_encoder, load_text_encoder
 from clipsearch.records import ModelFiles
 
 Notify = Callable[[str], None]
-"""Called with a message for people."""
+"""Called with a message for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """What the user said about the model; None where they said nothing."""
+    """The user's settings for the model; None for a setting that was not given."""
 
     name: str | None = None
     pretrained: str | None = None
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or one of torch's own names."""
     batch_size: int | None = None
-    """Images per batch; None takes what suits the device."""
+    """Images per batch (default: chosen for the device)."""
     offline: bool = False
     """Never use the network."""
 
@@ -31,9 +31,9 @@ class ModelChoice:
         return self.name is not None or self.pretrained is not None
 
     def files(self, notify: Notify) -> ModelFiles:
-        """The model that was named, with the default's architecture if only weights were.
+        """The named model (default: the default model).
 
-        The default where nothing was named. Raises ModelError.
+        If only weights are named, the default's architecture is used. Raises ModelError.
         """
         if not self.is_named:
             return registry.resolve_default(offline=self.offline, notify=notify)
@@ -41,6 +41,6 @@ class ModelChoice:
         return registry.resolve(name, self.pretrained, offline=self.offline, notify=notify)
 
     def encoders(self, files: ModelFiles) -> Encoders:
-        """The encoders of a model, to run where this says."""
+        """The encoders of a model, with this device and batch size."""
         load = cache(lambda: load_encoder(files, self.device, self.batch_size))
         return Encoders(lambda: load_text_encoder(files, load), load)

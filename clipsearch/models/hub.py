@@ -1,4 +1,4 @@
-"""Model files from the hub's cache on this machine, or from the hub if it answers at once."""
+"""Model files from the hub's cache on this machine, or from the hub if it answers quickly."""
 
 import os
 import threading
@@ -9,7 +9,7 @@ from clipsearch.errors import UnknownModel, WeightsNotFound
 from clipsearch.text import shortened
 
 SECONDS_TO_ANSWER = 4.0
-"""How long the hub may take to say that it is there."""
+"""How long the hub may take to answer."""
 
 CONFIG = "open_clip_config.json"
 
@@ -23,11 +23,11 @@ WEIGHTS = (
     "pytorch_model.pth",
     "model.pth",
 )
-"""What weights are called in a model folder, in the order in which open_clip prefers them."""
+"""Names of weights files in a model folder, in open_clip's order of preference."""
 
 
 def cached(repo: str, names: Sequence[str]) -> Path | None:
-    """The first of ``names`` that the hub's cache holds, as its path in the snapshot."""
+    """The path, in the hub's cache, of the first of ``names`` that is there."""
     from huggingface_hub import try_to_load_from_cache
 
     for name in names:
@@ -57,9 +57,9 @@ def cached_models() -> list[tuple[str, Path]]:
 def get(repo: str, names: Sequence[str], *, offline: bool, notify: Callable[[str], None]) -> Path:
     """The first of ``names`` in ``repo``, from the cache or else from the hub.
 
-    Raises UnknownModel if ``repo`` is no name that the hub gives, and WeightsNotFound if it is not
-    cached and ``offline`` is set, the hub does not answer within seconds, or the repository has
-    none of the files.
+    Raises UnknownModel if ``repo`` is not a valid name on the hub, and WeightsNotFound if the file
+    is not cached and ``offline`` is set, the hub does not answer within seconds, or the repository
+    has none of the files.
     """
     from huggingface_hub.errors import HFValidationError
 
@@ -67,14 +67,14 @@ def get(repo: str, names: Sequence[str], *, offline: bool, notify: Callable[[str
         found = cached(repo, names)
     except HFValidationError as error:
         raise UnknownModel(
-            f"'{shortened(repo)}' is no name of a model on the hub",
-            hint="Say hf-hub:ORG/REPO, for example hf-hub:laion/CLIP-ViT-B-16-laion2B-s34B-b88K.",
+            f"'{shortened(repo)}' is not a valid model name on the hub",
+            hint="Use hf-hub:ORG/REPO, for example hf-hub:laion/CLIP-ViT-B-16-laion2B-s34B-b88K.",
         ) from error
     if found is not None:
         return found
     if offline or is_offline():
         raise WeightsNotFound(
-            f"{repo} is not in the hub's cache on this machine, and the network is not to be used",
+            f"{repo} is not in the hub's cache on this machine, and offline mode is on",
             hint=_BRING.format(repo=repo),
         )
     notify(f"asking the hub for {repo}")
@@ -86,13 +86,13 @@ def get(repo: str, names: Sequence[str], *, offline: bool, notify: Callable[[str
         return Path(hf_hub_download(repo, name))
     except Exception as error:
         raise WeightsNotFound(
-            f"the download of {name} of {repo} failed: {_one_line(error)}",
+            f"the download of {name} from {repo} failed: {_one_line(error)}",
             hint="Run the same command again; " + _BRING.format(repo=repo),
         ) from error
 
 
 def is_offline() -> bool:
-    """Whether the environment forbids the network, in the hub's own variables."""
+    """Whether the hub's own environment variables forbid the network."""
     return any(
         os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
         for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -100,7 +100,7 @@ def is_offline() -> bool:
 
 
 def _first_offered(repo: str, names: Sequence[str]) -> str:
-    """Which of ``names`` the hub offers. It may take SECONDS_TO_ANSWER and no longer."""
+    """The first of ``names`` that the hub has. It must answer within SECONDS_TO_ANSWER."""
     answer: list[str | Exception] = []
 
     def ask() -> None:
@@ -109,23 +109,23 @@ def _first_offered(repo: str, names: Sequence[str]) -> str:
 
         for name in names:
             url = huggingface_hub.hf_hub_url(repo, name)
-            try:  # without the client's own retries, which take half a minute to say "no"
+            try:  # without the client's own retries, which take half a minute to fail
                 huggingface_hub.get_hf_file_metadata(url, timeout=SECONDS_TO_ANSWER)
             except EntryNotFoundError:
                 continue
-            except Exception as error:  # the client's errors are many, and all mean "no"
+            except Exception as error:  # the client has many errors; all mean "no"
                 answer.append(error)
             else:
                 answer.append(name)
             return
         answer.append(StopIteration())
 
-    # A daemon thread, since a resolver that hangs cannot be told to stop.
+    # A daemon thread, because a hanging resolver cannot be stopped.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(SECONDS_TO_ANSWER)
     if not answer:
-        why = f"it does not answer within {SECONDS_TO_ANSWER:.0f} seconds"
+        why = f"it did not answer within {SECONDS_TO_ANSWER:.0f} seconds"
     elif isinstance(answer[0], StopIteration):
         why = "it has no weights under any of the names that open_clip uses"
     elif isinstance(answer[0], Exception):
@@ -133,7 +133,7 @@ def _first_offered(repo: str, names: Sequence[str]) -> str:
     else:
         return answer[0]
     raise WeightsNotFound(
-        f"{repo} is not on this machine and cannot be had from the hub: {why}",
+        f"{repo} is not on this machine and cannot be downloaded from the hub: {why}",
         hint=_BRING.format(repo=repo),
     )
 
@@ -142,4 +142,4 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-_BRING = "`clipsearch models` says how to bring {repo} to a machine without a network."
+_BRING = "`clipsearch models` shows how to bring {repo} to a machine without a network."

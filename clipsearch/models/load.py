@@ -1,4 +1,4 @@
-"""Encoders, loaded when they are first needed, and without torch wherever that can be done."""
+"""Encoders, loaded when they are first needed, and without torch if possible."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -12,10 +12,10 @@ from clipsearch.records import Encoder, ModelFiles, ModelSpec, TextEncoder
 
 
 class Encoders:
-    """The two encoders of one model, each loaded on its first use and then kept."""
+    """The two encoders of one model, each loaded on first use and then kept."""
 
     def __init__(self, load_text: Callable[[], TextEncoder], load: Callable[[], Encoder]) -> None:
-        """``load_text`` loads the text tower, ``load`` both towers; each is called at most once."""
+        """load_text: loads the text tower. load: loads both towers. Each is called at most once."""
         self._load_text = cache(load_text)
         self._load = cache(load)
 
@@ -25,7 +25,7 @@ class Encoders:
         spec: ModelSpec,
         device: str = "auto",
     ) -> "Encoders":
-        """The encoders of an index's own model, found on this machine when one is first needed."""
+        """The encoders of an index's own model, which is located when one is first needed."""
         load = cache(lambda: load_encoder(registry.locate(spec), device))
         return cls(lambda: load_text_encoder(registry.locate(spec), load), load)
 
@@ -36,7 +36,7 @@ class Encoders:
 
     @property
     def many_texts(self) -> TextEncoder:
-        """For many texts at once: in the fast arithmetic, if images had both towers loaded.
+        """For many texts at once: in fast arithmetic, if both towers are already loaded for images.
 
         Cosine to ``text``: at least 0.9999 on a sample. Raises ModelError.
         """
@@ -56,16 +56,16 @@ def load_encoder(
 ) -> Encoder:
     """Both towers, with torch.
 
-    device: "auto", "cpu", "cuda" or one of torch's own names. batch_size: images per batch; None
-    takes what suits the device. Raises DeviceError, BadCheckpoint.
+    device: "auto", "cpu", "cuda" or one of torch's own names. batch_size: images per batch
+    (default: chosen for the device). Raises DeviceError, BadCheckpoint.
     """
     with _uninterrupted():
-        from clipsearch.models.open_clip import OpenClipEncoder  # seconds, and not for texts
+        from clipsearch.models.open_clip import OpenClipEncoder  # takes seconds
     return OpenClipEncoder(files, device, batch_size)
 
 
 def load_text_encoder(files: ModelFiles, load: Callable[[], Encoder]) -> TextEncoder:
-    """The text tower in numpy, where it can stand in for open_clip's; else what ``load`` gives.
+    """The text tower in numpy if it supports the model; else the result of ``load``.
 
     Raises what ``load`` raises, and BadCheckpoint.
     """
@@ -77,7 +77,7 @@ def load_text_encoder(files: ModelFiles, load: Callable[[], Encoder]) -> TextEnc
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait: torch aborts the whole process if its own import is interrupted."""
+    """Delay Ctrl-C: torch aborts the whole process if its import is interrupted."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -1,8 +1,7 @@
-"""open_clip's dual encoder: the one room that imports torch and open_clip.
+"""open_clip's dual encoder: the only file that imports torch and open_clip.
 
-Images arrive as pixels and leave as float32 unit vectors. Weights are loaded by open_clip's own
-loader, strictly: a checkpoint that does not fill the model, or brings more than it takes, is an
-error and never a model that is random in parts.
+Pixels go in and float32 unit vectors come out. open_clip's own loader loads the weights strictly: a
+checkpoint with missing or extra tensors is an error and never gives a partly random model.
 """
 
 import logging
@@ -66,7 +65,7 @@ class OpenClipEncoder:
     def encode_images(self, pixels: Pixels) -> Vectors:
         """Embed ``(n, height, width, 3)`` pixels as ``(n, dim)`` unit vectors.
 
-        A batch that the device has no memory for is halved until it fits. Raises DeviceError.
+        A batch that is too large for the device's memory is halved. Raises DeviceError.
         """
         try:
             x = torch.from_numpy(pixels)
@@ -78,8 +77,8 @@ class OpenClipEncoder:
         except torch.OutOfMemoryError as error:
             if len(pixels) == 1:
                 raise DeviceError(
-                    f"{self.device} has no memory for a single image",
-                    hint="Free some, or use --device cpu.",
+                    f"{self.device} does not have enough memory for one image",
+                    hint="Free some memory, or use --device cpu.",
                 ) from error
         torch.cuda.empty_cache()
         self.batch_size = half = len(pixels) // 2
@@ -97,10 +96,10 @@ class OpenClipEncoder:
         return self._unit(torch.cat(batches))
 
     def for_many_texts(self) -> TextEncoder | None:
-        """What embeds many texts faster than the text tower in numpy does; None if nothing does.
+        """An encoder that is faster for many texts than the text tower in numpy, or None.
 
-        Beside a CPU, this encoder itself, in float32. On a CPU, that tower with its linear layers
-        in the image tower's fast dtype, if the embeddings of a sample stay the same.
+        On a device other than a CPU, this encoder itself, in float32. On a CPU, the numpy tower
+        with linear layers in the image tower's fast dtype, if a sample's embeddings stay the same.
         """
         if self.device.type != "cpu":
             return self
@@ -119,18 +118,18 @@ class OpenClipEncoder:
         except ValueError as error:
             raise ModelError(
                 f"{self._spec.label} gave {error} in {self.dtype}",
-                hint="Its weights may be damaged. Nothing of this batch was stored.",
+                hint="Its weights may be damaged. Nothing from this batch was stored.",
             ) from error
 
     def _load(self, files: ModelFiles) -> None:
         """Load in fp32."""
         self.dtype = torch.float32
         self._model = _load(files).to(self.device)
-        # Pixels arrive with their channels last, and convolutions are quicker on them like that.
+        # Pixels arrive with channels last, and convolutions are faster in that layout.
         self._model.visual.to(memory_format=torch.channels_last)
 
     def _use_fast_arithmetic(self, files: ModelFiles) -> None:
-        """Convert the image tower to the device's fastest dtype, if the result stays the same."""
+        """Convert the image tower to the device's fastest dtype, if its results stay the same."""
         dtype = _choose_dtype(self.device)
         if dtype == self.dtype:
             return
@@ -152,19 +151,19 @@ class OpenClipEncoder:
             if not name.startswith("visual.")
         }
         temporary = path.with_suffix(f".{os.getpid()}")
-        with suppress(OSError, SafetensorError):  # a cache; queries work without it, slower
+        with suppress(OSError, SafetensorError):  # only a cache: queries are slower without it
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             save_file(tower, temporary)
             put_in_place(temporary, path)
 
 
 class _FastTexts:
-    """The text tower in numpy, with its linear layers in a fast dtype of torch's."""
+    """The text tower in numpy, with its linear layers in one of torch's fast dtypes."""
 
     def __init__(
         self, files: ModelFiles, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype
     ) -> None:
-        """tensors: the model's, by the names that they have in the file."""
+        """tensors: the model's, by their names in the file."""
         self._dtype = dtype
         self._tensors = {
             name: tensor.to(dtype)
@@ -174,7 +173,7 @@ class _FastTexts:
         self._tower = NumpyTextEncoder(files, self)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        with _one_thread():  # a product, for the tower has threads of its own
+        with _one_thread():  # per product: the tower has its own threads
             return self._tower.encode_texts(texts)
 
     @torch.inference_mode()
@@ -199,24 +198,24 @@ def published_weights(architecture: str) -> Mapping[str, Mapping[str, Any]]:
 
 
 def download_published(entry: Mapping[str, Any], *, offline: bool) -> Path:
-    """Weights that are published at an address of their own, through open_clip's downloader.
+    """Weights that are published at their own URL, through open_clip's downloader.
 
     Raises WeightsNotFound.
     """
     target = Path("~/.cache/clip").expanduser() / os.path.basename(entry.get("url", ""))
     if offline and not target.is_file():
         raise WeightsNotFound(
-            f"{target.name} is not on this machine, and the network is not to be used",
+            f"{target.name} is not on this machine, and offline mode is on",
             hint=f"Put the file at {target}.",
         )
     try:
         return Path(open_clip.download_pretrained(dict(entry)))
-    except Exception as error:  # urllib, the hub client and open_clip each have their own
+    except Exception as error:  # urllib, the hub client and open_clip each have their own errors
         raise WeightsNotFound(f"the download failed: {error}") from error
 
 
 def device_facts(name: str) -> str:
-    """What the model would run on, its memory, and in which arithmetic. Raises DeviceError."""
+    """The device that the model would run on, its memory, and its dtype. Raises DeviceError."""
     device = _device(name)
     dtype = str(_choose_dtype(device)).removeprefix("torch.")
     if device.type == "cuda":
@@ -248,18 +247,18 @@ def _device(name: str) -> torch.device:
 
 
 _TEXTS_AT_ONCE = 256
-"""Each is padded to the whole context, so a few are many tokens."""
+"""Each text is padded to the full context, so even a few are many tokens."""
 
 
 _CUDA_BYTES_PER_PIXEL = 500
-"""What an image takes on a GPU while it is embedded: 25 MB for ViT-B/16 at 224 x 224.
+"""GPU memory for one image while it is embedded: 25 MB for ViT-B/16 at 224 x 224.
 
-A guess on the safe side, and only a start: a batch that does not fit is halved.
+A cautious estimate, and only a starting point: a batch that does not fit is halved.
 """
 
 
 def _batch_size(device: torch.device, preprocessing: Preprocessing) -> int:
-    """On a CPU small enough to stay in its caches; on a GPU what the free memory allows."""
+    """Small enough for the caches on a CPU; as large as the free memory allows on a GPU."""
     if device.type != "cuda":
         return 16
     free, _ = torch.cuda.mem_get_info(device)
@@ -268,11 +267,11 @@ def _batch_size(device: torch.device, preprocessing: Preprocessing) -> int:
 
 
 def _choose_dtype(device: torch.device) -> torch.dtype:
-    """The arithmetic in which the image tower is fastest on this very device.
+    """The dtype in which the image tower is fastest on this device.
 
-    A CPU is asked to multiply two matrices: units for bf16 can make it five times as fast as
-    fp32, and where they are missing or weak it is slower, whatever the processor's name and
-    flags say. fp16 is never tried on a CPU, where it is hundreds of times slower.
+    A CPU is timed on a matrix product: with bf16 units it can be five times as fast as in fp32.
+    Without them, or if they are weak, it is slower, whatever the processor's name and flags say.
+    fp16 is never tried on a CPU, where it is hundreds of times slower.
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
@@ -285,15 +284,15 @@ def _choose_dtype(device: torch.device) -> torch.dtype:
 
 
 _WORTH_ROUNDING = 1.5
-"""How much faster bf16 must be to be worth its rounding."""
+"""How many times faster bf16 must be to be worth its rounding."""
 
 
 @torch.inference_mode()
 def _matmul_seconds(dtypes: Sequence[torch.dtype]) -> list[float]:
     """The time of one matrix product in each dtype, 20 to 60 milliseconds in all.
 
-    On one thread, in turns, the best of several, and in the thread's own time where the system
-    counts that finely, so that what else the machine does weighs little.
+    Measured on one thread, alternating, as the best of several, and in the thread's own time if the
+    system's clock is fine enough, so that other load on the machine has little effect.
     """
     clock = time.perf_counter if os.name == "nt" else time.thread_time
     pairs = [(torch.ones(128, 768, dtype=d), torch.ones(768, 768, dtype=d)) for d in dtypes]
@@ -309,7 +308,7 @@ def _matmul_seconds(dtypes: Sequence[torch.dtype]) -> list[float]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let torch use one core for each call, in this thread and in those that it starts."""
+    """Limit torch to one core per call, in this thread and the threads that it starts."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -334,35 +333,35 @@ def _load(files: ModelFiles) -> Any:
         except Exception as error:
             raise BadCheckpoint(
                 f"open_clip cannot build {files.spec.label}: {error}",
-                hint="Its configuration is not one that this open_clip understands.",
+                hint="This version of open_clip does not understand its configuration.",
             ) from error
         try:
             load_checkpoint(model, os.fspath(files.weights), strict=True, weights_only=True)
         except UnpicklingError as error:
             if _holds_code(files.weights, error):
                 raise BadCheckpoint(
-                    f"{files.weights} is a pickle with code in it, which is not run",
-                    hint="Save the weights alone, best as safetensors, where you trust the file.",
+                    f"{files.weights} is a pickle that contains code, which is not run",
+                    hint="If you trust the file, save only its weights, preferably as safetensors.",
                 ) from error
             raise BadCheckpoint(
                 f"{files.weights} does not hold the weights of {files.spec.label}: it is not a "
                 "pickle of tensors",
-                hint="The file may be cut short or of another kind. Fetch it again.",
+                hint="The file may be cut short or of another kind. Download it again.",
             ) from error
         except Exception as error:
-            # open_clip, torch, pickle and safetensors each have their own way of saying it.
+            # open_clip, torch, pickle and safetensors each raise their own errors.
             raise BadCheckpoint(
                 f"{files.weights} does not hold the weights of {files.spec.label}: "
                 f"{_first_line(error)}",
-                hint="The file may be cut short, or of another architecture. "
-                "Fetch it again, or name the right --model.",
+                hint="The file may be cut short, or belong to another architecture. "
+                "Download it again, or name the right --model.",
             ) from error
     model.eval()
     return model
 
 
 class _SkipRandomInitialisation(TorchFunctionMode):
-    """Leave new tensors unfilled, since the checkpoint fills every one of them (strictly)."""
+    """Skip random initialization, because the (strict) checkpoint fills every tensor."""
 
     _FILLS = frozenset(
         {
@@ -387,7 +386,7 @@ class _SkipRandomInitialisation(TorchFunctionMode):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """open_clip reports its progress to the root logger and timm warns of registry details."""
+    """Silence open_clip's progress on the root logger and timm's warnings about its registry."""
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.ERROR)
@@ -412,7 +411,7 @@ def _tokenizer(name: str, pretrained: str | None, weights: Path) -> Any:
 
 
 def _holds_code(weights: Path, error: UnpicklingError) -> bool:
-    """Whether a pickle that torch refused names anything to call; it is read and never run."""
+    """Whether a pickle that torch refused contains calls; it is parsed but never run."""
     if "GLOBAL" in str(error):
         return True
     with suppress(Exception), weights.open("rb") as file:

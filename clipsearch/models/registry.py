@@ -1,6 +1,6 @@
-"""Which models there are and where their weights lie: all that can be said without torch.
+"""Which models exist and where their weights are, as far as that is known without torch.
 
-A model is asked for as open_clip users are used to:
+Models are named in open_clip's way:
 
 ================================  =============================================================
 ``ViT-B-16`` ``laion2b_s34b_b88k``  an architecture and the tag of published weights
@@ -10,7 +10,7 @@ A model is asked for as open_clip users are used to:
 ``pocket``                          the small model inside this package
 ================================  =============================================================
 
-Preprocessing always comes from the model's own configuration or from its tag, never from a guess.
+Preprocessing always comes from the model's own configuration or its tag, and is never guessed.
 """
 
 import hashlib
@@ -44,14 +44,14 @@ _DEFAULT_PUBLISHED: Mapping[str, Any] = {
 
 
 def resolve_default(*, offline: bool, notify: Callable[[str], None]) -> ModelFiles:
-    """The default model, or the built-in one if the default's weights cannot be had."""
+    """The default model, or the built-in one if the default's weights are unavailable."""
     try:
         return resolve(DEFAULT_NAME, DEFAULT_TAG, offline=offline, notify=notify)
     except WeightsNotFound:
         notify(
             f"the weights of {DEFAULT_NAME}/{DEFAULT_TAG} are not on this machine and the hub "
             f"cannot be reached: using the small built-in model '{POCKET}'. `clipsearch models` "
-            f"says how to change that."
+            f"shows how to change that."
         )
         return resolve(POCKET, None, offline=offline, notify=notify)
 
@@ -59,16 +59,16 @@ def resolve_default(*, offline: bool, notify: Callable[[str], None]) -> ModelFil
 def resolve(
     name: str, pretrained: str | None, *, offline: bool, notify: Callable[[str], None]
 ) -> ModelFiles:
-    """Find the model that was asked for; it is never replaced by another.
+    """Find the requested model; never substitute another one.
 
     Raises UnknownModel, WeightsNotFound, BadCheckpoint.
     """
     folder = Path(name.removeprefix("local-dir:")).expanduser()
-    # With weights beside it, the name of an architecture is one, whatever lies in this folder.
+    # With weights given, an architecture's name means that, even if a folder has the same name.
     is_folder = os.path.isdir(folder) and (pretrained is None or name not in architectures())
     if pretrained is not None and brings_weights(name):
         raise UnknownModel(
-            f"'{shortened(name)}' has weights of its own, and --pretrained names others",
+            f"'{shortened(name)}' has its own weights, but --pretrained names others",
             hint="Leave out --pretrained (CLIPSEARCH_PRETRAINED); it goes with an architecture.",
         )
     if name == POCKET:
@@ -84,7 +84,7 @@ def resolve(
 
 
 def brings_weights(name: str) -> bool:
-    """Whether a model is named with its weights, so that none can be named beside it."""
+    """Whether a model's name includes its weights, so that no others can be named."""
     if name == POCKET or name.startswith("hf-hub:"):
         return True
     folder = Path(name.removeprefix("local-dir:")).expanduser()
@@ -94,7 +94,7 @@ def brings_weights(name: str) -> bool:
 def locate(spec: ModelSpec) -> ModelFiles:
     """Find an index's own model on this machine, without the network.
 
-    Raises WeightsNotFound if it is not here, ModelMismatch if another one is in its place.
+    Raises WeightsNotFound if it is missing, ModelMismatch if another model is in its place.
     """
     known = pocket_folder() / hub.WEIGHTS[0]
     in_package = spec.name == POCKET and known.is_file()
@@ -106,22 +106,22 @@ def locate(spec: ModelSpec) -> ModelFiles:
     except (UnknownModel, WeightsNotFound) as error:
         raise WeightsNotFound(
             f"the index was made with {spec.label}, which is not on this machine: {error}",
-            hint="Bring the weights back, or, if they are elsewhere now, say where: "
+            hint="Restore the weights or, if they have moved, say where they are: "
             "clipsearch index FOLDER --model ... --pretrained ...",
         ) from error
     if files.spec.fingerprint != spec.fingerprint:
         raise ModelMismatch(
             f"{spec.label} on this machine is not the model that the index was made with "
             f"({files.spec.fingerprint[:12]}, not {spec.fingerprint[:12]})",
-            hint="Put the old weights back, or begin again: clipsearch index FOLDER --rebuild",
+            hint="Restore the old weights, or start over: clipsearch index FOLDER --rebuild",
         )
     return files
 
 
 def on_this_machine() -> list[tuple[str, str, Path | None]]:
-    """What to say after ``--model``, what it is, and where its weights lie (None: not here).
+    """The argument for ``--model``, a description, and the path of the weights (None: not here).
 
-    The default and the built-in model always; then whatever else the hub's cache holds.
+    First the default and the built-in model; then all others in the hub's cache.
     """
     default = hub.cached(DEFAULT_REPO, hub.WEIGHTS)
     listed: list[tuple[str, str, Path | None]] = [
@@ -162,7 +162,7 @@ def _from_folder(folder: Path, name: str) -> ModelFiles:
     if not isinstance(stated, dict) or not {"mean", "std"} <= stated.keys():
         raise BadCheckpoint(
             f"{config_path} does not state its preprocessing ('preprocess_cfg' with mean and std)",
-            hint="A model must be fed as it was trained; add what its authors state.",
+            hint="A model needs the preprocessing of its training; add what its authors state.",
         )
     found = next((folder / name for name in hub.WEIGHTS if (folder / name).is_file()), None)
     if found is None:
@@ -175,9 +175,9 @@ def _from_architecture(
 ) -> ModelFiles:
     asked, name = name, name.replace("/", "-")  # people write ViT-B/16 too
     config_path = _config_folder() / f"{name}.json"
-    if not os.path.isfile(config_path):  # nor is a name that is too long for a file
+    if not os.path.isfile(config_path):  # also False for a name that is too long
         raise UnknownModel(
-            f"there is neither a model nor a folder called '{shortened(asked)}'"
+            f"there is no model or folder named '{shortened(asked)}'"
             f"{did_you_mean(name, [POCKET, *architectures()])}",
             hint=_LIST,
         )
@@ -185,7 +185,7 @@ def _from_architecture(
     if pretrained is None:
         if name != DEFAULT_NAME:
             raise UnknownModel(
-                f"'{name}' names how a model is built; without weights its answers would be random",
+                f"'{name}' is an architecture; without weights its answers would be random",
                 hint=f"Add --pretrained with one of: {', '.join(_tags(name)) or 'a file'}.",
             )
         pretrained = DEFAULT_TAG
@@ -207,8 +207,8 @@ def _from_architecture(
             )
     quick = bool(published.get("quick_gelu"))
     fitting = f"{name}-quickgelu" if quick else name.removesuffix("-quickgelu")
-    # Where the two disagree and there is no other architecture, the weights have only ever been
-    # used with this one (roberta-ViT-B-32).
+    # If the two disagree and there is no other architecture, the weights have only ever been used
+    # with this one (roberta-ViT-B-32).
     if quick != bool(model_cfg.get("quick_gelu")) and fitting != name:
         raise BadCheckpoint(
             f"{pretrained} was trained {'with' if quick else 'without'} QuickGELU, "
@@ -229,8 +229,8 @@ def _from_architecture(
 def _preprocessing_beside(
     file: Path, name: str, notify: Callable[[str], None]
 ) -> Mapping[str, Any]:
-    """What a checkpoint file's own folder states; else what all weights published for its
-    architecture share, which is said aloud; else an error.
+    """The preprocessing that a checkpoint's folder states; else the one that all published weights
+    of its architecture share, with a message; else an error.
     """
     config = file.parent / hub.CONFIG
     if config.is_file():
@@ -243,14 +243,14 @@ def _preprocessing_beside(
     shared = {tuple(entry[key] for key in keys) for entry in published_weights(name).values()}
     if len(shared) != 1:
         raise BadCheckpoint(
-            f"nothing states how {file} wants its images prepared",
+            f"the preprocessing for {file} is not stated anywhere",
             hint=f"Put {hub.CONFIG} with a 'preprocess_cfg' (mean, std, interpolation, "
-            "resize_mode) beside it.",
+            "resize_mode) next to it.",
         )
     stated = dict(zip(keys, shared.pop(), strict=True))
     notify(
-        f"{file} states no preprocessing; using that of all published {name} weights "
-        f"(put {hub.CONFIG} beside it to change that)"
+        f"{file} does not state its preprocessing; using that of all published {name} weights "
+        f"(put {hub.CONFIG} next to it to change that)"
     )
     return stated
 
@@ -262,7 +262,7 @@ def _files(
     stated: Mapping[str, Any],
     path: Path,
 ) -> ModelFiles:
-    """Put a model's record together; ``stated`` is its preprocessing in open_clip's words."""
+    """Build a model's record; ``stated`` is its preprocessing in open_clip's terms."""
     try:
         size = model_cfg["vision_cfg"].get("image_size", 224)
         height, width = (size, size) if isinstance(size, int) else size
@@ -278,14 +278,14 @@ def _files(
         int(model_cfg["embed_dim"])
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise BadCheckpoint(
-            f"the configuration of {name} is not one of open_clip's ({error!r})",
+            f"the configuration of {name} is not valid for open_clip ({error!r})",
             hint=_SNAPSHOT_HINT,
         ) from error
     if preprocessing.interpolation not in ("bicubic", "bilinear") or (
         preprocessing.resize_mode not in ("shortest", "longest", "squash")
     ):
         raise BadCheckpoint(
-            f"{name} states a preprocessing that clipsearch does not know: "
+            f"{name} has a preprocessing that clipsearch does not support: "
             f"{preprocessing.interpolation}, {preprocessing.resize_mode}"
         )
     try:
@@ -315,7 +315,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UnknownModel(
-            f"{path.parent} is no model folder: it has no {path.name}", hint=_SNAPSHOT_HINT
+            f"{path.parent} is not a model folder: it has no {path.name}", hint=_SNAPSHOT_HINT
         ) from error
     except (OSError, ValueError) as error:
         raise BadCheckpoint(f"cannot read {path}: {error}", hint=_SNAPSHOT_HINT) from error

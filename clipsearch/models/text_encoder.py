@@ -1,9 +1,9 @@
-"""open_clip's causal text tower in numpy, over weights that are mapped and not loaded.
+"""open_clip's causal text tower in numpy, over weights that are memory-mapped and not loaded.
 
-A query of five words needs seven rows of the token table and one pass through the layers, so the
-whole of torch can stay out of the process. The tower is causal: what stands behind the end-of-text
-token cannot change its output, so texts are cut there instead of being padded to the context.
-Nor can it change what stands before: what texts begin with in common is computed once for all.
+A query of five words needs seven rows of the token table and one pass through the layers, so torch
+is not needed. The tower is causal: tokens after the end-of-text token cannot change its output, so
+texts are cut there instead of being padded to the context. Later tokens also cannot change earlier
+ones, so a common prefix of several texts is computed only once.
 
 The arithmetic is that of open_clip's TextTransformer with ResidualAttentionBlock: pre-norm
 attention and an MLP with GELU (or QuickGELU), a final norm, the features at the end-of-text token,
@@ -36,15 +36,15 @@ _LAYER_NORM_EPS = 1e-5
 """torch.nn.LayerNorm's default, which open_clip does not change."""
 
 _ROWS_AT_ONCE = 256
-"""Enough for an efficient matrix product, and few enough for what is between two to stay cached."""
+"""Enough for an efficient matrix product, and few enough to keep intermediate results cached."""
 
 _ROWS_OF_ATTENTION = 64
-"""Their scores are a dense matrix, most of it masked: few rows keep it small."""
+"""Attention scores are a dense matrix that is mostly masked; few rows keep it small."""
 
 _FEW_ROWS = 32
 
 _QUIETLY = partial(np.errstate, invalid="ignore", over="ignore")
-"""Weights that give no numbers are reported, and not warned of; each thread must be told that."""
+"""NaN and infinity are reported as an error, without warnings; must be set in each thread."""
 
 _PLAIN = {
     **dict.fromkeys(("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs")),
@@ -55,11 +55,11 @@ _PLAIN = {
     "pool_type": "argmax",
     "proj_type": "linear",
 }
-"""Settings of open_clip's text tower that this one does not implement otherwise."""
+"""The only values of these open_clip settings that this tower implements."""
 
 
 def supports(spec: ModelSpec) -> bool:
-    """Whether this tower can stand in for open_clip's; another model's texts need torch."""
+    """Whether this tower can replace open_clip's for this model; other models need torch."""
     text_cfg = spec.model_cfg["text_cfg"]
     return "multimodal_cfg" not in spec.model_cfg and all(
         text_cfg.get(key, plain) == plain for key, plain in _PLAIN.items()
@@ -67,7 +67,7 @@ def supports(spec: ModelSpec) -> bool:
 
 
 def _shapes(spec: ModelSpec) -> Mapping[str, tuple[int, ...]]:
-    """The tensors of the text tower, as open_clip's model of this configuration has them."""
+    """Names and shapes of the text tower's tensors in open_clip's model for this configuration."""
     text_cfg = spec.model_cfg["text_cfg"]
     width = int(text_cfg.get("width", 512))
     hidden = int(width * text_cfg.get("mlp_ratio", 4.0))
@@ -94,24 +94,24 @@ def _shapes(spec: ModelSpec) -> Mapping[str, tuple[int, ...]]:
 
 
 class Arithmetic(Protocol):
-    """What the tower spends most of its time in. It is called by several threads at once."""
+    """The operations that take most of the tower's time; must be thread-safe."""
 
     def linear(self, x: Floats, weight: str, bias: str) -> Floats:
-        """A linear layer, ``(n, in)`` to ``(n, out)``, by the names of its tensors in the file."""
+        """A linear layer, ``(n, in)`` to ``(n, out)``. weight, bias: tensor names in the file."""
 
     def gelu(self, x: Floats) -> Floats:
-        """x times the normal distribution's cumulative function, element by element."""
+        """x times the normal distribution's cumulative function, elementwise."""
 
 
 class _Float32:
-    """numpy's arithmetic, with the weights as they are mapped."""
+    """numpy's arithmetic on the mapped weights."""
 
     def __init__(self, weights: "_Safetensors") -> None:
         self._weights = weights
 
     def linear(self, x: Floats, weight: str, bias: str) -> Floats:
         matrix = self._weights.read(weight)
-        # With the large matrix first, OpenBLAS takes two thirds of the time for a few rows.
+        # For a few rows, OpenBLAS takes a third less time with the large matrix first.
         product: Floats = (matrix @ x.T).T if len(x) <= _FEW_ROWS else x @ matrix.T
         return product + self._weights.read(bias)
 
@@ -125,7 +125,7 @@ class TextEncoder:
     def __init__(self, files: ModelFiles, arithmetic: "Arithmetic | None" = None) -> None:
         """Map the weights, which must be safetensors. Raises BadCheckpoint if they do not fit.
 
-        Only for models that ``supports`` approves of. arithmetic: numpy's in float32 by default.
+        Only for models that ``supports`` accepts. arithmetic: default is numpy's, in float32.
         """
         text_cfg = files.spec.model_cfg["text_cfg"]
         self._context_length = int(text_cfg.get("context_length", 77))
@@ -136,7 +136,7 @@ class TextEncoder:
         self._quick_gelu = bool(files.spec.model_cfg.get("quick_gelu", False))
         self._weights = _Safetensors(files.weights)
         self._arithmetic = arithmetic or _Float32(self._weights)
-        # open_clip's CLIP has the text tower's tensors at its top, CustomTextCLIP below "text.".
+        # open_clip's CLIP has the text tower's tensors at the top level, CustomTextCLIP in "text.".
         self._prefix = "" if "ln_final.weight" in self._weights else "text."
         for name, shape in _shapes(files.spec).items():
             self._weights.check(self._prefix + name, shape)
@@ -156,7 +156,7 @@ class TextEncoder:
             ) from error
 
     def _features(self, prefixes: "Prefixes") -> Floats:
-        """The features of the distinct texts, ``(texts, dim)``."""
+        """Features of the distinct texts, ``(texts, dim)``."""
         x = self._rows("token_embedding.weight", prefixes.tokens)  # (prefixes, width)
         x = x + self._rows("positional_embedding", prefixes.positions)
         everything = np.arange(len(x))
@@ -164,7 +164,7 @@ class TextEncoder:
         with _Workers(len(x)) as workers:
             for layer in range(self._layers):
                 block = f"transformer.resblocks.{layer}."
-                # Behind the last layer, nothing looks at a prefix that is not a whole text.
+                # After the last layer, only the rows of whole texts are needed.
                 rows = everything if layer < self._layers - 1 else prefixes.ends
 
                 def project(some: Rows, block: str = block) -> None:
@@ -183,7 +183,7 @@ class TextEncoder:
         return features
 
     def _attention(self, qkv: Floats, prefixes: "Prefixes", rows: Rows, name: str) -> Floats:
-        """What some rows, in ascending order, gather from the prefixes that they go on from."""
+        """The attention output of some ascending rows, over the prefixes that they extend."""
         width = qkv.shape[1] // 3
         size = width // self._heads
         mixed = np.empty((len(rows), width), np.float32)
@@ -224,22 +224,22 @@ class TextEncoder:
 
 
 class Prefixes:
-    """The distinct beginnings of texts, each of which is one row.
+    """The distinct prefixes of texts, one row each.
 
-    A causal tower's state at a token depends on what stands before it and on nothing else, so
-    texts that begin alike share it. The rows are those of the trie of all texts in preorder: a
-    prefix stands right in front of everything that begins with it.
+    A causal tower's state at a token depends only on that token and the ones before it, so texts
+    with a common prefix share it. The rows are the nodes of the trie of all texts in preorder: a
+    prefix comes directly before everything that starts with it.
     """
 
     def __init__(self, ids: Sequence[tuple[int, ...]]) -> None:
-        """ids: those of one text or more, of any lengths, each with its end-of-text token."""
+        """ids: token ids of one or more texts of any length, each with its end-of-text token."""
         tokens: list[int] = []
         positions: list[int] = []
         until: list[int] = []
         end: dict[tuple[int, ...], int] = {}  # a text -> its row among the distinct ones
         ends: list[int] = []
         before: tuple[int, ...] = ()
-        path: list[int] = []  # the rows of its beginnings
+        path: list[int] = []  # the rows of its prefixes
         for text in sorted(set(ids)):
             alike = takewhile(lambda pair: pair[0] == pair[1], zip(before, text, strict=False))
             shared = sum(1 for _ in alike)
@@ -257,19 +257,19 @@ class Prefixes:
         for row in path:
             until[row] = len(tokens)
         self.tokens = np.array(tokens)
-        """``(prefixes,)``: the last token of each."""
+        """``(prefixes,)``: the last token of each prefix."""
         self.positions = np.array(positions)
-        """``(prefixes,)``: how many tokens stand before it."""
-        self._until = np.array(until)  # (prefixes,): the first row behind those that go on from it
+        """``(prefixes,)``: how many tokens come before it."""
+        self._until = np.array(until)  # (prefixes,): the first row after those that extend it
         self.ends = np.array(ends)
         """``(distinct texts,)``: the rows of whole texts, ascending."""
         self.texts = np.array([end[text] for text in ids])
-        """``(n,)``: for each text, its place in ``ends``."""
+        """``(n,)``: for each text, its index in ``ends``."""
 
     def seen_from(self, rows: Rows) -> tuple[Rows, Floats]:
-        """The rows that some ascending ``rows`` attend to, and the mask ``(rows, keys)`` to add."""
+        """The rows that ascending ``rows`` attend to, and the mask ``(rows, keys)`` to add."""
         first, last = rows[0], rows[-1]
-        # In preorder, whatever these rows go on from before the first one, the first does too.
+        # In preorder, the first row extends every earlier row that any of these rows extends.
         before = np.flatnonzero(self._until[:first] > first)
         keys = np.concatenate([before, np.arange(first, last + 1)])
         below = rows[:, np.newaxis]
@@ -278,13 +278,13 @@ class Prefixes:
 
 
 class _Workers:
-    """Threads for rows in plenty: numpy lets go of Python's lock."""
+    """Threads for many rows: numpy releases Python's lock."""
 
     def __init__(self, rows: int) -> None:
         self._count = os.cpu_count() or 1
         self._threads: Any = None
         if rows > _ROWS_AT_ONCE:
-            from concurrent.futures import ThreadPoolExecutor  # here, since no query needs it
+            from concurrent.futures import ThreadPoolExecutor  # here: no query needs it
 
             self._threads = ThreadPoolExecutor(self._count)
 
@@ -309,14 +309,14 @@ class _Workers:
         for _ in self._threads.map(
             quietly, (some for some in np.array_split(rows, parts) if some.size)
         ):
-            pass  # an error of a thread is raised here
+            pass  # raises a thread's error here
 
 
 def _gelu(x: Floats) -> Floats:
-    """x times the normal distribution's cumulative function, as torch's GELU has it by default.
+    """x times the normal distribution's cumulative function, the default of torch's GELU.
 
-    By Abramowitz and Stegun's 7.1.26, which is off by at most 1.5e-7: numpy has no error function,
-    and scipy would take longer to import than the query takes.
+    Abramowitz and Stegun, formula 7.1.26, with an error of at most 1.5e-7: numpy has no error
+    function, and importing scipy would take longer than the query.
     """
     size = np.abs(x)
     t = 1 / (1 + np.float32(_ERFC_P * math.sqrt(0.5)) * size)
@@ -342,9 +342,9 @@ def _quick_gelu(x: Floats) -> Floats:
 class _Safetensors:
     """Tensors of a safetensors file as views of its mapped bytes.
 
-    The format is eight bytes of header length, a JSON header with each tensor's dtype, shape and
-    place, and the data. The library's own reader copies what it reads; a view of fp32 weights
-    costs nothing, and processes that run one after the other share the page cache.
+    The format is the header's length in eight bytes, a JSON header with each tensor's dtype, shape
+    and offsets, and the data. The library's own reader copies what it reads; a view of fp32 weights
+    costs nothing, and consecutive processes share the page cache.
     """
 
     def __init__(self, path: Path) -> None:
@@ -354,7 +354,7 @@ class _Safetensors:
                 self._header: Mapping[str, Any] = dict(json.loads(file.read(length)))
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except _DAMAGE as error:
-            raise BadCheckpoint(f"{path} is no safetensors file: {error}") from error
+            raise BadCheckpoint(f"{path} is not a safetensors file: {error}") from error
         self._start = 8 + length
         self._path = path
 
@@ -366,8 +366,8 @@ class _Safetensors:
         found = self._stored(name).shape
         if found != shape:
             raise BadCheckpoint(
-                f"{self._path} does not hold the weights of this model: '{name}' is {found}, "
-                f"and should be {shape}"
+                f"{self._path} does not hold the weights of this model: the shape of '{name}' is "
+                f"{found}, and should be {shape}"
             )
 
     def read(self, name: str, rows: npt.NDArray[np.intp] | None = None) -> Floats:
@@ -390,7 +390,7 @@ class _Safetensors:
                 self._bytes, dtype, (end - begin) // dtype.itemsize, self._start + begin
             ).reshape(entry["shape"])
         except (*_DAMAGE, KeyError) as error:
-            raise BadCheckpoint(f"{self._path} holds no usable tensor '{name}'") from error
+            raise BadCheckpoint(f"{self._path} does not have a usable tensor '{name}'") from error
 
 
 _DAMAGE = (
@@ -402,7 +402,7 @@ _DAMAGE = (
     RecursionError,
     struct.error,
 )
-"""What reading a file of this format comes to if it is cut short, damaged or another thing."""
+"""Errors from reading a file that is cut short, damaged or of another format."""
 
 _DTYPES: Mapping[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),

@@ -1,8 +1,8 @@
-"""CLIP's byte-pair tokenizer, without torch: text to the ids that open_clip's own gives.
+"""CLIP's byte-pair tokenizer without torch; gives the same ids as open_clip's.
 
-The vocabulary file is the one that open_clip ships. Its layout is Radford et al.'s (CLIP, 2021):
-the 256 bytes, the same 256 as the end of a word, one id for each merge in the order of its rank,
-then start-of-text and end-of-text.
+The vocabulary file is the one that open_clip ships. The ids follow Radford et al. (CLIP, 2021): the
+256 bytes, the same 256 at the end of a word, one id for each merge in order of rank, then
+start-of-text and end-of-text.
 """
 
 import gzip
@@ -17,10 +17,10 @@ from pathlib import Path
 START, END = 49406, 49407
 _MERGES = 49152 - 256 - 2
 _BYTES = 600_000
-"""The merges that count are in the first 530 kB of 3.2 MB."""
+"""Bytes to read: the merges that are used are in the first 530 kB of 3.2 MB."""
 _END_OF_WORD = "</w>"
 
-# What open_clip's pattern comes to where there is nothing but ASCII.
+# Equivalent to open_clip's pattern for pure ASCII text.
 _ASCII_WORDS = re.compile(
     r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+"
 )
@@ -29,10 +29,9 @@ _SPECIAL = {"<start_of_text>": START, "<end_of_text>": END}
 
 
 def tokenize(text: str, context_length: int) -> list[int]:
-    """Ids of one text, start and end included, cut to ``context_length`` with the end kept.
+    """Ids of one text with its start and end tokens, cut to ``context_length`` but keeping the end.
 
-    The list is not padded: behind the end of the text there is nothing that a causal text tower
-    could see.
+    The list is not padded: a causal text tower cannot see anything after the end of the text.
     """
     ids = [START]
     for word in _words(text):
@@ -44,7 +43,7 @@ def tokenize(text: str, context_length: int) -> list[int]:
 def _words(text: str) -> Sequence[str]:
     plain = text.isascii() and text.isprintable() and "&" not in text
     if not plain:
-        # Repairs mis-decoded text. In plain ASCII there is none, unless HTML entities hide it.
+        # Repairs mis-decoded text. Plain ASCII has none, except in HTML entities.
         import ftfy
 
         text = ftfy.fix_text(text)
@@ -59,7 +58,7 @@ def _words(text: str) -> Sequence[str]:
 
 @lru_cache(maxsize=65_536)
 def _word_ids(word: str) -> tuple[int, ...]:
-    """Merge the word's bytes by rank until no pair of neighbours is in the table."""
+    """Merge the word's bytes by rank until no adjacent pair is in the table."""
     if word in _SPECIAL:
         return (_SPECIAL[word],)
     ranks, byte_symbols = _vocabulary()
@@ -89,7 +88,7 @@ def _word_ids(word: str) -> tuple[int, ...]:
 @cache
 def _vocabulary() -> tuple[dict[bytes, int], list[str]]:
     """Rank of each merge, keyed by its line in the file ("a b"), and the symbol of each byte."""
-    package = find_spec("open_clip")  # finds it without importing it, and so without torch
+    package = find_spec("open_clip")  # finds it without importing it (and torch)
     assert package is not None
     assert package.submodule_search_locations
     path = Path(package.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
@@ -100,7 +99,7 @@ def _vocabulary() -> tuple[dict[bytes, int], list[str]]:
 
 @cache
 def _byte_symbols() -> list[str]:
-    """A printable character for each byte: itself where it has one, else from 256 upwards."""
+    """A printable character for each byte: its own if it has one, else one from 256 up."""
     symbols = [chr(byte) for byte in range(256)]
     for n, byte in enumerate(byte for byte in range(256) if not _is_printable(byte)):
         symbols[byte] = chr(256 + n)
@@ -113,7 +112,7 @@ def _is_printable(byte: int) -> bool:
 
 @cache
 def _byte_ids() -> dict[str, int]:
-    """Ids of the unmerged symbols: the printable bytes in order, then the others."""
+    """Ids of single-byte symbols: the printable bytes in order, then the others."""
     symbols = _byte_symbols()
     order = [symbols[b] for b in range(256) if _is_printable(b)]
     order += [symbols[b] for b in range(256) if not _is_printable(b)]

@@ -1,8 +1,8 @@
-"""Know weights by their content, without reading 600 MB before every query.
+"""Identify weights by their content, without reading 600 MB before every query.
 
-A ledger in the cache directory remembers the SHA-256 of each weights file under its path, size
-and modification time. It answers both ways: which content a file has, and which file has a given
-content. Anything in it can be computed again, so a lost or unwritable ledger costs time only.
+A ledger in the cache directory stores the SHA-256 of each weights file with its path, size and
+modification time. It answers both questions: which content a file has, and which file has a given
+content. All of it can be computed again, so a lost or unwritable ledger only costs time.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def sha256_of(path: Path) -> str:
 
 
 def find(sha256: str) -> Path | None:
-    """A file on this machine with this content, as far as the ledger knows."""
+    """A file on this machine with this content, if the ledger knows one."""
     for key, (*facts, digest) in _read().items():
         path = Path(key)
         with suppress(OSError):
@@ -40,7 +40,7 @@ def find(sha256: str) -> Path | None:
 
 
 def mappable(path: Path) -> Path | None:
-    """The same text tower as safetensors, which can be mapped: the file itself or its copy."""
+    """The text tower as safetensors, which can be memory-mapped: the file itself or its copy."""
     if path.suffix == ".safetensors":
         return path
     copy = text_tower_copy(sha256_of(path))
@@ -48,7 +48,7 @@ def mappable(path: Path) -> Path | None:
 
 
 def text_tower_copy(sha256: str) -> Path:
-    """Where the text tower of weights that cannot be mapped (``.bin``, ``.pt``) is kept."""
+    """Where the text tower of weights that cannot be mapped (``.bin``, ``.pt``) is stored."""
     return cache_dir() / "text-towers" / f"{sha256}.safetensors"
 
 

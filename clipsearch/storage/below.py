@@ -1,4 +1,4 @@
-"""Indexes in the folders below one, found by looking: a folder that was moved is on no list."""
+"""Look for indexes in the folders below one: a folder that was moved is on no list."""
 
 import os
 import time
@@ -11,22 +11,23 @@ from clipsearch.storage.catalog import FOLDER
 _DEPTH = 4
 _FOLDERS = 2_000
 _SECONDS = 2.0
-"""A search that finds nothing on the list waits no longer than this."""
+"""The longest that a search without a match on the list waits."""
 
 
 class Seen(NamedTuple):
-    """What one look found."""
+    """The result of one look."""
 
     directories: list[Path]
     """Index folders, sorted; each may hold an index or not."""
     unseen: str
-    """What was not looked at, in words; "" if everything was."""
+    """What was not searched, as text; "" if everything was."""
 
 
 def look_below(start: Path) -> Seen:
-    """Look for index folders below ``start``, the nearest folders first.
+    """Look for index folders below ``start``, nearest folders first.
 
-    Not below folders that have one, through links, in hidden folders, or in a whole file system.
+    Skips links, hidden folders, and folders below one that has an index. Does not search a whole
+    file system.
     """
     if start == start.parent:
         return Seen([], "the folders below the root of the file system")
@@ -49,7 +50,7 @@ def look_below(start: Path) -> Seen:
         level = below
     unseen = [f"folders more than {_DEPTH} deep"] if level else []
     if not is_all:
-        unseen.append(f"more than the nearest {looked_at} folders")
+        unseen.append(f"folders after the nearest {looked_at}")
     return Seen(sorted(directories), " and ".join(unseen))
 
 
@@ -57,5 +58,5 @@ def _folders_in(folder: Path) -> set[str]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
-    except OSError:  # others' folders are no reason to stop
+    except OSError:  # another user's folder must not stop the search
         return set()

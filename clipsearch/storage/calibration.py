@@ -1,4 +1,4 @@
-"""What scores mean in one collection: measured with queries that have nothing to do with it."""
+"""What scores mean in one collection, as measured with queries that have nothing to do with it."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -18,18 +18,18 @@ from clipsearch.storage.texts import Texts
 from clipsearch.storage.vectors.vector_file import Half
 
 _SAMPLE = 500
-"""Images whose best scores make up the background of image queries."""
+"""How many images' best scores form the background for image queries."""
 
 _ALWAYS_ANEW = 20_000
-"""Up to this many images are measured in a fraction of a second, however few have changed."""
+"""Up to this many images, measuring takes a fraction of a second, so any change triggers it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """What scores meant when they were last measured.
 
-    A kept record that lacks a field is not read, and so is measured again: to measure more, add a
-    field, and fill it in ``measure``.
+    A stored record that lacks a field is ignored and measured again. To measure more, add a field
+    and set it in ``measure``.
     """
 
     domain: str
@@ -43,8 +43,8 @@ class Calibration:
     image: tuple[float, ...]
     """Best scores of a sample of the images."""
     background: Background | None = None
-    """What the background prompts reach, for the verdict; None in an empty collection, and where
-    an earlier version measured."""
+    """Scores of the background prompts, for the verdict; None in an empty collection, and if an
+    earlier version measured."""
 
     def false_alarms(self) -> Mapping[QueryKind, FalseAlarms]:
         """How often background queries of each kind reach a score."""
@@ -52,9 +52,9 @@ class Calibration:
         return {kind: FalseAlarms.of(scores) for kind, scores in kept.items() if scores}
 
     def is_outdated(self, images: int, added: int) -> bool:
-        """Whether the collection has changed too much since.
+        """Whether the collection has changed too much since then.
 
-        images: how many there are now. added: how many of them are newer than ``newest``.
+        images: how many there are now. added: how many of these are newer than ``newest``.
         """
         removed = self.images - (images - added)
         changed = added + removed
@@ -62,7 +62,7 @@ class Calibration:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all was measured that this version measures."""
+        """Whether everything that this version measures was measured."""
         return self.background is not None or not self.images
 
     def to_json(self) -> str:
@@ -77,11 +77,11 @@ class Calibration:
 
 
 def measure(store: Store, domain: Domain, texts: Texts) -> tuple[Calibration, Scale | None]:
-    """Put the background prompts and a sample of the images themselves to the collection.
+    """Query the collection with the background prompts and with a sample of its own images.
 
-    Without images there is no scale.
+    The scale is None without images.
     """
-    parts = [ids for ids, _ in store.embeddings()]  # of those that are whole
+    parts = [ids for ids, _ in store.embeddings()]  # leaves out damaged ones
     ids = np.concatenate([np.empty(0, np.int64), *parts])
     if not len(ids):
         return Calibration(domain.fingerprint, 0, 0, text=(), image=(), background=None), None
@@ -101,7 +101,7 @@ def measure(store: Store, domain: Domain, texts: Texts) -> tuple[Calibration, Sc
 
 
 def background_of(domain: Domain, texts: Texts, chunks: Iterable[Half]) -> Background:
-    """What the background prompts reach over images that come in chunks ``(n, dim)``.
+    """Scores of the background prompts over images that come in chunks ``(n, dim)``.
 
     There must be at least one image.
     """

@@ -1,10 +1,10 @@
-"""The index folder: a catalog that is the truth, and the FAISS file derived from it.
+"""The index folder: a catalog, the source of truth, and the FAISS file derived from it.
 
-``catalog.sqlite3`` holds a row an image, its vector as fp16, and the model that made it. SQLite
-mints the ids and never uses one twice; a changed image gets a new id, so an id means one vector
-forever and nothing is joined by row position.
+``catalog.sqlite3`` holds one row per image, its vector as fp16, and the model that made it. SQLite
+assigns the ids and never reuses one; a changed image gets a new id, so an id always means the same
+vector and nothing is joined by row position.
 
-``Store`` is what other rooms open. Its parts are files of their own: ``sqlite`` (the connection),
+Other rooms open a ``Store``. Its parts are in separate files: ``sqlite`` (the connection),
 ``schema``, ``rows``, ``pictures``, ``filters``, ``embeddings`` (and their FAISS file), ``lock``,
 ``salvage``.
 """
@@ -39,17 +39,17 @@ FOLDER = ".clipsearch"
 
 CATALOG = "catalog.sqlite3"
 REBUILD = "rebuild"
-"""Where in the index folder the next index is made, to take its place when it is whole."""
+"""The folder in the index folder where a new index is built before it replaces the old one."""
 
 BEGUN = frozenset({CATALOG, f"{CATALOG}-journal", LOCK, HOLDER})
-"""What a first run that was killed can leave in its folder, which is no index yet."""
+"""Files that a killed first run can leave behind, which are not an index yet."""
 
 
 class Store(Pictures):
     """One collection's index. Use as a context manager, or call ``close``."""
 
     def __init__(self, directory: Path, db: Database, lock: WriterLock | None) -> None:
-        """Use ``create``, ``open`` or ``open_for_writing``."""
+        """Use ``create``, ``open`` or ``open_for_writing`` instead."""
         super().__init__(directory, db)
         self._lock = lock
         self._embeddings = Embeddings(db, directory, self.spec.dim)
@@ -58,13 +58,13 @@ class Store(Pictures):
 
     @staticmethod
     def exists(directory: Path) -> bool:
-        """Whether there is an index at ``directory``; an empty file is none yet."""
+        """Whether there is an index at ``directory``; an empty file does not count."""
         catalog = directory / CATALOG
         return catalog.is_file() and size_of(catalog) > 0
 
     @classmethod
     def open(cls, directory: Path) -> "Store":
-        """Open for reading; works on read-only media and beside a writer.
+        """Open for reading; works on read-only media and next to a writer.
 
         Raises IndexNotFound, IndexUnreadable.
         """
@@ -73,7 +73,7 @@ class Store(Pictures):
 
     @classmethod
     def open_for_writing(cls, directory: Path, *, wait: bool = False) -> "Store":
-        """Open as the one writer, or ``wait`` until that is possible.
+        """Open as the only writer; with ``wait``, wait for the lock.
 
         Raises IndexLocked, IndexNotFound, IndexUnreadable.
         """
@@ -87,29 +87,29 @@ class Store(Pictures):
 
     @classmethod
     def create(cls, directory: Path, root: Path, spec: ModelSpec, *, wait: bool = False) -> "Store":
-        """Make an empty index for ``root`` and open it as the one writer.
+        """Create an empty index for ``root`` and open it as the only writer.
 
-        wait: until that is possible. Raises IndexLocked, IndexExists if another run has made one
-        meanwhile, and StoreError if the folder cannot be written to.
+        wait: wait for the lock. Raises IndexLocked, IndexExists if another run has created one in
+        the meantime, and StoreError if the folder is not writable.
         """
         try:
-            # No wider than the folder of images itself: the index tells what is in it. But for
-            # its owner to write to, even where the images are not.
+            # No more permissive than the folder of images, since the index reveals its content.
+            # But always writable for its owner, even if that folder is not.
             mode = root.stat().st_mode & 0o777 | 0o700
             make_folder(directory, mode)
-            # Nor are its files, where the folder was there before and is open to more people:
-            # SQLite's journal and the FAISS file have the mode of the catalog.
+            # The same for its files, in case the index folder existed with wider permissions:
+            # SQLite's journal and the FAISS file get the catalog's mode.
             os.close(os.open(directory / CATALOG, os.O_CREAT | os.O_WRONLY, mode & 0o666))
         except OSError as error:
             raise StoreError(
                 f"cannot make the index folder {directory}: {error.strerror} ({error.filename})",
-                hint="Put the index elsewhere with --index DIR; or, if something else has its "
-                "place, move that away.",
+                hint="Put the index elsewhere with --index DIR. If something else is in its place, "
+                "move that away.",
             ) from error
         lock = WriterLock(directory, wait=wait)
         now = schema.now()
         meta: dict[str, str | bytes] = {
-            "vector_file": b"",  # the token of the FAISS file that is this catalog's
+            "vector_file": b"",  # the token of this catalog's FAISS file
             "model": spec.to_json(),
             "root": _root_of(directory, root),
             "created_at": now,
@@ -117,9 +117,9 @@ class Store(Pictures):
         }
 
         def prepare(db: Database) -> None:
-            if not schema.is_blank(db):  # only now that the lock is held nobody else makes one
+            if not schema.is_blank(db):  # checked under the lock, so no one else can create one
                 raise IndexExists(
-                    f"another clipsearch has made an index at {directory} meanwhile",
+                    f"another clipsearch has just created an index at {directory}",
                     hint="Run the same command again.",
                 )
             schema.create(db, meta)
@@ -152,7 +152,7 @@ class Store(Pictures):
             raise
 
     def close(self) -> None:
-        """Close the catalog and let go of the writer's lock."""
+        """Close the catalog and release the writer's lock."""
         self._db.close()
         if self._lock is not None:
             self._lock.release()
@@ -163,33 +163,33 @@ class Store(Pictures):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- what is known ---------------------------------------------------------------------
+    # -- facts about the index -------------------------------------------------------------
 
     def set_root(self, root: Path) -> None:
-        """Note that the images lie elsewhere now. Inside ``batch``."""
+        """Record that the images are elsewhere now. Inside ``batch``."""
         self._meta["root"] = _root_of(self.directory, root)
         self._set("root", self._meta["root"])
 
     def is_replaced(self) -> bool:
-        """Whether a rebuild has put another catalog in its place; this one still reads the old."""
+        """Whether a rebuild has replaced the catalog; this store still reads the old one."""
         return self._db.is_replaced()
 
     def require_root(self) -> None:
-        """Raise IndexUnreadable if the index was copied out of its folder, and no one knows which.
+        """Raise IndexUnreadable if the index was copied out of an unknown folder.
 
-        An index inside its folder does not say where that is, so that both can travel.
+        An index inside its folder does not store the folder's path, so both can be moved.
         """
         if not self._meta["root"] and self.directory.name != FOLDER:
             raise IndexUnreadable(
-                f"the index at {self.directory} was copied out of its folder, and does not tell "
+                f"the index at {self.directory} was copied out of its folder, and does not say "
                 "where its images are",
-                hint=f"Put it into the folder of images again, under the name {FOLDER}.",
+                hint=f"Move it back into the folder of images, under the name {FOLDER}.",
             )
 
     def status(self) -> CollectionStatus:
         """Counts, sizes and times."""
         with self._db.snapshot():
-            # All are counted in an index, without the condition that would read every row.
+            # Counts all rows in an SQLite index; with a condition it would read every row.
             known = self._db.value("SELECT count(*) FROM images")
             failed, archived = self._failed(), self.count_archived()
             pending = self._embeddings.pending()
@@ -216,7 +216,7 @@ class Store(Pictures):
     # -- embeddings ------------------------------------------------------------------------
 
     def vector(self, id: int) -> Vectors:
-        """The stored embedding, ``(dim,)``. Raises KeyError for an id without a whole one."""
+        """The stored embedding, ``(dim,)``. Raises KeyError if the id has no valid one."""
         return self._embeddings.vector(id)
 
     def vector_of_content(self, content_hash: bytes) -> Vectors | None:
@@ -227,18 +227,15 @@ class Store(Pictures):
         return None
 
     def snapshot(self) -> AbstractContextManager[None]:
-        """Reads inside see one moment: what ``ids`` tells has ``vectors``, whatever is removed."""
+        """Reads inside see one state: every id in ``ids`` has a vector, even if removed since."""
         return self._db.snapshot()
 
     def vectors(self, ids: Sequence[int]) -> Vectors:
-        """The stored embeddings of these images, ``(n, dim)``. Raises KeyError as ``vector``."""
+        """The stored embeddings of these images, ``(n, dim)``. Raises KeyError like ``vector``."""
         return np.stack([self.vector(id) for id in ids])
 
     def ids(self, only: Filter = EVERYTHING) -> Ids:
-        """Ids of the good images that a filter lets through, ``(n,)``.
-
-        Ascending.
-        """
+        """Ids of the good images that a filter accepts, ``(n,)``, ascending."""
         ids = self._embeddings.ids()
         return ids if only == EVERYTHING else ids[np.isin(ids, self._ids_among(only))]
 
@@ -247,11 +244,11 @@ class Store(Pictures):
         return self._embeddings.count(than)
 
     def embeddings(self) -> Iterator[tuple[Ids, Half]]:
-        """Ids ``(n,)`` and embeddings ``(n, dim)`` in fp16, some at a time, by ascending id."""
+        """Ids ``(n,)`` and embeddings ``(n, dim)`` in fp16, in chunks, by ascending id."""
         return self._embeddings.chunks()
 
     def all_vectors(self) -> Iterator[Half]:
-        """All embeddings, ``(n, dim)`` fp16 at a time, in the order of the ids."""
+        """All embeddings, in chunks of ``(n, dim)`` fp16, by ascending id."""
         return (vectors for _, vectors in self.embeddings())
 
     # -- searching -------------------------------------------------------------------------
@@ -261,9 +258,9 @@ class Store(Pictures):
     ) -> list[Hit]:
         """The ``k`` images most similar to the unit vector ``query`` ``(dim,)``, best first.
 
-        ``only`` restricts it to some images. Exact, at every moment of a collection's life,
-        unless the FAISS file is searched through its clusters, of which ``status`` tells: with a
-        filter or ``exact`` it never is, and images newer than it are always searched exactly.
+        ``only`` restricts the search to some images. The search is exact, whatever the state of the
+        collection, unless it uses the FAISS file's clusters (see ``status``). It never uses them
+        with a filter or ``exact``, and images newer than the file are always searched exactly.
         """
         (hits,) = self.search_each(query[np.newaxis], k, only, exact=exact)
         return hits
@@ -271,42 +268,42 @@ class Store(Pictures):
     def search_each(
         self, queries: Vectors, k: int, only: Filter = EVERYTHING, *, exact: bool = False
     ) -> list[list[Hit]]:
-        """``search`` for each of ``(q, dim)`` queries, all at one moment of the collection."""
+        """``search`` for each of ``(q, dim)`` queries, all on one state of the collection."""
         with self._db.snapshot():
             among = None if only == EVERYTHING else self._ids_among(only)
             found = self._embeddings.search_each(queries, k, among, exact=exact)
             rows = self._rows([id for scored in found for id, _ in scored])
         return [[self._hit(id, score, rows[id]) for id, score in scored] for scored in found]
 
-    # -- checking and mending --------------------------------------------------------------
+    # -- checking and repairing ------------------------------------------------------------
 
     @property
     def damage(self) -> str:
-        """Why the FAISS file could not be used, if a search met that; for a message."""
+        """Why a search could not use the FAISS file, for a message; "" if it could."""
         return self._embeddings.damage
 
     @property
     def left_out(self) -> int:
-        """How many good images no search finds, as the FAISS file was written without them.
+        """How many good images no search finds, because the FAISS file was written without them.
 
-        Their embeddings in the catalog are damaged; ``bad_vectors`` names them.
+        Their embeddings in the catalog are damaged; ``bad_vectors`` lists them.
         """
         return self._embeddings.left_out
 
     def sqlite_problems(self) -> list[str]:
-        """What SQLite's own checks find wrong with the catalog; nothing if it is whole."""
+        """Problems that SQLite's own checks find in the catalog; empty if it is intact."""
         return self._db.problems()
 
     def bad_vectors(self) -> list[tuple[int, bytes]]:
-        """Ids and paths of good images without an embedding, or with one that is damaged.
+        """Ids and paths of good images whose embedding is missing or damaged.
 
-        It cannot be one, or it is not the one that the FAISS file was written with.
+        Damaged: it is not a valid embedding, or it differs from the one in the FAISS file.
         """
         bad = {*self._embeddings.bad(), *self._embeddings.other_than_in_file()}
         return [(id, path) for id, path in self._of(sorted(bad), "path")]
 
     def vector_file_problem(self) -> str:
-        """What is wrong with the FAISS file, every block of it checked; "" if nothing is."""
+        """Check every block of the FAISS file, and say what is wrong; "" if nothing is."""
         return self._embeddings.check_file()
 
     def update_vector_index(
@@ -317,17 +314,17 @@ class Store(Pictures):
         anew: bool = False,
         progress: Progress = lambda doing, done, total: None,
     ) -> bool:
-        """Write the FAISS file again, if it has fallen behind by more than a search should carry.
+        """Write the FAISS file again if it lacks so many images that searches become slow.
 
-        What it lacks is searched in the catalog, at a cost that grows with its number; a new
-        file costs as much as the whole collection. One part in twenty balances the two, up to
-        100,000 images.
+        Images that it lacks are searched in the catalog, which takes time for each of them; writing
+        a new file takes time for the whole collection. The balance is at 5% of the images, up to
+        100,000 of them.
 
-        queries: gives unit vectors of texts, ``(q, dim)``, at least two; called only for a new
+        queries: returns unit vectors of texts, ``(q, dim)``, at least two; called only for a new
         file of ``cluster_from`` vectors or more, which is then inverted if that is worth it.
-        Without them the file is for exact searches, until an update that has them. again: write it
-        in any case. progress: told what is being done, and of how many vectors it is done, as for
-        ``indexing.update``. Says whether it was written.
+        Without queries, the file is for exact searches until an update that has them. anew: write
+        it in any case. progress: called with the current step and its number of vectors done, as
+        in ``indexing.update``. Returns whether the file was written.
 
         Raises StoreError.
         """
@@ -337,10 +334,10 @@ class Store(Pictures):
         )
 
     def salvage(self, catalog: Path, *, pictures: bool) -> int:
-        """Take what can be read of a damaged catalog into this empty one; how many images.
+        """Copy what is readable in a damaged catalog into this empty one; return how many images.
 
-        Attachments, and ``pictures`` whose embeddings are whole. Raises nothing for what cannot be
-        read: it is left out.
+        Copies attachments and, with ``pictures``, images with valid embeddings. Unreadable rows
+        are left out without an error.
         """
         with self.batch():
             copied = salvage.copy(catalog, self._db, pictures=pictures)
@@ -349,13 +346,13 @@ class Store(Pictures):
         return copied - len(bad)
 
     def replace_with(self, other: "Store") -> None:
-        """Put another index (a finished rebuild) in this one's place, and close both.
+        """Replace this index with another one (a finished rebuild), and close both.
 
         Raises StoreError if the files cannot be moved.
         """
         try:
-            # Taking the write lock rolls back what a killed writer left, so that no journal of the
-            # old catalog lies beside the new one.
+            # Taking the write lock rolls back an unfinished transaction of a killed writer, so that
+            # the old catalog leaves no journal next to the new one.
             with self.batch():
                 pass
             self._db.close()
@@ -364,9 +361,9 @@ class Store(Pictures):
             self.close()
 
     def take_place(self, directory: Path, root: bytes) -> None:
-        """Close this index, and put its files in the place of those in ``directory``.
+        """Close this index, and replace the files in ``directory`` with its own.
 
-        root: its folder of images, as ``meta`` has it. Raises StoreError if the files cannot be
+        root: its folder of images, as stored in ``meta``. Raises StoreError if the files cannot be
         moved.
         """
         try:
@@ -387,12 +384,12 @@ class Store(Pictures):
 
 
 def _root_of(directory: Path, root: Path) -> bytes:
-    """A folder as ``meta`` has it: empty where the index lies in it, so that both can travel."""
+    """A folder as stored in ``meta``: empty if the index is inside it, so both can be moved."""
     return b"" if directory == root / FOLDER else os.fsencode(root)
 
 
 def _require(directory: Path) -> None:
     if not Store.exists(directory):
         raise IndexNotFound(
-            f"there is no index at {directory}", hint="Make one with: clipsearch index FOLDER"
+            f"there is no index at {directory}", hint="Create one with: clipsearch index FOLDER"
         )

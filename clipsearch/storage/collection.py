@@ -1,16 +1,17 @@
 """What an index knows about its own answers: its domain, its calibration and its tests.
 
-Kept with the index as attachments, and read one by one, as a command needs them::
+Stored with the index as attachments, each read only when a command needs it::
 
     domain        the pinned Domain
     texts         embeddings of the domain's classes, its examples and the background prompts
-    calibration   what background queries reach: for verdicts, and for false-alarm rates of hits
-    scale         how parts of a query are put on one scale (see ``domain.scale``)
-    evaluation    what the last ``evaluate`` found; others for several labels and for captions
+    calibration   scores of background queries: for verdicts, and for false-alarm rates of hits
+    scale         how parts of a query are brought to one scale (see ``domain.scale``)
+    evaluation    the last ``evaluate``; separate ones for several labels and for captions
     likeness      what near-duplicates are like (see ``search.duplicates.likeness``)
     probe:NAME    a linear probe (see ``evaluation.probes``)
 
-Each says which model, domain or state of the collection it was made for, and counts for no other.
+Each states which model, domain or state of the collection it was made for, and is ignored for any
+other.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,17 +41,17 @@ _MADE_AGAIN = ("texts", "calibration", "scale")
 """The attachments that ``calibrate`` makes."""
 
 _SUBSET = 5_000
-"""Up to this many images that a filter lets through are measured apart, in 0.1 s."""
+"""If a filter accepts at most this many images, they are measured separately, in 0.1 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What scores of queries with a text are compared with, over the images that are searched."""
+    """What the scores of text queries are compared with, over the images that are searched."""
 
     images: int
     """How many images there are, at least one."""
     mean: Vectors
-    """``(dim,)``: of their embeddings, so that a query's mean score is its product with this."""
+    """``(dim,)``: the mean embedding; its product with a query is the query's mean score."""
     centre: Vectors
     """``(dim,)``: the mean embedding of the background prompts."""
     background: Background
@@ -64,16 +65,16 @@ class Collection:
 
     @cached_property
     def domain(self) -> Domain:
-        """The pinned domain; the default where none was."""
+        """The pinned domain, or else the default one."""
         text = self.store.attachment("domain")
         if text is None:
             return taxonomy.load(taxonomy.DEFAULT)
         try:
             return Domain.from_json(text)
-        except evaluations.DAMAGED as error:  # another in its place would be a lie
+        except evaluations.DAMAGED as error:  # a substitute would mislead
             raise IndexUnreadable(
                 f"the domain in the index at {self.store.directory} is damaged",
-                hint="Give it again: clipsearch index FOLDER --domain FILE|NAME",
+                hint="Set it again: clipsearch index FOLDER --domain FILE|NAME",
             ) from error
 
     @cached_property
@@ -85,11 +86,11 @@ class Collection:
 
     @cached_property
     def scale(self) -> Scale | None:
-        """How parts of a query are put on one scale; None before the first ``calibrate``."""
+        """How parts of a query are brought to one scale; None before the first ``calibrate``."""
         data = self.store.attachment("scale")
         try:
             scale = Scale.from_bytes(data) if data else None
-        except Exception:  # zipfile and numpy raise whatever they stumble over
+        except Exception:  # zipfile and numpy raise many kinds of errors
             return None
         return scale if scale is not None and scale.dim == self.store.spec.dim else None
 
@@ -97,14 +98,14 @@ class Collection:
     def calibration(self) -> Calibration | None:
         """What scores mean with this domain; None before the first ``calibrate``."""
         text = self.store.attachment("calibration")
-        with suppress(ValueError):  # it is made again by the next run of index
+        with suppress(ValueError):  # the next run of index makes it again
             found = Calibration.from_json(text) if text else None
             return found if found and found.domain == self.domain.fingerprint else None
         return None
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
-        """The last one of each kind of test set, of this model and this domain, if whole."""
+        """The last readable one of each kind of test set, for this model and this domain."""
         own = (self.store.spec.fingerprint, self.domain.fingerprint)
         return [
             found for found in evaluations.kept(self.store) if (found.model, found.domain) == own
@@ -112,9 +113,9 @@ class Collection:
 
     @property
     def evaluation(self) -> Evaluation | None:
-        """The one that decides: one that failed, if its kind is one that the domain has marks for.
+        """The one that decides: a failed one, if the domain has pass marks for its kind.
 
-        Captions cannot fail a domain that only says what labels must reach.
+        Captions cannot fail a domain that has pass marks only for labels.
         """
         decisive = [found for found in self.evaluations if found.is_about(self.domain.pass_marks)]
         failed = [found for found in decisive if found.shortfalls]
@@ -129,7 +130,7 @@ class Collection:
 
     @property
     def logit_scale(self) -> float:
-        """By what similarities to classes are multiplied: as the last evaluation found."""
+        """The factor for similarities to classes, as the last evaluation measured it."""
         scales = (found.logit_scale for found in self.evaluations)
         return next((scale for scale in scales if scale is not None and scale > 0), LOGIT_SCALE)
 
@@ -138,45 +139,45 @@ class Collection:
         if self.tested != "tested":
             raise NotTested(
                 f"the index of {self.store.root} is {self.tested} on the domain {self.domain.name}",
-                hint="Test it on labelled images: clipsearch evaluate LABELLED"
+                hint="Test it on labeled images: clipsearch evaluate LABELLED"
                 if self.evaluation is None
                 else "Not met: " + "; ".join(map(str, self.evaluation.shortfalls)),
             )
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether it is known what scores mean; not before the first ``calibrate``."""
+        """Whether the meaning of scores was measured; False before the first ``calibrate``."""
         return self.calibration is not None and self.calibration.is_whole
 
     def require_calibrated(self) -> None:
-        """Raise NotTested before the first ``calibrate``: nobody knows what scores mean."""
+        """Raise NotTested before the first ``calibrate``: the meaning of scores is unknown."""
         if not self.is_calibrated:
             raise NotTested(
                 f"the index of {self.store.root} is not calibrated yet, so no match can be strong",
-                hint="Let clipsearch index FOLDER finish; no image is embedded again.",
+                hint="Let clipsearch index FOLDER finish; it does not embed images again.",
             )
 
     def check(self, query: str, vector: Vectors) -> None:
         """Raise OutOfDomain if a text query has nothing to do with the domain.
 
-        vector: ``(dim,)``, its embedding. Before the first ``calibrate`` everything passes.
+        vector: ``(dim,)``, its embedding. Before the first ``calibrate``, everything passes.
         """
-        # Most queries name a class, and need no embeddings of others, which take longer to read.
+        # Most queries name a class, and do not need the embedded texts, which take longer to read.
         if not self._vocabulary.classes_named(query) and self.texts is not None:
             self.texts.gate.check(query, vector)
 
     def restricted(self, only: Filter) -> Filter:
-        """A filter with the class that it asks for put as the ids of that class's images.
+        """The filter with its class replaced by the ids of that class's images.
 
-        An image's class is the first in zero-shot classification. Raises IndexUnreadable before
-        the first ``calibrate``.
+        An image's class is the best one in zero-shot classification. Raises IndexUnreadable
+        before the first ``calibrate``.
         """
         if only.of_class is None:
             return only
         if self.texts is None:
             raise IndexUnreadable(
                 f"the index of {self.store.root} does not have its classes embedded",
-                hint="Do it with: clipsearch index FOLDER (no image is embedded again).",
+                hint="Embed them with: clipsearch index FOLDER (no image is embedded again).",
             )
         classes = self.texts.gate.classes
         ids = [
@@ -188,8 +189,8 @@ class Collection:
     def level(self, only: Filter = EVERYTHING) -> Level | None:
         """What scores are compared with; None before the first ``calibrate``, or without images.
 
-        only: a filter as ``restricted`` gives it. What few images it lets through are measured
-        by themselves, since fewer images reach lower scores; many are taken for the whole.
+        only: a filter from ``restricted``. If it accepts few images, they are measured
+        separately, because fewer images reach lower scores; if many, the whole is used.
         """
         scale, calibration = self.scale, self.calibration
         if scale is None or calibration is None or calibration.background is None:
@@ -214,7 +215,7 @@ class Collection:
         return self._false_alarms.get(kind)
 
     def judged(self, hits: Sequence[Hit], kind: QueryKind, only: Filter = EVERYTHING) -> list[Hit]:
-        """Hits with all that is known of their scores. only: the filter that let them through."""
+        """Hits with all that is known about their scores. only: the filter that accepted them."""
         scores = [hit.score for hit in hits]
         alarms = self.false_alarms(kind)
         precision = self._precision if kind == "text" and only == EVERYTHING else None
@@ -233,9 +234,9 @@ class Collection:
         ]
 
     def nearest_classes(self, ids: Sequence[int]) -> dict[int, str]:
-        """The class of the domain whose embedding is nearest to each image's (zero-shot).
+        """The domain's class whose embedding is nearest to each image's (zero-shot), by id.
 
-        By id; nothing before the first ``calibrate``, and no image that is no longer there.
+        Empty before the first ``calibrate``; images that were removed are left out.
         """
         if self.texts is None:
             return {}
@@ -251,7 +252,7 @@ class Collection:
 
     @cached_property
     def _precision(self) -> Precision | None:
-        """How often a text's hit is right, where it was measured on this very collection."""
+        """How often a text's hit is right, if that was measured on this collection itself."""
         found = self.evaluation
         if found is None or found.precision is None or not found.was_of(self.store.ids()):
             return None
@@ -267,15 +268,15 @@ class Collection:
 
 
 def pin(store: Store, domain: Domain) -> None:
-    """Make a domain the index's own. What was measured for another no longer counts."""
+    """Make a domain the index's own. Measurements for another domain no longer count."""
     with store.batch():
         store.attach("domain", domain.to_json())
 
 
 def carry_over(old: Store, new: Store) -> None:
-    """Give a rebuilt index what it cannot make again: the domain, the evaluation, the probes.
+    """Copy to a rebuilt index what it cannot make again: the domain, the evaluation, the probes.
 
-    An evaluation or a probe of another model counts for nothing, as each says which it is of.
+    An evaluation or a probe states its model, and is ignored if the model has changed.
     """
     with new.batch():
         for name in old.attached(""):
@@ -284,12 +285,12 @@ def carry_over(old: Store, new: Store) -> None:
 
 
 def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
-    """Measure what scores mean in the collection as it is now; say whether there was need to.
+    """Measure what scores mean in the collection now; return False if that was not needed.
 
-    Background prompts, which have nothing to do with the domain, are put to the collection, and
-    so is a sample of its own images; the best scores that they reach are kept. A large
-    collection of which less than one image in twenty has changed since is not measured again.
-    The texts are embedded once for a model and a domain.
+    The collection is searched for background prompts, which have nothing to do with the domain,
+    and for a sample of its own images; their best scores are stored. A large collection is not
+    measured again until 5% of its images have changed. The texts are embedded once per model and
+    domain.
     """
     known, images = Collection(store), store.count_newer()
     domain, texts, before = known.domain, known.texts, known.calibration
@@ -312,7 +313,7 @@ def calibrate(store: Store, load_encoder: Callable[[], TextEncoder]) -> bool:
 
 
 def tested_line(collection: Collection) -> str:
-    """Whether the answers about a collection were tested, in one line."""
+    """One line that says whether the answers about a collection were tested."""
     domain, found = printable(collection.domain.name), collection.evaluation
     if found is None:
         return f"untested on the domain {domain}; test it with: clipsearch evaluate LABELLED"

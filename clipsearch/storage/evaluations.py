@@ -1,8 +1,8 @@
-"""Evaluations as they are kept with an index: what answers need of them, and the report as data.
+"""Evaluations stored with an index: the facts that answers need, and the report as data.
 
-One of each kind of test set is kept, with one label an image, with several, and with captions,
-since each has its own measures and its own pass marks. What the report says in detail is the
-business of ``evaluation``.
+The last evaluation of each kind of test set is kept (one label per image, several labels, or
+captions), because each kind has its own measures and pass marks. The ``evaluation`` package
+defines the details of the report.
 """
 
 import json
@@ -31,15 +31,15 @@ _ATTACHMENTS = {
 }
 
 _NEARLY = 0.9
-"""The share of a collection and of a test set that they must have in common to be one."""
+"""The share of images that a collection and a test set must have in common to count as one."""
 
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
-"""What reading JSON that is not what was kept may raise."""
+"""The errors that reading damaged JSON may raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One evaluation, as it is kept with an index."""
+    """One evaluation, as stored with an index."""
 
     model: str
     """The model's fingerprint."""
@@ -54,13 +54,13 @@ class Evaluation:
     report: Mapping[str, Any]
     """JSON data: see ``evaluation.metrics.to_data``."""
     measures: Mapping[str, float]
-    """What the pass marks are about: the report's and the gate's."""
+    """The measures that have pass marks: the report's and the gate's."""
     shortfalls: tuple[Shortfall, ...]
     """The pass marks that were not met."""
     precision: Precision | None
-    """What a score says about a hit's being right, where the test set could tell."""
+    """How likely a hit with a given score is to be right, if the test set could measure it."""
     logit_scale: float | None = None
-    """What makes the probabilities of classes right, where each image had one label."""
+    """The factor that calibrates class probabilities, if each image had one label."""
     indexed: int = 0
     """How many of the test set's images the collection had."""
     collection: int = 0
@@ -70,7 +70,7 @@ class Evaluation:
 
     @property
     def kind(self) -> str:
-        """What the test set said of its images: labels, several labels, or captions."""
+        """What the test set has for each image: a label, several labels, or captions."""
         return _KINDS[self.report["kind"]]
 
     @property
@@ -80,14 +80,14 @@ class Evaluation:
         return images
 
     def is_about(self, marks: Mapping[str, float]) -> bool:
-        """Whether any of the pass marks is one that its test set could measure."""
+        """Whether its test set could measure any of these pass marks."""
         return bool((marks.keys() & self.measures.keys()) - {IMAGES, REFUSED})
 
     def was_of(self, ids: Ids) -> bool:
         """Whether the collection, with these ids ``(n,)`` now, is nearly the test set itself.
 
-        Nine in ten of its images are the test set's, and the reverse. Elsewhere things are more
-        or less frequent, and a score is more or less often right.
+        At least 90% of the collection's images are in the test set, and the reverse. In other
+        collections things are more or less frequent, so the same score is right more or less often.
         """
         removed = self.collection - int((ids <= self.newest).sum())
         return self.indexed - removed >= _NEARLY * max(len(ids), self.images)
@@ -96,11 +96,11 @@ class Evaluation:
         """The record as JSON text; ``from_json`` is its inverse."""
         values = asdict(self)
         values["shortfalls"] = [list(missed.values()) for missed in values["shortfalls"]]
-        return json.dumps(values)  # in ASCII: the source may be a path that is no text
+        return json.dumps(values)  # in ASCII: the source may be a path that is not valid text
 
     @classmethod
     def from_json(cls, text: str) -> "Evaluation":
-        """Rebuild a record from ``to_json``'s text. Raises one of DAMAGED for any other."""
+        """Rebuild a record from ``to_json``'s text. Raises one of DAMAGED for other text."""
         values = json.loads(text)
         names = ("measure", "reached", "mark")
         shortfalls = tuple(
@@ -109,18 +109,18 @@ class Evaluation:
         )
         found: Evaluation = typed.record(cls, values, shortfalls=shortfalls)
         if found.report["kind"] not in _KINDS or type(found.report["images"]) is not int:
-            raise ValueError("the report does not tell of what kind it is, or of how many images")
+            raise ValueError("the report does not state its kind or its number of images")
         return found
 
 
 def keep(store: Store, found: Evaluation) -> None:
-    """Make this the index's evaluation, in place of an earlier one of its kind."""
+    """Store an evaluation with the index; it replaces an earlier one of its kind."""
     with store.batch():
         store.attach(_ATTACHMENTS[found.kind], found.to_json())
 
 
 def kept(store: Store) -> list[Evaluation]:
-    """The last one of each kind, if whole, whatever they are of."""
+    """The last readable evaluation of each kind, of any model and domain."""
     found = []
     for name in _ATTACHMENTS.values():
         text = store.attachment(name)

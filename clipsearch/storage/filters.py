@@ -1,4 +1,4 @@
-"""Which images a Filter lets through: asked in SQL as far as that goes, then in Python."""
+"""Which images a Filter accepts: checked in SQL as far as possible, then in Python."""
 
 import os
 from fnmatch import fnmatchcase
@@ -20,16 +20,16 @@ _TAKEN_AT = (
 )
 
 _RADIUS_KM = 6371.0088
-"""The Earth's mean radius (IUGG); a sphere of it is off by half a percent at most."""
+"""The Earth's mean radius (IUGG); distances on a sphere are off by 0.5% at most."""
 
 _KM_PER_DEGREE = 111.19
-"""Of latitude; rounded down, so that no place is left out for the rounding."""
+"""Kilometers per degree of latitude, rounded down so that rounding leaves out no place."""
 
 
 def below(folder: bytes) -> tuple[str, tuple[bytes, ...]]:
     """An SQL condition for the paths below a folder, and its values.
 
-    It is a range, so that SQLite uses the index on paths.
+    It is a range, so SQLite can use the index on paths.
     """
     if not folder:
         return "1", ()
@@ -37,7 +37,7 @@ def below(folder: bytes) -> tuple[str, tuple[bytes, ...]]:
 
 
 def ids_among(db: Database, root: bytes, only: Filter) -> Ids:
-    """Ids of the good images that a filter lets through, ``(n,)``; ``root``: of their paths."""
+    """Ids of the good images that a filter accepts, ``(n,)``. root: the root of their paths."""
     where, values = below(only.under)
     near = only.near
     conditions: list[tuple[str, object]] = [
@@ -46,7 +46,7 @@ def ids_among(db: Database, root: bytes, only: Filter) -> Ids:
         ("width >= ?", min(only.min_width, MOST) or None),
         ("height >= ?", min(only.min_height, MOST) or None),
         ("camera <> ?", "" if only.camera is not None else None),
-        # No place within a distance lies further north or south than that.
+        # No place within the distance is farther north or south than this.
         ("latitude >= ?", near and near.latitude - near.km / _KM_PER_DEGREE),
         ("latitude <= ?", near and near.latitude + near.km / _KM_PER_DEGREE),
     ]
@@ -61,7 +61,7 @@ def ids_among(db: Database, root: bytes, only: Filter) -> Ids:
 
 
 def newest_among(db: Database, root: bytes, only: Filter, most: int) -> list[tuple[str, int]]:
-    """The images taken, or else modified, last: when, and their ids; ``most`` of them."""
+    """The ``most`` images that were taken (or modified) last: their times and ids."""
     among = None if only == EVERYTHING else set(ids_among(db, root, only).tolist())
     rows = db.rows(
         f"SELECT {_TAKEN_AT}, id FROM images WHERE error IS NULL ORDER BY 1 DESC, id DESC"
@@ -73,7 +73,7 @@ def newest_among(db: Database, root: bytes, only: Filter, most: int) -> list[tup
 def _lets_through(
     only: Filter, root: bytes, id: int, path: bytes, camera: Any, *place: Any
 ) -> bool:
-    """What SQL cannot ask: of a path, which need not be text, of a glob, of a distance."""
+    """The checks that SQL cannot do: globs, distances, and paths that are not valid text."""
     return (
         (only.ids is None or id in only.ids)
         and (only.near is None or _is_within(only.near.km, only.near[:2], place))
@@ -108,5 +108,5 @@ def distance_km(
     """The great-circle distance of two places in degrees, in kilometers (haversine)."""
     one, two = radians(latitude), radians(other_latitude)
     north, east = sin((two - one) / 2), sin(radians(other_longitude - longitude) / 2)
-    # Rounding can take the sum of two places opposite each other past 1.
+    # For two opposite places, rounding can push the sum past 1.
     return 2 * _RADIUS_KM * asin(sqrt(min(1.0, north**2 + cos(one) * cos(two) * east**2)))

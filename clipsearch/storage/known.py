@@ -1,8 +1,8 @@
-"""Where the indexes are, beside their images or elsewhere and remembered; those meant, opened.
+"""Find the indexes, next to their images or elsewhere, and open the ones that a command needs.
 
-A collection is the images under one indexed folder. Its index lies in ``.clipsearch`` inside that
+A collection is the images under one indexed folder. Its index is in ``.clipsearch`` inside that
 folder unless another place was named. A short list in the user's data directory remembers every
-indexed folder, so that a search started above or beside it finds it.
+indexed folder, so that a search that starts above or next to one finds it.
 """
 
 import json
@@ -22,14 +22,14 @@ from clipsearch.storage.vectors.embeddings import VECTORS
 from clipsearch.text import did_you_mean, number_of, printable
 
 _NAMED = 3
-"""Indexed folders in a hint."""
+"""The most indexed folders to name in a hint."""
 
 _PATIENCE = 10.0
-"""Seconds to wait for others who write to the list, each for a moment."""
+"""Seconds to wait for other processes, which write to the list only briefly."""
 
 
 def directory_for(root: Path, index: Path | None) -> Path:
-    """Where the index of ``root`` lies, or is to lie; ``index`` may name the folder that has it."""
+    """Where the index of ``root`` is or will be; ``index`` may be the folder that contains it."""
     if index is None:
         return root / FOLDER
     directory = index.absolute()
@@ -38,24 +38,24 @@ def directory_for(root: Path, index: Path | None) -> Path:
 
 
 def require_own_folder(directory: Path) -> None:
-    """Raise UsageError for a folder with other things in it, where no index is to be made."""
+    """Raise UsageError for a folder with other files in it: no index may be created there."""
     if Store.exists(directory) or not directory.is_dir():
         return
     others = sorted(set(os.listdir(directory)) - BEGUN)
     if others:
         raise UsageError(
-            f"{directory} has other things in it, {others[0]} for example; an index takes a "
-            "folder of its own",
-            hint=f"Name one that is empty or new: --index {directory / 'clipsearch-index'}",
+            f"{directory} has other files in it, such as {others[0]}; an index needs a folder of "
+            "its own",
+            hint=f"Name an empty or new folder: --index {directory / 'clipsearch-index'}",
         )
 
 
 def holding(folder: Path, *, named: bool = False) -> Path | None:
-    """The index of the nearest collection that ``folder`` is or lies in.
+    """The index of the nearest collection that ``folder`` is or is inside of.
 
-    Somebody else's is not used by itself: whoever may write to /tmp could put one there, and have
-    everything below indexed to it. It is used where this user has indexed with it before, or where
-    the user ``named`` this very folder.
+    Another user's index is not used automatically: anyone who can write to /tmp could put one
+    there, and everything below would be indexed into it. It is used only if this user has indexed
+    with it before, or ``named`` exactly this folder.
     """
     listed = remembered()
     for directory in _around(folder):
@@ -65,10 +65,10 @@ def holding(folder: Path, *, named: bool = False) -> Path | None:
 
 
 def is_ours(directory: Path) -> bool:
-    """Whether an index folder is this user's, or root's, who may write everywhere anyway.
+    """Whether an index folder belongs to this user or to root, who can write anywhere anyway.
 
-    As for git: under sudo, also that of the user who called it. Without users, all are. Raises
-    OSError if it is not there.
+    Under sudo, as in git, the calling user's folders also count. On systems without users, all
+    folders count. Raises OSError if it is missing.
     """
     if not hasattr(os, "geteuid"):
         return True
@@ -76,7 +76,7 @@ def is_ours(directory: Path) -> bool:
     if os.geteuid() == 0:
         with suppress(ValueError):
             ours.add(int(os.environ.get("SUDO_UID", "")))
-    return os.lstat(directory).st_uid in ours  # a link counts for whoever made it
+    return os.lstat(directory).st_uid in ours  # for a link, the owner of the link counts
 
 
 def find(
@@ -86,11 +86,11 @@ def find(
     *,
     named: bool = False,
 ) -> list[Path]:
-    """The indexes that a search from ``start`` means.
+    """The indexes that a search from ``start`` uses.
 
-    That is ``index`` if it is given; else the collection that holds ``start``, as ``holding`` has
-    it; else every remembered one below it; else those that a bounded look below it finds, which
-    are remembered and of which ``notify`` is told. Raises IndexNotFound, listing what is known.
+    That is ``index`` if it is given; else the collection that contains ``start`` (see
+    ``holding``); else every remembered one below it; else those found by a bounded look below it,
+    which are remembered and reported to ``notify``. Raises IndexNotFound, listing known folders.
     """
     if index is not None:
         directory = directory_for(start, index)
@@ -109,24 +109,24 @@ def find(
 
 
 def _looked_for(start: Path, notify: Callable[[str], None]) -> list[Path]:
-    """The indexes below ``start`` that are on no list, their folders having been moved, say."""
+    """The indexes below ``start`` that are on no list, for example because they were moved."""
     directories, unseen = look_below(start)
     found = [directory for directory in directories if _is_there(directory) and is_ours(directory)]
-    left = f"; {unseen} were not looked at" if unseen else ""
+    left = f"; {unseen} were not searched" if unseen else ""
     if not found:
         for directory in _around(start):
             raise IndexNotFound(
-                f"the index at {directory} is another user's, and is not used by itself",
+                f"the index at {directory} belongs to another user, and is not used automatically",
                 hint=f"If you trust it, name it: --index {directory}",
             )
         if os.path.lexists(start / FOLDER):
             raise IndexNotFound(
                 f"there is no index in {start / FOLDER}: its first run was interrupted, or it is "
                 "something else",
-                hint=f"Make it with: clipsearch index {start}",
+                hint=f"Create one with: clipsearch index {start}",
             )
         raise IndexNotFound(
-            f"no indexed folder holds {start} or lies below it{left}", hint=_known_collections()
+            f"no indexed folder contains {start} or is below it{left}", hint=_known_collections()
         )
     for directory in found:
         remember(directory, directory.parent)
@@ -144,19 +144,19 @@ def remembered() -> dict[Path, Path]:
 
 
 def _listed() -> dict[Path, Path]:
-    """The same. Raises OSError if there is no list or it cannot be read, ValueError for garbage."""
+    """The same. Raises OSError if the list is missing or unreadable, ValueError for garbage."""
     listed = json.loads(_list().read_text(encoding="utf-8", errors="surrogateescape"))
     try:
         return {Path(directory): Path(root) for directory, root in listed.items()}
     except (AttributeError, TypeError) as error:
-        raise ValueError("it is not what clipsearch writes") from error
+        raise ValueError("clipsearch did not write it") from error
 
 
 def remember(directory: Path, root: Path) -> None:
-    """Put a collection on the list; one that cannot be written costs only the convenience."""
+    """Put a collection on the list; a list that cannot be written is not an error."""
     if remembered().get(directory) == root:
         return
-    # What another run has put there meanwhile must not be lost by writing the whole again.
+    # Read again under the lock, so that entries from other runs are not lost.
     with suppress(OSError), held(_list(), _PATIENCE):
         listed = {known: at for known, at in remembered().items() if _is_there(known)}
         listed[directory] = root
@@ -168,12 +168,12 @@ def remember(directory: Path, root: Path) -> None:
 def opened(
     under: Path | None, index: Path | None, notify: Callable[[str], None]
 ) -> Iterator[tuple[Sequence[Store], bytes]]:
-    """The indexes that are meant, open for reading, and the folder of them that is meant.
+    """Open the indexes to use for reading; also give the folder inside them to restrict to.
 
-    under: a folder of images; None means the current one. index: where the index lies, if it is
-    named. The folder is relative to the root. A vector file that could not be used is written
-    again afterwards, and ``notify`` is told. Raises UsageError, IndexNotFound, IndexUnreadable,
-    CollectionGone.
+    under: a folder of images (default: the current one). index: the location of the index, if
+    named. The returned folder is relative to the root. A vector file that could not be used is
+    written again afterwards and reported to ``notify``. Raises UsageError, IndexNotFound,
+    IndexUnreadable, CollectionGone.
     """
     if under is not None and not under.exists():
         raise UsageError(f"{under} does not exist{_meant(under)}", hint="Name an indexed folder.")
@@ -196,14 +196,14 @@ def opened(
 
 
 def protect(path: Path, stores: Sequence[Store] = ()) -> None:
-    """Raise UsageError for what is never overwritten: an index's own files and indexed images.
+    """Raise UsageError for files that must not be overwritten: index files and indexed images.
 
-    path: absolute, its links followed; it need not be there. stores: open ones, beside those that
-    are known.
+    path: absolute, with links resolved; it need not exist. stores: open ones, in addition to the
+    known ones.
     """
     if any(folder.name == FOLDER for folder in path.parents) or _is_there(path.parent):
         raise UsageError(
-            f"{path} lies in an index folder, where nothing else is written",
+            f"{path} is in an index folder, where no other files are written",
             hint="Name a file in another folder.",
         )
     if not path.is_file():
@@ -231,17 +231,17 @@ def protect(path: Path, stores: Sequence[Store] = ()) -> None:
 
 
 def require_about(folder: Path, store: Store) -> None:
-    """Raise UsageError where a folder and an index are named that have nothing to do with it."""
+    """Raise UsageError if a named folder has nothing to do with the named index."""
     start = folder.resolve()
     if not start.is_relative_to(store.root) and not store.root.is_relative_to(start):
         raise UsageError(
-            f"{folder} is not in {store.root}, which is what the index at {store.directory} is of",
+            f"{folder} is not in {store.root}, the folder of the index at {store.directory}",
             hint="Name a folder of the collection, or leave out --index (CLIPSEARCH_INDEX).",
         )
 
 
 def tell_of_left_out(store: Store, notify: Callable[[str], None]) -> None:
-    """Tell of images that no search finds, since their embeddings are damaged."""
+    """Report images that no search finds because their embeddings are damaged."""
     if store.left_out:
         notify(
             f"cannot find {number_of(store.left_out, 'image')} of "
@@ -251,7 +251,7 @@ def tell_of_left_out(store: Store, notify: Callable[[str], None]) -> None:
 
 
 def shared_model(stores: Sequence[Store]) -> ModelSpec:
-    """The one model of all these indexes: scores of different models cannot be compared.
+    """The model that all these indexes share: scores of different models are not comparable.
 
     Raises UsageError if there are several.
     """
@@ -266,10 +266,10 @@ def shared_model(stores: Sequence[Store]) -> ModelSpec:
 
 
 def left_out(stores: Sequence[Store], only: Filter) -> list[str]:
-    """What a filter leaves out for want of knowing it, a line each.
+    """Images that a filter leaves out because too little is known, one line per reason.
 
-    Of a list of files those that the index does not have; of a filter by camera or place the
-    images of which these were not read.
+    For a list of files: those that are not in the index. For a filter by camera or place: the
+    images whose camera and place were not read yet.
     """
     lines = []
     if only.paths is not None:
@@ -288,7 +288,7 @@ def left_out(stores: Sequence[Store], only: Filter) -> list[str]:
 
 
 def tested_lines(collections: Sequence[Collection]) -> list[str]:
-    """Whether answers about each collection were tested, a line each."""
+    """Whether answers about each collection were tested, one line each."""
     lines = [tested_line(collection) for collection in collections]
     if len(lines) == 1:
         return lines
@@ -297,9 +297,9 @@ def tested_lines(collections: Sequence[Collection]) -> list[str]:
 
 
 def _holds_picture(store: Store, path: Path) -> bool:
-    """Whether a file is in the index, under this path or under another that leads to it.
+    """Whether a file is in the index, under this path or under another path to it.
 
-    A folder that is mounted twice, or a file system that ignores case, has several.
+    A file has several paths if a folder is mounted twice or the file system ignores case.
     """
     named = relative(path, store.root)
     if named and store.known(named):
@@ -311,21 +311,21 @@ def _holds_picture(store: Store, path: Path) -> bool:
 
 
 def _is_there(directory: Path) -> bool:
-    """Whether there is an index that can be looked at; others' folders are no reason to stop."""
+    """Whether there is an accessible index; another user's folder must not stop the search."""
     with suppress(OSError):
         return Store.exists(directory)
     return False
 
 
 def _around(folder: Path) -> Iterator[Path]:
-    """The indexes of all collections that ``folder`` is or lies in, the nearest first."""
+    """The indexes of all collections that ``folder`` is or is inside of, nearest first."""
     elsewhere = {root: directory for directory, root in remembered().items()}
     for candidate in (folder, *folder.parents):
         for directory in filter(None, (candidate / FOLDER, elsewhere.get(candidate))):
             try:
                 if Store.exists(directory):
                     yield directory
-            except PermissionError:  # others' folders are no reason to stop
+            except PermissionError:  # another user's folder must not stop the search
                 if is_ours(directory):
                     raise
 
@@ -335,7 +335,7 @@ def _list() -> Path:
 
 
 def _known_collections() -> str:
-    """What is known, or why nothing is; and the next step."""
+    """The indexed folders, or why none are known, and the next step."""
     try:
         _listed()
     except FileNotFoundError:
@@ -361,7 +361,7 @@ def _known_collections() -> str:
 
 
 def _meant(folder: Path) -> str:
-    """What a mistyped folder may have meant: one beside it."""
+    """A suggestion for a mistyped folder: one next to it."""
     try:
         with os.scandir(folder.parent) as entries:
             beside = [entry.name for entry in entries if entry.is_dir()]
@@ -371,24 +371,24 @@ def _meant(folder: Path) -> str:
 
 
 def _heal(store: Store, notify: Callable[[str], None]) -> None:
-    """Write a vector file again that a search could not use; the catalog has all that it needs.
+    """Write a vector file that a search could not use again; the catalog has all the data.
 
-    Nobody waits for clusters here: a large collection is searched exactly until the next `index`.
+    Does not wait for clustering: a large collection is searched exactly until the next `index`.
     """
-    was_there = os.path.lexists(store.directory / VECTORS)  # a run that was interrupted wrote none
+    was_there = os.path.lexists(store.directory / VECTORS)  # an interrupted run wrote none
     where = printable(f"the vector file of {store.root} cannot be used ({store.damage})")
     if not (store.directory in remembered() or is_ours(store.directory)):
-        notify(f"{where}; the catalog was searched instead")  # named to be read, and no more
+        notify(f"{where}; the catalog was searched instead")  # it was named only for reading
         return
     try:
         with Store.open_for_writing(store.directory) as writer:
             if not writer.update_vector_index():
-                return  # another process has been quicker
+                return  # another process was faster
     except IndexLocked:
-        return  # an index run is at work, and will write it
+        return  # an index run is in progress, and will write it
     except StoreError as error:
         why = printable(str(error))
-        notify(f"{where} nor written again ({why}); the catalog was searched instead")
+        notify(f"{where} and cannot be rewritten ({why}); the catalog was searched instead")
         return
     if was_there:
-        notify(f"{where}; it was written again from the catalog")
+        notify(f"{where}; it was rewritten from the catalog")

@@ -1,6 +1,6 @@
-"""The writer's lock: one process writes to an index at a time, and others learn which one.
+"""The writer's lock: one process writes to an index at a time, and others can see which one.
 
-The system releases the lock when its holder ends, however it ends.
+The system releases the lock when its holder ends, for whatever reason.
 """
 
 import os
@@ -13,15 +13,15 @@ from clipsearch.errors import IndexLocked, StoreError
 
 LOCK = "writer.lock"
 HOLDER = "writer.txt"
-"""Who holds the lock, in words. A file of its own: whoever tries the lock empties its file."""
+"""Who holds the lock, as text. A separate file, because trying the lock empties the lock file."""
 
 
 class WriterLock:
-    """The lock of one index folder, held from its making to ``release``."""
+    """The lock of one index folder, held from construction to ``release``."""
 
     def __init__(self, directory: Path, *, wait: bool = False) -> None:
-        """Take the lock, or ``wait`` until that is possible. Raises IndexLocked, StoreError."""
-        from filelock import FileLock, Timeout  # here: no reader needs it, and it is slow to load
+        """Take the lock; with ``wait``, wait for it. Raises IndexLocked, StoreError."""
+        from filelock import FileLock, Timeout  # here: no reader needs it, and it is slow to import
 
         self._directory = directory
         self._lock = FileLock(directory / LOCK, timeout=-1 if wait else 0)
@@ -31,7 +31,7 @@ class WriterLock:
             holder = _holder(directory)
             raise IndexLocked(
                 f"another clipsearch is writing to {directory}" + (f": {holder}" if holder else ""),
-                hint="Wait until it has finished (index --wait does); searching works meanwhile.",
+                hint="Wait until it finishes (or use index --wait); searches work in the meantime.",
             ) from error
         except OSError as error:
             raise StoreError(
@@ -40,22 +40,22 @@ class WriterLock:
             ) from error
         since = datetime.now(UTC).isoformat(timespec="seconds")
         with (
-            suppress(OSError),  # a full disk, say: only the message to others is lost
+            suppress(OSError),  # such as a full disk: only the message to others is lost
             open(directory / HOLDER, "w", encoding="utf-8", opener=_follow_no_link) as file,
         ):
             file.write(f"process {os.getpid()} on {platform.node()} since {since}")
 
     def release(self) -> None:
-        """Let the next writer in."""
+        """Release the lock for the next writer."""
         with suppress(OSError):
             (self._directory / HOLDER).unlink()
         self._lock.release()
 
 
 def writer_of(directory: Path) -> str | None:
-    """Who is writing to the index at this moment, in words, which may be none; None: nobody.
+    """Who is writing to the index now, as text ("" if unknown); None if nobody is.
 
-    A lock file that a dead process left is nobody's. For a moment this holds the lock itself.
+    A lock file left behind by a dead process does not count. This briefly takes the lock itself.
     """
     from filelock import FileLock, Timeout  # as above
 
@@ -66,7 +66,7 @@ def writer_of(directory: Path) -> str | None:
         lock.acquire()
     except Timeout:
         return _holder(directory)
-    except OSError:  # on a read-only medium nobody writes
+    except OSError:  # nobody can write to read-only media
         return None
     lock.release()
     return None

@@ -1,4 +1,4 @@
-"""What a catalog tells of its images: where they are, which a filter lets through, hits."""
+"""What a catalog stores about its images: where they are, which ones a filter accepts, hits."""
 
 import os
 from collections.abc import Sequence
@@ -13,26 +13,26 @@ from clipsearch.storage.vectors.vector_file import Ids
 
 
 class Pictures(Rows):
-    """What ``Store`` reads of images; raises as ``Rows`` does."""
+    """How ``Store`` reads images; raises the same errors as ``Rows``."""
 
     @property
     def root(self) -> Path:
-        """The folder of images, wherever the index and it have traveled."""
+        """The folder of images, even if it has moved together with its index."""
         root: bytes = self._meta["root"]
         return Path(os.fsdecode(root)) if root else self.directory.parent
 
     def path_of(self, id: int) -> Path:
-        """Where the image lies. Raises KeyError for an id that is not there."""
+        """The image's path. Raises KeyError for an unknown id."""
         (path, *_) = self._rows([id])[id]
         return Path(os.fsdecode(absolute(os.fsencode(self.root), path)))
 
     def source_of(self, id: int) -> Source:
-        """Where the image's bytes are. Raises KeyError for an id that is not there."""
+        """Where the image's bytes are. Raises KeyError for an unknown id."""
         *_, size, offset, archive, _, _ = self._rows([id])[id]
         return self._span(archive, offset, size) or os.fsencode(self.path_of(id))
 
     def images(self, only: Filter = EVERYTHING) -> list[IndexedImage]:
-        """The good images that a filter lets through, in the order of their ids."""
+        """The good images that a filter accepts, in order of their ids."""
         columns = "id, path, size, mtime_ns, hash, width, height, taken_at, archive, byte_offset"
         with self._db.snapshot():
             among = set(self._ids_among(only).tolist())
@@ -47,9 +47,9 @@ class Pictures(Rows):
             ]
 
     def newest(self, most: int, only: Filter = EVERYTHING) -> list[tuple[str, Hit]]:
-        """The good images that were taken, or else modified, last: when, and as hits.
+        """The good images that were taken (or modified) last: their times, and the images as hits.
 
-        Newest first, at most ``most``; nobody searched for them, so they have no score (NaN).
+        Newest first, at most ``most``. They come from no search, so their score is NaN.
         """
         with self._db.snapshot():
             found = filters.newest_among(self._db, os.fsencode(self.root), only, most)
@@ -57,7 +57,7 @@ class Pictures(Rows):
         return [(when, self._hit(id, float("nan"), rows[id])) for when, id in found]
 
     def count(self, only: Filter = EVERYTHING) -> int:
-        """How many good images there are, of those that a filter lets through."""
+        """How many good images a filter accepts."""
         return len(self._ids_among(only))
 
     def _hit(self, id: int, score: float, row: Sequence[Any]) -> Hit:
@@ -80,7 +80,7 @@ class Pictures(Rows):
         )
 
     def _span(self, archive: bytes | None, offset: int | None, size: int) -> Span | None:
-        """Where an image's bytes are that is not a file of its own; None for one that is."""
+        """Where an archived image's bytes are; None for an image that is a file of its own."""
         if offset is None:
             return None
         whole = b"" if archive is None else absolute(os.fsencode(self.root), archive)
@@ -90,7 +90,7 @@ class Pictures(Rows):
         return filters.ids_among(self._db, os.fsencode(self.root), only)
 
     def _rows(self, ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
-        """What a hit tells of each image."""
+        """The columns of each image that a hit needs."""
         columns = (
             "path, width, height, taken_at, camera, latitude, longitude,"
             " size, byte_offset, archive, caption, url"

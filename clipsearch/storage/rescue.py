@@ -1,6 +1,6 @@
-"""Put in the place of a damaged catalog an index of what can be read of it, and keep the old file.
+"""Replace a damaged catalog with an index of its readable content, and keep the damaged file.
 
-At every moment in between there is a catalog: the damaged one, or the new one.
+At every moment there is a catalog: the damaged one or the new one.
 """
 
 import os
@@ -17,15 +17,15 @@ from clipsearch.storage.catalog import CATALOG, FOLDER, Store
 from clipsearch.storage.lock import WriterLock
 
 _SALVAGED = "salvaged"
-"""Where in the index folder the new index is made."""
+"""The folder in the index folder where the new index is built."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rescued:
-    """What became of a damaged catalog."""
+    """The result of rescuing a damaged catalog."""
 
     pictures: int
-    """How many were saved, good and failed."""
+    """How many images were saved, good and failed."""
     damaged: Path
     """Where the damaged file is now."""
 
@@ -33,18 +33,18 @@ class Rescued:
 def rescue(
     directory: Path, root: Path, model: Callable[[], ModelSpec], *, wait: bool = False
 ) -> Rescued:
-    """Save images with their embeddings, probes, evaluations and whatever else can be read.
+    """Save images with their embeddings, probes, evaluations and anything else that is readable.
 
-    root, model: of the new index, where the damaged catalog does not tell; without its model its
-    embeddings mean nothing and are left in it. Raises IndexLocked unless we are to ``wait``,
-    ModelError, StoreError; the index is then as it was.
+    root, model: for the new index, if the damaged catalog does not name them. If it does not name
+    its model, its embeddings mean nothing and are not copied. Raises IndexLocked without ``wait``,
+    ModelError, StoreError; the index is then unchanged.
     """
     catalog, unfinished = directory / CATALOG, directory / _SALVAGED
     lock = WriterLock(directory, wait=wait)
     try:
         told = salvage.told(catalog)
         shutil.rmtree(unfinished, ignore_errors=True)
-        # The folder that it is made in says how widely it may be read. Its root is set below.
+        # It gets the permissions of the index folder. Its root is set below.
         with Store.create(unfinished, directory, told.spec or model()) as new:
             pictures = new.salvage(catalog, pictures=told.spec is not None)
             new.update_vector_index(anew=True)
@@ -57,13 +57,13 @@ def rescue(
 
 
 def _set_aside(catalog: Path) -> Path:
-    """Give the file a second name, under which it stays. Raises StoreError."""
+    """Keep the file under a second name. Raises StoreError."""
     names = (catalog.with_stem(f"{catalog.stem}.damaged-{n}") for n in count(1))
     aside = next(name for name in names if not name.exists())
     try:
         try:
             os.link(catalog, aside)
-        except OSError:  # not every file system has links
+        except OSError:  # not every file system has hard links
             shutil.copyfile(catalog, aside)
         journal = Path(f"{catalog}-journal")
         if journal.exists():  # it must not be rolled back into the new catalog
@@ -71,6 +71,6 @@ def _set_aside(catalog: Path) -> Path:
     except OSError as error:
         raise StoreError(
             f"cannot set {catalog} aside: {error.strerror}",
-            hint="Make room, or move the file away yourself; then run the same command again.",
+            hint="Free some space or move the file away yourself, then run the same command again.",
         ) from error
     return aside

@@ -28,16 +28,16 @@ _SCOPE = "scope"
 
 
 class Rows:
-    """What ``Store`` reads and writes by row; all changes are made inside ``batch``.
+    """How ``Store`` reads and writes rows; all changes are made inside ``batch``.
 
-    Whatever reads or writes raises IndexUnreadable for a damaged catalog, IndexLocked for one
-    that stays busy, and StoreError where the disk fails.
+    All reads and writes raise IndexUnreadable for a damaged catalog, IndexLocked for one that
+    stays busy, and StoreError if the disk fails.
     """
 
     def __init__(self, directory: Path, db: Database) -> None:
         """Take the index folder and its open catalog, of any version.
 
-        Raises IndexUnreadable if it does not tell what every catalog tells.
+        Raises IndexUnreadable if the catalog lacks a required fact.
         """
         self.directory = directory
         self._db = db
@@ -52,13 +52,13 @@ class Rows:
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """All changes inside are committed together, or none of them is."""
+        """Commit all changes inside together, or none of them."""
         with self._db.transaction():
             yield
             self._set("updated_at", schema.now())
 
     def set_spec(self, spec: ModelSpec) -> None:
-        """Note where the same model is now to be found. Inside ``batch``.
+        """Record where the same model is now. Inside ``batch``.
 
         Raises ModelMismatch if it is not the same model.
         """
@@ -67,7 +67,7 @@ class Rows:
                 f"the index at {self.directory} was made with {self.spec.label} "
                 f"({self.spec.fingerprint[:12]}), not with {spec.label} ({spec.fingerprint[:12]})",
                 hint="To change the model, all images must be read again: add --rebuild. "
-                "The index you have stays as it is until that has finished.",
+                "Your current index stays in use until the rebuild finishes.",
             )
         self._set("model", spec.to_json())
         self.spec = spec
@@ -78,14 +78,14 @@ class Rows:
         text = self.attachment(_SCOPE)
         try:
             return Scope(()) if text is None else Scope.from_json(text)
-        except ValueError as error:  # to exclude nothing could index what nobody wanted there
+        except ValueError as error:  # excluding nothing could index unwanted files
             raise IndexUnreadable(
-                f"the index at {self.directory} does not tell any more what is excluded from it",
-                hint="Say it again: clipsearch index FOLDER --no-exclude [--exclude GLOB]...",
+                f"the list of excluded files in the index at {self.directory} is damaged",
+                hint="Set it again: clipsearch index FOLDER --no-exclude [--exclude GLOB]...",
             ) from error
 
     def set_scope(self, scope: Scope) -> None:
-        """Keep which files of the folder are indexed. Inside ``batch``."""
+        """Record which files of the folder are indexed. Inside ``batch``."""
         self.attach(_SCOPE, scope.to_json())
 
     def _set(self, key: str, value: str | bytes) -> None:
@@ -94,14 +94,14 @@ class Rows:
     # -- images --------------------------------------------------------------------------
 
     def is_empty(self) -> bool:
-        """Whether there is no image in it, good or failed."""
+        """Whether it has no images, good or failed."""
         return self._db.row("SELECT 1 FROM images LIMIT 1") is None
 
     def known(self, under: bytes = b"", found: Found | None = None) -> dict[bytes, KnownImage]:
         """What the catalog knows of every file, or of those below ``under``.
 
-        found: by a walk there; what lies in folders that are the same is then left out. What lies
-        in archives is not there: no walk over a folder finds it.
+        found: the result of a walk there; files in its unchanged folders are then left out. Images
+        in archives are always left out: no walk over a folder finds them.
         """
         if found is not None and found.same:
             changed = {folder_of(file.path) for file in found.files}
@@ -111,7 +111,7 @@ class Rows:
                 known |= _known(listings.files_in(self._db, folder, _KNOWN))
             if len(known) + sum(found.same.values()) == self._count_files(under):
                 return known
-            # The others lie in folders that are gone, and were not listed.
+            # The rest are in folders that are gone and had no listing.
         where, values = filters.below(under)
         rows = self._db.rows(
             f"SELECT path, {_KNOWN} FROM {schema.images(self._db)}"
@@ -131,21 +131,21 @@ class Rows:
         return int(every - self._db.value(f"{count} AND id IN ({archived})", values))
 
     def listings(self, under: bytes = b"") -> dict[bytes, bytes]:
-        """Folder -> its ``scan.listing`` if nothing has changed there since ``list_folders``.
+        """Folder -> its ``scan.listing``, if nothing has changed there since ``list_folders``.
 
-        Of ``under`` and the folders below it.
+        For ``under`` and the folders below it.
         """
         return listings.below(self._db, under)
 
     def list_folders(self, folders: Iterable[bytes]) -> None:
-        """Keep for the next walk what is in these folders, where all images are good."""
+        """Store listings for the next walk, of those folders whose images are all good."""
         listings.write(self._db, folders)
 
     def sizes_among(self, sizes: Iterable[int]) -> set[int]:
-        """Those of some sizes in bytes that good images have."""
+        """The subset of these sizes in bytes that good images have."""
         asked = set(sizes)
         sql, some = "SELECT DISTINCT size FROM images WHERE error IS NULL", sorted(asked)
-        if len(some) > SQL_VARIABLES:  # more scans would take longer than all sizes do
+        if len(some) > SQL_VARIABLES:  # several scans would take longer than reading all sizes
             return asked.intersection(size for (size,) in self._db.rows(sql))
         rows = self._db.rows(f"{sql} AND size IN ({','.join('?' * len(some))})", some)
         return {size for (size,) in rows}
@@ -155,7 +155,7 @@ class Rows:
         return int(self._db.value(f"SELECT count(*) FROM {schema.archived(self._db)}"))
 
     def ids_of(self, paths: Sequence[bytes]) -> dict[bytes, int]:
-        """Path -> id of those images, good or failed, that are there."""
+        """Path -> id of those images, good or failed, that are in the catalog."""
         found: dict[bytes, int] = {}
         for start in range(0, len(paths), SQL_VARIABLES):
             some = paths[start : start + SQL_VARIABLES]
@@ -165,20 +165,20 @@ class Rows:
 
     def _failed(self) -> list[tuple[bytes, str, Failure | None]]:
         """Path, reason and failure of the images that failed, by path."""
-        # Sorted here: with the order left to SQLite, a million rows take four times as long.
+        # Sorted here: SQLite takes four times as long to sort a million rows.
         images = schema.images(self._db)
         rows = self._db.rows(f"SELECT path, error, failure FROM {images} WHERE error IS NOT NULL")
         return sorted(((path, why, _failure(failure)) for path, why, failure in rows), key=_path)
 
     def unseen(self) -> int:
-        """How many good images are still to be looked at for their camera and place."""
+        """How many good images have not had their camera and place read yet."""
         images = schema.images(self._db)
         return int(
             self._db.value(f"SELECT count(*) FROM {images} WHERE camera IS NULL AND error IS NULL")
         )
 
     def find_content(self, content_hash: bytes) -> list[tuple[int, bytes]]:
-        """Ids and paths of the good images with this very content that have an embedding."""
+        """Ids and paths of the good images with exactly this content that have an embedding."""
         rows = self._db.rows(
             "SELECT id, path FROM images JOIN vectors USING (id)"
             " WHERE hash = ? AND error IS NULL AND length(vector) = ? ORDER BY id",
@@ -187,7 +187,7 @@ class Rows:
         return [(id, path) for id, path in rows]
 
     def whole(self, ids: Ids) -> Iterator[EmbeddedImage]:
-        """All that is stored of these images, by id; those removed meanwhile are left out."""
+        """All that is stored about these images; those removed in the meantime are left out."""
         columns = (
             "path, size, mtime_ns, hash, width, height, taken_at, vector, nullif(camera, ''),"
             " latitude, longitude, byte_offset, archive, caption, url"
@@ -201,7 +201,7 @@ class Rows:
             yield EmbeddedImage(ImageFile(path, size, mtime_ns), *facts, archived)
 
     def _of(self, ids: Sequence[int], columns: str, join: str = "") -> Iterator[tuple[Any, ...]]:
-        """``(id, *columns)`` of these images, some at a time, each time by ascending id."""
+        """``(id, *columns)`` of these images, read in groups, each by ascending id."""
         images = schema.images(self._db)
         for start in range(0, len(ids), SQL_VARIABLES):
             some = ids[start : start + SQL_VARIABLES]
@@ -225,7 +225,7 @@ class Rows:
                 )
 
     def add_copy(self, file: ImageFile, source: int) -> None:
-        """Add a file whose content is that of the image ``source``. Inside ``batch``."""
+        """Add a file with the same content as the image ``source``. Inside ``batch``."""
         row = self._db.row(
             "SELECT hash, width, height, taken_at, NULL, camera, latitude, longitude, NULL, vector"
             " FROM images JOIN vectors USING (id) WHERE id = ?",
@@ -236,12 +236,12 @@ class Rows:
         self._insert(file, *facts, vector=vector)
 
     def add_failed(self, file: ImageFile, reason: str, failure: Failure | None = None) -> None:
-        """Remember that a file cannot be decoded, and why. Inside ``batch``."""
+        """Record that a file cannot be decoded, and why. Inside ``batch``."""
         text = failure.to_json() if failure else None
         self._insert(file, None, None, None, None, reason, None, None, None, text)
 
     def set_origins(self, origins: Iterable[tuple[int, Origin]]) -> None:
-        """Note what images, by their ids, tell of their camera and place. Inside ``batch``."""
+        """Store the camera and place of images, by their ids. Inside ``batch``."""
         self._db.execute_many(
             "UPDATE images SET camera = ?, latitude = ?, longitude = ? WHERE id = ?",
             ((found.camera or "", found.latitude, found.longitude, id) for id, found in origins),
@@ -291,7 +291,7 @@ class Rows:
         return self._db.value("SELECT value FROM attachments WHERE name = ?", (name,))
 
     def attached(self, prefix: str) -> list[str]:
-        """Names of the attachments that begin so, in order."""
+        """Names of the attachments that start with ``prefix``, sorted."""
         if not schema.has_attachments(self._db):
             return []
         rows = self._db.rows(
@@ -300,7 +300,7 @@ class Rows:
         return [name for (name,) in rows if name.startswith(prefix)]
 
     def attach(self, name: str, value: str | bytes) -> None:
-        """Keep with the index what another room means by it. Inside ``batch``."""
+        """Store a value whose meaning another room defines. Inside ``batch``."""
         self._db.execute("INSERT OR REPLACE INTO attachments VALUES (?, ?)", (name, value))
 
     def detach(self, name: str) -> None:
@@ -309,7 +309,7 @@ class Rows:
 
 
 _KNOWN = "id, size, mtime_ns, error IS NOT NULL, camera IS NULL AND error IS NULL, failure"
-"""The columns that ``_known`` takes behind the path."""
+"""The columns that ``_known`` expects after the path."""
 
 
 def _known(rows: Iterable[tuple[Any, ...]]) -> dict[bytes, KnownImage]:
@@ -331,4 +331,4 @@ def _path(failed: tuple[bytes, str, Failure | None]) -> bytes:
 
 
 def _incomplete(directory: Path, what: str) -> IndexDamaged:
-    return IndexDamaged(f"the index at {directory} is damaged: it does not tell {what}")
+    return IndexDamaged(f"the index at {directory} is damaged: it does not state {what}")

@@ -1,4 +1,4 @@
-"""What can still be read of a damaged catalog, and copied into an empty one."""
+"""Read what is still readable in a damaged catalog, and copy it into an empty one."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,16 +17,16 @@ _COLUMNS = (
 
 
 class Told(NamedTuple):
-    """What a damaged catalog tells of itself; None where that cannot be read."""
+    """Facts that a damaged catalog states about itself; None if unreadable."""
 
     spec: ModelSpec | None
     """The model that made its embeddings."""
     root: bytes | None
-    """Its folder of images, as the table ``meta`` has it."""
+    """Its folder of images, as stored in the table ``meta``."""
 
 
 def told(catalog: Path) -> Told:
-    """Read which model made a damaged catalog, and of which folder it is."""
+    """Read which model made a damaged catalog, and which folder it indexes."""
     with closing(_opened(catalog)) as damaged:
         meta = dict(_readable(damaged, "SELECT key, value FROM meta"))
     try:
@@ -38,9 +38,9 @@ def told(catalog: Path) -> Told:
 
 
 def copy(catalog: Path, empty: Database, *, pictures: bool) -> int:
-    """Copy attachments, and ``pictures`` with their vectors; return how many images.
+    """Copy attachments and, with ``pictures``, images and vectors; return how many images.
 
-    Inside a transaction of ``empty``. Raises nothing for what cannot be read: it is left out.
+    Call inside a transaction of ``empty``. Unreadable rows are left out without an error.
     """
     with closing(_opened(catalog)) as damaged:
         for order in ("", "DESC"):  # from both ends towards the damage
@@ -80,7 +80,7 @@ def _copy_pictures(damaged: Database, empty: Database) -> int:
 
 def _opened(catalog: Path) -> Database:
     damaged = Database(catalog, write=False)
-    # Of a file that is cut short, SQLite reads nothing unless it is told to be so lenient.
+    # Without this, SQLite reads nothing from a truncated file.
     damaged.execute("PRAGMA writable_schema = ON")
     return damaged
 

@@ -1,6 +1,6 @@
-"""The catalog's tables: how they are made, and brought up to date from older versions.
+"""The catalog's tables: how they are created, and migrated from older versions.
 
-Readers know every version and change nothing; a writer migrates.
+Readers can read every version and change nothing; a writer migrates the catalog.
 """
 
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ META_KINDS = {"vector_file": bytes, "root": bytes, "created_at": str, "updated_a
 
 _MIGRATIONS = {
     2: "CREATE TABLE attachments (name TEXT PRIMARY KEY, value NOT NULL)",
-    # Another column costs the same for any number of rows, and works on a damaged catalog.
+    # Adding a column takes the same time for any number of rows, and works on a damaged catalog.
     3: "ALTER TABLE images ADD COLUMN camera TEXT;\n"
     "ALTER TABLE images ADD COLUMN latitude REAL;\n"
     "ALTER TABLE images ADD COLUMN longitude REAL",
@@ -63,14 +63,14 @@ _MIGRATIONS = {
     " archive BLOB, byte_offset INTEGER NOT NULL, caption TEXT, url TEXT)",
     6: "CREATE TABLE folders (path BLOB PRIMARY KEY, listing BLOB NOT NULL) WITHOUT ROWID",
 }
-"""What turns a catalog of the version before into one of this version."""
+"""Version -> the statements that migrate a catalog from the version before."""
 
 _LATER = {3: ("camera", "latitude", "longitude"), 4: ("failure",)}
-"""The columns of ``images`` that a version added."""
+"""Version -> the columns that it added to ``images``."""
 
 
 def create(db: Database, meta: Mapping[str, str | bytes]) -> None:
-    """Make the tables of an empty catalog, as one transaction."""
+    """Create the tables of an empty catalog in one transaction."""
     with db.transaction():
         for statement in _SCHEMA.split(";\n"):
             db.execute(statement)
@@ -79,10 +79,10 @@ def create(db: Database, meta: Mapping[str, str | bytes]) -> None:
 
 
 def migrate(db: Database) -> None:
-    """Bring a catalog of an older version up to date, one version at a time.
+    """Migrate a catalog of an older version, one version at a time.
 
-    Each step and its version number are one transaction: a run that is killed leaves the version
-    before, and the next one continues from there.
+    Each step and its version number are one transaction: a killed run leaves the catalog at the
+    previous version, and the next run continues from there.
     """
     for target in range(version(db) + 1, VERSION + 1):
         with db.transaction():
@@ -92,14 +92,14 @@ def migrate(db: Database) -> None:
 
 
 def version(db: Database) -> int:
-    """The catalog's schema version; 0 for a file that is not a catalog, or not yet."""
+    """The catalog's schema version; 0 if the file is not a catalog or is still empty."""
     return int(db.value("PRAGMA user_version"))
 
 
 def require_ours(db: Database, catalog: Path) -> None:
-    """Raise unless the file is a catalog, and of a version that this program knows.
+    """Raise unless the file is a catalog of a version that this program knows.
 
-    IndexUnreadable for another program's or a newer one, IndexNotFound for an empty one.
+    IndexUnreadable for another program's file or a newer catalog, IndexNotFound for an empty file.
     """
     found = version(db)
     if found > VERSION:
@@ -110,8 +110,8 @@ def require_ours(db: Database, catalog: Path) -> None:
         )
     if found < 1 and is_blank(db):
         raise IndexNotFound(
-            f"the index at {catalog.parent} was never begun",
-            hint="Make it with: clipsearch index FOLDER",
+            f"the index at {catalog.parent} was never started",
+            hint="Create it with: clipsearch index FOLDER",
         )
     if found < 1:
         raise IndexUnreadable(
@@ -121,17 +121,17 @@ def require_ours(db: Database, catalog: Path) -> None:
 
 
 def is_blank(db: Database) -> bool:
-    """Whether the file has no table at all: its writer was killed before the first commit."""
+    """Whether the file has no tables: its writer was killed before the first commit."""
     return not db.value("SELECT count(*) FROM sqlite_master")
 
 
 def has_attachments(db: Database) -> bool:
-    """Whether there is a table of attachments."""
+    """Whether the catalog has a table of attachments."""
     return version(db) >= 2
 
 
 def images(db: Database) -> str:
-    """The table of images for a FROM, with all its columns whatever the version."""
+    """The table of images for a FROM clause, with all columns of the current version."""
     missing = [name for since, names in _LATER.items() if version(db) < since for name in names]
     if not missing:
         return "images"
@@ -140,7 +140,7 @@ def images(db: Database) -> str:
 
 
 def archived(db: Database) -> str:
-    """The table of archived images for a JOIN, with no rows before there was one."""
+    """The table of archived images for a JOIN clause; without rows in versions that lack it."""
     if version(db) >= 5:
         return "archived"
     columns = "NULL AS id, NULL AS archive, NULL AS byte_offset, NULL AS caption, NULL AS url"
@@ -148,5 +148,5 @@ def archived(db: Database) -> str:
 
 
 def now() -> str:
-    """The time as ``meta`` holds it: ISO 8601, UTC."""
+    """The current time in the format of ``meta``: ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,8 +1,8 @@
-"""A connection to a catalog, and SQLite's errors as ours; the only file that imports sqlite3.
+"""A connection to a catalog, with SQLite's errors as ours; the only file that imports sqlite3.
 
-The journal is SQLite's rollback journal and not its write-ahead log, which needs shared memory
-and so fails on network shares and read-only media. Transactions are one batch long; readers and
-the writer wait for each other for moments.
+Uses SQLite's rollback journal and not its write-ahead log, which needs shared memory and so fails
+on network shares and read-only media. A transaction is one batch long, so readers and the writer
+wait for each other only briefly.
 """
 
 import sqlite3
@@ -14,29 +14,29 @@ from typing import Any, NoReturn
 from clipsearch.errors import IndexDamaged, IndexLocked, StoreError
 
 SQL_VARIABLES = 500
-"""How many values one statement may name; SQLite's least limit is 999."""
+"""The most variables in one statement; SQLite's limit is 999 or higher."""
 
 MOST = 2**63 - 1
-"""The greatest number that SQLite knows."""
+"""The largest integer that SQLite can hold."""
 
 _BUSY_SECONDS = 30.0
 
 
 class Database:
-    """One SQLite file, open for reading or as the one writer.
+    """One SQLite file, open for reading or as the only writer.
 
-    Every method raises IndexLocked, IndexUnreadable or StoreError, with the next step, in place
-    of SQLite's own errors.
+    Every method raises IndexLocked, IndexUnreadable or StoreError, each with the next step,
+    instead of SQLite's own errors.
     """
 
     def __init__(self, path: Path, *, write: bool) -> None:
-        """Open ``path``; with ``write``, make it if it is not there."""
+        """Open ``path``; with ``write``, create it if it is missing."""
         self._path = path
         self._write = write
         before = _identity(path)
-        # A reader, too, opens it for writing where it may: a writer that was killed at a commit
-        # leaves a journal, which whoever comes next has to roll back. On read-only media SQLite
-        # is content to read.
+        # A reader also opens it for writing if it can: a writer that was killed during a commit
+        # leaves a journal, which the next process has to roll back. On read-only media SQLite
+        # falls back to reading.
         mode = "rwc" if write else "rw"
         with self._errors():
             self._connection = sqlite3.connect(
@@ -48,11 +48,11 @@ class Database:
             )
         try:
             if write:
-                # A journal whose deletion is lost in a power cut would undo the commit, or, once
-                # another catalog has taken this one's place, ruin that. It is emptied and synced.
+                # If a power cut reverts a journal's deletion, the journal would undo the commit or
+                # corrupt a catalog that has replaced this one. So it is truncated and synced.
                 self.execute("PRAGMA journal_mode = TRUNCATE")
                 self.execute("PRAGMA synchronous = FULL")
-                # A batch that outgrows the cache would lock all readers out until it ends.
+                # Without this, a batch larger than the cache locks out readers until it ends.
                 self.execute("PRAGMA cache_spill = OFF")
             else:
                 self.execute("PRAGMA query_only = ON")
@@ -63,14 +63,14 @@ class Database:
         self._file = before or _identity(path)
 
     def is_replaced(self) -> bool:
-        """Whether another file is at this path by now; this connection still reads the old one."""
+        """Whether another file has replaced it; this connection still reads the old one."""
         now = _identity(self._path)
         return now is not None and now != self._file
 
     def close(self) -> None:
-        """Close the connection; a second time does nothing."""
+        """Close the connection; closing it again does nothing."""
         if self._write:
-            with suppress(sqlite3.Error):  # it is open no more, or the disk fails
+            with suppress(sqlite3.Error):  # already closed, or the disk fails
                 self._connection.execute("PRAGMA journal_mode = DELETE")  # deletes an empty one
         self._connection.close()
 
@@ -80,7 +80,7 @@ class Database:
             return self._connection.execute(sql, values)
 
     def execute_many(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
-        """Run one statement for each of the rows."""
+        """Run one statement for each row."""
         with self._errors():
             self._connection.executemany(sql, rows)
 
@@ -99,29 +99,29 @@ class Database:
                 yield found
 
     def row(self, sql: str, values: Sequence[object] = ()) -> tuple[Any, ...] | None:
-        """The first row of a query; None where there is none."""
+        """The first row of a query; None if there is none."""
         with self._errors():
             found: tuple[Any, ...] | None = self._connection.execute(sql, values).fetchone()
         return found
 
     def value(self, sql: str, values: Sequence[object] = ()) -> Any:
-        """The first value of the first row of a query that has one; None where there is none."""
+        """The first value of a query's first row; None if there is none."""
         found = self.row(sql, values)
         return found[0] if found else None
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Reads inside see one state of the catalog, whatever is committed meanwhile."""
+        """Reads inside see one state of the catalog, even if others commit."""
         self.execute("BEGIN")
         try:
-            self.row("SELECT 1 FROM meta")  # this is what takes the snapshot
+            self.row("SELECT 1 FROM meta")  # the first read takes the snapshot
             yield
         finally:
             self.execute("ROLLBACK")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All changes inside are committed together, or none of them is."""
+        """Commit all changes inside together, or none of them."""
         self.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -132,14 +132,14 @@ class Database:
             raise
 
     def problems(self) -> list[str]:
-        """What SQLite's own checks find wrong with the file; nothing if it is whole."""
+        """Problems that SQLite's own checks find in the file; empty if it is intact."""
         try:
             found = [text for (text,) in self._connection.execute("PRAGMA integrity_check")]
             orphans = self._connection.execute("PRAGMA foreign_key_check").fetchall()
         except sqlite3.DatabaseError as error:
             return [str(error)]
         return [text for text in found if text != "ok"] + [
-            f"row {row} of {table} belongs to no row of {parent}"
+            f"row {row} of {table} refers to a missing row of {parent}"
             for table, row, parent, _ in orphans
         ]
 
@@ -148,7 +148,7 @@ class Database:
 
 
 class _translated:  # noqa: N801  (used like contextlib.suppress)
-    """Turn SQLite's errors into ours; a class, since a generator would be slow here."""
+    """Turn SQLite's errors into ours; a class, because a generator would be slow here."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -165,23 +165,23 @@ def _raise(error: sqlite3.Error, path: Path) -> NoReturn:
     if code == sqlite3.SQLITE_BUSY:
         raise IndexLocked(
             f"{path} has been busy for {_BUSY_SECONDS:.0f} seconds",
-            hint="Another program has it open, a backup say. Try again when it has finished.",
+            hint="Another program, such as a backup, has it open. Try again when it has finished.",
         ) from error
     if code == sqlite3.SQLITE_FULL:
         raise StoreError(
             f"the disk is full ({path})",
-            hint="Make room and run the same command again; what was done so far is kept.",
+            hint="Free some space and run the same command again; finished work is kept.",
         ) from error
     if code == sqlite3.SQLITE_IOERR:
         raise StoreError(
             f"cannot read or write {path}: {error}",
-            hint="Is its disk still there and well? What was done so far is kept: run the same "
-            "command again.",
+            hint="Check that its disk is connected and works, then run the same command again; "
+            "finished work is kept.",
         ) from error
     if code == sqlite3.SQLITE_READONLY:
         raise StoreError(
             f"cannot write to {path}: {error}",
-            hint="It is read-only, or on a disk that is. Change that, or put the index elsewhere "
+            hint="The file or its disk is read-only. Make it writable, or put the index elsewhere "
             "with --index DIR.",
         ) from error
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
@@ -190,14 +190,14 @@ def _raise(error: sqlite3.Error, path: Path) -> NoReturn:
 
 
 def _not_opened(error: sqlite3.Error, path: Path) -> StoreError:
-    """Why a file could not be opened, which SQLite does not say."""
+    """Say why a file could not be opened, which SQLite does not."""
     try:
         with path.open("rb"):
             pass
     except OSError as reason:
         return StoreError(
             f"cannot open {path}: {reason.strerror}",
-            hint="Check that it is a file and that you may read it; it may be another user's.",
+            hint="Check that it is a file and that you may read it; it may belong to another user.",
         )
     return StoreError(
         f"cannot open {path} or its journal: {error}",
@@ -215,6 +215,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _uri(path: PurePath) -> str:
-    """A path as SQLite's kind of URI, in which a Windows share is part of the path."""
+    """A path as a SQLite URI, in which a Windows share is part of the path."""
     uri = path.as_uri()
     return uri if uri.startswith("file:///") else uri.replace("file://", "file:////", 1)

@@ -19,11 +19,11 @@ from clipsearch.records import ModelSpec, TextEncoder, Vectors
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Embeddings of all texts that a domain comes with, for one model."""
+    """Embeddings of all texts of a domain, for one model."""
 
     gate: Gate
     background: Vectors
-    """``(n, dim)``: of the prompts that have nothing to do with the domain."""
+    """``(n, dim)``: embeddings of prompts that have nothing to do with the domain."""
 
     @property
     def dim(self) -> int:
@@ -32,9 +32,9 @@ class Texts:
 
     @staticmethod
     def fingerprint(domain: Domain) -> str:
-        """SHA-256, in hex, of the texts, the domain's and the bank's, in the order of their rows.
+        """SHA-256, in hex, of the domain's and the bank's texts, in the order of their rows.
 
-        The domain's own fingerprint would not do: it is the same in any order.
+        The domain's own fingerprint is not enough: it does not depend on the order.
         """
         texts = [
             [[cls.name, cls.synonyms, cls.prompts] for cls in domain.classes],
@@ -47,11 +47,11 @@ class Texts:
 
     @classmethod
     def embed(cls, domain: Domain, encoder: TextEncoder) -> "Texts":
-        """Embed them: some two thousand short texts."""
+        """Embed them: about 2,000 short texts."""
         return cls(Gate.build(domain, encoder), encode_all(encoder, background.unrelated(domain)))
 
     def to_bytes(self, domain: Domain) -> bytes:
-        """To be kept; ``from_bytes`` is the inverse."""
+        """The embeddings as bytes to store; ``from_bytes`` is the inverse."""
         file = io.BytesIO()
         np.savez(
             file,
@@ -63,7 +63,7 @@ class Texts:
 
     @classmethod
     def from_bytes(cls, domain: Domain, data: bytes) -> "Texts | None":
-        """What ``to_bytes`` kept; None if it is of other texts, or damaged."""
+        """Read what ``to_bytes`` wrote; None if it is damaged or has other texts."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 if str(arrays["fingerprint"]) != cls.fingerprint(domain):
@@ -72,22 +72,22 @@ class Texts:
                 texts = cls(gate, arrays["background"].astype(np.float32))
             same = texts.background.ndim == 2 and texts.dim == gate.classes.shape[1]
             return texts if same else None
-        except Exception:  # zipfile and numpy raise whatever they stumble over
+        except Exception:  # zipfile and numpy raise many kinds of errors
             return None
 
 
 def embedded_texts(
     domain: Domain, spec: ModelSpec, load_encoder: Callable[[], TextEncoder]
 ) -> Texts:
-    """The domain's texts, embedded once on this machine for each model."""
+    """The domain's texts, embedded once per model on this machine."""
     kept = cache_dir() / "texts" / f"{spec.fingerprint[:20]}-{Texts.fingerprint(domain)[:20]}.npz"
     with suppress(OSError):
         texts = Texts.from_bytes(domain, kept.read_bytes())
         if texts is not None:
             return texts
     data = Texts.embed(domain, load_encoder()).to_bytes(domain)
-    with suppress(OSError):  # a cache that cannot be written costs only time
+    with suppress(OSError):  # without the cache it only takes longer
         write_whole(kept, data)
-    texts = Texts.from_bytes(domain, data)  # rounded, as every later reader finds them
+    texts = Texts.from_bytes(domain, data)  # rounded, as every later reader gets them
     assert texts is not None
     return texts

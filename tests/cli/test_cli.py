@@ -112,7 +112,7 @@ def test_the_program_is_installed_under_its_own_name(run_process: Run) -> None:
         (["index", ".", "sub", "--index", "there"], "there are several folders"),
         (["index", "sub", "--index", ".clipsearch"], "belongs to"),
         (["index", ".", "--model", "ViT-B16"], "did you mean ViT-B-16"),
-        (["index", ".", "--model", "./nowhere"], "called './nowhere'"),
+        (["index", ".", "--model", "./nowhere"], "named './nowhere'"),
         (["status", "--index", "sub"], "there is no index at sub"),
         (["--no-such-option"], "--no-such-option"),
         (["search", "--no-such-option"], "--no-such-option"),
@@ -153,7 +153,7 @@ def test_where_nothing_is_indexed_the_way_to_an_index_is_shown(run: Run, photos:
     for command in ([*ASK, "a cat"], ["status"]):
         done = run(*command, cwd=photos)
         assert (done.code, done.out) == (2, b"")
-        assert f"no indexed folder holds {photos} or lies below it" in done.err
+        assert f"no indexed folder contains {photos} or is below it" in done.err
         assert "clipsearch index FOLDER" in done.err
 
 

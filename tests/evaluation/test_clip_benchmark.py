@@ -223,7 +223,7 @@ def test_what_is_wrong_with_the_folder_is_named(
             [("a.jpg", b"x"), ("a.cls", b"-1")],
             "test/0.tar/a.jpg: its label -1 is not one of the 5 classes",
         ),
-        ([("a.jpg", b"x"), ("a.jpg", b"y")], "test/0.tar: a.jpg: a second one of that name"),
+        ([("a.jpg", b"x"), ("a.jpg", b"y")], "test/0.tar: a.jpg: a second member of that name"),
         ([("a.jpg", b"x"), ("a.cls", None)], "test/0.tar: a.cls: a link"),
         (
             [("a.jpg", b"x"), ("a.cls", b"1" * (1 << 20) + b"1")],

@@ -56,5 +56,5 @@ def test_its_size_is_bounded(count: int) -> None:
 
 def test_the_name_says_which_format() -> None:
     assert [format_of(name) for name in ("a.png", "B.JPG", "c.jpeg")] == ["PNG", "JPEG", "JPEG"]
-    with pytest.raises(UsageError, match=r"sheet\.webp is no PNG and no JPEG"):
+    with pytest.raises(UsageError, match=r"sheet\.webp is neither a PNG nor a JPEG"):
         format_of("sheet.webp")

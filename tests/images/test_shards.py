@@ -71,7 +71,7 @@ def test_what_belongs_to_no_sample_is_named(tmp_path: Path) -> None:
     found = read(tmp_path / "a.tar")
     assert dict(found.odd) == {
         **{os.fsencode(name): why for name, why in odd.items()},
-        b"one.jpg": "a second one of that name",
+        b"one.jpg": "a second member of that name",
         b"link.jpg": "a link",
     }
     (sample,) = found.samples

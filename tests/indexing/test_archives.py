@@ -223,7 +223,7 @@ def test_a_sample_that_is_not_whole_is_right_or_named(tmp_path: Path) -> None:
     assert {path.removeprefix(b"00000.tar/"): why for path, why in done.left_out} == {
         b"without-picture": "there is no image with that key",
         b"twice.png": "a second image with the same key",
-        b"again.jpg": "a second one of that name",
+        b"again.jpg": "a second member of that name",
         b"../up.jpg": "its name leads out of the archive",
         b"link.jpg": "a link",
     }

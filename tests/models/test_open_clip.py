@@ -270,7 +270,7 @@ def test_a_pickle_with_code_in_it_is_called_that_and_not_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save({"weights": Code()}, tmp_path / "weights.bin")
-    with pytest.raises(BadCheckpoint, match="is a pickle with code in it, which is not run"):
+    with pytest.raises(BadCheckpoint, match="is a pickle that contains code, which is not run"):
         OpenClipEncoder(ModelFiles(tiny_files.spec, tmp_path / "weights.bin"), "cpu")
     (tmp_path / "weights.bin").write_bytes(b"no weights at all")
     with pytest.raises(BadCheckpoint, match="does not hold the weights"):
@@ -488,7 +488,7 @@ def test_a_batch_that_is_too_large_for_the_device_is_halved(tiny_files: ModelFil
 def test_a_device_without_memory_for_one_picture_is_an_error(tiny_files: ModelFiles) -> None:
     encoder = OpenClipEncoder(tiny_files, "cpu")
     SmallMemory(encoder, room=0)
-    with pytest.raises(DeviceError, match="no memory for a single image") as caught:
+    with pytest.raises(DeviceError, match="enough memory for one image") as caught:
         encoder.encode_images(pixels(3))
     assert "--device cpu" in caught.value.hint
 

@@ -74,7 +74,7 @@ def resolve(name: str, pretrained: str | None = None, said: list[str] | None = N
 
 @pytest.mark.parametrize("name", ["../x", "a/..b", "a/b/c", "a b", "x" * 5000])
 def test_what_is_no_name_on_the_hub_is_an_unknown_model(name: str) -> None:
-    with pytest.raises(UnknownModel, match="is no name of a model on the hub") as caught:
+    with pytest.raises(UnknownModel, match="is not a valid model name on the hub") as caught:
         resolve(f"hf-hub:{name}")
     assert len(str(caught.value)) < 200
 
@@ -82,7 +82,7 @@ def test_what_is_no_name_on_the_hub_is_an_unknown_model(name: str) -> None:
 def test_a_model_with_weights_of_its_own_takes_no_others(tmp_path: Path) -> None:
     folder = str(snapshot(tmp_path / "mine"))
     for name in ("pocket", "hf-hub:someone/tiny", folder):
-        with pytest.raises(UnknownModel, match="has weights of its own") as caught:
+        with pytest.raises(UnknownModel, match="has its own weights") as caught:
             resolve(name, "openai")
         assert "Leave out --pretrained" in caught.value.hint
 
@@ -156,12 +156,12 @@ del WITHOUT_DIMENSION["model_cfg"]["embed_dim"]
         ({"model_cfg": TINY_CONFIG["model_cfg"]}, "does not state its preprocessing"),
         (changed(mean=None), "does not state its preprocessing"),
         (changed(std=None), "does not state its preprocessing"),
-        (changed(mean=[0.5, 0.4]), "is not one of open_clip's"),
-        (changed(mean="grey"), "is not one of open_clip's"),
-        (changed(interpolation="nearest"), "does not know: nearest"),
-        (changed(resize_mode="stretch"), "does not know: bicubic, stretch"),
-        (WITHOUT_DIMENSION, "is not one of open_clip's"),
-        ({**TINY_CONFIG, "model_cfg": {"embed_dim": 32}}, "is not one of open_clip's"),
+        (changed(mean=[0.5, 0.4]), "is not valid for open_clip"),
+        (changed(mean="grey"), "is not valid for open_clip"),
+        (changed(interpolation="nearest"), "does not support: nearest"),
+        (changed(resize_mode="stretch"), "does not support: bicubic, stretch"),
+        (WITHOUT_DIMENSION, "is not valid for open_clip"),
+        ({**TINY_CONFIG, "model_cfg": {"embed_dim": 32}}, "is not valid for open_clip"),
     ],
 )
 def test_a_configuration_that_leaves_anything_open_is_refused(
@@ -227,7 +227,7 @@ def test_the_network_is_not_asked_when_it_is_forbidden(
     if variable:
         monkeypatch.setenv(variable, "1")
     monkeypatch.setattr(hub, "_first_offered", lambda *_: pytest.fail("the hub was asked"))
-    with pytest.raises(WeightsNotFound, match="the network is not to be used") as caught:
+    with pytest.raises(WeightsNotFound, match="offline mode is on") as caught:
         registry.resolve("ViT-B-16", None, offline=variable is None, notify=pytest.fail)
     assert "clipsearch models" in caught.value.hint
     assert DEFAULT in caught.value.hint
@@ -293,7 +293,7 @@ def test_a_hub_that_hangs_is_given_up_in_time(
     monkeypatch.setattr(fake_hub, "list_repo_files", lambda: done.wait(60) or [])
     started = time.monotonic()
     try:
-        with pytest.raises(WeightsNotFound, match="does not answer within"):
+        with pytest.raises(WeightsNotFound, match="did not answer within"):
             ask_hub()
     finally:
         done.set()
@@ -307,7 +307,7 @@ def test_a_hub_that_cannot_be_reached_is_named_with_its_reason(
         raise OSError("no route\nto host")
 
     monkeypatch.setattr(fake_hub, "list_repo_files", unreachable)
-    with pytest.raises(WeightsNotFound, match="cannot be had from the hub: no route to host"):
+    with pytest.raises(WeightsNotFound, match="downloaded from the hub: no route to host"):
         ask_hub()
 
 
@@ -352,7 +352,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest_ones(name: str) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named_as_it_was_given() -> None:
-    with pytest.raises(UnknownModel, match=r"called '\./no/such/folder'$"):
+    with pytest.raises(UnknownModel, match=r"named '\./no/such/folder'$"):
         resolve("./no/such/folder")
 
 
@@ -487,7 +487,7 @@ def test_a_checkpoint_that_states_nothing_is_fed_as_all_published_ones_and_that_
     files = resolve("ViT-B-16", str(file), said)
     assert files.spec.preprocessing.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
     (line,) = said
-    assert line.startswith(f"{file} states no preprocessing")
+    assert line.startswith(f"{file} does not state its preprocessing")
     assert hub.CONFIG in line
 
 
@@ -496,7 +496,7 @@ def test_a_checkpoint_is_refused_if_published_ones_are_fed_in_several_ways_or_no
     tmp_path: Path, name: str
 ) -> None:
     (tmp_path / "mine.pt").write_bytes(b"weights")
-    with pytest.raises(BadCheckpoint, match="nothing states how") as caught:
+    with pytest.raises(BadCheckpoint, match="is not stated anywhere") as caught:
         resolve(name, str(tmp_path / "mine.pt"))
     assert hub.CONFIG in caught.value.hint
 
@@ -648,7 +648,7 @@ def test_a_vanished_model_is_named_with_the_way_out(tmp_path: Path, hub_cache: P
     (folder / hub.WEIGHTS[0]).unlink()
     with pytest.raises(WeightsNotFound, match="made with ViT-B-16/laion2b_s34b_b88k") as caught:
         registry.locate(spec)
-    assert "Bring the weights back" in caught.value.hint
+    assert "Restore the weights" in caught.value.hint
 
 
 def test_another_model_in_a_models_place_is_not_taken_for_it(tmp_path: Path) -> None:

@@ -1,14 +1,14 @@
-"""What the text tower aims at: the teacher's vectors, drawn to the classes a text speaks of.
+"""The text tower's targets: the teacher's vectors, drawn to the classes that a text is about.
 
 An image's vector is a mixture of class vectors e, so a text finds the images of its classes if
 its vector v has a high e'v for these classes and a low one for all others. The least-squares
 solution for classes C, with a ridge against noise, is (G + RIDGE)^-1 mean(e in C), G = mean(e e')
 over all 1,000 classes; it finds far more than the plain mean. The teacher's own vector is whitened
-half as much, (G + RIDGE)^-1/2, which evens out how much room the kinds of things take.
+half as much, (G + RIDGE)^-1/2, which evens out the space that each kind of thing takes up.
 
-What no class shows should score low everywhere rather than find a wrong class. So part of such a
-text's vector moves to dimensions that are zero in every image, where the teacher's principal
-directions keep texts apart.
+A text that no class covers should score low everywhere instead of finding a wrong class. So part
+of its vector moves to dimensions that are zero in every image, where the teacher's principal
+directions keep such texts apart.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ RIDGE = 0.002
 DRAWN = 0.85  # how far a single noun is drawn to its classes
 DRAWN_PHRASE = 0.75  # and a text of several words
 SHARPNESS = 20.0  # of the choice between a word's meanings
-LEAST_AGREEMENT = 0.1  # with the teacher's vector, less the meaning's cost
-VISIBLE_THING, VISIBLE_OTHER = 0.7, 0.4  # length of the visible part, without any class
+LEAST_AGREEMENT = 0.1  # with the teacher's vector, minus the meaning's cost
+VISIBLE_THING, VISIBLE_OTHER = 0.7, 0.4  # length of the visible part if there is no class
 
 
 class Aims:
     """Makes targets from the teacher's vectors.
 
     Args:
-        coverage: which classes a text speaks of.
-        class_vectors: (1000, d) float32, unit rows: what the image tower mixes.
+        coverage: which classes a text is about.
+        class_vectors: (1000, d) float32, unit rows, which the image tower mixes.
         spare: dimensions of the embedding beyond d.
     """
 
@@ -53,7 +53,7 @@ class Aims:
         self._drawn: dict[tuple[int, ...], tuple[Vector, Vector]] = {}
 
     def start(self) -> Tensor:
-        """(d, d + spare): a linear map from the teacher's space to roughly the targets'."""
+        """(d, d + spare): a linear map from the teacher's space to approximate targets."""
         even = self._half * (len(self._half) ** 0.5 / self._half.norm())
         return torch.cat([even, 0.3 * self._spare], dim=1)
 
@@ -63,12 +63,12 @@ class Aims:
         """The targets (n, d + spare) float32, unit rows.
 
         Args:
-            texts: what the teacher was asked for.
-            vectors: (n, d) float32, unit rows: its answers less the mean.
+            texts: the texts that the teacher embedded.
+            vectors: (n, d) float32, unit rows: its embeddings minus the mean.
             meant: the meanings of texts that are known without reading them (definitions).
         """
         visible = F.normalize(vectors @ self._half, dim=-1)
-        aims, answers = visible.numpy(), vectors.numpy()  # small sums are quicker there
+        aims, answers = visible.numpy(), vectors.numpy()  # small sums are faster in numpy
         lengths = torch.ones(len(texts), 1)
         for number, text in enumerate(texts):
             if number in meant:
@@ -95,7 +95,7 @@ class Aims:
         )
 
     def _draw(self, meanings: Sequence[Meaning], vector: Vector) -> tuple[Vector, float]:
-        """The mixture of all meanings that agree with the teacher, and the share it stands for."""
+        """The mixture of all meanings that agree with the teacher, and the share that it covers."""
         agreeing = []
         for meaning in meanings:
             mean, drawn = self._towards(meaning.classes)

@@ -1,4 +1,4 @@
-"""Make the built-in model `pocket` again from its sources (the recipe is in README.md beside this).
+"""Rebuild the built-in model `pocket` from its sources (the recipe is in the model's README.md).
 
     python -m tests.pocket_build.build --out DIR --wordnet DIR
 
@@ -31,7 +31,7 @@ from .export import read_text_tower, write_model
 from .measure import Questions, measure
 from .wordnet import WordNet, align
 
-PART = 10_000  # texts that the teacher embeds between two saves
+PART = 10_000  # texts that the teacher embeds between saves
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def build(arguments: argparse.Namespace) -> None:
-    """Run all stages, saying how far they are."""
+    """Run all stages and report their progress."""
     torch.manual_seed(arguments.seed)
     out: Path = arguments.out
     work: Path = arguments.work or out / "work"
@@ -125,7 +125,7 @@ def say(line: str) -> None:
 
 
 def started(state: dict[str, Tensor], aims: Aims) -> dict[str, Tensor]:
-    """The state of a text tower; that of a first edition learned the teacher's vectors alone."""
+    """A text tower's state; a first edition's, which learned the teacher's vectors, is adapted."""
     projection = state["text_projection"]
     if projection[:, teacher.DIMENSIONS :].any():
         return state
@@ -148,13 +148,13 @@ def collect(wordnet_folder: Path) -> tuple[Corpus, Coverage]:
 
 
 def spellings() -> list[str]:
-    """What each of the tokenizer's tokens spells, in the order of their numbers."""
+    """The spelling of each of the tokenizer's tokens, by token number."""
     tokenizer = open_clip.SimpleTokenizer()
     return [tokenizer.decode([number]).strip() for number in range(tokenizer.vocab_size)]
 
 
 def embedded(texts: Sequence[str], work: Path) -> Tensor:
-    """The teacher's embeddings (n, 384) float32 of `texts`, kept in `work` in parts."""
+    """The teacher's embeddings (n, 384) float32 of `texts`, cached in `work` in parts."""
     parts = []
     for start in range(0, len(texts), PART):
         part = texts[start : start + PART]
@@ -168,7 +168,7 @@ def embedded(texts: Sequence[str], work: Path) -> Tensor:
 
 
 def weights(corpus: Corpus) -> NDArray[np.float64]:
-    """How often each text is drawn, (n,): its group's share, split by target, then by text."""
+    """Sampling weight of each text, (n,): its group's share, split by target, then by text."""
     groups = np.array(corpus.group_of)
     texts_of = Counter(zip(corpus.group_of, corpus.target_of, strict=True))
     targets_in = Counter(group for group, _ in texts_of)
@@ -181,7 +181,7 @@ def weights(corpus: Corpus) -> NDArray[np.float64]:
 
 
 def held_out(corpus: Corpus, targets: Tensor) -> Questions:
-    """The class prompts and names, and the texts that are kept out of training."""
+    """The class prompts and names, and the texts held out of training."""
     names = open_clip.IMAGENET_CLASSNAMES
     wanted = targets[corpus.class_targets]
     questions: dict[str, tuple[Sequence[str], Tensor]] = {

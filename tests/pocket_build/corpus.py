@@ -1,8 +1,8 @@
-"""The texts that the text tower learns on, and what the teacher is asked for each of them.
+"""The training texts of the text tower, and the text that the teacher embeds for each of them.
 
 Nothing in an image says whether it was asked for with "a photo of a tench", "tench" or "tenches",
-so the ways to ask for one thing share one target: the teacher's embedding of "a photo of a ...".
-That also keeps all targets around the one mean that is taken off them.
+so all ways to ask for a thing share one target: the teacher's embedding of "a photo of a ...".
+That also keeps all targets near the single mean that is subtracted from them.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ HELD_OUT = {
     "example": 40,
     "caption": 100,
     "scene": 100,
-}  # one in so many is never trained on
+}  # one in this many is never trained on
 MAX_WORDS = 5  # of definitions and examples; queries are short
-GROUPS = frozenset({"a group of", "a pile of"})  # of several
+GROUPS = frozenset({"a group of", "a pile of"})  # these take a plural
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class Corpus:
     _kept_out: set[int] = field(default_factory=set)
 
     def add(self, group: str, target: str, forms: Iterable[str]) -> int:
-        """Add all `forms` of one text; one in `HELD_OUT[group]` is kept out of training."""
+        """Add all `forms` of one text; one in `HELD_OUT[group]` is held out of training."""
         number = self._numbers.setdefault(target, len(self.targets))
         fresh = number == len(self.targets)
         if fresh:
@@ -117,7 +117,7 @@ def forms_of(name: str) -> list[str]:
         f"a photo of a {name}",
         plural(name),
     ]
-    forms += [f"an image of {article(name)}", f"the {name}", f"photos of {plural(name)}"]
+    forms += [f"a picture of {article(name)}", f"the {name}", f"photos of {plural(name)}"]
     other = british(name)
     if other != name:
         forms += [other, f"a photo of {article(other)}", plural(other)]
@@ -203,7 +203,7 @@ def _add_classes(
 def _add_synonyms(
     corpus: Corpus, wordnet: WordNet, class_names: Sequence[str], class_synsets: dict[int, Synset]
 ) -> None:
-    """The other WordNet words of a class mean the class, where that is their commonest meaning."""
+    """Add WordNet's synonyms of a class, if the class is their most common meaning."""
     for number, synset in class_synsets.items():
         name = class_names[number].lower()
         if name not in (word.lower() for word in synset.words):
@@ -216,7 +216,7 @@ def _add_synonyms(
 def _add_nouns(
     corpus: Corpus, wordnet: WordNet, frequent: frozenset[str], done: set[str]
 ) -> list[str]:
-    """Add all nouns but those `done`; returns the common names of things that can be seen."""
+    """Add all nouns except those in `done`; return the common names of visible things."""
     common: list[str] = list(EVERYDAY)
     for name in sorted(set(EVERYDAY) - done):
         corpus.add("common noun", f"a photo of {article(name)}", forms_of(name))
@@ -253,7 +253,7 @@ def _add_words(corpus: Corpus, wordnet: WordNet, frequent: frozenset[str]) -> No
 def _captions(
     nouns: Sequence[str], class_names: Sequence[str], rng: random.Random, count: int
 ) -> Iterator[str]:
-    """Random captions in the shapes in which people ask for images."""
+    """Random captions in the forms in which people ask for images."""
     adjectives = COLOURS * 3 + ADJECTIVES
 
     def noun() -> str:
@@ -285,7 +285,7 @@ def _captions(
 
 
 def _scenes(nouns: Sequence[str], rng: random.Random, count: int) -> Iterator[str]:
-    """Random things doing or undergoing something, and lists of things."""
+    """Random texts about things that do or undergo something, and lists of things."""
     for _ in range(count):
         draw = rng.random()
         thing, other = rng.choice(nouns), rng.choice(nouns)

@@ -1,7 +1,7 @@
-"""What words cover: the ImageNet classes below them in WordNet.
+"""The ImageNet classes that a word covers: those below it in WordNet.
 
-The teacher puts "a bird" only half-way to "a robin", so its vector alone finds few birds. `aims`
-draws such words to all their classes; this module says which classes a text speaks of.
+The teacher puts "a bird" only halfway to "a robin", so its vector alone finds few birds. `aims`
+draws such words to all their classes; this module finds the classes that a text is about.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .wordnet import (
     WordNet,
 )
 
-BROADEST = 250  # a word over more classes than this (animal, artifact) says nothing of its own
-STEPS_UP, BROADEST_UP, SHARE_UP = 3, 30, 0.25  # for a word below a class: what is just above it
-SENSES = 4  # of a word's meanings, so many are looked at
+BROADEST = 250  # a word over more classes than this (animal, artifact) is too general
+STEPS_UP, BROADEST_UP, SHARE_UP = 3, 30, 0.25  # for a word below a class: what is just above
+SENSES = 4  # how many of a word's meanings are considered
 RANK_COST, RARITY_COST = 0.02, 0.04  # per rank, and per halving of a meaning's frequency
 LONGEST = 6  # words of a noun phrase
 MODIFIER = 0.3  # the weight of "dog" in "dog house"
@@ -37,7 +37,7 @@ FURTHER = 0.5  # of "beach" in "a dog on a beach"; half as much for each later n
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """A noun phrase in a text, and how much it weighs there."""
+    """A noun phrase in a text, and its weight."""
 
     phrase: str
     weight: float
@@ -50,7 +50,7 @@ class Meaning:
     Attributes:
         classes: their numbers.
         cost: how unlikely the meaning is, without a context.
-        share: how well the classes stand for it, from 0 to 1.
+        share: how well the classes represent it, from 0 to 1.
     """
 
     classes: tuple[int, ...]
@@ -72,7 +72,7 @@ class Coverage:
     def of(
         cls, wordnet: WordNet, class_names: Sequence[str], class_synsets: Mapping[int, Synset]
     ) -> Coverage:
-        """Count each class below its synset, or, without one, below what its name ends with."""
+        """Place each class below its synset, or, if it has none, below the words of its name."""
         below: dict[int, set[int]] = defaultdict(set)
         named: dict[str, set[int]] = defaultdict(set)
         for number, name in enumerate(class_names):
@@ -88,7 +88,7 @@ class Coverage:
         )
 
     def meanings(self, phrase: str) -> tuple[Meaning, ...]:
-        """What `phrase` may mean, as far as there are classes for it."""
+        """The possible meanings of `phrase` that have classes."""
         if phrase not in self._meanings:
             self._meanings[phrase] = tuple(self._read(phrase))
         return self._meanings[phrase]
@@ -109,7 +109,7 @@ class Coverage:
             return
         if classes := self.below.get(offset):
             if len(classes) <= BROADEST:
-                # A general word over one class or two means more than these.
+                # A general word over one or two classes means more than these.
                 share = 1.0 if offset in self.own else len(classes) / (len(classes) + 1)
                 yield Meaning(classes, cost, share)
         elif lexfile not in (PERSON, BODY, LOCATION):
@@ -120,7 +120,7 @@ class Coverage:
                     return
 
     def broad_words(self) -> list[str]:
-        """The words of all synsets that cover classes and are none themselves."""
+        """The words of all synsets that cover classes but are not classes themselves."""
         synsets = (
             self.wordnet.synsets[NOUN][offset]
             for offset, classes in sorted(self.below.items())
@@ -130,15 +130,15 @@ class Coverage:
         return [word for word in dict.fromkeys(words) if word not in self.named]
 
     def concrete(self, phrase: str) -> bool:
-        """Whether the commonest meaning of `phrase` is a thing, not a person or an idea."""
+        """Whether the most common meaning of `phrase` is a thing, not a person or an idea."""
         synset = self.wordnet.first_sense(phrase)
         return bool(synset and synset.lexfile in CONCRETE and synset.lexfile != PERSON)
 
     def nouns(self, text: str) -> list[Noun]:
         """The noun phrases of `text`, longest first from the left.
 
-        The subject and what is listed with it ("a cat and a dog") weigh 1, what follows a
-        preposition or a verb FURTHER and so on, a noun before a noun MODIFIER.
+        The subject and nouns listed with it ("a cat and a dog") weigh 1. Each preposition
+        or verb multiplies the weight of later nouns by FURTHER. A noun before a noun gets MODIFIER.
         """
         words = [w.rstrip(".") for w in re.findall(r"[a-z0-9][a-z0-9'.-]*", text.lower())]
         found: list[tuple[int, int, str]] = []
@@ -173,7 +173,7 @@ class Coverage:
         return ""
 
     def _is_noun(self, words: Sequence[str], place: int, phrase: str) -> bool:
-        """Whether one word among others is a noun here and not, say, the verb "plays"."""
+        """Whether a word in a text is a noun there, and not a verb such as "plays"."""
         if len(words) == 1 or phrase in self.named or words[place - 1 : place] == ["of"]:
             return True
         noun, other = (
@@ -184,7 +184,7 @@ class Coverage:
 
 
 def singulars(phrase: str) -> list[str]:
-    """What `phrase` may be the plural of, likeliest first."""
+    """Possible singulars of `phrase`, most likely first."""
     endings = [("s", ""), ("ies", "y"), ("men", "man"), ("ves", "f"), ("es", "")]
     return [
         phrase[: -len(ending)] + singular
@@ -196,11 +196,11 @@ def singulars(phrase: str) -> list[str]:
 def _places(
     number: int, name: str, wordnet: WordNet, class_synsets: Mapping[int, Synset]
 ) -> Iterator[int]:
-    """The synsets that class `number` lies below.
+    """The synsets above class `number`.
 
-    Classes are numbered in the order of their synsets, so one without a synset is of the kind of
-    its neighbors: only such meanings of its name count. Animals next to each other are also next
-    to each other in WordNet's tree; one whose name says nothing lies below what both lie below.
+    Classes are numbered in the order of their synsets, so a class without a synset is of the same
+    kind as its neighbors: only such meanings of its name count. Neighboring animals are also
+    neighbors in WordNet's tree; one with an unknown name is below what both neighbors are below.
     """
     if number in class_synsets:
         yield from wordnet.above(class_synsets[number].offset)

@@ -14,7 +14,7 @@ from . import image_tower, text_tower
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
-LOGIT_SCALE = 2.6592  # ln(1 / 0.07), open_clip's initial value: nothing here trains it
+LOGIT_SCALE = 2.6592  # ln(1 / 0.07), open_clip's initial value; not trained here
 
 
 def model_config() -> dict[str, object]:

@@ -1,9 +1,9 @@
-"""The image tower, in closed form: EfficientNet-Lite2 and a ConSE head, nothing trained.
+"""The image tower, in closed form: EfficientNet-Lite2 and a ConSE head, without training.
 
 ConSE (Norouzi et al., "Zero-Shot Learning by Convex Combination of Semantic Embeddings", 2014)
 puts an image into a text space as the mean of the class-name embeddings, weighted by the
 classifier's probabilities. Softmax is not linear, but open_clip's timm tower with the `mlp`
-projection computes `fc2(GELU(fc1(f)))`, and a thresholded logit is weight enough:
+projection computes `fc2(GELU(fc1(f)))`, and a thresholded logit is a good enough weight:
 
     fc1(f) = W f + b - THRESHOLD        W, b: the classifier of EfficientNet-Lite2 (1000 x 1280)
     fc2    = E^T                        E: the 1000 class names in the text space, unit rows
@@ -11,7 +11,7 @@ projection computes `fc2(GELU(fc1(f)))`, and a thresholded logit is weight enoug
 
 from __future__ import annotations
 
-from importlib import import_module  # the types of build-time packages need not be there
+from importlib import import_module  # the type stubs of build-time packages may be missing
 
 import timm
 import torch
@@ -60,7 +60,7 @@ def original_classifier() -> nn.Module:
 
 
 def timm_classifier(original: nn.Module) -> nn.Module:
-    """The same network as timm builds it, with the weights of `original`, in evaluation mode."""
+    """timm's version of the network with the weights of `original`, in evaluation mode."""
     model: nn.Module = timm.create_model(TRUNK, pretrained=False)
     model.load_state_dict(rename(original.state_dict(), model))
     return model.eval()
@@ -69,8 +69,8 @@ def timm_classifier(original: nn.Module) -> nn.Module:
 def rename(original: dict[str, Tensor], timm_model: nn.Module) -> dict[str, Tensor]:
     """Map the state dict of `efficientnet_lite_pytorch` to timm's names.
 
-    The original numbers its blocks through, timm counts them by stage, in the same order; the first
-    one has no expanding convolution.
+    The original numbers its blocks consecutively; timm numbers them by stage, in the same order.
+    The first block has no expanding convolution.
     """
     blocks = list(
         dict.fromkeys(
@@ -96,7 +96,7 @@ def visual_state(classifier: nn.Module, class_vectors: Tensor) -> dict[str, Tens
     """The state dict of open_clip's image tower, keys beginning with `visual.`.
 
     Args:
-        classifier: what `timm_classifier` returns.
+        classifier: the result of `timm_classifier`.
         class_vectors: (1000, d) float32, unit rows, d <= EMBED_DIM; padded with zeros to EMBED_DIM.
     """
     state = {

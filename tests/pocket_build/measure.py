@@ -1,4 +1,4 @@
-"""What can be measured of the text tower without photographs."""
+"""Measures of the text tower that need no photographs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .text_tower import encode, tokenize
 
-# name -> (texts, the unit vectors they should have)
+# name -> (texts, their target unit vectors)
 Questions = Mapping[str, tuple[Sequence[str], Tensor]]
 
 
@@ -22,9 +22,9 @@ def measure(
 
     Args:
         tower: the student.
-        questions: texts and their targets (n, d), unit rows. Those whose name begins with
-            "class" hold one text for each class, in order, and are also ranked.
-        class_vectors: (1000, d) unit rows, what the image tower mixes, padded as the targets are.
+        questions: texts and their targets (n, d), unit rows. Those whose name starts with
+            "class" have one text per class, in order, and are also ranked.
+        class_vectors: (1000, d) unit rows, which the image tower mixes, padded like the targets.
 
     Returns:
         "NAME cos": the mean cosine to the target; "NAME R@k": the share of texts among whose k

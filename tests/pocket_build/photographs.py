@@ -1,9 +1,9 @@
-"""How well a model folder's texts find labeled photographs.
+"""Measure how well the texts of a model in a folder find labeled photographs.
 
     python -m tests.pocket_build.photographs MODEL FOLDER LABELS.csv [--cut 0.65]
 
 LABELS.csv has the columns path (within FOLDER) and label; a photograph may have several labels.
-Every label is asked for as "a LABEL".
+The query for each label is "a LABEL".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 
 class Found(NamedTuple):
-    """How well one ranking finds what is there."""
+    """The quality of one ranking."""
 
     average_precision: float
     best_f1: float
@@ -37,7 +37,7 @@ def ranked(scores: NDArray[np.float32], right: NDArray[np.bool_], cut: float) ->
 
     Args:
         scores: (n,) of all photographs.
-        right: (n,) whether each carries the label; at least one does.
+        right: (n,) whether each has the label; at least one does.
         cut: `cut_f1` is the F1 of those that score at least mean + cut * (best - mean).
     """
     order = np.argsort(-scores, kind="stable")

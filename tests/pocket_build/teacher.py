@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module  # the types of build-time packages need not be there
+from importlib import import_module  # the type stubs of build-time packages may be missing
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ def embed(
     tokens_per_batch: int = 4096,
     report: Callable[[str], None] = lambda _: None,
 ) -> Tensor:
-    """Embed texts as the model's authors do: the mean over all tokens, then unit length.
+    """Embed texts like the model's authors: the mean over all tokens, scaled to unit length.
 
-    Batches hold texts of one token count, so that nothing is padded.
+    Each batch has texts with the same number of tokens, so padding is not needed.
 
     Returns:
         (n, 384) float32, unit rows, in the order of `texts`.

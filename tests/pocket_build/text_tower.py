@@ -1,8 +1,8 @@
 """The text tower: open_clip's own causal CLIP text transformer, distilled from the teacher.
 
-Loss: 1 - cos(student(text), target); `aims` says what the targets are. Batches hold texts of one
-token count, cut at the end-of-text token, which changes nothing: the transformer is causal and is
-read out at that token.
+Loss: 1 - cos(student(text), target); `aims` defines the targets. Each batch has texts with the same
+number of tokens, cut at the end-of-text token. The cut changes nothing: the transformer is causal
+and is read out at that token.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ CONTEXT_LENGTH = 32
 WIDTH = 256
 HEADS = 4
 LAYERS = 4
-MLP_RATIO = 3.5  # of the usual 4, so that both files together stay under 45 MB
+MLP_RATIO = 3.5  # instead of the usual 4, to keep both files together under 45 MB
 VOCABULARY = 49408
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRows:
-    """Tokenised texts: tokens (n, 32) uint16 padded with 0, lengths (n,) with both end tokens."""
+    """Tokenized texts: tokens (n, 32) uint16 padded with 0, lengths (n,) with both end tokens."""
 
     tokens: NDArray[np.uint16]
     lengths: NDArray[np.int64]
@@ -42,7 +42,7 @@ class TokenRows:
 
 
 def tokenize(texts: Sequence[str]) -> TokenRows:
-    """Tokenise with CLIP's byte-pair encoding."""
+    """Tokenize with CLIP's byte-pair encoding."""
     tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH)
     tokens = np.zeros((len(texts), CONTEXT_LENGTH), np.uint16)
     for start in range(0, len(texts), 4096):
@@ -52,9 +52,9 @@ def tokenize(texts: Sequence[str]) -> TokenRows:
 
 
 def new_tower(token_vectors: Tensor, to_targets: Tensor) -> TextTransformer:
-    """A text tower that begins as the mean of its words' meanings.
+    """A text tower that starts as the mean of its words' meanings.
 
-    Each token starts as the teacher's vector of its own spelling, in the 256 principal directions;
+    Each token starts as the teacher's vector of its spelling, in the 256 principal directions;
     the first attention layer averages, and the projection leads back to the teacher's space and
     from there to the targets'.
 
@@ -83,9 +83,9 @@ def new_tower(token_vectors: Tensor, to_targets: Tensor) -> TextTransformer:
 
 
 def forward(tower: TextTransformer, tokens: Tensor) -> Tensor:
-    """What `tower` gives for texts of one length that all end with the end-of-text token.
+    """The output of `tower` for texts of the same length that end with the end-of-text token.
 
-    The last block only works out the last position, the one that is read.
+    The last block computes only the last position, which is the one that is read.
 
     Args:
         tokens: (n, length) int64, not padded.
@@ -133,7 +133,7 @@ def encode(tower: TextTransformer, rows: TokenRows, *, batch_size: int = 1024) -
 def batches(
     rows: TokenRows, weights: NDArray[np.float64], batch_size: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.int64]]:
-    """Endless batches of row numbers: a length drawn by its weight, then rows by theirs."""
+    """Endless batches of row numbers: a length is drawn by weight, then rows by theirs."""
     members = [np.flatnonzero(rows.lengths == length) for length in np.unique(rows.lengths)]
     sums = [np.cumsum(weights[member]) for member in members]
     shares = np.array([total[-1] for total in sums])

@@ -1,4 +1,4 @@
-"""Hand-written word lists of the training corpus: what people ask an image collection for."""
+"""Hand-written word lists of the training corpus: what people look for in image collections."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ ACTIVITIES = _listed(
     sitting on a bench,standing in line,walking a dog,feeding birds,flying a kite,
     throwing a ball,painting,shopping,rowing a boat,sailing,riding a motorcycle,
     pushing a stroller,wearing a red dress,in a suit,getting married,celebrating a birthday,
-    blowing out candles,gardening,praying,waving,posing for an image,wearing glasses,
+    blowing out candles,gardening,praying,waving,posing for a picture,wearing glasses,
     wearing a uniform
     """
 )
@@ -86,7 +86,7 @@ DOINGS = _listed(
 
 VIEWS = _listed(
     """
-    close-up of,a view of,a group of,a pile of,an old photo of,an image of,someone with,
+    close-up of,a view of,a group of,a pile of,an old photo of,a picture of,someone with,
     a child with,a man holding,a woman looking at,people with,a room with,a street with,
     a table with
     """
@@ -115,16 +115,16 @@ EVERYDAY = _listed(
     """
 )
 
-# American -> British. Student texts are offered in both; the teacher reads the American one.
+# American -> British. The student sees texts in both spellings; the teacher sees the American one.
 BRITISH = dict(
     pair.split(":")
     for pair in _listed(
         """
-        harbor:harbour,color:color,colorful:colorful,gray:grey,center:centre,theater:theatre,
+        harbor:harbour,color:colour,colorful:colourful,gray:grey,center:centre,theater:theatre,
         fiber:fibre,airplane:aeroplane,tire:tyre,plow:plough,pajamas:pyjamas,mustache:moustache,
         jewelry:jewellery,donut:doughnut,truck:lorry,flavor:flavour,armor:armour,neighbor:neighbour,
         traveler:traveller,meter:metre,caliber:calibre,specter:spectre,luster:lustre,mold:mould,
-        molding:moulding,checkered:chequered,curb:kerb,woolen:woollen,catalog:catalog,
+        molding:moulding,checkered:chequered,curb:kerb,woolen:woollen,catalog:catalogue,
         aluminum:aluminium,sidewalk:pavement,stroller:pram,sneaker:trainer,sneakers:trainers,
         eggplant:aubergine,zucchini:courgette,parlor:parlour,vapor:vapour,rumor:rumour,
         sulfur:sulphur,cozy:cosy,ax:axe,yogurt:yoghurt,subway:underground,diaper:nappy,
@@ -133,15 +133,15 @@ BRITISH = dict(
     )
 )
 
-# What may stand before a noun, and between two that are listed; and what is never a noun itself.
+# Words before a noun, words between listed nouns, and words that are never nouns.
 DETERMINERS = frozenset(_listed("a,an,the,his,her,their,its,my,your,our,two,three,many,some,of"))
 LISTING = DETERMINERS | frozenset(_listed("and,or,with,beside,next,to"))
 FUNCTION_WORDS = LISTING | frozenset(
     _listed(
         """
         on,in,at,by,for,from,as,is,are,was,were,be,it,he,she,they,we,you,i,this,that,these,those,
-        no,not,near,under,over,behind,inside,above,top,front,photo,image,image,photograph,photos,
-        images,one,out,up,down,off,into,about,who,which,what,when,where,while,than,then,so,too,
+        no,not,near,under,over,behind,inside,above,top,front,photo,picture,image,photograph,photos,
+        pictures,one,out,up,down,off,into,about,who,which,what,when,where,while,than,then,so,too,
         very,has,have,had,do,does,did,will,would,can,could,may,us,me,him,them,all,any,each,other,
         like,against,through
         """

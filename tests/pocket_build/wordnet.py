@@ -1,4 +1,4 @@
-"""What the build reads from WordNet 3.0's own files (see wndb(5WN) and cntlist(5WN))."""
+"""Read WordNet 3.0's own files (see wndb(5WN) and cntlist(5WN))."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 NOUN, VERB, ADJECTIVE, ADVERB = "noun", "verb", "adj", "adv"
 
-# Lexicographer files (lexnames(5WN)) whose nouns can stand in front of a camera.
+# Lexicographer files (lexnames(5WN)) whose nouns can be photographed.
 ANIMAL, ARTIFACT, BODY, FOOD, LOCATION, OBJECT, PERSON, PHENOMENON, PLANT = (
     5,
     6,
@@ -29,7 +29,7 @@ CONCRETE = frozenset({ANIMAL, ARTIFACT, BODY, FOOD, LOCATION, OBJECT, PERSON, PH
 
 @dataclass(frozen=True, slots=True)
 class Synset:
-    """One meaning: the words for it, its definition, examples, and the meanings just above it."""
+    """One meaning: its words, definition, examples, and the meanings directly above it."""
 
     offset: int
     lexfile: int
@@ -41,9 +41,9 @@ class Synset:
 
 @dataclass(slots=True)
 class WordNet:
-    """All synsets by part of speech and offset, and for each word its synsets, commonest first.
+    """All synsets by part of speech and offset, and each word's synsets, most common first.
 
-    `counts` says how often each sense of a word occurs in WordNet's tagged texts, in the order of
+    `counts` is how often each sense of a word occurs in WordNet's tagged texts, in the order of
     `senses`; words that never occur are left out.
     """
 
@@ -73,12 +73,12 @@ class WordNet:
         return wordnet
 
     def first_sense(self, word: str) -> Synset | None:
-        """The commonest meaning of the noun `word`, if it is one."""
+        """The most common meaning of `word` as a noun, if it has one."""
         offsets = self.senses[NOUN].get(word.lower())
         return self.synsets[NOUN][offsets[0]] if offsets else None
 
     def above(self, offset: int, *, steps: int = 99) -> dict[int, int]:
-        """The noun synset itself and all above it, at most `steps` up: offset -> steps."""
+        """The noun synset and all synsets up to `steps` above it: offset -> steps."""
         found = {offset: 0}
         layer = [offset]
         for step in range(1, steps + 1):
@@ -115,11 +115,11 @@ def _senses(line: str) -> tuple[str, tuple[int, ...]]:
 
 
 def align(class_names: Sequence[str], wordnet: WordNet) -> dict[int, Synset]:
-    """Find the synset of each ImageNet class that can be told from the names alone.
+    """Find the synset of each ImageNet class, if the names alone identify it.
 
     ImageNet numbers its classes in the order of their WordNet 3.0 noun offsets, so the right
     synsets are the best matching candidates whose offsets increase: a heaviest increasing
-    subsequence. A word of the class name's own counts more than one that is only its end or start.
+    subsequence. A whole class name counts more than its end or its start.
 
     Returns:
         class number -> synset; classes without a match are left out.
@@ -130,7 +130,7 @@ def align(class_names: Sequence[str], wordnet: WordNet) -> dict[int, Synset]:
         for phrase, weight in _phrases(name):
             for offset in wordnet.senses[NOUN].get(phrase, ()):
                 weights[offset] = max(weights[offset], weight)
-        # Falling offsets within a class: no chain can then take two candidates of one class.
+        # Decreasing offsets within a class, so that no chain can take two candidates of one class.
         candidates += [
             (number, offset, weights[offset]) for offset in sorted(weights, reverse=True)
         ]
@@ -139,7 +139,7 @@ def align(class_names: Sequence[str], wordnet: WordNet) -> dict[int, Synset]:
 
 
 def _phrases(name: str) -> list[tuple[str, int]]:
-    """The parts of a class name that may be a WordNet word, each with its weight."""
+    """The parts of a class name that may be WordNet words, with their weights."""
     phrases: dict[str, int] = {}
     for part in re.split(r" / |\(|\)|, ", name.lower()):
         words = part.split()

@@ -84,7 +84,7 @@ def test_the_first_search_writes_its_vector_file_again(
     with known.opened(root, None, told.append) as ((store,), _):
         assert len(store.search(unit(1, 4), 10)) == 6
     assert len(told) == 1
-    assert "an earlier version of clipsearch wrote it); it was written again" in told[0]
+    assert "an earlier version of clipsearch wrote it); it was rewritten" in told[0]
     with Store.open(root / FOLDER) as reader:
         assert reader.status().pending == 0
         assert not reader.damage

@@ -109,7 +109,7 @@ def test_no_index_at_the_place_that_is_named_says_so_and_what_there_is(tmp_path:
 
 
 def test_no_index_at_all_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(IndexNotFound, match="no indexed folder holds") as caught:
+    with pytest.raises(IndexNotFound, match="no indexed folder contains") as caught:
         known.find(tmp_path, None)
     assert "clipsearch index FOLDER" in caught.value.hint
     assert known.holding(tmp_path) is None
@@ -208,13 +208,13 @@ def test_what_was_not_looked_at_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     said: list[str] = []
     near = tmp_path / "new" / "1" / "near" / FOLDER
     assert known.find(tmp_path / "new", None, said.append) == [near]
-    assert said[0].endswith("; folders more than 4 deep were not looked at")
+    assert said[0].endswith("; folders more than 4 deep were not searched")
     known._list().unlink()
     shutil.rmtree(near)
-    with pytest.raises(IndexNotFound, match="below it; folders more than 4 deep were not looked"):
+    with pytest.raises(IndexNotFound, match="below it; folders more than 4 deep were not"):
         known.find(tmp_path / "new", None)
     monkeypatch.setattr(below, "_FOLDERS", 2)
-    with pytest.raises(IndexNotFound, match="more than the nearest 2 folders were not looked at"):
+    with pytest.raises(IndexNotFound, match="folders after the nearest 2 were not searched"):
         known.find(tmp_path / "new", None)
     with pytest.raises(IndexNotFound, match="the folders below the root of the file system were"):
         known.find(Path(tmp_path.anchor), None)
@@ -289,7 +289,7 @@ def test_an_index_folder_without_an_index_is_named(tmp_path: Path, what: str) ->
         (tmp_path / FOLDER / CATALOG).touch()
     with pytest.raises(IndexNotFound, match=r"there is no index in .*: its first run") as caught:
         known.find(tmp_path, None)
-    assert caught.value.hint == f"Make it with: clipsearch index {tmp_path}"
+    assert caught.value.hint == f"Create one with: clipsearch index {tmp_path}"
 
 
 def test_a_list_that_cannot_be_written_costs_only_the_convenience(tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_somebody_elses_index_is_not_used_by_itself(tmp_path: Path, strangers: P
     above, mine = strangers.parent, strangers.parent / "mine"
     for start in (above, mine):
         assert known.holding(start) is None
-        with pytest.raises(IndexNotFound, match="is another user's") as caught:
+        with pytest.raises(IndexNotFound, match="belongs to another user") as caught:
             known.find(start, None)
         assert f"--index {strangers}" in caught.value.hint
     assert known.holding(mine, named=True) is None  # the folder above was not named
@@ -412,7 +412,7 @@ def test_somebody_elses_damaged_index_is_read_and_not_mended(strangers: Path) ->
     known.remember(strangers, strangers.parent)
     with known.opened(strangers.parent, None, told.append) as (stores, _):
         stores[0].search(QUERY, 5)
-    assert "written again" in told[-1]
+    assert "rewritten" in told[-1]
 
 
 @needs_users
@@ -482,7 +482,7 @@ def test_an_index_is_made_in_an_empty_folder_or_goes_on_where_a_run_was_killed(
     known.require_own_folder(place)
     for name in ("letter.txt", "rebuild", VECTORS):  # the last two would be overwritten
         (place / name).touch()
-        with pytest.raises(UsageError, match=f"has other things in it, {name} for example"):
+        with pytest.raises(UsageError, match=f"has other files in it, such as {name}"):
             known.require_own_folder(place)
         (place / name).unlink()
     made(tmp_path / "photos", place)
@@ -518,7 +518,7 @@ def test_a_folder_of_no_collection_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     for under, index, said in (
         ("none", None, "none does not exist"),
-        ("other", "a", r"other is not in .*a, which is what the index at"),
+        ("other", "a", r"other is not in .*a, the folder of the index at"),
     ):
         at = None if index is None else tmp_path / index
         with (

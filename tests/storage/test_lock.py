@@ -38,7 +38,7 @@ def test_an_index_that_was_made_meanwhile_is_not_made_again(root: Path, director
     with Store.create(directory, root, fake_spec()) as first:
         vectors = add(first, pictures(3))
     for wait in (False, True):
-        with pytest.raises(IndexExists, match="has made an index at"):
+        with pytest.raises(IndexExists, match="has just created an index at"):
             Store.create(directory, root, fake_spec(), wait=wait)
     with Store.open_for_writing(directory) as store:
         check(store, vectors)

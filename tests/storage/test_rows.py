@@ -150,7 +150,7 @@ def test_the_scope_is_kept(writer: Store, directory: Path) -> None:
 def test_a_damaged_scope_is_not_taken_for_none(writer: Store, text: str | bytes) -> None:
     with writer.batch():
         writer.attach("scope", text)
-    with pytest.raises(IndexUnreadable, match="what is excluded"):
+    with pytest.raises(IndexUnreadable, match="list of excluded files"):
         _ = writer.scope
 
 

@@ -302,7 +302,7 @@ def test_a_catalogue_that_lacks_something_else_is_unreadable(
 ) -> None:
     for change in ("UPDATE meta SET value = 5 WHERE key = ?", "DELETE FROM meta WHERE key = ?"):
         writer._db.execute(change, (key,))
-        with pytest.raises(IndexUnreadable, match=f"does not tell its {key}") as caught:
+        with pytest.raises(IndexUnreadable, match=f"does not state its {key}") as caught:
             Store.open(directory)
         assert "--rebuild" in caught.value.hint
 

@@ -66,8 +66,8 @@ def test_a_connection_that_fails_is_closed(tmp_path: Path, monkeypatch: pytest.M
     ("code", "kind", "said", "hint"),
     [
         (sqlite3.SQLITE_BUSY, IndexLocked, "has been busy for 30 seconds", "Try again when"),
-        (sqlite3.SQLITE_FULL, StoreError, "the disk is full", "Make room"),
-        (sqlite3.SQLITE_IOERR_READ, StoreError, "cannot read or write", "Is its disk still there"),
+        (sqlite3.SQLITE_FULL, StoreError, "the disk is full", "Free some space"),
+        (sqlite3.SQLITE_IOERR_READ, StoreError, "cannot read or write", "Check that its disk"),
         (sqlite3.SQLITE_READONLY, StoreError, "cannot write to", "--index DIR"),
         (sqlite3.SQLITE_CORRUPT, IndexDamaged, "cannot read", "--rebuild"),
         (sqlite3.SQLITE_NOTADB, IndexDamaged, "cannot read", "--rebuild"),
@@ -151,7 +151,7 @@ def test_a_full_disk_says_so_and_keeps_what_was_committed(writer: Store, directo
     with pytest.raises(StoreError, match="the disk is full") as caught:
         add(writer, forest(2000, start=50))
     assert type(caught.value) is StoreError
-    assert "Make room" in caught.value.hint
+    assert "Free some space" in caught.value.hint
     check(writer, vectors)
     with Store.open(directory) as reader:
         check(reader, vectors)

@@ -1,6 +1,6 @@
-"""The embeddings of a collection, and the search for the nearest of them.
+"""The embeddings of a collection, and nearest-neighbor search over them.
 
-``embeddings`` holds the catalog's table of them. What is derived from it is one file: written by
-``new_vector_file``, read and searched by ``vector_file`` with FAISS (``faiss_files``), checked by
-``blocks``; ``nprobe`` says how much of a large one a search has to read.
+``embeddings`` reads the catalog's table of them. One file is derived from it: ``new_vector_file``
+writes it, ``vector_file`` reads and searches it with FAISS (``faiss_files``), and ``blocks`` checks
+it. ``nprobe`` decides how much of a large file a search has to read.
 """

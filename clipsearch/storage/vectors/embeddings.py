@@ -1,11 +1,11 @@
-"""The embeddings of a catalog: its rows are the truth, and the FAISS file is derived from them.
+"""The embeddings of a catalog: its rows are the source of truth; the FAISS file is derived.
 
-The file may be missing, old or damaged. What it lacks is searched exactly in the catalog, and
-what it has too much is ignored, so a search is right at every moment in between.
+The file may be missing, old or damaged. Rows that it lacks are searched exactly in the catalog, and
+stale rows in it are ignored, so a search is always right.
 
-SQLite keeps no checksums. A row of the catalog that is no unit vector of the model's length is
-damage: it is never searched or written to the file. One that is, and yet is not what it was, is
-noticed by ``other_than_in_file`` alone.
+SQLite keeps no checksums. A row of the catalog that is not a unit vector of the model's length is
+damaged: it is never searched or written to the file. Only ``other_than_in_file`` detects a row that
+was changed into a different unit vector.
 """
 
 import uuid
@@ -35,35 +35,35 @@ from clipsearch.vectors import top_k
 VECTORS = "vectors.faiss"
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, of how many vectors it is done, and of how many in all."""
+"""Called with the current step, the number of vectors done, and their total."""
 
 _ROWS_PER_CHUNK = 16_384
 
 _MOST_NEWER = 100_000
-"""They add 0.4 s to a search; to embed them took hours, and ten million are written in minutes."""
+"""These add 0.4 s to a search. Embedding them took hours; writing ten million takes minutes."""
 
 _UNIT = 0.01
-"""A unit vector's length after rounding to fp16 is 1 to within a thousandth."""
+"""After rounding to fp16, a unit vector's length is within 0.001 of 1."""
 
 
 class Embeddings:
-    """The vectors of one catalog, of one length, to be read, searched and checked."""
+    """Reads, searches and checks the vectors of one catalog."""
 
     def __init__(self, db: Database, directory: Path, dim: int) -> None:
-        """Open nothing yet: the FAISS file is read by the first search."""
+        """Open nothing yet: the first search reads the FAISS file."""
         self._db = db
         self._path = directory / VECTORS
         self._dim = dim
         self._index: VectorIndex | None = None
         self.damage = ""
-        """Why the FAISS file could not be used, if a search met that; for a message."""
+        """Why a search could not use the FAISS file, for a message; "" if it could."""
         self.left_out = 0
-        """How many images the FAISS file that was opened or written is without."""
+        """How many images were left out of the FAISS file that was opened or written."""
 
     # -- in the catalog --------------------------------------------------------------------
 
     def vector(self, id: int) -> Vectors:
-        """One embedding, ``(dim,)``. Raises KeyError for an id without a whole one."""
+        """One embedding, ``(dim,)``. Raises KeyError if the id has no valid one."""
         found = self._db.value(
             "SELECT vector FROM vectors WHERE id = ? AND length(vector) = ?", (id, 2 * self._dim)
         )
@@ -72,19 +72,19 @@ class Embeddings:
         return decoded(found)
 
     def ids(self) -> Ids:
-        """Ids of the good images, ``(n,)``, ascending; a damaged embedding is not noticed."""
+        """Ids of the good images, ``(n,)``, ascending; damaged embeddings are included."""
         rows = self._db.rows("SELECT id FROM images WHERE error IS NULL ORDER BY id")
         return np.fromiter((id for (id,) in rows), np.int64)
 
     def count(self, newer_than: int = 0) -> int:
-        """How many good images have a greater id; a damaged embedding is not noticed."""
+        """How many good images have a greater id; damaged embeddings are included."""
         counted = "SELECT count(*) FROM images WHERE id > ? AND error IS NULL"
         return int(self._db.value(counted, (newer_than,)))
 
     def chunks(self, newer_than: int = 0) -> Iterator[tuple[Ids, Half]]:
-        """Ids ``(n,)`` and embeddings ``(n, dim)`` of all with a greater id, in their order.
+        """Ids ``(n,)`` and embeddings ``(n, dim)`` of all with a greater id, by ascending id.
 
-        A few megabytes at a time. A damaged one is left out; ``bad`` names it.
+        In chunks of a few megabytes. Damaged ones are left out; ``bad`` lists them.
         """
         for ids, vectors in self._of_right_length(newer_than):
             sound = _are_unit(vectors.astype(np.float32))
@@ -94,9 +94,9 @@ class Embeddings:
                 yield ids[sound], vectors[sound]
 
     def bad(self) -> list[int]:
-        """Ids of good images without an embedding, or with one that cannot be, ascending.
+        """Ids of good images whose embedding is missing or invalid, ascending.
 
-        An embedding has the model's length and is a unit vector.
+        A valid embedding is a unit vector of the model's length.
         """
         rows = self._db.rows(
             "SELECT id FROM images LEFT JOIN vectors USING (id)"
@@ -118,14 +118,14 @@ class Embeddings:
             joined = b"".join(vector for _, vector in rows)
             yield ids, np.frombuffer(joined, np.dtype("<f2")).reshape(len(rows), self._dim)
 
-    # -- searched --------------------------------------------------------------------------
+    # -- searching -------------------------------------------------------------------------
 
     def search_each(
         self, queries: Vectors, k: int, among: Ids | None, *, exact: bool
     ) -> list[list[tuple[int, float]]]:
-        """For each of ``(q, dim)`` queries the ids and scores of the ``k`` best, best first.
+        """For each of ``(q, dim)`` queries, the ids and scores of the ``k`` best, best first.
 
-        ``among`` restricts it to some ids. Inside a snapshot.
+        ``among`` restricts the search to some ids. Inside a snapshot.
         """
         index = self.index()
         recent = self._best_of_newer(queries, k, index.stamp.newest_id, among)
@@ -134,7 +134,7 @@ class Embeddings:
             queries, recent, index.search_each(queries, k, among, exact=exact), strict=True
         ):
             # Images that were removed since the file was written are still in it: ask for more
-            # until enough of what it gives is in the catalog.
+            # until enough of the results are in the catalog.
             asked = k
             while True:
                 there = self._there(ids.tolist())
@@ -147,9 +147,9 @@ class Embeddings:
         return answers
 
     def index(self) -> VectorIndex:
-        """The FAISS file, or an empty index in its place, with ``damage`` saying why.
+        """The FAISS file; if it is damaged, an empty index, and ``damage`` says why.
 
-        It is looked at again where somebody has written into it since.
+        It is read again if another process has written into it since.
         """
         if self._index is None or self._index.is_altered(self._path):
             self._read()
@@ -176,7 +176,7 @@ class Embeddings:
     def _best_of_newer(
         self, queries: Vectors, k: int, than: int, among: Ids | None
     ) -> list[list[tuple[int, float]]]:
-        """For each query the best of what the FAISS file does not have, a chunk at a time."""
+        """For each query, the best images that the FAISS file lacks, searched chunk by chunk."""
         best: list[list[tuple[int, float]]] = [[] for _ in queries]
         for ids, vectors in self.chunks(than):
             if among is not None:
@@ -188,7 +188,7 @@ class Embeddings:
         return best
 
     def _there(self, ids: list[int]) -> set[int]:
-        """Those of the ids that the catalog has."""
+        """The subset of the ids that is in the catalog."""
         there: set[int] = set()
         for start in range(0, len(ids), SQL_VARIABLES):
             some = ids[start : start + SQL_VARIABLES]
@@ -200,16 +200,16 @@ class Embeddings:
     # -- the FAISS file --------------------------------------------------------------------
 
     def check_file(self) -> str:
-        """What is wrong with the FAISS file, every block of it checked; "" if nothing is."""
+        """Check every block of the FAISS file, and say what is wrong; "" if nothing is."""
         with self._db.snapshot():
             self._read(whole=True)
         return self.damage
 
     def other_than_in_file(self) -> list[int]:
-        """Ids of images whose embedding is not the one in the FAISS file, ascending.
+        """Ids of images whose embedding differs from the one in the FAISS file, ascending.
 
-        The file's blocks have checksums and the catalog's rows do not: so it is the row that is
-        damaged. Nothing where the file cannot be used.
+        The file's blocks have checksums and the catalog's rows do not, so the row is the damaged
+        one. Empty if the file cannot be used.
         """
         with self._db.snapshot():
             newest = self.index().stamp.newest_id
@@ -238,7 +238,7 @@ class Embeddings:
             newer = self.count(newer_than=index.stamp.newest_id)
         stamp = index.stamp
         gone = stamp.vectors + stamp.left_out - (images - newer)
-        mended = bool(stamp.left_out) and gone > 0  # so that no one is told of it any longer
+        mended = bool(stamp.left_out) and gone > 0  # so that it is no longer reported
         behind = (newer + gone) * 20 > images or newer > _MOST_NEWER
         to_cluster = queries is not None and images >= cluster_from
         if not (anew or self.damage or mended or behind) and (
@@ -259,10 +259,9 @@ class Embeddings:
                         texts,
                         lambda share: progress("finding clusters", int(share * images), images),
                     )
-                del index  # Windows replaces no file that is mapped
-                # A catalog and a file that did not grow up together (one of them out of a
-                # backup) may use one id for two images: each catalog knows its own file by a
-                # token.
+                del index  # Windows cannot replace a mapped file
+                # If one of the catalog and the file came from a backup, they may use the same id
+                # for different images. So a token ties each catalog to its own file.
                 with self._db.transaction():
                     file.replace()
                     noted = token + identity_of(self._path.stat())
@@ -273,14 +272,14 @@ class Embeddings:
         except OSError as error:
             raise StoreError(
                 f"cannot write {self._path}: {error.strerror}",
-                hint="No image is lost: searches read the catalog until it can be written.",
+                hint="No image is lost: searches use the catalog until the file can be written.",
             ) from error
         self.damage = ""
         self.left_out = file.left_out
         return True
 
     def _note(self, index: VectorIndex) -> None:
-        """Note a file that was copied, and was found whole, as the one that is searched."""
+        """Record the identity of a file that was copied and found to be intact."""
         noted = index.stamp.token + index.identity
         if noted != self._db.value("SELECT value FROM meta WHERE key = 'vector_file'"):
             with self._db.transaction():
@@ -293,13 +292,13 @@ def decoded(vector: bytes) -> Vectors:
 
 
 def encoded(vector: Vectors) -> bytes:
-    """A vector ``(dim,)`` as it is stored: fp16, little-endian."""
+    """A vector ``(dim,)`` in its stored form: fp16, little-endian."""
     return np.asarray(vector, np.dtype("<f2")).tobytes()
 
 
 def _are_unit(vectors: Vectors) -> npt.NDArray[np.bool_]:
-    """Whether each of ``(..., dim)`` vectors is of unit length; one that is not a number is not."""
-    # An infinite one is damage, and no reason for a warning.
+    """Whether each of ``(..., dim)`` vectors has unit length; False for NaN and infinity."""
+    # An infinite vector is damaged, but must not cause a warning.
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.einsum("...i,...i->...", vectors, vectors)
         near: npt.NDArray[np.bool_] = abs(np.sqrt(squares) - 1) < _UNIT
@@ -311,7 +310,7 @@ def _best(scored: list[tuple[int, float]], k: int) -> list[tuple[int, float]]:
 
 
 def _unpacked(noted: bytes) -> tuple[bytes, bytes]:
-    """The token of the file that a catalog means, and that file's identity, if it is noted."""
+    """The token of a catalog's file, and the file's identity, if recorded."""
     return noted[:TOKEN_SIZE], noted[TOKEN_SIZE:]
 
 

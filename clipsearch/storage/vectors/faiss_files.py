@@ -1,6 +1,6 @@
-"""FAISS over mapped files of vectors, on all cores; the only file that imports it.
+"""FAISS over memory-mapped files of vectors, on all cores; the only file that imports it.
 
-It is apart from ``vector_file`` because a small collection is searched sooner without it.
+It is separate from ``vector_file`` because a small collection is searched faster without it.
 """
 
 import os
@@ -20,21 +20,21 @@ Half = npt.NDArray[np.float16]
 Ids = npt.NDArray[np.int64]
 
 _WORTH_A_THREAD = 100_000
-"""As many vectors take 20 ms to search, against which the start of a thread is nothing."""
+"""Searching this many vectors takes 20 ms; starting a thread takes far less."""
 
 _ITERATIONS = 10
 
 _SPLIT_PROBES = 1
-"""FAISS's ``parallel_mode`` that divides the lists of one query among threads."""
+"""The ``parallel_mode`` of FAISS that divides the lists of one query among threads."""
 
 
 class FlatIndex:
     """An exhaustive index (IndexIDMap over a flat IndexScalarQuantizer) in a file."""
 
     def __init__(self, path: Path) -> None:
-        """Map the file. Raises RuntimeError (FAISS's own) if it is no such index."""
+        """Map the file. Raises RuntimeError (FAISS's own) if it is not such an index."""
         self._index = _mapped(path)
-        self._flat = faiss.downcast_index(self._index.index)  # the same by row
+        self._flat = faiss.downcast_index(self._index.index)  # the same vectors, by row
         self._count = int(self._index.ntotal)
 
     def search(self, query: Vectors, k: int, among: Ids | None = None) -> tuple[Ids, Vectors]:
@@ -52,13 +52,13 @@ class FlatIndex:
     def _search_parts(
         self, query: Vectors, k: int, selectors: list["faiss.IDSelector | None"]
     ) -> tuple[Ids, Vectors]:
-        """Search what each of the ``selectors`` of rows lets through, in a thread for each."""
+        """Search the rows that each selector accepts, with one thread per selector."""
         if len(selectors) == 1:
             rows, scores = _search(self._flat, query, k, selectors[0])
         else:
-            from concurrent.futures import ThreadPoolExecutor  # here: few searches are so large
+            from concurrent.futures import ThreadPoolExecutor  # here: few searches are this large
 
-            with ThreadPoolExecutor(len(selectors)) as threads:  # FAISS lets go of Python's lock
+            with ThreadPoolExecutor(len(selectors)) as threads:  # FAISS releases Python's lock
                 found = threads.map(lambda some: _search(self._flat, query, k, some), selectors)
                 rows, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
         ids = faiss.rev_swig_ptr(self._index.id_map.data(), self._count)[rows]
@@ -69,7 +69,7 @@ class InvertedFile:
     """An IndexIVFScalarQuantizer in a file, of which a search reads a few lists or all."""
 
     def __init__(self, path: Path) -> None:
-        """Map the file. Raises RuntimeError (FAISS's own) if it is no such index."""
+        """Map the file. Raises RuntimeError (FAISS's own) if it is not such an index."""
         self._index = _mapped(path)
         self._index.parallel_mode = _SPLIT_PROBES
 
@@ -78,8 +78,8 @@ class InvertedFile:
     ) -> tuple[Ids, Vectors]:
         """The ``k`` best ids and their inner products with ``query`` ``(dim,)``, best first.
 
-        ``among`` restricts the search to the ids it names, and ``probed`` to as many lists, those
-        with the nearest centroids; fewer than ``k`` are found where these hold fewer.
+        ``among`` restricts the search to the ids it names, and ``probed`` to the ``probed`` lists
+        with the nearest centroids; these may hold fewer than ``k``.
         """
         parameters = faiss.SearchParametersIVF(
             sel=None if among is None else faiss.IDSelectorBatch(among),
@@ -91,16 +91,16 @@ class InvertedFile:
 
 
 class Clusters:
-    """The centroids of an inverted file that is being made, before any vector is in a list."""
+    """The centroids of an inverted file that is being written, before its lists have vectors."""
 
     def __init__(self, sample: Half, lists: int) -> None:
         """Find ``lists`` centroids of the unit vectors ``(n, dim)`` by spherical k-means.
 
-        That of Dhillon & Modha (2001), as FAISS has it. The same vectors give the same centroids.
+        Dhillon & Modha (2001), as implemented in FAISS. Deterministic for the same vectors.
         """
         dim = sample.shape[1]
-        # The code of a vector is the vector, and not what it differs from its centroid by: so an
-        # exact search finds the same scores in it as in a flat index.
+        # The code of a vector is the vector itself and not its residual, so that an exact search
+        # gives the same scores as in a flat index.
         self._index = faiss.IndexIVFScalarQuantizer(
             faiss.IndexFlatIP(dim),
             dim,
@@ -111,26 +111,26 @@ class Clusters:
         )
         self._index.cp.spherical = True
         self._index.cp.niter = _ITERATIONS
-        self._index.cp.min_points_per_centroid = 1  # FAISS would print a warning
+        self._index.cp.min_points_per_centroid = 1  # otherwise FAISS prints a warning
         self._index.train(sample.astype(np.float32))
 
     @property
     def centroids(self) -> Vectors:
-        """All of them, ``(lists, dim)``."""
+        """All centroids, ``(lists, dim)``."""
         found: Vectors = self._index.quantizer.reconstruct_n(0, self._index.nlist)
         return found
 
     def assign(self, vectors: Half) -> Ids:
-        """The list of each of ``(n, dim)`` vectors, ``(n,)``: that of the nearest centroid."""
+        """The list of each of ``(n, dim)`` vectors, ``(n,)``: the one with the nearest centroid."""
         _, labels = self._index.quantizer.search(vectors.astype(np.float32), 1)
         found: Ids = labels[:, 0]
         return found
 
     def head(self, sizes: Ids) -> bytes:
-        """What FAISS writes before the lists themselves, which have ``sizes`` ``(lists,)``.
+        """What FAISS writes before the lists, whose sizes are ``sizes``, ``(lists,)``.
 
-        Then follow the lists (index_write.cpp, ``ilar``): of each its codes, then its ids.
-        FAISS's own writer takes an index that is in memory as a whole.
+        The lists follow (index_write.cpp, ``ilar``): for each its codes, then its ids. FAISS's own
+        writer needs the whole index in memory.
         """
         self._index.ntotal = int(sizes.sum())
         empty: bytes = faiss.serialize_index(self._index).tobytes()
@@ -145,7 +145,7 @@ class Clusters:
 def best_rows(vectors: Half, queries: Vectors, k: int) -> tuple[Ids, Vectors]:
     """Rows ``(q, k)`` of the vectors ``(n, dim)`` with the greatest inner products, and these.
 
-    Exact, for ``(q, dim)`` queries; fewer columns if there are fewer vectors.
+    Exact. queries: ``(q, dim)``. The result has fewer columns if there are fewer vectors.
     """
     k = min(k, len(vectors))
     scores, rows = faiss.knn(
@@ -162,10 +162,10 @@ def _mapped(path: Path) -> "faiss.Index":
 def _search(
     index: "faiss.Index", query: Vectors, k: int, selector: "faiss.IDSelector | None"
 ) -> tuple[Ids, Vectors]:
-    """Search what ``selector`` lets through, or everything."""
+    """Search the rows that ``selector`` accepts, or all rows."""
     parameters = None if selector is None else faiss.SearchParameters(sel=selector)
-    # FAISS divides the queries among threads. There is one, for which the others would only be
-    # waited for; whoever else shares this OpenMP (torch may) finds its setting again.
+    # FAISS divides queries among threads. With one query, other threads would only cost time. The
+    # setting is restored, since others (such as torch) may share this OpenMP.
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
@@ -183,7 +183,7 @@ def _best_first(ids: Ids, scores: Vectors, k: int) -> tuple[Ids, Vectors]:
 
 @contextmanager
 def _path_for_faiss(path: Path) -> Iterator[str]:
-    """FAISS takes a path as UTF-8; a folder with another name is reached by its descriptor."""
+    """FAISS takes paths as UTF-8; a path that is not UTF-8 is opened through its descriptor."""
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:

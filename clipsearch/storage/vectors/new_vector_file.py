@@ -1,7 +1,7 @@
-"""The next FAISS file, written beside the one in use in bounded memory, and put in its place.
+"""Write a new FAISS file in bounded memory next to the current one, and then replace that.
 
-FAISS's own writer takes an index that is in memory as a whole. QT_fp16's code of a vector is the
-vector in fp16, so the vectors are written as they are, around what FAISS writes of an empty index.
+FAISS's own writer needs the whole index in memory. QT_fp16's code of a vector is the vector in
+fp16, so the vectors are written as they are, around what FAISS writes for an empty index.
 """
 
 import math
@@ -25,19 +25,19 @@ _SAMPLE_PER_LIST = 40
 
 _BYTES_ASSIGNED = 64 << 20
 _BYTES_SORTED = 512 << 20
-"""Of vectors in memory at a time; FAISS takes them as fp32, which is twice as many."""
+"""Bytes of vectors in memory at a time; FAISS takes them as fp32, which doubles the bytes."""
 
 
 class NewVectorFile:
-    """The file that is to be at ``path``. A context manager.
+    """The next file at ``path``. A context manager.
 
-    ``write``, then ``invert`` where that is wanted, then ``replace``; what was not put in place is
-    deleted at the end. Memory holds the ids, a sample and a chunk of vectors, never all of them.
-    While a file is inverted, the disk holds it twice.
+    Call ``write``, then optionally ``invert``, then ``replace``; temporary files are deleted on
+    exit. Memory holds the ids, a sample and a chunk of vectors, never all vectors. While a file is
+    inverted, the disk holds it twice.
     """
 
     def __init__(self, path: Path, dim: int, token: bytes, mode: int = 0o666) -> None:
-        """Take where it is to be, and its permissions, less the user's umask."""
+        """path: its final location. mode: permissions, less the user's umask."""
         self._path = path
         self._dim = dim
         self._token = token
@@ -47,7 +47,7 @@ class NewVectorFile:
         self._ids = np.empty(0, np.int64)
         self._newest = 0
         self.left_out = 0
-        """How many images it was written without."""
+        """How many images were left out of it."""
         self._finished = self._flat
 
     def __enter__(self) -> "NewVectorFile":
@@ -55,15 +55,15 @@ class NewVectorFile:
 
     def __exit__(self, *_: object) -> None:
         for temporary in (self._flat, self._inverted):
-            temporary.unlink(missing_ok=True)  # a full disk has better uses for the space
+            temporary.unlink(missing_ok=True)  # frees the space, for the disk may be full
 
     def write(
         self, chunks: Iterable[tuple[Ids, Half]], of: int | None = None, newest: int | None = None
     ) -> None:
         """Write chunks of ``(n,)`` ids and ``(n, dim)`` fp16 vectors, flat.
 
-        of: how many there should be, up to the id ``newest``; the others are noted as left out.
-        By default there are no others. Raises OSError.
+        of: how many there should be, up to the id ``newest`` (default: as many as are written); the
+        rest are recorded as left out. Raises OSError.
         """
         with open(self._flat, "w+b", opener=self._opener) as file:
             file.write(_flat_head(self._dim, 0))
@@ -84,12 +84,12 @@ class NewVectorFile:
     def invert(
         self, queries: Vectors, told: Callable[[float], None] = lambda share: None
     ) -> ClusterSearch:
-        """Turn it into an inverted file, if a search through lists is worth it.
+        """Turn it into an inverted file, if searching by lists is worth it.
 
-        queries: ``(q, dim)`` unit vectors of texts, at least two, to choose how many lists a
-        search reads and to measure what it finds. told: called with the share of the vectors that
-        have been assigned to a list, from 0 to 1. The result tells, with ``lists`` 0 if searches
-        stay exact. Raises OSError.
+        queries: ``(q, dim)`` unit vectors of texts, at least two, which choose how many lists a
+        search reads and measure its recall. told: called with the share of vectors, from 0 to 1,
+        that have been assigned to a list. The result has ``lists`` 0 if searches stay exact.
+        Raises OSError.
         """
         from clipsearch.storage.vectors import faiss_files
 
@@ -124,24 +124,24 @@ class NewVectorFile:
         return measured
 
     def replace(self) -> None:
-        """Put it in its place as one step: a reader sees the old file or the new one.
+        """Replace the current file atomically: a reader sees the old file or the new one.
 
         Raises OSError.
         """
         os.replace(self._finished, self._path)
 
     def _write_lists(self, file: BinaryIO, clusters: "Clusters", labels: Ids) -> int:
-        """Write what FAISS would; return where it ends.
+        """Write what FAISS would write; return where it ends.
 
-        Chunk by chunk, each sorted by list, so that what goes to one list is one write: the disk
-        sees long runs, and memory holds a chunk twice.
+        Each chunk is sorted by list, so that each list gets one write per chunk: the disk sees
+        long runs, and memory holds a chunk twice.
         """
         width = 2 * self._dim
         sizes = np.bincount(labels, minlength=len(clusters.centroids))
         head = clusters.head(sizes)
         file.write(head)
         starts = len(head) + np.cumsum(sizes) * (width + 8) - sizes * (width + 8)
-        ends = starts.copy()  # of what has been written of each list
+        ends = starts.copy()  # where the written part of each list ends
         for start, vectors in self._vectors(_BYTES_SORTED):
             of_rows = labels[start : start + len(vectors)]
             order = np.argsort(of_rows, kind="stable")
@@ -157,7 +157,7 @@ class NewVectorFile:
         return len(head) + len(labels) * (width + 8)
 
     def _sample(self, size: int) -> Half:
-        """As many vectors as are there of ``size`` ones at random, ``(n, dim)``."""
+        """A random sample of ``size`` vectors, or all if there are fewer, ``(n, dim)``."""
         count = len(self._ids)
         chosen = np.random.default_rng(0).choice(count, min(count, size), replace=False)
         chosen.sort()
@@ -168,7 +168,7 @@ class NewVectorFile:
         return np.concatenate(parts)
 
     def _vectors(self, size: int) -> Iterator[tuple[int, Half]]:
-        """The flat file's vectors ``(n, dim)``, ``size`` bytes at a time, after their first row."""
+        """Chunks of the flat file, ``size`` bytes each: the first row, and vectors ``(n, dim)``."""
         at_once = max(1, size // (2 * self._dim))
         with self._flat.open("rb") as file:
             file.seek(len(_flat_head(self._dim, 0)))
@@ -181,7 +181,7 @@ class NewVectorFile:
         return os.open(path, flags, self._mode)
 
     def _finish(self, file: BinaryIO, end: int, cluster_search: ClusterSearch) -> None:
-        """Write what is ours behind FAISS's data, which ends at ``end``, and wait for the disk."""
+        """Write our trailer after FAISS's data, which ends at ``end``, and sync to disk."""
         file.flush()
         sums = blocks.sums(file, end)
         stamp = Stamp(self._token, self._newest, len(self._ids), self.left_out)

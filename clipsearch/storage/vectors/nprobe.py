@@ -1,10 +1,10 @@
-"""How many lists of an inverted file a search has to read (FAISS's nprobe), and what it finds then.
+"""How many lists of an inverted file a search has to read (FAISS's nprobe), and its recall.
 
 An inverted file (Jegou, Douze & Schmid 2011) keeps vectors in lists, one for each centroid of a
-k-means, and a search reads only the lists whose centroids are nearest to the query. What that
-loses depends on the queries: the embeddings of texts lie apart from those of images, and their
-best images are spread over more lists. So the number of lists to read is chosen with texts, and
-what that finds of the exact result is measured with other texts.
+k-means, and a search reads only the lists whose centroids are nearest to the query. The loss
+depends on the queries: text embeddings are far from image embeddings, and their best images are
+spread over more lists. So the number of lists to read is chosen with texts, and its recall is
+measured with other texts.
 """
 
 import math
@@ -17,24 +17,24 @@ from clipsearch.records import ClusterSearch, Vectors
 Rows = npt.NDArray[np.int64]
 
 RECALL = 0.99
-"""The least share of the exact ten best that a search through clusters must find."""
+"""The share of the exact ten best that a search by clusters must find."""
 
 _RECALL_AIMED_AT = 0.995
-"""On the queries that choose, so that the others seldom fall below RECALL by chance."""
+"""The target on the queries that choose, so that the others rarely fall below RECALL by chance."""
 
 BEST = 10
 
 _WORTH_IT = 0.5
-"""A search that reads more of the vectors than this may as well be exact."""
+"""A search that reads a larger share of the vectors than this may as well be exact."""
 
 
 def measure(queries: Vectors, centroids: Vectors, labels: Rows, best: Rows) -> ClusterSearch:
-    """How many lists a search must read, and what it finds then.
+    """How many lists a search must read, and its recall.
 
     queries: ``(q, dim)``, at least two. labels: ``(n,)``, the list of each vector. best:
     ``(q, BEST)``, the exact best rows of each query. Every other query helps to choose the number,
-    by the ranks of the lists that its best are in; recall and cost are those of the other half.
-    Where that half finds less than RECALL, the number is doubled until it does not.
+    by the ranks of the lists that hold its best rows; the other half measures recall and cost. If
+    its recall is below RECALL, the number is doubled until it is not.
     """
     scores = queries @ centroids.T  # (q, lists)
     ranking = np.argsort(-scores, axis=1)
@@ -57,5 +57,5 @@ def measure(queries: Vectors, centroids: Vectors, labels: Rows, best: Rows) -> C
 
 
 def is_worth_it(measured: ClusterSearch) -> bool:
-    """Whether such a search reads little enough to stand in for the exact one."""
+    """Whether such a search reads few enough vectors to replace the exact one."""
     return measured.scanned <= _WORTH_IT

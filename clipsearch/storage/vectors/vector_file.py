@@ -1,22 +1,22 @@
-"""The FAISS file: derived from the catalog, replaced whole, mapped into memory to be searched.
+"""The FAISS file: derived from the catalog, always replaced as a whole, and searched memory-mapped.
 
-The vectors are stored as fp16, the very bytes that the catalog holds, and searched by inner
-product. Ids are the catalog's. Two forms, both FAISS's own:
+The vectors are stored as fp16, with the same bytes as in the catalog, and searched by inner
+product. Ids are the catalog's. There are two forms, both FAISS's own:
 
     flat      an IndexIDMap over an IndexScalarQuantizer: vectors, then ids
-    inverted  an IndexIVFScalarQuantizer: of each list its vectors, then its ids
+    inverted  an IndexIVFScalarQuantizer: for each list its vectors, then its ids
 
-Behind FAISS's data, which it reads no further than it needs, follows what is ours: a checksum of
-each block, and a stamp that ties the file to one catalog at one moment. FAISS trusts the lengths
-that it reads, and a damaged one would have it ask for all the memory there is: so what precedes
-and follows the vectors is checked whenever the file is opened. The vectors are checked as well,
-unless there are more than ``ALWAYS_CHECKED`` and the file is the very one that the catalog noted,
-untouched: the same inode, size and times. What is not noticed then is a disk that gives other
-bytes than were written to it; ``verify`` and ``doctor`` check every block.
+Our own data follows FAISS's, which reads no further than it needs: a checksum of each block, and a
+stamp that ties the file to one catalog at one moment. FAISS trusts the lengths that it reads, and a
+damaged length could make it allocate all memory. So everything before and after the vectors is
+checked whenever the file is opened. The vectors are also checked, unless there are more than
+``ALWAYS_CHECKED`` and the file is the one that the catalog recorded, with the same inode, size and
+times. Then only a disk that returns wrong bytes goes unnoticed; ``verify`` and ``doctor`` check
+every block.
 
-A search of a flat file is exhaustive and exact: by numpy where there is little to search, else by
-FAISS. Of an inverted file, which has ``CLUSTER_FROM`` vectors or more, one for few hits reads only
-the lists nearest to the query, as many as were measured to be enough.
+A search of a flat file is exhaustive and exact: by numpy if there are few vectors, otherwise by
+FAISS. An inverted file has ``CLUSTER_FROM`` vectors or more. A search of it for few hits reads only
+the lists nearest to the query, as many as measurements showed to be enough.
 """
 
 import os
@@ -40,32 +40,32 @@ Half = npt.NDArray[np.float16]
 Ids = npt.NDArray[np.int64]
 
 CLUSTER_FROM = 2_000_000
-"""From as many vectors on, an inverted file is tried.
+"""The number of vectors from which an inverted file is tried.
 
-So many of 512 dimensions take 0.14 s to search exactly on two cores, about as long as it takes to
-start Python and FAISS; with fewer there is little to win by giving exactness up.
+An exact search of this many vectors of 512 dimensions takes 0.14 s on two cores, about as long as
+starting Python and FAISS; with fewer vectors, giving up exactness gains little.
 """
 
 
 ALWAYS_CHECKED = 100_000
-"""So many vectors of 512 dimensions are checked in 7 ms; a million, in 0.06 s."""
+"""Checking this many vectors of 512 dimensions takes 7 ms; a million takes 0.06 s."""
 
 
 class DamagedVectorIndex(Exception):
-    """The file is missing, damaged or not the one that the catalog means: build it again."""
+    """The file is missing, damaged or not this catalog's: it must be written again."""
 
 
 class Stamp(NamedTuple):
-    """Which catalog a FAISS file was derived from, and how far."""
+    """Which catalog a FAISS file was derived from, and at which state."""
 
     token: bytes
-    """16 random bytes, new with every file; a catalog notes which file is its own."""
+    """16 random bytes, new for each file; a catalog records the token of its own file."""
     newest_id: int
-    """Every image with a greater id is not in the file."""
+    """Images with a greater id are not in the file."""
     vectors: int
-    """How many there are in the file."""
+    """How many vectors are in the file."""
     left_out: int
-    """Good images of that moment that are not in the file: their embeddings were damaged."""
+    """How many good images were left out because their embeddings were damaged."""
 
 
 TOKEN_SIZE = 16
@@ -73,15 +73,15 @@ _IDENTITY = struct.Struct("<QqqQ")
 
 
 def identity_of(stat: os.stat_result) -> bytes:
-    """What changes when a file is replaced or written into, also where its time is set back."""
+    """Facts that change when a file is replaced or modified, even if its mtime is set back."""
     return _IDENTITY.pack(stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
 
 
 _WORTH_FAISS = 20_000
-"""As many vectors take numpy 20 ms, and FAISS 4 ms when it has been loaded, in 60 ms."""
+"""This many vectors take numpy 20 ms, and FAISS 4 ms after 60 ms to load it."""
 
 _CLUSTERS_UP_TO = 20
-"""Recall is measured with ten hits; of more than twice as many, too many are missed."""
+"""Recall is measured with ten hits; beyond twice as many, too many are missed."""
 
 _STAMP = struct.Struct("<8sqq16sqqqqqqdd")
 """Magic, bytes of FAISS's data, dimension, the fields of Stamp and those of ClusterSearch."""
@@ -91,20 +91,20 @@ _ROWS_COMPARED = 1024
 
 _EARLIER_MAGIC = b"CLIPSRCH"
 _EARLIER_STAMP = 84
-"""Bytes from the magic to the end of a file of the version before, which had no block checksums."""
+"""Bytes from the magic to the end in files of the previous version, without block checksums."""
 
 NOTHING_TRIED = ClusterSearch(lists=0, probed=0, queries=0, recall=0.0, scanned=0.0)
 
 
 class Trailer(NamedTuple):
-    """What is ours at the end of a file, besides the checksums of the blocks."""
+    """Our own data at the end of a file, except the checksums of the blocks."""
 
     size: int
     """Bytes of FAISS's data, which precedes it."""
     dim: int
     stamp: Stamp
     cluster_search: ClusterSearch
-    """The file is inverted if its ``lists`` are not 0."""
+    """The file is inverted if ``lists`` is not 0."""
 
     @property
     def head_size(self) -> int:
@@ -113,24 +113,24 @@ class Trailer(NamedTuple):
 
     @property
     def vectors_end(self) -> int:
-        """Where the part that holds the vectors ends; in an inverted file, their ids as well."""
+        """Where the vectors end; in an inverted file, the vectors and their ids."""
         if self.cluster_search.lists:
             return self.size
         return self.head_size + 2 * self.dim * self.stamp.vectors
 
     @property
     def _count_of_ids(self) -> int:
-        return 0 if self.cluster_search.lists else 8  # bytes of it, in a flat file
+        return 0 if self.cluster_search.lists else 8  # its size in bytes, in a flat file
 
     def pack(self, sums: blocks.Sums) -> bytes:
-        """The trailer as it is written, with the checksums of the blocks."""
+        """The bytes of the trailer, with the checksums of the blocks."""
         stamp = _STAMP.pack(_MAGIC, self.size, self.dim, *self.stamp, *self.cluster_search)
         packed = sums.astype("<u4").tobytes() + stamp
         return packed + _CHECKSUM.pack(zlib.crc32(packed))
 
 
 class VectorIndex:
-    """An index over unit vectors: a large one is mapped from its file, a small one read."""
+    """An index over unit vectors: a large file is memory-mapped, a small one is read."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class VectorIndex:
         inverted: "InvertedFile | None" = None,
         identity: bytes = b"",
     ) -> None:
-        """Use ``read`` or ``empty``."""
+        """Use ``read`` or ``empty`` instead."""
         self.identity = identity
         self._searched = searched
         self._inverted = inverted
@@ -149,7 +149,7 @@ class VectorIndex:
 
     @classmethod
     def empty(cls, dim: int) -> "VectorIndex":
-        """An index without vectors, in the place of a file that cannot be used."""
+        """An index without vectors, to replace a file that cannot be used."""
         return cls(_nothing(dim), Stamp(b"", newest_id=0, vectors=0, left_out=0))
 
     @classmethod
@@ -165,10 +165,10 @@ class VectorIndex:
     ) -> "VectorIndex":
         """Map the file into memory.
 
-        noted: its identity when it was last known to be whole. whole: check every block.
-        to_search: without it, only what the file tells of itself is read of the one noted.
+        noted: the file's identity when it was last known to be intact. whole: check every block.
+        to_search: if False, only the trailer is read if the file has the recorded identity.
 
-        Raises DamagedVectorIndex, saying why, if it is not the whole file with this token.
+        Raises DamagedVectorIndex, saying why, unless it is an intact file with this token.
         """
         try:
             with path.open("rb") as file:
@@ -176,8 +176,8 @@ class VectorIndex:
                 trailer = _checked(file, dim, whole=whole or identity != noted)
                 stamp, cluster_search = trailer.stamp, trailer.cluster_search
                 if stamp.token != token:
-                    raise DamagedVectorIndex("it belongs to another catalog, or to another time")
-                if not to_search and identity == noted:  # spares loading FAISS
+                    raise DamagedVectorIndex("it belongs to another catalog or another state")
+                if not to_search and identity == noted:  # saves loading FAISS
                     return cls(_nothing(dim), stamp, cluster_search, identity=identity)
                 if stamp.vectors < _WORTH_FAISS and not cluster_search.lists:
                     matrix = _matrix(file, trailer)
@@ -186,9 +186,9 @@ class VectorIndex:
 
                 inverted = InvertedFile(path) if cluster_search.lists else None
                 searched = inverted or FlatIndex(path)
-                # FAISS opened the path again: was that still the file with this stamp?
+                # FAISS opened the path again: was it still the same file?
                 if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    raise DamagedVectorIndex("it was replaced while it was read")
+                    raise DamagedVectorIndex("it was replaced while it was being read")
         except FileNotFoundError as error:
             raise DamagedVectorIndex("it is missing") from error
         except OSError as error:
@@ -198,23 +198,23 @@ class VectorIndex:
         return cls(searched, stamp, cluster_search, inverted, identity)
 
     def is_altered(self, path: Path) -> bool:
-        """Whether somebody has written into the file since it was read; not: replaced it."""
+        """Whether the file was modified in place since it was read; False if it was replaced."""
         if not self.identity:
             return False
         try:
             now = identity_of(path.stat())
         except OSError:
-            return False  # it is gone, and what was read of it is not
+            return False  # the file is gone, but its content is still mapped or in memory
         return now != self.identity and now[:8] == self.identity[:8]
 
     @property
     def count(self) -> int:
-        """How many vectors there are."""
+        """The number of vectors."""
         return self.stamp.vectors
 
     @property
     def cluster_search(self) -> ClusterSearch | None:
-        """What a search through clusters was measured to find; None where none was tried."""
+        """The measured recall and cost of a search by clusters; None if it was never tried."""
         return self._cluster_search if self._cluster_search.queries else None
 
     def search(
@@ -223,7 +223,7 @@ class VectorIndex:
         """The ``k`` best ids and their inner products with ``query`` ``(dim,)``, best first.
 
         ``among`` restricts the search to the ids it names. Exact, unless the file is inverted:
-        then a search for up to twenty, among all, reads the nearest lists only.
+        then a search for up to 20, without ``among``, reads only the nearest lists.
         """
         k = min(k, self.count)
         if k == 0:
@@ -237,14 +237,14 @@ class VectorIndex:
     def search_each(
         self, queries: Vectors, k: int, among: Ids | None = None, *, exact: bool = False
     ) -> list[tuple[Ids, Vectors]]:
-        """``search`` for each of ``(q, dim)`` queries; for a small collection as one product."""
+        """``search`` for each of ``(q, dim)`` queries; one product for a small collection."""
         if len(queries) > 1 and isinstance(self._searched, Matrix):
             return self._searched.search_each(queries, min(k, self.count), among)
         return [self.search(query, k, among, exact=exact) for query in queries]
 
 
 class Matrix:
-    """So few vectors that numpy has searched them before FAISS is loaded."""
+    """So few vectors that numpy finishes before FAISS would be loaded."""
 
     def __init__(self, ids: Ids, vectors: Half) -> None:
         """ids: ``(n,)``. vectors: ``(n, dim)``."""
@@ -252,7 +252,7 @@ class Matrix:
         self._vectors = vectors
 
     def search(self, query: Vectors, k: int, among: Ids | None = None) -> tuple[Ids, Vectors]:
-        """The ``k`` best ids, of all or of those ``among`` them, and their inner products."""
+        """The ``k`` best ids and their inner products. among: the only ids to search."""
         return top_k(query, *self._of(among), k)
 
     def search_each(
@@ -278,20 +278,20 @@ def _matrix(file: BinaryIO, trailer: Trailer) -> Matrix:
     count, dim = trailer.stamp.vectors, trailer.dim
     file.seek(trailer.head_size)
     vectors = np.frombuffer(file.read(2 * dim * count), "<f2").reshape(count, dim)
-    file.seek(8, os.SEEK_CUR)  # how many ids there are
+    file.seek(8, os.SEEK_CUR)  # skip the number of ids
     return Matrix(np.frombuffer(file.read(8 * count), "<i8"), vectors)
 
 
 def _checked(file: BinaryIO, dim: int, *, whole: bool) -> Trailer:
-    """The trailer of a file of ``dim`` dimensions that is as it was written.
+    """The trailer of an intact file with ``dim`` dimensions.
 
-    whole: the vectors are checked, however many there are.
+    whole: check the vectors, however many there are.
 
-    Raises DamagedVectorIndex if it is not, and OSError.
+    Raises DamagedVectorIndex if the file is not intact, and OSError.
     """
     trailer, sums = _read_trailer(file)
     if trailer.dim != dim:
-        raise DamagedVectorIndex("it is of another dimension")
+        raise DamagedVectorIndex("it has another dimension")
     if not 8 * trailer.cluster_search.lists <= trailer.head_size <= trailer.size:
         raise DamagedVectorIndex("it is damaged")
     before = blocks.count_of(trailer.head_size)
@@ -317,7 +317,7 @@ def _read_trailer(file: BinaryIO) -> tuple[Trailer, blocks.Sums]:
         file.seek(max(0, length - _EARLIER_STAMP))
         if file.read(len(_EARLIER_MAGIC)) == _EARLIER_MAGIC:
             raise DamagedVectorIndex("an earlier version of clipsearch wrote it")
-        raise DamagedVectorIndex("it is cut short or is another program's")
+        raise DamagedVectorIndex("it is cut short or from another program")
     if not 0 <= size < length or length != size + 4 * blocks.count_of(size) + stamp_size:
         raise DamagedVectorIndex("it is damaged")
     file.seek(size)
@@ -330,9 +330,9 @@ def _read_trailer(file: BinaryIO) -> tuple[Trailer, blocks.Sums]:
 
 
 def differing(path: Path, dim: int, chunks: Iterable[tuple[Ids, Half]]) -> list[int]:
-    """Ids of those embeddings that a whole file has otherwise, ascending.
+    """Ids of the embeddings that differ from those in an intact file, ascending.
 
-    chunks: of ``(n,)`` ids and ``(n, dim)`` vectors. Raises DamagedVectorIndex and OSError.
+    chunks: ``(n,)`` ids and ``(n, dim)`` vectors. Raises DamagedVectorIndex and OSError.
     """
     with path.open("rb") as file:
         trailer = _checked(file, dim, whole=False)
@@ -340,7 +340,7 @@ def differing(path: Path, dim: int, chunks: Iterable[tuple[Ids, Half]]) -> list[
     if not len(own):
         return []
     order = np.argsort(own)
-    # All vectors lie a multiple of two bytes behind the first.
+    # All vectors start an even number of bytes after the first.
     count = (trailer.size - trailer.head_size) // 2
     halves = np.memmap(path, "<u2", "r", trailer.head_size, (count,))
     found: list[int] = []
@@ -359,7 +359,7 @@ def _parts(chunks: Iterable[tuple[Ids, Half]]) -> Iterator[tuple[Ids, Half]]:
 
 
 def _rows_of(path: Path, trailer: Trailer) -> tuple[Ids, Ids]:
-    """The ids of a whole file, and how many bytes behind the first vector that of each lies."""
+    """The ids of an intact file, and each vector's offset in bytes from the first vector."""
     count, width, lists = trailer.stamp.vectors, 2 * trailer.dim, trailer.cluster_search.lists
     body = np.memmap(path, np.uint8, "r", 0, (trailer.size,))
     if not lists:

@@ -83,7 +83,7 @@ def test_a_port_in_use_is_an_error(run: Run, made: Path) -> None:
     ("arguments", "message"),
     [
         (["none"], "none does not exist"),
-        ([os.sep], "no indexed folder holds"),
+        ([os.sep], "no indexed folder contains"),
         (["--port", "99999"], "99999"),
         (["--max-false-alarm", "2"], "is no share of queries"),
     ],

@@ -202,7 +202,7 @@ def test_what_is_ignored_is_told_by_ending_where_it_is_worth_a_line(
     assert done.code == 0
     assert done.err.splitlines()[0] == (
         "clipsearch: raw: nothing here is an image that clipsearch reads; ignored 14 files: "
-        "6 .cr3, 2 without an ending, 2 .pdf, 1 .a, 1 .b, 2 others"
+        "6 .cr3, 2 without an extension, 2 .pdf, 1 .a, 1 .b, 2 others"
     )
     make_picture(folder / "a.png")
     done = run("index", "raw")
@@ -232,7 +232,7 @@ def test_an_index_takes_a_folder_of_its_own(run: Run, tmp_path: Path, tiny_model
     for place in (tmp_path / "home", Path("/"), tmp_path / "empty"):
         done = run("index", tmp_path / "empty", "--index", place, "--model", "no such model")
         assert done.code == 2
-        assert ("has other things in it" in done.err) == (place.name != "empty")
+        assert ("has other files in it" in done.err) == (place.name != "empty")
     done = run("index", tmp_path / "empty", "--index", tmp_path / "home", "--model", tiny_model)
     assert (done.code, done.out) == (2, b"")
     assert f"--index {tmp_path}/home/clipsearch-index" in done.err

@@ -210,8 +210,8 @@ def test_no_page_or_montage_takes_the_place_of_a_photograph(
         ("--montage", "link.png", "is an image of the collection"),
         ("--montage", made / "a.png", "is an image of the collection"),
         ("--montage", "since the last run.png", "is there already"),
-        ("--html", ".clipsearch/catalog.sqlite3", "lies in an index folder"),
-        ("--html", ".clipsearch/page.html", "lies in an index folder"),
+        ("--html", ".clipsearch/catalog.sqlite3", "is in an index folder"),
+        ("--html", ".clipsearch/page.html", "is in an index folder"),
     ):
         done = run(*ASK, "snow", option, name, cwd=collection)
         assert (done.code, done.out) == (2, b"")
@@ -544,7 +544,7 @@ def test_a_damaged_vector_file_changes_no_answer_and_is_healed(
     else:
         (line,) = done.err.splitlines()
         assert line.startswith(f"clipsearch: the vector file of {collection} cannot be used")
-        assert line.endswith("written again from the catalog")
+        assert line.endswith("rewritten from the catalog")
     assert (collection / ".clipsearch" / "vectors.faiss").stat().st_size > 100
     assert run(*ASK, "snow", "--json", cwd=collection) == expected
 

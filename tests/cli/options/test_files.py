@@ -117,7 +117,7 @@ def test_nothing_is_written_into_an_index(photos: Path, made: Path) -> None:
         *(made / "index of other" / name for name in (CATALOG, "page.html")),
     ):
         for force in (False, True):
-            refused(path, "lies in an index folder", force=force)
+            refused(path, "is in an index folder", force=force)
 
 
 def test_a_collection_that_cannot_be_read_keeps_its_files(photos: Path) -> None:

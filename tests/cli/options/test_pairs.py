@@ -20,8 +20,8 @@ from clipsearch.storage.catalog import FOLDER, Store
         ("classify --domain everyday --probe x", "each name the classes"),
         ("search --batch --explain", "--explain speaks of one answer"),
         ("domain show everyday --under .", "--under asks for that of an index"),
-        ("index . --model pocket --pretrained openai", "'pocket' has weights of its own"),
-        ("domain check everyday --model pocket --pretrained x", "'pocket' has weights of its own"),
+        ("index . --model pocket --pretrained openai", "'pocket' has its own weights"),
+        ("domain check everyday --model pocket --pretrained x", "'pocket' has its own weights"),
     ],
 )
 def test_what_contradicts_itself_is_an_error(run: Run, arguments: str, said: str) -> None:
@@ -41,7 +41,7 @@ def test_a_folder_beside_the_index_of_another_is_an_error(
     Store.create(tmp_path / "photos" / FOLDER, tmp_path / "photos", fake_spec()).close()
     done = run(*arguments.format("other").split(), "--index", "photos")
     assert (done.code, done.out) == (2, b"")
-    assert f"other is not in {tmp_path}/photos, which is what the index" in done.err
+    assert f"other is not in {tmp_path}/photos, the folder of the index" in done.err
     assert "other is not in" not in run(*arguments.format(".").split(), "--index", "photos").err
 
 

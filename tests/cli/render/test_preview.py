@@ -127,7 +127,11 @@ def test_what_cannot_be_shown_is_refused_before_any_work(
     """There is not even an index here, and nobody gets to look for one."""
     wrong = {
         "--preview": ([], "standard output is none", "--html FILE"),
-        "--montage": ([tmp_path / "a.webp"], "a.webp is no PNG and no JPEG", "End it in .png"),
+        "--montage": (
+            [tmp_path / "a.webp"],
+            "a.webp is neither a PNG nor a JPEG",
+            "End it in .png",
+        ),
     }
     arguments, message, hint = wrong[option]
     done = run("search", "a cat", option, *arguments)

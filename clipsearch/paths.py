@@ -13,12 +13,12 @@ from clipsearch.records import Hit, Source, Span
 
 
 def data_dir() -> Path:
-    """Where the list of indexed folders is: ``CLIPSEARCH_DATA_DIR``, or the platform's own."""
+    """The user's data folder: ``CLIPSEARCH_DATA_DIR`` (default: the platform's)."""
     return Path(os.environ.get("CLIPSEARCH_DATA_DIR") or platformdirs.user_data_dir("clipsearch"))
 
 
 def cache_dir() -> Path:
-    """Where the caches are: ``CLIPSEARCH_CACHE_DIR``, or the platform's cache folder."""
+    """The user's cache folder: ``CLIPSEARCH_CACHE_DIR`` (default: the platform's)."""
     return Path(os.environ.get("CLIPSEARCH_CACHE_DIR") or platformdirs.user_cache_dir("clipsearch"))
 
 

@@ -173,7 +173,7 @@ def _plain_reasons() -> Iterator[None]:
     except ImageError:
         raise
     except MemoryError as error:
-        raise ImageError("decoding it needs more memory than there is", kind="memory") from error
+        raise ImageError("there is not enough memory to decode it", kind="memory") from error
     except Exception as error:
         # On damaged data, decoders raise many kinds of errors (struct.error, SyntaxError, ...).
         # They all mean the same to the user.
@@ -183,9 +183,9 @@ def _plain_reasons() -> Iterator[None]:
 def _open_upright(
     file: BinaryIO, least: int, max_pixels: int
 ) -> "tuple[Image.Image, int, int, _Metadata]":
-    """Open as RGB and upright, at reduced resolution where the format offers that for free.
+    """Open as RGB and upright, at a reduced resolution if the format offers that for free.
 
-    least: pixels that both sides keep, if they have as many.
+    least: pixels that both sides keep at least, unless the image is smaller.
     """
     image: Image.Image = Image.open(file, formats=FORMATS)
     width, height = _checked_size(image, max_pixels)

@@ -82,7 +82,7 @@ def read(path: bytes) -> Shard:
                     archive.members.clear()  # type: ignore[attr-defined]
                     name = member.name.encode("utf-8", "surrogateescape")
                     if member.offset_data + member.size > end:
-                        damage = f"it ends within {os.fsdecode(name)}"
+                        damage = f"it is cut short within {os.fsdecode(name)}"
                         break
                     if why := _add(samples, path, name, member):
                         odd.append((name, why))
@@ -112,7 +112,7 @@ def _add(
     if found is None:
         return "its name has no key and extension"
     if name.startswith(b"/") or b"\0" in name or b".." in name.split(b"/"):
-        return "its name leads out of the archive"
+        return "its path leads outside the archive"
     key, extension = found[1], found[2].decode("utf-8", "replace").lower()
     sample = samples.setdefault(key, Sample(key))
     if extension in sample.members:
@@ -128,7 +128,9 @@ def _end_missing(file: BinaryIO, offset: int) -> str | None:
     block = file.read(_BLOCK)
     if block == bytes(_BLOCK):
         return None
-    return f"the header at byte {offset} is damaged" if len(block) == _BLOCK else "it has no end"
+    return (
+        f"the header at byte {offset} is damaged" if len(block) == _BLOCK else "its end is missing"
+    )
 
 
 class _Headers(io.RawIOBase):

@@ -344,14 +344,14 @@ def _load(files: ModelFiles) -> Any:
                     hint="If you trust the file, save only its weights, preferably as safetensors.",
                 ) from error
             raise BadCheckpoint(
-                f"{files.weights} does not hold the weights of {files.spec.label}: it is not a "
+                f"{files.weights} does not contain the weights of {files.spec.label}: it is not a "
                 "pickle of tensors",
                 hint="The file may be cut short or of another kind. Download it again.",
             ) from error
         except Exception as error:
             # open_clip, torch, pickle and safetensors each raise their own errors.
             raise BadCheckpoint(
-                f"{files.weights} does not hold the weights of {files.spec.label}: "
+                f"{files.weights} does not contain the weights of {files.spec.label}: "
                 f"{_first_line(error)}",
                 hint="The file may be cut short, or belong to another architecture. "
                 "Download it again, or name the right --model.",

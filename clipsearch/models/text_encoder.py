@@ -366,8 +366,8 @@ class _Safetensors:
         found = self._stored(name).shape
         if found != shape:
             raise BadCheckpoint(
-                f"{self._path} does not hold the weights of this model: the shape of '{name}' is "
-                f"{found}, and should be {shape}"
+                f"{self._path} does not contain the weights of this model: the shape of '{name}' "
+                f"is {found}, and should be {shape}"
             )
 
     def read(self, name: str, rows: npt.NDArray[np.intp] | None = None) -> Floats:

@@ -176,7 +176,7 @@ class Collection:
             return only
         if self.texts is None:
             raise IndexUnreadable(
-                f"the index of {self.store.root} does not have its classes embedded",
+                f"the classes of the index of {self.store.root} are not embedded yet",
                 hint="Embed them with: clipsearch index FOLDER (no image is embedded again).",
             )
         classes = self.texts.gate.classes

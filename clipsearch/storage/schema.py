@@ -110,12 +110,12 @@ def require_ours(db: Database, catalog: Path) -> None:
         )
     if found < 1 and is_blank(db):
         raise IndexNotFound(
-            f"the index at {catalog.parent} was never started",
+            f"the index at {catalog.parent} is empty",
             hint="Create it with: clipsearch index FOLDER",
         )
     if found < 1:
         raise IndexUnreadable(
-            f"{catalog} is another program's database",
+            f"{catalog} is a database of another program",
             hint="Put the index elsewhere with --index DIR.",
         )
 

@@ -158,7 +158,7 @@ def test_a_truncated_archive(folder: Path) -> None:
     archive = folder / "test/1.tar"
     data = archive.read_bytes()
     archive.write_bytes(data[:700])
-    assert refused(folder) == "test/1.tar: it ends within s0000003.webp"
+    assert refused(folder) == "test/1.tar: it is cut short within s0000003.webp"
     archive.write_bytes(data[: data.rindex(b"3") + 1])  # after the last label
     assert refused(folder) == "test/1.tar: it is damaged (unexpected end of data)"
     archive.write_bytes(b"")

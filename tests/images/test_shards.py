@@ -59,9 +59,9 @@ def test_keys_are_those_of_webdataset(tmp_path: Path) -> None:
 
 def test_what_belongs_to_no_sample_is_named(tmp_path: Path) -> None:
     odd: dict[str | bytes, str] = {
-        "../up.jpg": "its name leads out of the archive",
-        "a/../../up.jpg": "its name leads out of the archive",
-        "/etc/up.jpg": "its name leads out of the archive",
+        "../up.jpg": "its path leads outside the archive",
+        "a/../../up.jpg": "its path leads outside the archive",
+        "/etc/up.jpg": "its path leads outside the archive",
         "README": "its name has no key and extension",
         ".hidden": "its name has no key and extension",
     }
@@ -84,10 +84,10 @@ def test_what_is_whole_before_the_cut_is_there(tmp_path: Path, at: str) -> None:
     path = tmp_path / "a.tar"
     write_tar(path, [(f"{n}.jpg", b"x" * 512) for n in range(4)])
     whole, damage = {
-        "in a member": (2 * 1024 + 600, "it ends within 2.jpg"),
-        "in a header": (2 * 1024 + 100, "it has no end"),
-        "at a member's end": (2 * 1024, "it has no end"),
-        "of the end": (4 * 1024, "it has no end"),
+        "in a member": (2 * 1024 + 600, "it is cut short within 2.jpg"),
+        "in a header": (2 * 1024 + 100, "its end is missing"),
+        "at a member's end": (2 * 1024, "its end is missing"),
+        "of the end": (4 * 1024, "its end is missing"),
     }[at]
     os.truncate(path, whole)
     found = read(path)

@@ -224,7 +224,7 @@ def test_a_sample_that_is_not_whole_is_right_or_named(tmp_path: Path) -> None:
         b"without-picture": "there is no image with that key",
         b"twice.png": "a second image with the same key",
         b"again.jpg": "a second member of that name",
-        b"../up.jpg": "its name leads out of the archive",
+        b"../up.jpg": "its path leads outside the archive",
         b"link.jpg": "a link",
     }
     assert [path for path, _ in done.failed] == [b"00000.tar/broken.jpg"]
@@ -251,7 +251,7 @@ def test_of_a_truncated_archive_what_is_whole_is_embedded(tars: Path, tmp_path: 
     done = made(copy, out)
     ((name, why),) = done.damaged
     assert name == b"00001.tar"
-    assert why == "it ends within 000000011.jpg"
+    assert why == "it is cut short within 000000011.jpg"
     assert (done.shards, done.is_whole) == (2, False)
     assert read(out).damaged == (f"00001.tar: {why}",)
     known = len(rows_of(out, 1))

@@ -273,7 +273,7 @@ def test_a_pickle_with_code_in_it_is_called_that_and_not_run(
     with pytest.raises(BadCheckpoint, match="is a pickle that contains code, which is not run"):
         OpenClipEncoder(ModelFiles(tiny_files.spec, tmp_path / "weights.bin"), "cpu")
     (tmp_path / "weights.bin").write_bytes(b"no weights at all")
-    with pytest.raises(BadCheckpoint, match="does not hold the weights"):
+    with pytest.raises(BadCheckpoint, match="does not contain the weights"):
         OpenClipEncoder(ModelFiles(tiny_files.spec, tmp_path / "weights.bin"), "cpu")
     assert not (tmp_path / "called").exists()
 
@@ -366,7 +366,7 @@ def test_weights_that_do_not_fill_the_model_exactly_are_refused(
     files = with_weights(tmp_path / "model", tiny_model, damaged(tensors, how), name)
     if how == "cut short":
         os.truncate(files.weights, files.weights.stat().st_size - 1000)
-    with pytest.raises(BadCheckpoint, match="does not hold the weights of") as caught:
+    with pytest.raises(BadCheckpoint, match="does not contain the weights of") as caught:
         OpenClipEncoder(files, "cpu")
     assert str(files.weights) in str(caught.value)
     assert "\n" not in str(caught.value)

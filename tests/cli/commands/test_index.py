@@ -361,7 +361,7 @@ def test_a_rebuild_that_fails_leaves_an_index_that_can_be_searched(
     assert run_here("index", collection, "--model", truncated_model, "--rebuild") == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "does not hold the weights of" in err
+    assert "does not contain the weights of" in err
     assert catalog(collection).read_bytes() == before
     assert run(*ASK, "a cat", cwd=collection) == expected
     assert run_here("index", collection) == 0
@@ -397,7 +397,7 @@ def test_a_first_run_with_a_model_that_does_not_work_binds_to_nothing(
 ) -> None:
     root = make_photos(tmp_path / "photos")
     assert run_here("index", root, "--model", truncated_model) == 2
-    assert "does not hold the weights of" in capsys.readouterr().err
+    assert "does not contain the weights of" in capsys.readouterr().err
     assert run_here("index", root, "--model", tiny_model) == 0
     assert sorted(rows(root)) == NAMES
     assert len(run(*ASK, "a cat", cwd=root).lines) == 5

@@ -61,8 +61,8 @@ def duplicates_command(
         bool,
         typer.Option(
             "--all-but-best",
-            help="Print all images of each group except the best, which has the most pixels, then "
-            "the most bytes, then the oldest file.",
+            help="Print all images of each group except the best (most pixels, then most bytes, "
+            "then oldest file).",
         ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per group.")] = False,

@@ -93,9 +93,10 @@ def embed_command(
 ) -> int:
     """Embed images into shards, without an index.
 
-    Writes clip-retrieval's layout: OUT/img_emb and OUT/metadata. Each archive becomes a shard, as
-    do every 10,000 images of a folder. Finished shards are kept, so you can interrupt this command
-    and run it again. Index the result with clipsearch import. See clipsearch help archives.
+    Writes clip-retrieval's layout: OUT/img_emb and OUT/metadata. Each archive becomes a shard; a
+    folder is split into shards of 10,000 images. Finished shards are kept, so you can interrupt
+    this command and run it again. Index the result with clipsearch import. See clipsearch help
+    archives.
 
     Exit code 2 if an archive is damaged or a file cannot be read; these are listed.
 

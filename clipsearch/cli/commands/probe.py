@@ -75,7 +75,7 @@ def train_command(
         typer.Option(
             "--rename",
             metavar="LABEL=NAME",
-            help="Rename the class of a label. Repeatable.",
+            help="Use NAME for the class of images labeled LABEL. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -118,9 +118,9 @@ def train_command(
         for note in kept.notes:
             say(printable(note))
         if kept.recall is not None and kept.recall.low <= kept.guessing:
-            say(f"the probe '{name}' may be no better than guessing; test it with more images")
+            say(f"the probe '{name}' may be no better than guessing; train it on more images")
         elif kept.held_out.value < kept.zero_shot.value:
-            say(f"the probe '{name}' may be no better than its words; test it with more images")
+            say(f"the probe '{name}' may be no better than its words; train it on more images")
         _write(kept, store, json, trained.curve)
     return ExitCode.OK
 

@@ -101,7 +101,7 @@ def likeness_line(measured: Likeness, *, looked: bool) -> str:
 
 
 def stale_lines(found: Duplicates, show: ShowPath) -> list[str]:
-    """Images that were left out because they have changed since they were indexed."""
+    """Images left out because they were deleted or changed since they were indexed."""
     lines = [
         f"left out, deleted or changed since indexing: {printable(text_path(show(path)))}"
         for path in found.stale[:_NAMED]

@@ -85,7 +85,7 @@ def test_a_full_standard_output_is_called_that(tmp_path: Path, arguments: str) -
         2,
         [
             b"clipsearch: error: cannot write to standard output: No space left on device",
-            b"  Make room where it goes, or send it elsewhere.",
+            b"  Free some disk space, or redirect the output elsewhere.",
         ],
     )
 

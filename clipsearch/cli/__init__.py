@@ -1,7 +1,7 @@
 """The command line: options in, exit code out, and the one place where errors are caught.
 
-Only this top floor prints and only it chooses which store, model and encoder are used. What costs
-time to import (torch above all) is imported by the command that needs it, when it needs it.
+Only this top floor prints, and only it chooses the store, model and encoder. Slow modules (torch
+above all) are imported by the command that needs them, when it needs them.
 """
 
 import errno
@@ -26,11 +26,11 @@ _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) if os.name == "posix" else (er
 def main() -> NoReturn:
     """Run the program and leave with its exit code."""
     if isinstance(sys.stdout, TextIOWrapper):
-        # A file name may hold what the terminal's encoding does not.
+        # A file name may contain characters that the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
     code = run(sys.argv[1:])
-    # Python looks for garbage once more at its exit, among all that the modules have made: 40 ms
-    # of a query. What is frozen is passed over, and memory goes with the process.
+    # At exit Python collects garbage once more, which costs a query 40 ms. Frozen objects are
+    # skipped, and the process frees its memory anyway.
     gc.freeze()
     sys.exit(code)
 
@@ -61,34 +61,34 @@ def run(arguments: Sequence[str]) -> int:
         return ExitCode.ERROR
     except (Interrupted, KeyboardInterrupt, typer.Abort):
         writes = {"index", "watch", "import"} & set(arguments[:1])
-        goes_on = "; what is done so far is kept, and the next run continues from there"
+        goes_on = "; finished work is kept, and the next run continues from there"
         _last_words(f"clipsearch: interrupted{goes_on if writes else ''}")
         return ExitCode.INTERRUPTED
     except (ReaderGone, BrokenPipeError):
         silence(sys.stdout)
-        silence(sys.stderr)  # which may be the one that nobody reads
+        silence(sys.stderr)  # stderr may be the closed one
         return ExitCode.OK
     except OSError as error:
         if debug:
             traceback.print_exc()
         told: ClipsearchError | OSError = error
         if error.errno in _FULL and error.filename is None:
-            # Files that are written have a name, and SQLite's errors are ours.
-            silence(sys.stdout)  # or Python would try again at its exit
+            # An error without a file name is from stdout: SQLite's errors are already ours.
+            silence(sys.stdout)  # or Python would try again at exit
             told = ClipsearchError(
                 f"cannot write to standard output: {error.strerror or error}",
-                hint="Make room where it goes, or send it elsewhere.",
+                hint="Free some disk space, or redirect the output elsewhere.",
             )
         _last_words(*error_lines(told))
         return ExitCode.ERROR
     except Exception as error:
-        # Python's own exit code for this is 1, which would read as "no match".
+        # Python's own exit code for this is 1, which would mean "no match".
         if debug:
             traceback.print_exc()
         else:
             bug = ClipsearchError(
                 f"unexpected {type(error).__name__}: {error}",
-                hint="This is a bug. Run it again with --debug and report what it prints.",
+                hint="This is a bug. Run the command again with --debug and report the output.",
             )
             _last_words(*error_lines(bug))
         return ExitCode.ERROR
@@ -99,7 +99,7 @@ def _interrupt(signal_number: int, frame: object) -> NoReturn:
 
 
 def _last_words(*lines: str) -> None:
-    """Say what cannot be caught any more if nobody listens; the exit code still tells."""
+    """Print final messages, ignoring a closed stderr: the exit code still reports the result."""
     try:
         for line in lines:
             tell(line)

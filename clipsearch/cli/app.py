@@ -1,4 +1,4 @@
-"""The typer app, and what its commands share: options, and messages for people."""
+"""The typer app, and the options and messages that its commands share."""
 
 import gc
 import os
@@ -19,17 +19,16 @@ from clipsearch.cli import completion
 from clipsearch.cli.commands import COMMANDS
 from clipsearch.errors import ClipsearchError, Refused
 
-# The matrices of one query are small: threads win nothing on them, and on a busy machine they wait
-# for each other (0.5 s against 1.6 s). It must be said before numpy is loaded; torch has its own.
+# The matrices of one query are small: threads do not speed them up, and on a busy machine they wait
+# for each other (0.5 s against 1.6 s). Set this before numpy is loaded; torch has its own setting.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-# Bars that libraries draw of their downloads are for terminals alone, like our own. It must be said
-# before they are loaded.
+# Libraries' download bars are only for terminals, like our own. Set this before they are loaded.
 if not sys.stderr.isatty():
     os.environ.setdefault("TQDM_DISABLE", "1")
 
-# Modules make many objects and hardly any garbage: looking for it as often as Python does costs a
-# query 20 ms and more.
+# Importing modules makes many objects but hardly any garbage: collecting at Python's default
+# threshold costs a query 20 ms or more.
 gc.set_threshold(100_000)
 
 
@@ -38,13 +37,13 @@ class Interrupted(Exception):
 
 
 class ReaderGone(Exception):
-    """Whoever was reading standard output has seen enough (head, say)."""
+    """The reader of standard output, such as head, has closed it."""
 
 
 class _Commands(TyperGroup):
-    """Our commands, each imported when it is called.
+    """Our commands, each imported only when it runs.
 
-    Interrupts and closed pipes are ours to answer; typer would answer them in its own way.
+    Interrupts and closed pipes are converted to our own errors before typer handles them.
     """
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -86,7 +85,7 @@ def _endings() -> Iterator[None]:
 
 
 _MOST_NAMED = 20
-"""Paths; a last line counts the others."""
+"""Paths that ``name_paths`` lists; a last line counts the rest."""
 
 _HELP = """Find images in local folders by text or by example.
 
@@ -99,21 +98,21 @@ Examples:
   clipsearch search --help
 
 \b
-Words used here:
-  model      turns images and texts into rows of numbers, which are alike where
-             an image shows what a text says
+Terms:
+  model      turns images and texts into vectors, which are similar if the image
+             shows what the text describes
   weights    what a model has learned, in a file
-  embedding  such a row of numbers
+  embedding  the vector of one image or text
   index      the embeddings of a folder's images, in its subfolder .clipsearch
-  domain     what the images are about: a list of classes, to search and to test with
-  probe      classes of your own, learned from images that you have labelled
+  domain     what the images are about: a list of classes to search and test with
+  probe      your own classes, learned from images that you have labeled
 """
 
 app = typer.Typer(
     name="clipsearch",
     cls=_Commands,
     help=_HELP,
-    epilog="Exit codes: 0 hits, or the collection is up to date; 1 nothing matches; 2 an error; "
+    epilog="Exit codes: 0 hits, or the collection is up to date; 1 no match; 2 error; "
     "3 refused; 130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -123,14 +122,14 @@ app = typer.Typer(
 
 
 def commands(help: str | None = None) -> typer.Typer:
-    """Where a module of ``cli.commands`` puts its command, or, with ``help``, its subcommands."""
+    """A typer app for a module of ``cli.commands``; with ``help``, one with subcommands."""
     return typer.Typer(
         help=help, no_args_is_help=help is not None, rich_markup_mode=None, add_completion=False
     )
 
 
 def every_command(group: Any = None, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The whole tree: how each command and group is called (``probe train``), and itself."""
+    """Every command and group with its path (``probe train``), depth first."""
     group = group or get_command(app)
     yield path, group
     for name in group.list_commands(None):
@@ -147,7 +146,7 @@ IndexOption = Annotated[
         "--index",
         metavar="DIR",
         envvar="CLIPSEARCH_INDEX",
-        help="Where the index lies, if not in FOLDER/.clipsearch.",
+        help="Folder of the index (default: FOLDER/.clipsearch).",
         show_default=False,
     ),
 ]
@@ -159,7 +158,7 @@ DeviceOption = Annotated[
         autocompletion=completion.devices,
         metavar="auto|cpu|cuda",
         envvar="CLIPSEARCH_DEVICE",
-        help="What the model runs on; auto takes a graphics card (cuda) if there is one.",
+        help="Device to run the model on; auto uses a GPU (cuda) if there is one.",
     ),
 ]
 
@@ -178,20 +177,18 @@ def options(
             "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
         ),
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show where in the program an error comes from.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print a traceback for errors.")] = False,
 ) -> None:
-    """Options that go before a command."""
+    """Options that come before the command."""
 
 
 def say(message: str) -> None:
-    """A message for people: on stderr, where it is in no pipeline's way."""
+    """Print a message on stderr, out of the way of pipelines."""
     tell(f"clipsearch: {message}")
 
 
 def tell(line: str) -> None:
-    """The same without a name before it. A log on a full disk must not change what is done."""
+    """Like ``say`` without the program's name. A log on a full disk must not stop the command."""
     try:
         print(line, file=sys.stderr, flush=True)
     except BrokenPipeError:
@@ -201,10 +198,9 @@ def tell(line: str) -> None:
 
 
 def error_lines(error: ClipsearchError | OSError) -> list[str]:
-    """What is wrong, and the next step, as every error is told.
+    """The lines of an error message: what is wrong, then the next step.
 
-    An OSError is what no command expects of its files: a name too long, a folder that may not be
-    entered.
+    An OSError is one that no command expects: a name too long, a folder without permission.
     """
     from clipsearch.text import printable  # here, since few runs need it
 
@@ -212,7 +208,7 @@ def error_lines(error: ClipsearchError | OSError) -> list[str]:
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         error = ClipsearchError(
             f"{where}{error.strerror or error}",
-            hint="Check the path, and that you may read it. --debug shows what was being done.",
+            hint="Check the path and its permissions. --debug shows where the error occurred.",
         )
     kind = "refused" if isinstance(error, Refused) else "error"
     hints = [f"  {printable(error.hint)}"] if error.hint else []
@@ -220,7 +216,7 @@ def error_lines(error: ClipsearchError | OSError) -> list[str]:
 
 
 def name_paths(what: str, paths: Sequence[bytes], reasons: Sequence[str] = ()) -> None:
-    """Say of each path what it is, and why if there are ``reasons``; of many, the first ones."""
+    """Print ``what`` with each path and its reason, if any; of many paths, only the first."""
     from clipsearch.text import printable  # here, since few runs need it
 
     for n, path in enumerate(paths[:_MOST_NAMED]):
@@ -231,13 +227,13 @@ def name_paths(what: str, paths: Sequence[bytes], reasons: Sequence[str] = ()) -
 
 
 def silence(stream: TextIO) -> None:
-    """Let a stream that takes nothing more end in nothing: Python would complain at its exit."""
+    """Point a broken stream to the null device, or Python would complain at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """What shows progress on stderr while that is a terminal; taken away again at the end."""
+    """A function that shows progress on stderr if that is a terminal; cleared at the end."""
     if not sys.stderr.isatty():
         yield lambda doing, done, total: None
         return

@@ -1,7 +1,6 @@
-"""What a shell is offered for an option's value when a person presses Tab.
+"""Values of options that the shell completes when the user presses Tab.
 
-Without a model, and without a word where something goes wrong: whoever presses Tab has not asked
-for an error message.
+No model is loaded, and errors are silent: a user who presses Tab expects no error message.
 """
 
 import os
@@ -43,7 +42,7 @@ def domains(incomplete: str) -> list[str]:
 
 
 def classes(incomplete: str) -> list[str]:
-    """Names for --class: those of the domain of the index here, or of the default one."""
+    """Names for --class: the classes of the domain of the index here, or of the default domain."""
     from clipsearch.domain import taxonomy
 
     with suppress(ClipsearchError, OSError):
@@ -64,7 +63,7 @@ def topics(incomplete: str) -> list[str]:
 
 
 def probes(incomplete: str) -> list[str]:
-    """Names of the probes of the index here."""
+    """Names of the probes in the index here."""
     return _those(_probes(), incomplete)
 
 
@@ -74,19 +73,19 @@ def saved_queries(incomplete: str) -> list[str]:
 
 
 def marked_names(incomplete: str) -> list[str]:
-    """Saved queries and probes, with the ``@`` that a query marks them with."""
+    """Saved queries and probes, with the ``@`` that marks them in a query."""
     if not incomplete.startswith("@"):
         return []
     return _those((f"@{name}" for name in [*_saved_queries(), *_probes()]), incomplete)
 
 
 def is_asked_by_bash() -> bool:
-    """Whether the program was called by bash, for a completion."""
+    """Whether bash called the program for a completion."""
     return os.environ.get("_CLIPSEARCH_COMPLETE", "").endswith("bash")
 
 
 def join_marked_word() -> None:
-    """Put together again what bash takes for two words, and replaces as one: ``@`` and a name."""
+    """Rejoin ``@`` and a name, which bash splits into two words but replaces as one."""
     at = int(os.environ.get("COMP_CWORD") or 0)
     words = os.environ.get("COMP_WORDS", "").split("\n")
     if 1 < at < len(words) and words[at - 1] == "@":
@@ -123,6 +122,6 @@ def _store() -> "Store | None":
 
 
 def _those(names: Iterable[str], incomplete: str) -> list[str]:
-    """The names that go on from there, in order."""
+    """The names that start with ``incomplete``, sorted."""
     found = sorted(name for name in set(names) if name.startswith(incomplete))
     return [name.replace(" ", "\\ ") for name in found] if is_asked_by_bash() else found

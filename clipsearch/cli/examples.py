@@ -1,4 +1,4 @@
-"""The examples in a command's own help."""
+"""The examples in a command's help."""
 
 import inspect
 

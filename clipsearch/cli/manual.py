@@ -1,4 +1,4 @@
-"""The man page, made from the same definitions as ``--help``.
+"""The man page, generated from the same definitions as ``--help``.
 
 ::
 
@@ -19,25 +19,24 @@ from clipsearch import __version__
 from clipsearch.cli.app import app, every_command
 
 _VARIABLES = {
-    "CLIPSEARCH_DATA_DIR": "Where the list of indexed folders and the saved queries are kept.",
-    "CLIPSEARCH_CACHE_DIR": "Where is kept what can be made again.",
-    "HF_HUB_OFFLINE": "If 1, the network is never used, as with --offline.",
-    "NO_COLOR": "If set, nothing is printed in color.",
+    "CLIPSEARCH_DATA_DIR": "Folder for the list of indexed folders and the saved queries.",
+    "CLIPSEARCH_CACHE_DIR": "Folder for files that can be recreated.",
+    "HF_HUB_OFFLINE": "If 1, never use the network, like --offline.",
+    "NO_COLOR": "If set, print without color.",
 }
-"""Those that no option stands for."""
+"""Environment variables without an option."""
 
 _FILES = {
-    "FOLDER/.clipsearch": "The index of a folder: catalog.sqlite3 is the truth; vectors.faiss is "
-    "made from it, and may be deleted at any time.",
+    "FOLDER/.clipsearch": "The index of a folder. catalog.sqlite3 holds all data; vectors.faiss is "
+    "built from it and can be deleted at any time.",
     "~/.local/share/clipsearch": "The list of indexed folders, and the saved queries.",
-    "~/.cache/clipsearch": "What can be made again.",
-    "~/.cache/huggingface/hub": "The weights of models, unless HF_HOME or HF_HUB_CACHE says "
-    "otherwise.",
+    "~/.cache/clipsearch": "Files that can be recreated.",
+    "~/.cache/huggingface/hub": "The weights of models, unless HF_HOME or HF_HUB_CACHE is set.",
 }
 
 
 def page() -> str:
-    """The page in roff, with the macros of man(7)."""
+    """The page in roff, with man(7) macros."""
     root: Any = get_command(app)
     commands = [
         (f"clipsearch {path}", command)
@@ -72,7 +71,7 @@ def _synopsis(command: Any, path: str) -> str:
 
 
 def _description(command: Any) -> Iterator[str]:
-    """The help's paragraphs; one that begins with backspace keeps its lines."""
+    """The help's paragraphs; one that starts with a backspace keeps its line breaks."""
     for number, paragraph in enumerate(inspect.cleandoc(command.help).split("\n\n")):
         if number:
             yield ".PP"
@@ -92,15 +91,15 @@ def _parameters(command: Any, path: str) -> Iterator[str]:
 
 
 def _exit_codes(epilog: str) -> Iterator[str]:
-    """Those that the help ends with: "0 hits, or ...; 1 nothing matches"."""
+    """The exit codes at the end of the help: "0 hits, or ...; 1 no match"."""
     codes = epilog.removeprefix("Exit codes: ").rstrip(".").split("; ")
     yield from _terms(dict(code.split(" ", 1) for code in codes))
 
 
 def _variables(commands: list[tuple[str, Any]]) -> dict[str, str]:
-    """Environment variables: those that stand for options, and the others."""
+    """Environment variables: those that set options, and the others."""
     found = {
-        parameter.envvar: f"Stands for {parameter.opts[-1]}, which goes over it. {parameter.help}"
+        parameter.envvar: f"Sets {parameter.opts[-1]}, which overrides it. {parameter.help}"
         for _, command in commands
         for parameter in command.params
         if getattr(parameter, "envvar", None)
@@ -119,14 +118,14 @@ def _first_line(command: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """Text as roff takes it literally."""
+    """Text with roff's special characters escaped."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
     text = text.replace("`", "\\(ga").replace("^", "\\(ha").replace("~", "\\(ti")
     return re.sub(r"^(?=\.)", r"\\&", text.rstrip(), flags=re.M)
 
 
 def _filled(text: str) -> str:
-    """A paragraph in lines of an ordinary length."""
+    """A paragraph wrapped at 70 characters."""
     return "\n".join(map(_text, textwrap.wrap(text, 70, break_on_hyphens=False)))
 
 

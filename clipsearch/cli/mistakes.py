@@ -1,7 +1,7 @@
-"""A command line that cannot be understood: what typer says of it, in words for people.
+"""Turns typer's errors about an invalid command line into our own messages.
 
-typer has a click of its own inside, whose errors it does not export. This is the one module that
-knows them; pyproject.toml says for which versions of typer.
+typer bundles a click of its own and does not export its errors. Only this module knows them;
+pyproject.toml pins the versions of typer that it fits.
 """
 
 import re
@@ -31,7 +31,7 @@ _OTHER_WORDS = {
     "help": {"recipes", "man", "manual", "docs"},
     "doctor": {"check", "diagnose", "test", "version"},
 }
-"""What people call these commands who have used other programs."""
+"""Names that users of other programs may try for these commands."""
 
 
 def explained(error: typer.TyperException, arguments: Sequence[str]) -> UsageError:
@@ -41,12 +41,12 @@ def explained(error: typer.TyperException, arguments: Sequence[str]) -> UsageErr
 
 
 def is_help(error: typer.TyperException) -> bool:
-    """Whether its message is the whole help of a command that was given nothing."""
+    """Whether the message is the full help of a command that got no arguments."""
     return isinstance(error, NoArgsIsHelpError)
 
 
 def _asked_for(arguments: Sequence[str]) -> tuple[Any, str]:
-    """The command that a command line means, as far as it goes, and how it is called."""
+    """The command that the arguments name, as far as they are valid, and its path."""
     command: Any = get_command(app)
     path = "clipsearch"
     for argument in arguments:
@@ -86,7 +86,7 @@ def _message(error: typer.TyperException, command: Any, arguments: Sequence[str]
         ask = f" (did you mean {meant[0]}?)" if meant else text.did_you_mean(name, known)
         return f"there is no command '{name}'{ask}"
     if found := re.search(r"unexpected extra argument\(s\) \((.*)\)$", plain, re.S):
-        return f"'{found[1]}' is more than {command.name} takes"
+        return f"unexpected argument '{found[1]}' for {command.name}"
     return plain
 
 
@@ -96,17 +96,17 @@ def _hint(error: typer.TyperException, command: Any, path: str) -> str:
         return f"For example: {shown[0]}"
     if "unexpected extra argument" in str(error):
         searches = command.name == "search"
-        return "Put a query of several words in quotation marks." if searches else see
+        return "Put quotation marks around a query of several words." if searches else see
     if isinstance(error, BadParameter) and "is not readable" in str(error):
-        return "Check its permissions; it may be another user's."
+        return "Check its permissions; it may belong to another user."
     name = _unknown_command(error)
     if name and " " in name and path == "clipsearch":
-        return f'To look for that: clipsearch search "{name}"'
+        return f'To search for this text: clipsearch search "{name}"'
     return see
 
 
 def _unknown_command(error: typer.TyperException) -> str | None:
-    """The name of which the error says that it is no command; None if it says no such thing."""
+    """The unknown command that the error names; None if it is another error."""
     found = re.search(r"^No such command '(.*?)'\.", error.format_message(), re.S)
     return found[1] if found else None
 
@@ -115,7 +115,7 @@ def _unknown_option(name: str, command: Any, arguments: Sequence[str]) -> str:
     known = ["--help", *(option for parameter in command.params for option in parameter.opts)]
     if name.startswith("--"):
         return f"there is no option {name}{text.did_you_mean(name, known, 2)}"
-    # Of -count, click tells that there is no -c.
+    # For -count, click reports that there is no -c.
     written = next((a for a in arguments if a.startswith(name) and len(a) > 2), name)
     meant = [f"-{written}"] if f"-{written}" in known else text.close(f"-{written}", known, 1)
     if meant:
@@ -124,7 +124,7 @@ def _unknown_option(name: str, command: Any, arguments: Sequence[str]) -> str:
 
 
 def _bad_value(parameter: Any, message: str) -> str:
-    option = "/".join(parameter.opts)  # of an argument, its name
+    option = "/".join(parameter.opts)  # for an argument, its name
     if found := re.search(r"^'(.*)' is not a valid (int|float)", message, re.S):
         kind = "whole number" if found[2] == "int" else "number"
         return f"{option} takes a {kind}, not '{found[1]}'"
@@ -134,7 +134,7 @@ def _bad_value(parameter: Any, message: str) -> str:
         bounds = [f"at least {least}"] * (least is not None) + [f"at most {most}"] * (
             most is not None
         )
-        return f"{option} is {' and '.join(bounds)}, not {found[1]}"
+        return f"{option} must be {' and '.join(bounds)}, not {found[1]}"
     return f"{option}: {message.rstrip('.')}"
 
 

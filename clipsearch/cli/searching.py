@@ -1,4 +1,4 @@
-"""The collections that a command is about, as its options say."""
+"""Opens the collections that a command's options name."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,15 +13,15 @@ from clipsearch.storage.catalog import Store
 
 @contextmanager
 def opened(options: FilterOptions, index: Path | None) -> Iterator[tuple[Sequence[Store], Filter]]:
-    """The indexes that are meant, open for reading, and the filter for their images.
+    """The selected indexes, open for reading, and the filter for their images.
 
-    Raises what ``known.opened`` raises, and UsageError for a filter that means nothing.
+    Raises what ``known.opened`` raises, and UsageError for an invalid filter.
     """
     with known.opened(options.under, index, say) as (stores, under):
         yield stores, options.filter(under)
 
 
 def tell_left_out(stores: Sequence[Store], only: Filter) -> None:
-    """Say what a filter leaves out for want of knowing it."""
+    """Report what a filter leaves out because the index lacks it or its metadata."""
     for line in known.left_out(stores, only):
         say(line)

@@ -57,7 +57,7 @@ def test_help_names_the_commands_and_the_exit_codes(run: Run, option: str) -> No
     done = run(option)
     assert (done.code, done.err) == (0, "")
     text = " ".join(done.out.decode().split())
-    for word in ("index", "search", "status", "models", "130 interrupted", "1 nothing matches"):
+    for word in ("index", "search", "status", "models", "130 interrupted", "1 no match"):
         assert word in text
 
 
@@ -100,8 +100,8 @@ def test_the_program_is_installed_under_its_own_name(run_process: Run) -> None:
         (["search", "a cat", "./sub"], "./sub is a folder"),
         (["search", "a.png"], "a.png is a file"),
         (["search", "a cat", "--html", "a.png"], "a.png is an image of the collection"),
-        (["search", "a cat", "--format", "{score:99999999999999}"], "is no template"),
-        (["search", "a cat", "--from0", ""], "--from0 names no file"),
+        (["search", "a cat", "--format", "{score:99999999999999}"], "is not a valid template"),
+        (["search", "a cat", "--from0", ""], "--from0 is empty"),
         (["search", "--image", "sub"], "cannot read sub: Is a directory"),
         (["search", "--image", "text.jpg"], "cannot search by text.jpg: not an image"),
         (["search", "a cat", "--index", "sub"], "there is no index at sub"),
@@ -109,7 +109,7 @@ def test_the_program_is_installed_under_its_own_name(run_process: Run) -> None:
         (["index", "missing"], "missing does not exist"),
         (["index", "a.png"], "a.png is not a folder"),
         (["index", ".", "--batch-size", "0"], "--batch-size"),
-        (["index", ".", "sub", "--index", "there"], "there are several folders"),
+        (["index", ".", "sub", "--index", "there"], "--index takes one folder"),
         (["index", "sub", "--index", ".clipsearch"], "belongs to"),
         (["index", ".", "--model", "ViT-B16"], "did you mean ViT-B-16"),
         (["index", ".", "--model", "./nowhere"], "named './nowhere'"),

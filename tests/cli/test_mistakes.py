@@ -43,7 +43,7 @@ def test_a_folder_that_may_not_be_read_is_not_sent_to_the_help(
     assert cli.run(["search", "x", "--under", str(tmp_path)]) == 2
     said, hint = capsys.readouterr().err.splitlines()
     assert said.endswith("is not readable")
-    assert hint == "  Check its permissions; it may be another user's."
+    assert hint == "  Check its permissions; it may belong to another user."
 
 
 MISTAKES = [
@@ -78,7 +78,7 @@ MISTAKES = [
     (["search", "x", "--count"], "--count needs a value: N", "See: clipsearch search --help"),
     (["search", "x", "--json=1"], "--json takes no value", "See: clipsearch search --help"),
     (["search", "x", "-k", "many"], "-k/--count takes a whole number, not 'many'", "search --help"),
-    (["search", "x", "-k", "-1"], "-k/--count is at least 1, not -1", "search --help"),
+    (["search", "x", "-k", "-1"], "-k/--count must be at least 1, not -1", "search --help"),
     (
         ["search", "x", "--max-false-alarm", "low"],
         "--max-false-alarm takes a number, not 'low'",
@@ -87,10 +87,10 @@ MISTAKES = [
     (["index"], "index needs PATH: Folders of images.", "For example: clipsearch index ~/Pictures"),
     (
         ["probe", "train", "x"],
-        "train needs --name NAME: What to call it.",
+        "train needs --name NAME: The name of the new probe.",
         "For example: clipsearch probe train defects/ --name defects",
     ),
-    (["status", "a", "b"], "'b' is more than status takes", "See: clipsearch status --help"),
+    (["status", "a", "b"], "unexpected argument 'b' for status", "See: clipsearch status --help"),
 ]
 
 
@@ -115,7 +115,7 @@ def test_a_mistake_is_named_with_what_may_have_been_meant(
         (["index", ".", "--domain", "everday"], "everday (did you mean everyday?)"),
         (["domain", "show", "everday"], "everday (did you mean everyday?)"),
         (["domain", "init", "new.toml", "--copy", "everday"], "(did you mean everyday?)"),
-        (["search", "x", "--type", "jpgg"], "'jpgg' is no type of image (did you mean jp"),
+        (["search", "x", "--type", "jpgg"], "'jpgg' is not an image type (did you mean jp"),
         (["search", "--class", "bycicle"], "no class 'bycicle' (did you mean bicycle?)"),
         (["search", "@pest"], "has no probe 'pest' (did you mean pets?)"),
         (["search", "@pets/dgo"], "has no class 'dgo' (did you mean dog?)"),

@@ -286,8 +286,7 @@ def test_ctrl_c_ends_the_work_of_the_cluster(
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")
     assert err.decode() == (
-        "clipsearch: interrupted; what is done so far is kept, and the next run continues from "
-        "there\n"
+        "clipsearch: interrupted; finished work is kept, and the next run continues from there\n"
     )
     embedded = session.noted.total()
     time.sleep(3)

@@ -421,9 +421,9 @@ def test_filters_hold(server: Server) -> None:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ("width=wide", "&#x27;wide&#x27; is no width in pixels"),
-        ("after=someday", "&#x27;someday&#x27; is no date"),
-        ("type=doc", "&#x27;doc&#x27; is no type of image"),
+        ("width=wide", "&#x27;wide&#x27; is not a width in pixels"),
+        ("after=someday", "&#x27;someday&#x27; is not a date"),
+        ("type=doc", "&#x27;doc&#x27; is not an image type"),
         ("like=/etc/passwd", "&#x27;/etc/passwd&#x27; is not an image id"),
         ("class=nothing", "has no class &#x27;nothing&#x27;"),
         ("q=^0:cat", "has a weight of 0"),

@@ -33,7 +33,7 @@ def browse_command(
     port: Annotated[
         int,
         typer.Option(
-            "--port", min=0, max=65535, metavar="N", help="Where to listen; 0 takes a free one."
+            "--port", min=0, max=65535, metavar="N", help="Port to listen on; 0 picks a free one."
         ),
     ] = 0,
     open_page: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
@@ -42,10 +42,10 @@ def browse_command(
     device: DeviceOption = "auto",
     index: IndexOption = None,
 ) -> int:
-    """Search and look in a browser: a page on this machine, for whoever has its address.
+    """Search in a browser, on a page that this machine serves to anyone who has its address.
 
-    The page has a search box and filters, takes marks of what is good or bad, and finds more like
-    an image. It is served on 127.0.0.1 until Ctrl-C; nothing is written.
+    The page has a search box and filters. You can mark hits as good or bad, and find more images
+    like one of them. It is served on 127.0.0.1 until Ctrl-C; nothing is written.
 
     \b
     Examples:
@@ -76,13 +76,13 @@ def browse_command(
                 Thread(target=_warm, args=(collections, only), daemon=True).start()
                 server.serve_forever()
     except KeyboardInterrupt:
-        pass  # how it ends: nothing was begun that is to be finished
+        pass  # the normal way to stop; no work is left unfinished
     return ExitCode.INTERRUPTED
 
 
 def _warm(collections: OpenCollections, only: Filter) -> None:
-    """Have everything in memory that the first answer needs, while the page is being looked at."""
-    with suppress(ClipsearchError):  # whoever asks will be told
+    """Load what the first answer needs while the user looks at the page."""
+    with suppress(ClipsearchError):  # the first query will report it
         options = SearchOptions(k=1, allow_out_of_domain=True, classes=True)
         collections.answer(Query((Text("an image"),)), options)
         collections.suggestions(Filter(under=only.under))
@@ -92,7 +92,7 @@ def filter_options(fields: Fields) -> FilterOptions:
     """The filters of the page's form. Raises UsageError."""
     name = fields.get("name")
     if name and not any(character in name for character in "*?["):
-        name = f"*{name}*"  # who types a part of a name means any that has it
+        name = f"*{name}*"  # a plain word matches any name that contains it
     return FilterOptions(
         name=name or None,
         after=fields.get("after") or None,
@@ -106,5 +106,5 @@ def filter_options(fields: Fields) -> FilterOptions:
 def _number(name: str, fields: Fields) -> int:
     text = fields.get(name) or "0"
     if not text.isdecimal() or len(text) > 9:
-        raise UsageError(f"'{shortened(text)}' is no {name} in pixels", hint="For example 1000.")
+        raise UsageError(f"'{shortened(text)}' is not a {name} in pixels", hint="For example 1000.")
     return int(text)

@@ -44,7 +44,7 @@ def classify_command(
         list[Path] | None,
         typer.Argument(
             metavar="[PATH]...",
-            help="Images and folders; by default what is indexed in the current folder.",
+            help="Images and folders (default: the indexed images in the current folder).",
             show_default=False,
         ),
     ] = None,
@@ -55,7 +55,7 @@ def classify_command(
             "--count",
             min=1,
             metavar="N",
-            help="So many classes an image; by default the first, or all texts.",
+            help="Classes per image (default: 1, or all when --texts is given).",
             show_default=False,
         ),
     ] = None,
@@ -64,8 +64,8 @@ def classify_command(
         typer.Option(
             "--texts",
             metavar="FILE",
-            help="Rank these captions or labels, one a line, in the classes' place; - reads "
-            "standard input.",
+            help="Rank the captions or labels in this file, one per line, instead of classes; - "
+            "reads standard input.",
             show_default=False,
         ),
     ] = None,
@@ -75,7 +75,7 @@ def classify_command(
             "--probe",
             autocompletion=completion.probes,
             metavar="NAME",
-            help="The classes of a trained probe, see clipsearch probe.",
+            help="Use the classes of a trained probe; see clipsearch probe.",
             show_default=False,
         ),
     ] = None,
@@ -85,28 +85,28 @@ def classify_command(
             "--domain",
             autocompletion=completion.domains,
             metavar="FILE|NAME",
-            help="The classes of this domain and not of the index's own.",
+            help="Use the classes of this domain (default: the index's own).",
             show_default=False,
         ),
     ] = None,
     confusion: Annotated[
         bool,
-        typer.Option("--confusion", help="Count the first classes against the folders' names."),
+        typer.Option("--confusion", help="Compare each image's top class with its folder's name."),
     ] = False,
     under: UnderOption = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object an image.")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="A CSV file with a header line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header line.")] = False,
     device: DeviceOption = "auto",
     index: IndexOption = None,
     offline: OfflineOption = False,
 ) -> int:
-    """Label images with the classes of a domain, of a probe, or of a list of your own.
+    """Label images with the classes of a domain, of a probe, or of your own list.
 
-    Prints the path, the class and its probability, separated by tabs. The probabilities are
-    shares among these classes alone: an image that shows none of them is still given to one.
-    Where the index was evaluated on labels, they are calibrated on these.
-    Images that the index has are not read again; without an index, the default model and the
-    default domain are used. Exit code 1 if there are no images, 2 if some cannot be decoded.
+    Prints the path, the class and its probability, separated by tabs. Probabilities are relative
+    to these classes only: an image that shows none of them still gets one. If the index was
+    evaluated on labeled images, they are calibrated on those. Indexed images are not read again.
+    Without an index, the default model and the default domain are used. Exit code 1 if there are
+    no images, 2 if some cannot be decoded.
 
     \b
     Examples:
@@ -118,20 +118,18 @@ def classify_command(
     """
     if sum(chosen is not None for chosen in (texts, probe, domain)) > 1:
         raise UsageError(
-            "--texts, --probe and --domain each name the classes", hint="Choose one of them."
+            "--texts, --probe and --domain cannot be combined", hint="Choose one of them."
         )
     if confusion and (texts is not None or csv):
         raise UsageError(
-            "--confusion compares classes with folders; it goes with neither --texts nor --csv",
+            "--confusion cannot be combined with --texts or --csv",
             hint="For example: clipsearch classify sample_data --confusion",
         )
     if json and csv:
-        raise UsageError(
-            "--json and --csv each say how classes are printed", hint="Choose one of them."
-        )
+        raise UsageError("--json cannot be combined with --csv", hint="Choose one of them.")
     if confusion and count is not None:
         raise UsageError(
-            "--confusion counts the first class of each image, and -k asks for several",
+            "--confusion uses only the top class of each image, but -k asks for several",
             hint="Leave one of them out.",
         )
     labels = Labels(None if texts is None else _texts(texts), probe, domain)
@@ -142,7 +140,7 @@ def classify_command(
         pictures, unreadable = pictures_of(paths or [], store, under or Path())
         say_skipped(unreadable)
         if not pictures:
-            say("no images here")
+            say("no images found")
             return ExitCode.ERROR if unreadable else ExitCode.NO_MATCH
         model = ModelChoice(device=device, offline=offline)
         with progress() as bar:
@@ -163,7 +161,7 @@ def classify_command(
 
 
 def _texts(source: str) -> list[str]:
-    """The lines of a file or of standard input that are not blank."""
+    """The non-blank lines of a file or of standard input."""
     try:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
         lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
@@ -176,7 +174,7 @@ def _texts(source: str) -> list[str]:
         raise UsageError(f"{name} is not UTF-8 text", hint="Save it as UTF-8.") from error
     texts = list(dict.fromkeys(line for line in lines if line))
     if not texts:
-        raise UsageError(f"there is no text in {source}", hint="Give one caption or label a line.")
+        raise UsageError(f"{source} is empty", hint="Write one caption or label per line.")
     foreign = [(text, note) for text in texts if (note := policy.language_note(text))]
     if foreign:
         text, note = foreign[0]

@@ -20,14 +20,14 @@ app = commands()
 
 @app.command("doctor")
 def doctor_command(
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a check.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per check.")] = False,
     device: DeviceOption = "auto",
 ) -> int:
-    """Check that clipsearch can work here, and say what to do where it cannot.
+    """Check that clipsearch works on this machine, and explain how to fix what does not.
 
-    Looked at are the installation, the device that the model runs on, the models on this machine,
-    the terminal, clipsearch's own folders, and every index that it knows of. Nothing is changed,
-    and the network is not used. Exit code 0 if all can be used, 2 if there is a problem.
+    This checks the installation, the device that the model runs on, the models on this machine,
+    the terminal, clipsearch's own folders, and every known index. It changes nothing and does not
+    use the network. Exit code 0 if everything works, 2 if there is a problem.
 
     \b
     Examples:
@@ -36,7 +36,7 @@ def doctor_command(
     """
 
     def device_checks() -> Iterator[Check]:
-        say("loading torch, to ask it about the device")
+        say("loading torch to check the device")
         yield from diagnosis.device(device)
 
     code = ExitCode.OK

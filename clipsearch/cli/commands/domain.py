@@ -22,7 +22,7 @@ from clipsearch.storage.catalog import Store
 from clipsearch.storage.collection import Collection
 from clipsearch.text import did_you_mean
 
-_HELP = """What the images are about: the classes that they are searched and tested with.
+_HELP = """Create, show or check a domain: the classes that images are searched and tested with.
 
 \b
 Examples:
@@ -43,12 +43,12 @@ def init_command(
             "--copy",
             autocompletion=completion.domains,
             metavar="NAME",
-            help="Begin with a shipped domain.",
+            help="Start from a built-in domain.",
             show_default=False,
         ),
     ] = None,
 ) -> int:
-    """Write a small, explained domain file to begin with.
+    """Write a small, commented domain file to start from.
 
     \b
     Examples:
@@ -57,16 +57,16 @@ def init_command(
     """
     if copy is not None and copy not in taxonomy.shipped():
         raise UsageError(
-            f"no domain '{copy}' is shipped{did_you_mean(copy, taxonomy.shipped())}",
-            hint=f"There is {', '.join(taxonomy.shipped())}.",
+            f"there is no built-in domain '{copy}'{did_you_mean(copy, taxonomy.shipped())}",
+            hint=f"Built-in domains: {', '.join(taxonomy.shipped())}.",
         )
     if os.path.lexists(file):
         raise UsageError(
-            f"{file} is there already", hint="Name another file, or remove that one first."
+            f"{file} already exists", hint="Name another file, or remove this one first."
         )
     files.check(file, option="domain init")
     files.write(file, taxonomy.source(copy) if copy else taxonomy.starter())
-    say(f"edit it, and try it with: clipsearch domain check {file}")
+    say(f"edit it, then check it with: clipsearch domain check {file}")
     return ExitCode.OK
 
 
@@ -77,15 +77,15 @@ def show_command(
         typer.Argument(
             metavar="[FILE|NAME]",
             autocompletion=completion.domains,
-            help="A domain; by default that of the index here, or everyday.",
+            help="A domain (default: the domain of the index here, or everyday).",
             show_default=False,
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="The whole domain as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the whole domain as JSON.")] = False,
     under: UnderOption = None,
     index: IndexOption = None,
 ) -> int:
-    """Print a domain: its classes, one a line with their synonyms, or all of it as JSON.
+    """Print a domain's classes, one per line with synonyms, or the whole domain as JSON.
 
     \b
     Examples:
@@ -93,9 +93,7 @@ def show_command(
       clipsearch domain show parts.toml --json
     """
     if domain is not None and under is not None:
-        raise UsageError(
-            "a domain is named, and --under asks for that of an index", hint="Choose one of them."
-        )
+        raise UsageError("a domain and --under cannot be combined", hint="Choose one of them.")
     if domain is not None:
         shown = taxonomy.load(domain)
     else:
@@ -122,7 +120,7 @@ def check_command(
         typer.Argument(
             metavar="FILE|NAME",
             autocompletion=completion.domains,
-            help="A domain file, or a shipped domain.",
+            help="A domain file, or the name of a built-in domain.",
         ),
     ],
     model: Annotated[
@@ -131,22 +129,28 @@ def check_command(
             "--model",
             autocompletion=completion.models,
             metavar="NAME",
-            help="As for index; by default its.",
+            help="The model to check with, as for clipsearch index (default: the one that a new "
+            "index would use).",
             show_default=False,
         ),
     ] = None,
     pretrained: Annotated[
         str | None,
-        typer.Option("--pretrained", metavar="TAG|FILE", help="As for index.", show_default=False),
+        typer.Option(
+            "--pretrained",
+            metavar="TAG|FILE",
+            help="Weights for the model, as for clipsearch index.",
+            show_default=False,
+        ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     device: DeviceOption = "auto",
     offline: OfflineOption = False,
 ) -> int:
-    """Check a domain file, and measure how often queries are wrongly refused or let in.
+    """Check a domain file, and measure how often queries are wrongly refused or accepted.
 
-    That is measured on the domain's own examples. Exit code 1 says that more of those that belong
-    to it are refused than its pass marks allow.
+    The rates are measured on the domain's own examples. Exit code 1 if more in-domain examples
+    are refused than the pass marks allow.
 
     \b
     Examples:

@@ -34,18 +34,18 @@ def duplicates_command(
     *,
     folder: Annotated[
         Path | None,
-        typer.Argument(metavar="[PATH]", help="Only in this folder.", show_default=False),
+        typer.Argument(metavar="[PATH]", help="Only images in this folder.", show_default=False),
     ] = None,
     where: FilterOptions,
     copies: Annotated[
-        bool, typer.Option("--copies", help="Only files of the very same content, at once.")
+        bool, typer.Option("--copies", help="Only files with identical content; fast.")
     ] = False,
     bursts: Annotated[
         bool,
         typer.Option(
             "--bursts",
-            help="Also images that are only alike to the model, as those of a burst are; they "
-            "are different images.",
+            help="Also images that are similar only to the model, such as a burst; these are "
+            "different images.",
         ),
     ] = False,
     threshold: Annotated[
@@ -53,7 +53,7 @@ def duplicates_command(
         typer.Option(
             "--threshold",
             metavar="X",
-            help="The least similarity, in place of the one measured in the collection.",
+            help="Minimum similarity (default: measured on the collection).",
             show_default=False,
         ),
     ] = None,
@@ -61,37 +61,38 @@ def duplicates_command(
         bool,
         typer.Option(
             "--all-but-best",
-            help="Print all members of each group but the best: the most pixels, then the most "
-            "bytes, then the oldest file.",
+            help="Print all images of each group except the best (most pixels, then most bytes, "
+            "then oldest file).",
         ),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a group.")] = False,
-    null: Annotated[bool, typer.Option("-0", "--null", help="End paths with NUL.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per group.")] = False,
+    null: Annotated[bool, typer.Option("-0", "--null", help="End each path with NUL.")] = False,
     absolute: AbsoluteOption = None,
     html: Annotated[
         Path | None,
         typer.Option(
             "--html",
             metavar="FILE",
-            help="Also write one page of the groups side by side.",
+            help="Also write an HTML page with each group side by side.",
             show_default=False,
         ),
     ] = None,
     force: html_file.ForceOption = False,
     quiet: Annotated[
-        bool, typer.Option("-q", "--quiet", help="Print nothing; the exit code tells.")
+        bool, typer.Option("-q", "--quiet", help="Print nothing; only set the exit code.")
     ] = False,
     device: DeviceOption = "auto",
     index: IndexOption = None,
 ) -> int:
     """Print groups of images that are the same or nearly the same; nothing is removed.
 
-    A group is printed as paths, the best image first, and an empty line between groups. Every
-    member is a copy of the best or nearly so: saved again, smaller, brighter, cropped a little.
-    What that means to the model is measured on the collection, once, and then both images are
-    looked at, of moving ones the first frame; pages that differ in a few words look the same.
-    Files that have changed since they were indexed are left out. A file under several paths, by a
-    mount or by hard links, is one file and no copy of itself. Exit code 1: no groups.
+    Prints the paths of each group, the best image first, with an empty line between groups. Every
+    image is a copy of the best or nearly one: saved again, smaller, brighter or slightly cropped.
+    The model's threshold for this is measured once on the collection. Then the pixels of both
+    images are compared, using the first frame of animations; pages that differ in a few words
+    look the same. Files that have changed since they were indexed are left out. A file with
+    several paths, through mounts or hard links, is not a copy of itself. Exit code 1 if there are
+    no groups.
 
     \b
     Examples:
@@ -104,7 +105,7 @@ def duplicates_command(
     _check(copies, bursts, threshold, all_but_best, json, null)
     if folder is not None:
         if where.under is not None:
-            raise UsageError("the folder is given twice", hint="Leave out --under.")
+            raise UsageError("PATH and --under cannot be combined", hint="Leave out --under.")
         where = replace(where, under=folder)
     measured: list[Likeness] = []
     notify: Notify = (lambda message: None) if quiet else say
@@ -132,7 +133,7 @@ def duplicates_command(
             )
     show = _shown(absolute)
     notes = reports.notes(found, [] if threshold else measured, looked=not bursts)
-    if html is not None:  # before anything is printed, since whoever reads that may go away
+    if html is not None:  # before printing, since the reader of stdout may stop early
         from clipsearch.web.pages import duplicates as duplicates_page
 
         html_file.write(html, duplicates_page.page(found.groups, notes), force=force)
@@ -162,28 +163,28 @@ def _check(
     """Raise UsageError for options that contradict each other."""
     if threshold is not None and not 0 < threshold <= 1:
         raise UsageError(
-            f"--threshold {threshold:g} is no similarity of near-duplicates",
-            hint="It is a cosine similarity, greater than 0 and at most 1.",
+            f"--threshold {threshold:g} is not a valid similarity",
+            hint="Use a cosine similarity, greater than 0 and at most 1.",
         )
     if copies and (bursts or threshold is not None):
         raise UsageError(
-            "--copies compares contents, and neither --bursts nor --threshold means anything to it",
+            "--copies cannot be combined with --bursts or --threshold",
             hint="Choose one of them.",
         )
     if json and (null or all_but_best):
         raise UsageError(
-            "--json says how groups are printed; it goes with neither --null nor --all-but-best",
-            hint='Its members say "keep": true or false.',
+            "--json cannot be combined with --null or --all-but-best",
+            hint='With --json, each member has "keep": true or false.',
         )
     if bursts and all_but_best:
         raise UsageError(
-            "--all-but-best lists what can be spared, and images of a burst are different images",
-            hint="Look at them with --html FILE, or leave out --bursts.",
+            "--all-but-best lists copies to delete, but images of a burst are different images",
+            hint="Review them with --html FILE, or leave out --bursts.",
         )
 
 
 def _shown(absolute: bool | None) -> ShowPath:
-    """How an absolute path is printed."""
+    """How to print an absolute path."""
 
     def as_it_is(path: bytes) -> bytes:
         return path

@@ -29,8 +29,8 @@ def embed_command(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="A folder of images; or tar archives, a folder of them, a glob, or a pattern "
-            "like 'laion/{00000..00150}.tar'.",
+            help="A folder of images, or tar archives: files, a folder, a glob, or a pattern like "
+            "'laion/{00000..00150}.tar'.",
             show_default=False,
         ),
     ],
@@ -38,7 +38,7 @@ def embed_command(
         Path,
         typer.Argument(
             metavar="OUT",
-            help="The folder to write, new or begun by the same command.",
+            help="The folder to write: new, or started by the same command.",
             show_default=False,
         ),
     ],
@@ -47,7 +47,7 @@ def embed_command(
         typer.Option(
             "--part",
             metavar="I/N",
-            help="Make every N-th shard, from the I-th on: one of N processes.",
+            help="Make every N-th shard, starting at the I-th, to split work among N processes.",
         ),
     ] = "1/1",
     model: Annotated[
@@ -57,7 +57,7 @@ def embed_command(
             autocompletion=completion.models,
             metavar="NAME",
             envvar="CLIPSEARCH_MODEL",
-            help="The model to embed with, as for index --model.",
+            help="The model to embed with, as for clipsearch index.",
             show_default=False,
         ),
     ] = None,
@@ -68,13 +68,13 @@ def embed_command(
         bool | None,
         typer.Option(
             "--parquet/--npy",
-            help="Metadata as parquet, which needs pyarrow, or as JSON lines (default: parquet if "
-            "pyarrow is installed).",
+            help="Write metadata as parquet, which needs pyarrow, or as JSON lines (default: "
+            "parquet if pyarrow is installed).",
             show_default=False,
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 2 if any image is damaged.")
+        bool, typer.Option("--strict", help="Exit with code 2 if any image is damaged.")
     ] = False,
     max_pixels: Annotated[
         int | None,
@@ -82,7 +82,7 @@ def embed_command(
             "--max-pixels",
             min=1,
             metavar="N",
-            help="Skip images of more pixels (default: 256 million, or less on a small machine).",
+            help="Skip images with more pixels (default: 256 million, or less on a small machine).",
             show_default=False,
         ),
     ] = None,
@@ -93,11 +93,12 @@ def embed_command(
 ) -> int:
     """Embed images into shards, without an index.
 
-    Writes the layout of clip-retrieval: OUT/img_emb, OUT/metadata. Each archive becomes a shard,
-    as does each 10,000 images of a folder. Finished shards are kept: interrupt at will and run the
-    same command again. Make an index of them with clipsearch import. See clipsearch help archives.
+    Writes clip-retrieval's layout: OUT/img_emb and OUT/metadata. Each archive becomes a shard; a
+    folder is split into shards of 10,000 images. Finished shards are kept, so you can interrupt
+    this command and run it again. Index the result with clipsearch import. See clipsearch help
+    archives.
 
-    Exit code 2 if an archive is damaged or a file cannot be read: both are named.
+    Exit code 2 if an archive is damaged or a file cannot be read; these are listed.
 
     \b
     Examples:
@@ -119,7 +120,7 @@ def embed_command(
     for what, found in (
         ("left out", done.left_out),
         ("failed", done.failed),
-        ("damaged, embedded as far as it goes:", done.damaged),
+        ("damaged, embedded only in part:", done.damaged),
         ("cannot read", done.unreadable),
     ):
         name_paths(what, [path for path, _ in found], [why for _, why in found])

@@ -47,18 +47,18 @@ def evaluate_command(
         Path,
         typer.Argument(
             metavar="LABELLED",
-            help="A folder of class-named folders, a CSV or TSV file with the columns path,label "
-            "or path,caption, or a folder of CLIP_benchmark's archives.",
+            help="A folder with one folder per class, a CSV or TSV file with the columns "
+            "path,label or path,caption, or a folder of CLIP_benchmark archives.",
             show_default=False,
         ),
     ],
-    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     html: Annotated[
         Path | None,
         typer.Option(
             "--html",
             metavar="FILE",
-            help="Also write one page with the confusion matrix and the images got wrong.",
+            help="Also write an HTML page with the confusion matrix and misclassified images.",
             show_default=False,
         ),
     ] = None,
@@ -66,8 +66,8 @@ def evaluate_command(
         bool,
         typer.Option(
             "--curve",
-            help="Also measure how accurate a probe gets with 1, 2, 4, 8, 16 and all of these "
-            "images of each class.",
+            help="Also measure the accuracy of a probe trained on 1, 2, 4, 8, 16 and all of these "
+            "images per class.",
         ),
     ] = False,
     force: ForceOption = False,
@@ -75,7 +75,7 @@ def evaluate_command(
         bool,
         typer.Option(
             "--linear-probe",
-            help="Also learn a linear probe from the train split of CLIP_benchmark's archives.",
+            help="Also train a linear probe on the train split of CLIP_benchmark archives.",
         ),
     ] = False,
     model: Annotated[
@@ -84,8 +84,8 @@ def evaluate_command(
             "--model",
             autocompletion=completion.models,
             metavar="NAME",
-            help="The model to measure on CLIP_benchmark's archives, as for index. By default that "
-            "of the index here, or else the one that index would take.",
+            help="The model to measure on CLIP_benchmark archives, as for clipsearch index "
+            "(default: the model of the index here, or the one that a new index would use).",
             show_default=False,
         ),
     ] = None,
@@ -94,16 +94,16 @@ def evaluate_command(
     index: IndexOption = None,
     offline: OfflineOption = False,
 ) -> int:
-    """Test an index's model and domain on labelled images; the index keeps the result.
+    """Test an index's model and domain on labeled images, and keep the result in the index.
 
-    Images that the index has are not read again. An index is tested once an evaluation of its
-    model and domain has met the domain's pass marks, which say how much must be right. Exit code 0
-    if it has, 1 if it has not. One of fewer images than they ask for changes nothing. In a file an
-    image may have several labels, one a line.
+    Indexed images are not read again. An index counts as tested once its model and domain meet the
+    domain's pass marks, which set the required accuracy. Exit code 0 if they do, 1 if they do not.
+    An evaluation with fewer images than the pass marks require changes nothing. A file may give an
+    image several labels, one per line.
 
-    A folder of archives as CLIP_benchmark publishes them brings its own classes and templates. What
-    is measured on it is the model alone, under CLIP_benchmark's names: no domain has a part in it,
-    no index is needed or changed, and the exit code is 0. See clipsearch help domains.
+    CLIP_benchmark archives bring their own classes and templates. They measure only the model,
+    with CLIP_benchmark's metric names: no domain is involved, no index is needed or changed, and
+    the exit code is 0. See clipsearch help domains.
 
     \b
     Examples:
@@ -116,17 +116,17 @@ def evaluate_command(
     if is_benchmark(labelled):
         if html is not None:
             raise UsageError(
-                "--html shows a test of a domain, and CLIP_benchmark's archives test none",
-                hint="--json has everything that was measured.",
+                "--html reports on a domain, but CLIP_benchmark archives do not test one",
+                hint="Use --json to get every measurement.",
             )
         choice = ModelChoice(model, device=device, offline=offline)
         return _benchmark(read_benchmark(labelled), choice, linear_probe, json, under, index)
     if linear_probe or model is not None:
         option = "--linear-probe" if linear_probe else "--model"
         raise UsageError(
-            f"{option} goes with CLIP_benchmark's archives, and {labelled} holds none",
-            hint="Learn classes with: clipsearch probe train. Test another model in an index of "
-            "its own: clipsearch index --model.",
+            f"{option} needs CLIP_benchmark archives, and {labelled} has none",
+            hint="Train classes with: clipsearch probe train. To test another model, make an index "
+            "with it: clipsearch index --model.",
         )
     with Store.open_for_writing(directory_of_one([labelled], under, index)) as store:
         check(html, [store], force=force)
@@ -139,7 +139,7 @@ def evaluate_command(
     if html is not None:
         from clipsearch.web.pages import evaluation
 
-        hint = "The index has the result; name another file and run the same command again."
+        hint = "The index has the result. Name another file and run the command again."
         write(html, evaluation.page(findings), force=force, hint=hint)
     if json:
         sys.stdout.buffer.write(json_line(evaluation_record(findings)))
@@ -178,12 +178,12 @@ def _benchmark(
 def _model_of(
     folder: Path, choice: ModelChoice, under: Path | None, index: Path | None
 ) -> ModelFiles:
-    """The model that is named, or that of the index, or the default."""
+    """The model that the user names, the index's model, or the default."""
     if choice.is_named:
         if under or index:
             raise UsageError(
-                "--model and an index each name the model",
-                hint="Leave out one of them; CLIPSEARCH_INDEX names an index too.",
+                "--model cannot be combined with --index or --under",
+                hint="Leave out one of them. CLIPSEARCH_INDEX also sets --index.",
             )
         return choice.files(say)
     directory = directory_if_any([folder], under, index)

@@ -1,4 +1,4 @@
-"""``clipsearch help``: the pages in ``cli/help``, one file a topic."""
+"""``clipsearch help``: the pages in ``cli/help``, one file per topic."""
 
 from typing import Annotated
 
@@ -20,7 +20,7 @@ def help_command(
         str | None,
         typer.Argument(
             metavar="[TOPIC]",
-            help="A topic; without one, all topics are listed.",
+            help="A topic (default: list all topics).",
             autocompletion=completion.topics,
             show_default=False,
         ),
@@ -53,5 +53,5 @@ def help_command(
 
 
 def _title(page: str) -> str:
-    """What follows the topic's name in the first line: ``# scores: what a hit means``."""
+    """The part of the first line after the topic's name: ``# scores: what a hit means``."""
     return page.partition("\n")[0].partition(": ")[2]

@@ -47,9 +47,9 @@ def index_command(
             autocompletion=completion.models,
             metavar="NAME",
             envvar="CLIPSEARCH_MODEL",
-            help="The model to look at images with: one of clipsearch models --all, a model "
-            "folder, hf-hub:ORG/REPO, or pocket, which is small and built in. By default the "
-            "index's own; for a new index ViT-B-16, or pocket if its weights cannot be had.",
+            help="The model to embed images with: a name from clipsearch models --all, a model "
+            "folder, hf-hub:ORG/REPO, or pocket, which is small and built in (default: the "
+            "index's own; for a new index ViT-B-16, or pocket if its weights are unavailable).",
             show_default=False,
         ),
     ] = None,
@@ -65,8 +65,8 @@ def index_command(
             "--domain",
             autocompletion=completion.domains,
             metavar="FILE|NAME",
-            help="What the images are about, see clipsearch domain. By default the index's "
-            "own, for a new index everyday; it can be changed at any time, and quickly.",
+            help="What the images are about; see clipsearch domain. Changing it later is quick "
+            "(default: the index's own; for a new index everyday).",
             show_default=False,
         ),
     ] = None,
@@ -74,26 +74,28 @@ def index_command(
         bool,
         typer.Option(
             "--rebuild",
-            help="Embed all images again, which changing the model needs. Of a damaged index, save "
-            "what can be read and embed the rest.",
+            help="Embed all images again, which is required to change the model. In a damaged "
+            "index, keep what can be read and embed the rest.",
         ),
     ] = False,
     rehome: Annotated[
         bool,
         typer.Option(
             "--rehome",
-            help="The images have moved to PATH: make it the folder of the index at --index.",
+            help="Update the index at --index after its images have moved to PATH.",
         ),
     ] = False,
     prune: Annotated[
         bool,
-        typer.Option("--prune", help="Accept that many images are gone, and forget them."),
+        typer.Option(
+            "--prune", help="Remove missing images from the index even if there are many."
+        ),
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait while another run writes to the same index.")
+        bool, typer.Option("--wait", help="Wait if another run is writing to the same index.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 2 if any image is damaged.")
+        bool, typer.Option("--strict", help="Exit with code 2 if any image is damaged.")
     ] = False,
     max_pixels: MaxPixelsOption = None,
     offline: OfflineOption = False,
@@ -101,10 +103,10 @@ def index_command(
     workers: WorkersOption = None,
     gpus_per_worker: GpusPerWorkerOption = None,
 ) -> int:
-    """Bring the index of each folder up to date.
+    """Create or update the index of each folder.
 
-    Only new and changed images are read, and what is done is kept: interrupt at will and run it
-    again. The images themselves are never changed.
+    Only new and changed images are read. Finished work is kept, so you can interrupt this command
+    and run it again. The images themselves are never changed.
 
     \b
     Examples:
@@ -116,11 +118,11 @@ def index_command(
     """
     if index is not None and len(folders) > 1:
         raise UsageError(
-            "--index names the place of one index, but there are several folders",
-            hint="Index them one by one.",
+            "--index takes one folder, not several",
+            hint="Index the folders one by one.",
         )
     if model and pretrained and pretrained == os.environ.get("CLIPSEARCH_PRETRAINED"):
-        # The variable is a default, which an option goes over.
+        # The variable is a default, which an option overrides.
         pretrained = None if registry.brings_weights(model) else pretrained
     options = UpdateOptions(
         model=ModelChoice(model, pretrained, device, batch_size, offline),
@@ -146,7 +148,7 @@ def index_command(
             except (ClipsearchError, OSError) as error:
                 if len(folders) == 1 or isinstance(error, BrokenPipeError):
                     raise
-                # The other folders are still indexed. No folder has a worse code than an error.
+                # The other folders are still indexed. ERROR is the worst exit code of any folder.
                 for line in error_lines(error):
                     tell(line)
                 code = ExitCode.ERROR

@@ -25,7 +25,7 @@ from clipsearch.search import saved
 from clipsearch.storage.catalog import Store
 from clipsearch.text import printable
 
-_HELP = """Train classes of your own on labelled images, and look after them.
+_HELP = """Train your own classes on labeled images, and manage them.
 
 \b
 Examples:
@@ -37,9 +37,10 @@ Examples:
 app = commands(_HELP)
 
 NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="The probe.", autocompletion=completion.probes)
+    str,
+    typer.Argument(metavar="NAME", help="The name of the probe.", autocompletion=completion.probes),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a probe.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per probe.")]
 
 
 @app.command("train")
@@ -48,21 +49,24 @@ def train_command(
         Path,
         typer.Argument(
             metavar="LABELLED",
-            help="A folder of folders, each named after its class, or a CSV or TSV file with the "
-            "columns path,label.",
+            help="A folder with one folder per class, or a CSV or TSV file with the columns "
+            "path,label.",
             show_default=False,
         ),
     ],
     name: Annotated[
-        str, typer.Option("--name", metavar="NAME", help="What to call it.", show_default=False)
+        str,
+        typer.Option(
+            "--name", metavar="NAME", help="The name of the new probe.", show_default=False
+        ),
     ],
     words: Annotated[
         list[str] | None,
         typer.Option(
             "--words",
             metavar="CLASS=TEXT",
-            help="Describe a class in your own words, which stand in its name's place; without a "
-            "TEXT it has none. A CLASS without images is added. Repeatable.",
+            help="Describe a class with TEXT instead of its name; with an empty TEXT, use no words "
+            "for it. Adds CLASS if it has no images. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -71,7 +75,7 @@ def train_command(
         typer.Option(
             "--rename",
             metavar="LABEL=NAME",
-            help="Call the class of a label by another name. Repeatable.",
+            help="Use NAME for the class of images labeled LABEL. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -79,7 +83,7 @@ def train_command(
         bool,
         typer.Option(
             "--curve",
-            help="Also measure what fewer images bring: 1, 2, 4, 8, 16 and all of each class.",
+            help="Also measure the accuracy with 1, 2, 4, 8, 16 and all images per class.",
         ),
     ] = False,
     json: JsonOption = False,
@@ -87,14 +91,13 @@ def train_command(
     device: DeviceOption = "auto",
     index: IndexOption = None,
 ) -> int:
-    """Learn classes of your own from labelled images; the index keeps what was learned.
+    """Train your own classes on labeled images, and keep the probe in the index.
 
-    The classes are the folders' names or the labels, whatever they are. A probe begins as
-    zero-shot classification by these words, and one image of a class is enough to move it; with
-    more images the words count less. Printed is how many images are got right by probes that
-    never saw them, and how many by the words alone (zero-shot). A probe that is no better than
-    guessing, or worse than the words, is not kept (exit code 2); any other replaces one of the
-    same name.
+    The classes are the folder names or the labels. A probe starts as zero-shot classification
+    with these words. One image per class is enough to change it; with more images the words count
+    less. Prints the accuracy of probes on images that they were not trained on, and the accuracy
+    of the words alone (zero-shot). A probe that is no better than guessing, or worse than the
+    words, is not kept (exit code 2). Otherwise it replaces any probe of the same name.
 
     \b
     Examples:
@@ -115,9 +118,9 @@ def train_command(
         for note in kept.notes:
             say(printable(note))
         if kept.recall is not None and kept.recall.low <= kept.guessing:
-            say(f"the probe '{name}' may be no better than guessing; more images would tell")
+            say(f"the probe '{name}' may be no better than guessing; train it on more images")
         elif kept.held_out.value < kept.zero_shot.value:
-            say(f"the probe '{name}' may be no better than its words; more images would tell")
+            say(f"the probe '{name}' may be no better than its words; train it on more images")
         _write(kept, store, json, trained.curve)
     return ExitCode.OK
 
@@ -126,9 +129,9 @@ def train_command(
 def list_command(
     json: JsonOption = False, under: UnderOption = None, index: IndexOption = None
 ) -> int:
-    """List the probes of an index, and what each is worth.
+    """List the probes of an index and their accuracy.
 
-    One that is damaged is named, the others are listed, and the exit code is 2.
+    If a probe is damaged, it is reported, the others are listed, and the exit code is 2.
 
     \b
     Examples:
@@ -147,7 +150,7 @@ def list_command(
             else:
                 _write(kept, store, json)
     if not names:
-        say("no probes here; train one with: clipsearch probe train LABELLED --name NAME")
+        say("no probes in this index; train one with: clipsearch probe train LABELLED --name NAME")
         return ExitCode.NO_MATCH
     return code
 
@@ -159,7 +162,7 @@ def show_command(
     under: UnderOption = None,
     index: IndexOption = None,
 ) -> int:
-    """Tell what a probe was trained on, and what it is worth.
+    """Show what a probe was trained on, and its accuracy.
 
     \b
     Examples:
@@ -172,7 +175,7 @@ def show_command(
 
 @app.command("remove")
 def remove_command(name: NameArgument, under: UnderOption = None, index: IndexOption = None) -> int:
-    """Forget a probe.
+    """Remove a probe from the index.
 
     \b
     Examples:
@@ -180,7 +183,7 @@ def remove_command(name: NameArgument, under: UnderOption = None, index: IndexOp
     """
     with Store.open_for_writing(directory_of_one([], under, index)) as store:
         probes.remove(store, name)
-    say(f"the probe '{name}' is removed")
+    say(f"removed the probe '{name}'")
     return ExitCode.OK
 
 
@@ -195,10 +198,10 @@ def export_command(
     under: UnderOption = None,
     index: IndexOption = None,
 ) -> int:
-    """Write a probe to a file, for other indexes of the same model.
+    """Write a probe to a file, for use in other indexes of the same model.
 
-    It is a safetensors file: the weights and intercepts of the classes, and as metadata their
-    names, the model's fingerprint and what the probe is worth.
+    The safetensors file holds the weights and intercepts of the classes. Its metadata holds the
+    class names, the model's fingerprint and the probe's accuracy.
 
     \b
     Examples:
@@ -215,21 +218,26 @@ def export_command(
 def import_command(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="What `probe export` has written.", show_default=False),
+        typer.Argument(
+            metavar="FILE", help="A file from clipsearch probe export.", show_default=False
+        ),
     ],
     name: Annotated[
         str | None,
         typer.Option(
-            "--name", metavar="NAME", help="Another name for it here.", show_default=False
+            "--name",
+            metavar="NAME",
+            help="The name to keep it under (default: its name in FILE).",
+            show_default=False,
         ),
     ] = None,
     json: JsonOption = False,
     under: UnderOption = None,
     index: IndexOption = None,
 ) -> int:
-    """Keep a probe from a file with this index; it replaces one of the same name.
+    """Add a probe from a file to the index, replacing any probe of the same name.
 
-    A probe of another model than the index's is refused (exit code 2).
+    A probe that was trained for another model is refused (exit code 2).
 
     \b
     Examples:
@@ -245,7 +253,7 @@ def import_command(
 
 def _write(kept: KeptProbe, store: Store, json: bool, curve: Curve | None = None) -> None:
     if kept.model != store.spec.fingerprint:
-        say(f"the probe '{kept.name}' is of no use here: it was trained for another model")
+        say(f"the probe '{kept.name}' cannot be used here: it was trained for another model")
     if json:
         more = {"curve": curve_record(curve)} if curve else {}
         sys.stdout.buffer.write(json_line(probe_record(kept) | more))

@@ -1,4 +1,4 @@
-"""``clipsearch query``: queries kept under a name."""
+"""``clipsearch query``: saved queries."""
 
 import sys
 from typing import Annotated
@@ -15,7 +15,7 @@ from clipsearch.errors import ExitCode, UsageError
 from clipsearch.search import saved
 from clipsearch.text import printable
 
-_HELP = """Keep queries under a name, and look for them with search @NAME.
+_HELP = """Save queries under a name, and run them with clipsearch search @NAME.
 
 \b
 Examples:
@@ -26,13 +26,13 @@ Examples:
 
 app = commands(_HELP)
 
-_NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Its name.")]
+_NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of the query.")]
 
 
 @app.command("save")
 @grouped
 def save_command(*, name: _NameArgument, what: QueryOptions) -> int:
-    """Keep a query under a name, for all your collections.
+    """Save a query under a name, for use in all your collections.
 
     \b
     Examples:
@@ -42,22 +42,22 @@ def save_command(*, name: _NameArgument, what: QueryOptions) -> int:
     """
     if what.only_class() is not None:
         raise UsageError(
-            "--class beside a QUERY is a filter, and no part of it",
-            hint="Leave it out here, and give it to search.",
+            "--class with a QUERY is a filter, which is not saved",
+            hint="Leave it out here, and add it to clipsearch search.",
         )
     query = what.query()
     for text in query.texts:
         policy.check(text)
     saved.save(name, saved.lasting(query))
-    say(f"saved; look for it with: clipsearch search @{name}")
+    say(f"saved; run it with: clipsearch search @{name}")
     return ExitCode.OK
 
 
 @app.command("list")
 def list_command(
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a query.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,
 ) -> int:
-    """Print the saved queries, one a line: the name, and what it stands for.
+    """Print the saved queries, one per line: the name and the query.
 
     \b
     Examples:
@@ -75,10 +75,12 @@ def list_command(
 def remove_command(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="Its name.", autocompletion=completion.saved_queries),
+        typer.Argument(
+            metavar="NAME", help="The name of the query.", autocompletion=completion.saved_queries
+        ),
     ],
 ) -> int:
-    """Forget a query.
+    """Remove a saved query.
 
     \b
     Examples:

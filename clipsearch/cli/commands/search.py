@@ -30,7 +30,7 @@ from clipsearch.text import rounded
 app = commands()
 
 _AT_ONCE = 256
-"""Enough for the text tower to find texts of one length, and few enough to answer soon."""
+"""Queries per batch: enough to group texts of equal length, few enough to answer soon."""
 
 
 @app.command("search")
@@ -45,14 +45,14 @@ def search_command(
         bool,
         typer.Option(
             "--batch",
-            help="Read queries from standard input, one a line, and answer each with one JSON "
+            help="Read queries from standard input, one per line, and answer each with one JSON "
             "object.",
         ),
     ] = False,
     device: DeviceOption = "auto",
     index: IndexOption = None,
 ) -> int:
-    """Print the images that match best, best first; or "no match", if none does.
+    """Print the images that match a query, best first, or "no match" if none does.
 
     \b
     Examples:
@@ -73,14 +73,14 @@ def search_command(
     if where.from0 == "-" and (batch or what.reads_stdin):
         raise UsageError(
             "the query and --from0 cannot both be read from standard input",
-            hint="Give one of them otherwise.",
+            hint="Give one of them in another way.",
         )
     if batch:
         _check_batch(what, show)
         if answer.explain:
             raise UsageError(
-                "--batch prints JSON lines, and --explain speaks of one answer",
-                hint="Ask that one query alone.",
+                "--batch cannot be combined with --explain",
+                hint="Run the query that you want explained by itself.",
             )
         return _answer_batch(answer, where, show, device, index)
     return _answer_one(what, answer, where, show, device, index)
@@ -125,12 +125,12 @@ def _answer_one(
 def _answer_batch(
     answer: AnswerOptions, where: FilterOptions, show: HitOptions, device: str, index: Path | None
 ) -> ExitCode:
-    """Answer the queries on standard input, each with one JSON object on a line of its own.
+    """Answer each query on standard input with one JSON object on its own line.
 
-    A line that cannot be answered has its reason in the object. The exit code is the first of
-    these that any line has: hits, an error, a refusal, no match.
+    If a query cannot be answered, its object gives the reason. The exit code is the first of these
+    that any query has: hits, an error, a refusal, no match.
     """
-    codes = {ExitCode.NO_MATCH}  # of no lines at all, too
+    codes = {ExitCode.NO_MATCH}  # also the code of empty input
     told = False
     with opened(where, index) as (stores, only):
         model = stores[0].spec.label
@@ -146,7 +146,7 @@ def _answer_batch(
             good = [query for query in queries if isinstance(query, Query)]
             texts = (text for query in good for text in query.texts)
             if not told and (note := next(filter(None, map(weight_note, texts)), None)):
-                say(note)  # once: a file written for an earlier version has many
+                say(note)  # once: a file written for an earlier version has many such lines
                 told = True
             answers = iter(search.answer_each(collections, good, options, encoders))
             for line, query in zip(lines, queries, strict=True):
@@ -159,7 +159,7 @@ def _answer_batch(
 
 
 def _code(found: search.Answer | ClipsearchError) -> ExitCode:
-    """What a search for this alone would have ended with."""
+    """The exit code of a search for this query alone."""
     if isinstance(found, search.Answer):
         return ExitCode.OK if found.hits else ExitCode.NO_MATCH
     return ExitCode.REFUSED if isinstance(found, Refused) else ExitCode.ERROR
@@ -190,7 +190,7 @@ def _query(line: bytes) -> Query | ClipsearchError:
 
 
 def _lines() -> Iterator[list[bytes]]:
-    """The lines of standard input, as many at once as are there, and without waiting for more."""
+    """Batches of the lines that standard input has, without waiting for more."""
     rest = b""
     while data := os.read(sys.stdin.fileno(), 1 << 16):
         *lines, rest = (rest + data).split(b"\n")
@@ -204,11 +204,11 @@ def _check_batch(what: QueryOptions, show: HitOptions) -> None:
     if what != QueryOptions():
         raise UsageError(
             "--batch reads its queries from standard input",
-            hint="Leave the other queries out; a line may be @NAME, a saved query.",
+            hint="Leave out the other queries. A line may be @NAME, a saved query.",
         )
     pictures = show.html is not None or show.montage is not None or show.preview
     if show.null or show.quiet or show.template is not None or pictures:
         raise UsageError(
-            "--batch prints JSON lines; it goes with no other way to print or show hits",
-            hint="Leave --null, --format, --html, --montage, --preview and --quiet out.",
+            "--batch prints JSON lines and cannot print or show hits in any other way",
+            hint="Leave out --null, --format, --html, --montage, --preview and --quiet.",
         )

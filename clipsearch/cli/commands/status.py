@@ -21,12 +21,17 @@ app = commands()
 @app.command("status")
 def status_command(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[PATH]", help="A folder.", show_default=False)
+        Path | None,
+        typer.Argument(
+            metavar="[PATH]",
+            help="An indexed folder (default: the current folder).",
+            show_default=False,
+        ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per index.")] = False,
     index: IndexOption = None,
 ) -> int:
-    """Tell what is indexed, with which model and domain, what was tested, and what failed.
+    """Show what is indexed, with which model and domain, what was tested, and what failed.
 
     \b
     Examples:
@@ -55,12 +60,13 @@ def status_command(
 @app.command("models")
 def models_command(
     all: Annotated[
-        bool, typer.Option("--all", help="Every architecture and its published weights.")
+        bool,
+        typer.Option("--all", help="Also list every architecture with its published weights."),
     ] = False,
 ) -> int:
-    """Tell which models can be used, and which weights are on this machine and where.
+    """List the models that you can use, and where their weights are on this machine.
 
-    It also says how to bring weights to a machine without a network.
+    Also explains how to bring weights to a machine without a network.
 
     \b
     Examples:
@@ -71,7 +77,7 @@ def models_command(
     if all:
         from clipsearch.models.open_clip import published_weights  # seconds of torch
 
-        print("\nArchitectures and the published weights of each (--model NAME --pretrained TAG):")
+        print("\nArchitectures and their published weights (--model NAME --pretrained TAG):")
         for name in registry.architectures():
             tags = ", ".join(published_weights(name)) or "none; --pretrained FILE"
             print(f"  {name}: {tags}")

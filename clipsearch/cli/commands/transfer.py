@@ -34,25 +34,27 @@ app = commands()
 def export_command(
     *,
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="A new folder to write.", show_default=False)
+        Path,
+        typer.Argument(metavar="FOLDER", help="The new folder to write.", show_default=False),
     ],
     parquet: Annotated[
         bool | None,
         typer.Option(
             "--parquet/--npy",
-            help="Metadata as clip-retrieval writes it, which needs pyarrow, or as JSON lines, "
-            "which needs nothing (default: parquet if pyarrow is installed).",
+            help="Write metadata as parquet, as clip-retrieval does, or as JSON lines. Parquet "
+            "needs pyarrow (default: parquet if pyarrow is installed).",
             show_default=False,
         ),
     ] = None,
     where: FilterOptions,
     index: IndexOption = None,
 ) -> int:
-    """Write the embeddings of a collection in the layout of clip-retrieval.
+    """Write the embeddings of a collection in clip-retrieval's layout.
 
-    FOLDER/img_emb/img_emb_N.npy are the embeddings (float16), FOLDER/metadata/metadata_N.parquet
-    or .jsonl their images, row by row: image_path and what else is known; clipsearch.json tells
-    the model. A path that is not UTF-8 is whole in path_bytes (base64 in JSON lines).
+    FOLDER/img_emb/img_emb_N.npy holds the embeddings (float16). FOLDER/metadata/metadata_N.parquet
+    or .jsonl describes the image of each row: its image_path and any other metadata.
+    clipsearch.json names the model. A path that is not UTF-8 is stored in full in path_bytes
+    (base64 in JSON lines).
 
     \b
     Examples:
@@ -62,8 +64,8 @@ def export_command(
     with opened(where, index) as (stores, only), progress() as bar:
         if len(stores) > 1:
             raise UsageError(
-                f"there are {len(stores)} indexed folders here, and an export is of one",
-                hint="Say which one you mean with --under FOLDER.",
+                f"there are {len(stores)} indexed folders here, but an export takes one",
+                hint="Choose one with --under FOLDER.",
             )
         known.protect(Path(os.path.realpath(folder)), stores)
         tell_left_out(stores, only)
@@ -75,8 +77,8 @@ def export_command(
     say(f"wrote {rows} embeddings to {_shown(os.fsencode(folder))}")
     if parquet is None and kind == "jsonl":
         say(
-            "pyarrow is not installed, so their metadata is in JSON lines, which clipsearch import "
-            "reads; for parquet: pip install 'clipsearch[parquet]'"
+            "pyarrow is not installed, so the metadata is in JSON lines, which clipsearch import "
+            "can read; for parquet: pip install 'clipsearch[parquet]'"
         )
     return ExitCode.OK
 
@@ -87,7 +89,7 @@ def import_command(
         Path,
         typer.Argument(
             metavar="DIR",
-            help="What clipsearch embed, clipsearch export or clip-retrieval inference wrote.",
+            help="A folder from clipsearch embed, clipsearch export or clip-retrieval inference.",
             show_default=False,
         ),
     ],
@@ -96,27 +98,32 @@ def import_command(
         typer.Option(
             "--root",
             metavar="FOLDER",
-            help="Where the images or their archives are (default: they are not here).",
+            help="Folder that holds the images or their archives (default: none; nothing is read).",
             show_default=False,
         ),
     ] = None,
     no_files: Annotated[
         bool,
-        typer.Option("--no-files", help="Do without the files that DIR names: they are not here."),
+        typer.Option("--no-files", help="Import without the files that DIR names."),
     ] = False,
     model: Annotated[
         str | None,
         typer.Option(
             "--model",
             metavar="NAME",
-            help="Which model made the embeddings, as for index; by default that of the index, or "
-            "the one that clipsearch.json tells, if it is on this machine.",
+            help="The model that made the embeddings, as for clipsearch index (default: the "
+            "index's own, or the one that clipsearch.json names, if it is on this machine).",
             show_default=False,
         ),
     ] = None,
     pretrained: Annotated[
         str | None,
-        typer.Option("--pretrained", metavar="TAG|FILE", help="As for index.", show_default=False),
+        typer.Option(
+            "--pretrained",
+            metavar="TAG|FILE",
+            help="Weights for the model, as for clipsearch index.",
+            show_default=False,
+        ),
     ] = None,
     sample: Annotated[
         int,
@@ -124,7 +131,7 @@ def import_command(
             "--sample",
             min=1,
             metavar="N",
-            help="Make so many embeddings again from their images, and compare.",
+            help="Number of images to embed again and compare with DIR.",
         ),
     ] = 20,
     device: DeviceOption = "auto",
@@ -134,15 +141,15 @@ def import_command(
     """Index images with embeddings that were made before.
 
     Each image_path is absolute, or relative to FOLDER or the current folder; a collection that
-    clipsearch exported may have been moved. The images are read, and not embedded, but for a
-    sample: if one of these embeddings is not its image's own, nothing is imported and the exit
-    code is 2. Rows without an image are named. Left to clipsearch index are images that have
-    changed since clipsearch exported them; and of other programs' exports, which do not tell,
-    images that are transparent or turned by their EXIF, which not all programs see alike.
+    clipsearch exported may have been moved. Images are read, but only a sample is embedded: if an
+    embedding does not match its image, nothing is imported and the exit code is 2. Rows without an
+    image are listed. Images that have changed since clipsearch exported them are left to clipsearch
+    index. So are images from other programs' exports that are transparent or rotated by EXIF: these
+    exports do not record changes, and programs decode such images differently.
 
     Images inside tar archives stay there: a hit is archive.tar/picture.jpg, with its caption and
-    URL in --json. Without --root DIR is indexed by itself: no image is compared, so that the
-    embeddings are taken on trust, and hits have no thumbnails. See clipsearch help archives.
+    URL in --json. Without --root, DIR is indexed by itself: no image is compared, so the embeddings
+    are trusted as they are, and hits have no thumbnails. See clipsearch help archives.
 
     \b
     Examples:
@@ -156,27 +163,27 @@ def import_command(
     )
     if root is not None and no_files:
         raise UsageError(
-            "--root says where the images are, and --no-files that they are not here",
+            "--root cannot be combined with --no-files",
             hint="Choose one of them.",
         )
     with progress() as bar:
         done = import_embeddings(source, root, options, progress=bar, notify=say)
-    name_paths("no image in the folder for", done.missing)
+    name_paths("no image found for", done.missing)
     name_paths(
-        "no such archive in the folder, or a shorter one:",
+        "archive missing or too short:",
         [archive for archive, _ in done.archives],
         [f"{rows} images" for _, rows in done.archives],
     )
     name_paths("embedded from a damaged archive:", [os.fsencode(text) for text in done.damaged])
-    name_paths("a second row for", done.duplicates)
+    name_paths("duplicate row for", done.duplicates)
     name_paths("left to clipsearch index:", done.left)
     name_paths("skipping", [path for path, _ in done.failed], [reason for _, reason in done.failed])
     missing = len(done.missing) + sum(rows for _, rows in done.archives)
     say(
-        f"{_shown(os.fsencode(root or source))}: {done.added} imported, {done.known} indexed "
-        f"before, {missing} missing, {len(done.duplicates)} duplicates, "
+        f"{_shown(os.fsencode(root or source))}: {done.added} imported, {done.known} already "
+        f"indexed, {missing} missing, {len(done.duplicates)} duplicates, "
         f"{len(done.left)} left to index, {len(done.failed)} failed; "
-        f"{done.compared} compared with embeddings made again"
+        f"{done.compared} embedded again and compared"
     )
     return ExitCode.OK
 

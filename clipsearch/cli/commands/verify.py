@@ -28,7 +28,12 @@ app = commands()
 @app.command("verify")
 def verify_command(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[PATH]", help="A folder.", show_default=False)
+        Path | None,
+        typer.Argument(
+            metavar="[PATH]",
+            help="An indexed folder (default: the current folder).",
+            show_default=False,
+        ),
     ] = None,
     sample: Annotated[
         int,
@@ -36,21 +41,23 @@ def verify_command(
             "--sample",
             min=0,
             metavar="N",
-            help="Read so many images again, and compare with what the index has of them.",
+            help="Number of images to read again and compare with the index.",
         ),
     ] = 20,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Make again what can be made again, and name what is lost."),
+        typer.Option("--repair", help="Repair what can be repaired, and list what is lost."),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a problem.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per problem.")
+    ] = False,
     device: DeviceOption = "auto",
     index: IndexOption = None,
 ) -> int:
-    """Check that an index is whole, and that it fits its images.
+    """Check that an index is intact and matches its images.
 
-    Exit code 0 says that nothing is damaged, or that all damage was repaired; 2 that something is.
-    A folder that has changed since it was indexed is told of and is no damage.
+    Exit code 0 if nothing is damaged or all damage was repaired, 2 if there is damage. Changes in
+    the folder since it was indexed are reported but are not damage.
 
     \b
     Examples:
@@ -67,7 +74,7 @@ def verify_command(
             root = store.root
             found = _found(store)
             if found is None:
-                say(f"{root} is not there; the index is checked without its images")
+                say(f"{root} does not exist; checking the index without its images")
             problems = []
             for problem in verify.verify(store, found, _loads(store.spec, device), sample):
                 problems.append(problem)
@@ -77,11 +84,11 @@ def verify_command(
                     print(problem_text(problem))
             damaged = [problem for problem in problems if problem.kind != "behind"]
             if not damaged:
-                say(f"{root}: nothing is damaged")
+                say(f"{root}: no damage found")
             elif not repair:
                 say(
                     f"{root}: {number_of(len(damaged), 'problem')}; "
-                    "verify --repair mends what can be mended"
+                    "clipsearch verify --repair repairs what it can"
                 )
                 code = ExitCode.ERROR
             elif damaged[0].kind != "catalogue":
@@ -94,16 +101,16 @@ def verify_command(
                 f"{root}: saved {number_of(saved.pictures, 'image')} from the damaged catalog, "
                 f"which is kept as {saved.damaged}"
             )
-            say(f"embed what was lost with: clipsearch index {root}")
+            say(f"embed the lost images again with: clipsearch index {root}")
     return code
 
 
 def _found(store: Store) -> Found | None:
-    """What is in the folder of images; None if that is not there."""
+    """The contents of the folder of images; None if it does not exist."""
     if not store.root.is_dir():
         return None
     exclude: Sequence[str] = ()
-    with suppress(IndexUnreadable):  # which is for the checks to say
+    with suppress(IndexUnreadable):  # the checks report it
         exclude = store.scope.exclude
     return scan.find(os.fsencode(store.root), exclude=exclude)
 

@@ -25,7 +25,7 @@ def watch_command(
         list[Path] | None,
         typer.Argument(
             metavar="[PATH]...",
-            help="Folders of images; by default the current one.",
+            help="Folders of images (default: the current folder).",
             show_default=False,
         ),
     ] = None,
@@ -34,7 +34,7 @@ def watch_command(
         typer.Option(
             "--poll",
             metavar="SECONDS",
-            help="Look for changes so often, instead of being told of them by the system: for "
+            help="Look for changes every SECONDS instead of being notified by the system; for "
             "network shares.",
             show_default=False,
         ),
@@ -46,11 +46,11 @@ def watch_command(
     index: IndexOption = None,
     offline: OfflineOption = False,
 ) -> int:
-    """Keep the index of each folder up to date, until it is stopped with Ctrl-C.
+    """Keep the index of each folder up to date until Ctrl-C.
 
-    Images that come, change, move or go are taken into account as by clipsearch index, as soon
-    as they are no longer being written. The model is loaded with the first new image and kept.
-    Needs: pip install 'clipsearch[watch]'
+    Images that are added, changed, moved or deleted update the index as soon as they are fully
+    written. The model is loaded with the first new image and stays in memory.
+    Requires: pip install 'clipsearch[watch]'
 
     \b
     Examples:
@@ -58,14 +58,14 @@ def watch_command(
       clipsearch watch ./photos ./scans --exclude '*_thumb.jpg'
       clipsearch watch /mnt/nas/photos --poll 60
     """
-    if poll is not None and not 0.1 <= poll <= _DAY:  # which no NaN is
+    if poll is not None and not 0.1 <= poll <= _DAY:  # also refuses NaN
         raise UsageError(
-            f"--poll {poll:g} is no interval", hint="It is 0.1 to 86400 seconds, a day."
+            f"--poll {poll:g} is out of range", hint="Use 0.1 to 86400 seconds (one day)."
         )
     if index is not None and folders and len(folders) > 1:
         raise UsageError(
-            "--index names the place of one index, but there are several folders",
-            hint="Watch them one by one.",
+            "--index takes one folder, not several",
+            hint="Watch the folders one by one.",
         )
     options = UpdateOptions(
         model=ModelChoice(device=device, offline=offline),
@@ -78,4 +78,4 @@ def watch_command(
         if summary.added or summary.changed or summary.moved or summary.removed or summary.failed:
             for line in summary_lines(str(folder), summary):
                 say(line)
-    raise AssertionError("folders are watched until somebody stops it")
+    raise AssertionError("watch never ends by itself")

@@ -1,4 +1,4 @@
-"""The pages that ``clipsearch help TOPIC`` prints: one Markdown file a topic, beside this one.
+"""The pages that ``clipsearch help TOPIC`` prints: one Markdown file per topic in this folder.
 
 The first line of a page is ``# TOPIC: what it is about``.
 """
@@ -8,7 +8,7 @@ from importlib import resources
 
 
 def pages() -> Mapping[str, str]:
-    """Topic -> its page as Markdown, in the order of the names."""
+    """Topic -> its page as Markdown, sorted by name."""
     found = [file for file in resources.files(__name__).iterdir() if file.name.endswith(".md")]
     return {
         file.name.removesuffix(".md"): file.read_text(encoding="utf-8")

@@ -1,1 +1,1 @@
-"""Groups of options that several commands share, each resolved once into a frozen record."""
+"""Option groups that several commands share, each resolved once into a frozen record."""

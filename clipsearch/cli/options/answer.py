@@ -1,4 +1,4 @@
-"""Options that say which hits are good enough, and how many there are to be."""
+"""Options for how many hits to return, and how good they must be."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -14,8 +14,8 @@ MaxFalseAlarmOption = Annotated[
     typer.Option(
         "--max-false-alarm",
         metavar="RATE",
-        help="Also leave out hits whose own score more than this share of unrelated queries "
-        "reach here (default: 1, none).",
+        help="Also drop hits whose score is reached by more than this share of unrelated queries "
+        "(default: 1, drops none).",
         show_default=False,
     ),
 ]
@@ -24,7 +24,7 @@ StrictOption = Annotated[
     bool,
     typer.Option(
         "--strict",
-        help="Accept a strong match alone: at most 4% of unrelated queries score as high.",
+        help="Accept only a strong match: at most 4% of unrelated queries score as high.",
     ),
 ]
 
@@ -34,66 +34,62 @@ class AnswerOptions:
     """How many hits, and how good."""
 
     count: Annotated[
-        int, typer.Option("-k", "--count", min=1, metavar="N", help="At most so many hits.")
+        int, typer.Option("-k", "--count", min=1, metavar="N", help="Maximum number of hits.")
     ] = 10
     exact: Annotated[
         bool,
-        typer.Option(
-            "--exact", help="Read every embedding, where a large collection is read in part."
-        ),
+        typer.Option("--exact", help="Search every embedding, even in a large collection."),
     ] = False
     diverse: Annotated[
         bool,
         typer.Option(
             "--diverse",
-            help="Of images that are nearly the same, a burst say, only the one that matches best.",
+            help="Of images that are nearly the same, such as a burst, print only the best match.",
         ),
     ] = False
     strict: StrictOption = False
     max_false_alarm: MaxFalseAlarmOption = 1.0
     all: Annotated[
-        bool, typer.Option("--all", help="Print the best hits, whatever the verdict.")
+        bool, typer.Option("--all", help="Print the best hits, regardless of the verdict.")
     ] = False
     explain: Annotated[
         bool,
-        typer.Option(
-            "--explain", help="Say on stderr why the answer is what it is: the verdict and the cut."
-        ),
+        typer.Option("--explain", help="Explain the verdict and the cutoff of the hits on stderr."),
     ] = False
     allow_out_of_domain: Annotated[
         bool,
         typer.Option(
             "--allow-out-of-domain",
-            help="Answer even if the text has nothing to do with the domain.",
+            help="Answer even if the text is outside the domain.",
         ),
     ] = False
     require_tested: Annotated[
         bool,
         typer.Option(
             "--require-tested",
-            help="Refuse (exit code 3) unless the model met the domain's pass marks: see "
+            help="Refuse (exit code 3) unless the model has met the domain's pass marks; see "
             "clipsearch evaluate.",
         ),
     ] = False
 
     def check(self) -> None:
-        """Raise UsageError for a rate that is none."""
+        """Raise UsageError for a rate out of range, or for options that contradict each other."""
         if not 0 < self.max_false_alarm <= 1:
             raise UsageError(
-                f"--max-false-alarm {self.max_false_alarm:g} is no share of queries",
-                hint="It is greater than 0 and at most 1.",
+                f"--max-false-alarm {self.max_false_alarm:g} is not a valid rate",
+                hint="Use a value greater than 0 and at most 1.",
             )
         if self.strict and self.all:
             raise UsageError(
-                "--strict accepts a strong match alone, and --all any image",
+                "--strict accepts only a strong match, but --all prints any image",
                 hint="Choose one of them.",
             )
 
     def options(self, only: Filter, class_name: str | None, *, classes: bool) -> SearchOptions:
-        """All that an answer depends on beside the query.
+        """Everything besides the query that an answer depends on.
 
-        class_name: the class that images must be of, if any. classes: whether the class of each
-        hit is to be told.
+        class_name: the class that images must belong to, if any. classes: whether to report the
+        class of each hit.
         """
         return SearchOptions(
             k=self.count,

@@ -16,8 +16,8 @@ RayOption = Annotated[
         "--ray",
         metavar="HOST:PORT|auto",
         envvar="CLIPSEARCH_RAY",
-        help="Decode and embed on the Ray cluster at this address, or, with auto, on the one "
-        "that this machine belongs to. See clipsearch help scale.",
+        help="Decode and embed on the Ray cluster at this address; auto uses the cluster that "
+        "this machine belongs to. See clipsearch help scale.",
         show_default=False,
     ),
 ]
@@ -27,7 +27,7 @@ WorkersOption = Annotated[
         "--workers",
         min=1,
         metavar="N",
-        help="Models to load on the cluster (default: one per GPU, or one per node).",
+        help="Models to load on the cluster (default: one per GPU, or one per node without GPUs).",
         show_default=False,
     ),
 ]
@@ -37,14 +37,14 @@ GpusPerWorkerOption = Annotated[
         "--gpus-per-worker",
         min=0,
         metavar="X",
-        help="GPUs for each of them; 0.5 lets two share one (default: 1 if there are any).",
+        help="GPUs per model; 0.5 lets two models share one (default: 1 if there are GPUs).",
         show_default=False,
     ),
 ]
 
 
 class ClusterChoice(NamedTuple):
-    """What the user said about a cluster."""
+    """The cluster options that the user gave."""
 
     ray: str | None
     workers: int | None
@@ -53,14 +53,14 @@ class ClusterChoice(NamedTuple):
     def embedding(
         self, device: str, batch_size: int | None
     ) -> AbstractContextManager[Callable[[ModelFiles], EmbedFiles]]:
-        """What embeds files with a model, while the context lasts.
+        """A context whose value makes a function that embeds files with a model.
 
         Raises UsageError and ClusterError.
         """
         if self.ray is None:
             if self.workers is not None or self.gpus_per_worker is not None:
                 raise UsageError(
-                    "--workers and --gpus-per-worker are about a cluster", hint="Add --ray auto."
+                    "--workers and --gpus-per-worker need a Ray cluster", hint="Add --ray auto."
                 )
             return nullcontext(lambda files: embed_files)
         try:

@@ -1,4 +1,4 @@
-"""Which index, model and images a command is about that takes images of its own."""
+"""How commands that take images of their own choose an index."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,19 +14,19 @@ UnderOption = Annotated[
     typer.Option(
         "--under",
         metavar="FOLDER",
-        help="Which collection, if not the one around the current folder.",
+        help="Use the collection that holds this folder (default: the current folder).",
         show_default=False,
     ),
 ]
 
 
 def directory_of_one(about: Sequence[Path], under: Path | None, index: Path | None) -> Path:
-    """Where the one index is that a command means.
+    """The directory of the one index that a command works on.
 
-    That is ``index`` or the collection of ``under`` if one of them is given; else the collection
-    that the current folder is in; else the one that the files it is ``about`` are in; else the
-    one below the current folder. Raises IndexNotFound, and UsageError
-    if there are several, or if ``index`` is not that of ``under``.
+    This is ``index`` or the collection of ``under`` if one of them is given; else the collection
+    that holds the current folder; else the one that holds the files in ``about``; else the one
+    below the current folder. Raises IndexNotFound, and UsageError if there are several or if
+    ``index`` does not belong to ``under``.
     """
     from clipsearch.storage import known
     from clipsearch.storage.catalog import Store
@@ -43,7 +43,7 @@ def directory_of_one(about: Sequence[Path], under: Path | None, index: Path | No
     if len(found) > 1:
         raise UsageError(
             f"there are {len(found)} indexed folders below {start}",
-            hint="Say which one you mean with --under FOLDER.",
+            hint="Choose one with --under FOLDER.",
         )
     if under is not None and index is not None:
         with Store.open(found[0]) as store:
@@ -52,7 +52,7 @@ def directory_of_one(about: Sequence[Path], under: Path | None, index: Path | No
 
 
 def directory_if_any(about: Sequence[Path], under: Path | None, index: Path | None) -> Path | None:
-    """As ``directory_of_one``; None where there is no index and none was named."""
+    """Like ``directory_of_one``, but None if there is no index and none was named."""
     try:
         return directory_of_one(about, under, index)
     except IndexNotFound:

@@ -1,7 +1,7 @@
-"""The files that a user names for the program to write: no other room writes them.
+"""Writes the output files that a user names. No other room writes them.
 
-What clipsearch did not write is not overwritten without ``--force``, and an index's own files and
-indexed images never are. Links are followed first, and a file is replaced as one step.
+A file that clipsearch did not write is overwritten only with ``--force``; index files and indexed
+images never are. Links are resolved first, and a file is replaced atomically.
 """
 
 import os
@@ -22,8 +22,8 @@ ForceOption = Annotated[
     bool,
     typer.Option(
         "--force",
-        help="Overwrite a file that clipsearch did not write; never an indexed image, or what "
-        "an index is made of.",
+        help="Overwrite a file that clipsearch did not write. Indexed images and index files are "
+        "never overwritten.",
     ),
 ]
 
@@ -35,9 +35,9 @@ def check(
     option: str = "--html",
     force: bool = False,
 ) -> None:
-    """Raise UsageError, before any work is done, for a file that cannot or may not be written.
+    """Raise UsageError for a file that cannot or must not be written, before any work is done.
 
-    stores: the open collections, in case they are on no list.
+    stores: the open collections, which may be missing from the list of known ones.
     """
     if path is None:
         return
@@ -49,9 +49,9 @@ def check(
 
 
 def write(path: Path, content: str | bytes, *, force: bool = False, hint: str = "") -> None:
-    """Write a file as one step, and say so. Raises UsageError, where the disk fails with this hint.
+    """Write a file atomically, and report it. Raises UsageError, with ``hint`` if the disk fails.
 
-    It is checked again, since another program may have made one of this name meanwhile.
+    The path is checked again, since another program may have created the file in the meantime.
     """
     check(path, force=force)
     target = target_of(path)
@@ -64,7 +64,7 @@ def write(path: Path, content: str | bytes, *, force: bool = False, hint: str = 
 
 
 def target_of(path: Path, option: str = "--html") -> Path:
-    """Where the file lies, its links followed. Raises UsageError if there can be no such file."""
+    """The file's path with links resolved. Raises UsageError if it cannot be a file."""
     target = Path(os.path.realpath(path))
     hint = f"{option} takes a file in a folder that exists."
     if target.is_dir() or not target.parent.is_dir():
@@ -72,22 +72,24 @@ def target_of(path: Path, option: str = "--html") -> Path:
     if path.exists() and not path.is_file():  # a device or a FIFO
         raise UsageError(f"cannot write {path}: it is not a regular file", hint=hint)
     if path.is_symlink() and not path.exists():
-        # Whoever made the link would choose where the file appears.
-        raise UsageError(f"cannot write {path}: it is a link that leads nowhere", hint=hint)
+        # The author of the link would choose where the file appears.
+        raise UsageError(f"cannot write {path}: it is a broken symbolic link", hint=hint)
     return target
 
 
 def _require_ours(path: Path, target: Path, force: bool) -> None:
-    """Raise UsageError for a file that is not ours to overwrite. An empty one holds nothing."""
+    """Raise UsageError for a file that we did not write, unless it is empty."""
     if not target.exists():
         return
     try:
         if not (force or target.stat().st_size == 0 or is_marked(target)):
             raise UsageError(
-                f"{path} is there already, and clipsearch did not write it",
+                f"{path} already exists, and clipsearch did not write it",
                 hint="Name another file, or add --force to overwrite this one.",
             )
         if not os.access(target, os.W_OK):
             raise UsageError(f"cannot write {path}: it is write-protected")
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="Name another.") from error
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}", hint="Name another file."
+        ) from error

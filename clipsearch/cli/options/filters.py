@@ -1,4 +1,4 @@
-"""Options that say which images a search is about."""
+"""Options that filter the images to search."""
 
 import math
 import os
@@ -21,18 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FilterOptions:
-    """Which images are looked at."""
+    """Filters for images."""
 
     under: Annotated[
         Path | None,
-        typer.Option("--under", metavar="PATH", help="Only in this folder.", show_default=False),
+        typer.Option(
+            "--under", metavar="PATH", help="Only images in this folder.", show_default=False
+        ),
     ] = None
     name: Annotated[
         str | None,
         typer.Option(
             "--name",
             metavar="GLOB",
-            help="Only files of such a name, or, with a slash, at such a path in the collection.",
+            help="Only files with a matching name, or, with a slash, path in the collection.",
             show_default=False,
         ),
     ] = None
@@ -41,8 +43,8 @@ class FilterOptions:
         typer.Option(
             "--after",
             metavar="DATE",
-            help="Only images taken on that day or later: 2024, 2024-05, 2024-05-31, "
-            "2024-05-31T12:30, today, yesterday or 7d. Where an image does not tell, its file's "
+            help="Only images taken on this date or later: 2024, 2024-05, 2024-05-31, "
+            "2024-05-31T12:30, today, yesterday or 7d. Images without a date use their file's "
             "time.",
             show_default=False,
         ),
@@ -50,14 +52,23 @@ class FilterOptions:
     before: Annotated[
         str | None,
         typer.Option(
-            "--before", metavar="DATE", help="Only those taken earlier.", show_default=False
+            "--before",
+            metavar="DATE",
+            help="Only images taken before this date.",
+            show_default=False,
         ),
     ] = None
     min_width: Annotated[
-        int, typer.Option("--min-width", min=0, metavar="N", help="In pixels.", show_default=False)
+        int,
+        typer.Option(
+            "--min-width", min=0, metavar="N", help="Minimum width in pixels.", show_default=False
+        ),
     ] = 0
     min_height: Annotated[
-        int, typer.Option("--min-height", min=0, metavar="N", help="In pixels.", show_default=False)
+        int,
+        typer.Option(
+            "--min-height", min=0, metavar="N", help="Minimum height in pixels.", show_default=False
+        ),
     ] = 0
     types: Annotated[
         list[str] | None,
@@ -65,7 +76,7 @@ class FilterOptions:
             "--type",
             autocompletion=completion.types,
             metavar="EXT",
-            help="Only files of such a type: jpeg, png, heic and so on. Repeatable.",
+            help="Only files of this type: jpeg, png, heic and so on. Repeatable.",
             show_default=False,
         ),
     ] = None
@@ -74,8 +85,8 @@ class FilterOptions:
         typer.Option(
             "--camera",
             metavar="TEXT",
-            help="Only images taken with such a camera: a part of its make and model, or a glob "
-            "that all of it must match, in any case.",
+            help="Only images taken with this camera: part of its make and model, or a glob that "
+            "matches all of it. Case is ignored.",
             show_default=False,
         ),
     ] = None
@@ -84,8 +95,8 @@ class FilterOptions:
         typer.Option(
             "--near",
             metavar="LAT,LON,KM",
-            help="Only images taken within so many kilometres of a place in degrees, south and "
-            "west being negative: 48.858,2.294,5.",
+            help="Only images taken within KM kilometers of a place, in degrees; south and west "
+            "are negative: 48.858,2.294,5.",
             show_default=False,
         ),
     ] = None
@@ -94,14 +105,14 @@ class FilterOptions:
         typer.Option(
             "--from0",
             metavar="FILE",
-            help="Only the files listed there, each ended by NUL, as by find -print0; - reads "
-            "standard input.",
+            help="Only the files listed in FILE, each path ended by NUL, as find -print0 writes "
+            "them; - reads standard input.",
             show_default=False,
         ),
     ] = None
 
     def filter(self, under: bytes) -> "Filter":
-        """The filter that they make; ``under`` is the folder, relative to the collection's root.
+        """The filter for these options; ``under`` is the folder, relative to the collection's root.
 
         Raises UsageError.
         """
@@ -126,7 +137,7 @@ _ALIKE = (("jpg", "jpeg", "jpe", "jfif"), ("tif", "tiff"), ("heic", "heif", "hif
 
 
 def moment(text: str, now: datetime) -> str:
-    """The beginning of a day, month or year, or a moment, as ISO 8601 in local time.
+    """A moment, or the start of a day, month or year, as ISO 8601 in local time.
 
     ``7d`` is seven days before ``now``. Raises UsageError.
     """
@@ -143,14 +154,14 @@ def moment(text: str, now: datetime) -> str:
             parsed = parsed.astimezone().replace(tzinfo=None)
     except (ValueError, OverflowError) as error:  # the year 10000, in local time
         raise UsageError(
-            f"'{shortened(text)}' is no date",
-            hint="Say for example 2024, 2024-05-31, yesterday or 7d.",
+            f"'{shortened(text)}' is not a date",
+            hint="Use a form like 2024, 2024-05-31, yesterday or 7d.",
         ) from error
     return parsed.isoformat(timespec="seconds")
 
 
 def suffixes(types: list[str]) -> frozenset[bytes]:
-    """Ends of names, of one type and its other spellings. Raises UsageError for an unknown one."""
+    """File suffixes of each type and its other spellings. Raises UsageError for unknown types."""
     from clipsearch.images.scan import SUFFIXES
 
     wanted: set[bytes] = set()
@@ -161,45 +172,45 @@ def suffixes(types: list[str]) -> frozenset[bytes]:
         if not found:
             known = sorted(os.fsdecode(suffix)[1:] for suffix in SUFFIXES)
             raise UsageError(
-                f"'{shortened(name)}' is no type of image{did_you_mean(plain, known)}",
-                hint=f"There are {', '.join(known)}.",
+                f"'{shortened(name)}' is not an image type{did_you_mean(plain, known)}",
+                hint=f"Image types: {', '.join(known)}.",
             )
         wanted |= found
     return frozenset(wanted)
 
 
 def place(text: str) -> "Near":
-    """A circle on the globe: latitude, longitude, kilometres. Raises UsageError."""
+    """A circle on the globe: latitude, longitude, kilometers. Raises UsageError."""
     from clipsearch.records import Near
 
-    hint = "Say latitude, longitude and kilometres, for example --near 48.858,2.294,5."
+    hint = "Give latitude, longitude and kilometers, for example --near 48.858,2.294,5."
     try:
         latitude, longitude, km = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise UsageError(f"'{shortened(text)}' is no place and distance", hint=hint) from error
-    # Written so that what is not a number is refused as well.
+        raise UsageError(f"'{shortened(text)}' is not a place and a distance", hint=hint) from error
+    # Written so that NaN is refused, too.
     if not -90 <= latitude <= 90:
-        raise UsageError(f"{latitude:g} is no latitude, which is from -90 to 90", hint=hint)
+        raise UsageError(f"{latitude:g} is not a latitude (-90 to 90)", hint=hint)
     if not -180 <= longitude <= 180:
-        raise UsageError(f"{longitude:g} is no longitude, which is from -180 to 180", hint=hint)
+        raise UsageError(f"{longitude:g} is not a longitude (-180 to 180)", hint=hint)
     if not 0 <= km < math.inf:
-        raise UsageError(f"{km:g} is no distance in kilometres", hint=hint)
+        raise UsageError(f"{km:g} is not a distance in kilometers", hint=hint)
     return Near(latitude, longitude, km)
 
 
 def camera_like(text: str) -> str:
-    """A camera to look for. Raises UsageError if that is nothing."""
+    """A camera to look for. Raises UsageError if it is blank."""
     if not text.strip():
         raise UsageError(
-            "--camera says nothing", hint="For example --camera canon; '*' is any camera."
+            "--camera is empty", hint="For example --camera canon; '*' matches any camera."
         )
     return text.strip()
 
 
 def listed(source: str) -> frozenset[bytes]:
-    """Absolute paths of the files that a list names. Raises UsageError."""
+    """Absolute paths of the files in a list. Raises UsageError."""
     if not source:
-        raise UsageError("--from0 names no file", hint="It takes a file, or -.")
+        raise UsageError("--from0 is empty", hint="It takes a file, or -.")
     try:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:
@@ -215,7 +226,7 @@ def listed(source: str) -> frozenset[bytes]:
     folders: dict[bytes, bytes] = {}
     paths = set()
     for name in names:
-        # The folder as the index knows it; the file may be a link, which it does not follow.
+        # Resolve the folder, as the index does, but not the file: the index does not follow links.
         folder, file = os.path.split(os.path.join(here, name))
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)

@@ -1,4 +1,4 @@
-"""Groups of options: frozen dataclasses that several commands take, and that are resolved once."""
+"""Option groups: frozen dataclasses that several commands take."""
 
 import inspect
 from collections.abc import Callable
@@ -10,9 +10,8 @@ from typing import Any, get_type_hints
 def grouped(command: Callable[..., int]) -> Callable[..., int]:
     """Let a command take groups of options.
 
-    A parameter that is annotated with a dataclass stands for the options that its fields are,
-    each an ``Annotated`` one with a default. What typer sees is the options; what the command
-    gets is the record.
+    Each field of a parameter annotated with a dataclass becomes an option; it must be
+    ``Annotated`` and have a default. typer sees the options, and the command gets the record.
     """
     groups: dict[str, type] = {}
     spread: list[inspect.Parameter] = []
@@ -31,7 +30,7 @@ def grouped(command: Callable[..., int]) -> Callable[..., int]:
             given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
         return command(**given)
 
-    seen: Any = with_groups  # what typer reads, and mypy does not know of a function
+    seen: Any = with_groups  # mypy does not know these attributes of a function, which typer reads
     seen.__signature__ = inspect.Signature(spread)
     seen.__annotations__ = {parameter.name: parameter.annotation for parameter in spread}
     return with_groups

@@ -1,4 +1,4 @@
-"""Options that say how hits are printed and shown."""
+"""Options for how hits are printed and shown."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,8 +23,8 @@ AbsoluteOption = Annotated[
     bool | None,
     typer.Option(
         "--absolute/--relative",
-        help="Paths from the root, or from the current folder; by default from the current "
-        "folder where it holds them.",
+        help="Print absolute paths, or paths relative to the current folder (default: relative "
+        "if the image is in the current folder).",
         show_default=False,
     ),
 ]
@@ -32,16 +32,17 @@ AbsoluteOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class HitOptions:
-    """How hits are printed, and what else is made of them."""
+    """How hits are printed, and where else they are shown."""
 
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False
-    null: Annotated[bool, typer.Option("-0", "--null", help="End paths with NUL.")] = False
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False
+    null: Annotated[bool, typer.Option("-0", "--null", help="End each path with NUL.")] = False
     template: Annotated[
         str | None,
         typer.Option(
             "--format",
             metavar="TEMPLATE",
-            help="A line a hit like '{score:.3f}\\t{path}'; the fields are the keys of --json.",
+            help="Print one line per hit, such as '{score:.3f}\\t{path}'; the fields are the keys "
+            "of --json.",
             show_default=False,
         ),
     ] = None
@@ -51,17 +52,19 @@ class HitOptions:
         typer.Option(
             "--html",
             metavar="FILE",
-            help="Also write one page of thumbnails, with scores, classes and paths.",
+            help="Also write an HTML page of thumbnails with scores, classes and paths.",
             show_default=False,
         ),
     ] = None
-    open_page: Annotated[bool, typer.Option("--open", help="Show that page in a browser.")] = False
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the page of --html in a browser.")
+    ] = False
     montage: Annotated[
         Path | None,
         typer.Option(
             "--montage",
             metavar="FILE",
-            help="Also write one image of all thumbnails, with ranks and scores: a PNG or JPEG.",
+            help="Also write one image (PNG or JPEG) of all thumbnails, with ranks and scores.",
             show_default=False,
         ),
     ] = None
@@ -70,24 +73,24 @@ class HitOptions:
         bool, typer.Option("--preview", help="Also draw the thumbnails in the terminal.")
     ] = False
     quiet: Annotated[
-        bool, typer.Option("-q", "--quiet", help="Print nothing; the exit code tells.")
+        bool, typer.Option("-q", "--quiet", help="Print nothing; only set the exit code.")
     ] = False
 
     def check(self) -> None:
-        """Raise UsageError, before any work is done, for what cannot be."""
+        """Raise UsageError for options that cannot work, before any work is done."""
         self.writer()
         for path, option in ((self.html, "--html"), (self.montage, "--montage")):
             if path is not None:
                 files.target_of(path, option)
         if self.open_page and self.html is None:
-            raise UsageError("--open shows the page of --html", hint="Add --html FILE.")
+            raise UsageError("--open needs a page to show", hint="Add --html FILE.")
         if self.montage is not None:
             from clipsearch.images.montage import format_of
 
             format_of(self.montage.name)
         if self.preview and self.quiet:
             raise UsageError(
-                "--preview draws in the terminal, and --quiet prints nothing",
+                "--preview cannot be combined with --quiet",
                 hint="Choose one of them.",
             )
         if self.preview:
@@ -96,19 +99,18 @@ class HitOptions:
             require_terminal()
 
     def check_files(self, stores: "Sequence[Store]") -> None:
-        """Raise UsageError, before any work is done, for files that may not be written."""
+        """Raise UsageError for files that must not be written, before any work is done."""
         files.check(self.html, stores, force=self.force)
         files.check(self.montage, stores, option="--montage", force=self.force)
 
     def show(self) -> "Show":
-        """How a path is printed."""
-
+        """How paths are printed."""
         shows = {None: shown_path, True: absolute_path, False: relative_path}
         return shows[self.absolute]
 
     @property
     def is_table(self) -> bool:
-        """Whether hits are printed as a table: where a person looks at them."""
+        """Whether hits are printed as a table, for a person at a terminal."""
         other = self.json or self.null or self.quiet or self.template is not None
         return sys.stdout.isatty() and not other
 
@@ -117,7 +119,7 @@ class HitOptions:
     ) -> "Write":
         """How hits are printed. Raises UsageError for an invalid template.
 
-        classes and footer: for a table, see ``write_table``.
+        classes and footer: for a table; see ``write_table``.
         """
         from clipsearch.cli.render.hits import (
             write_json_lines,
@@ -128,7 +130,7 @@ class HitOptions:
 
         if self.json and (self.null or self.template is not None):
             raise UsageError(
-                "--json says how hits are printed; it goes with neither --null nor --format",
+                "--json cannot be combined with --null or --format",
                 hint="Choose one of them.",
             )
         end = b"\0" if self.null else b"\n"
@@ -152,13 +154,14 @@ class HitOptions:
         nearest: "Sequence[Hit]" = (),
         footer: Sequence[tuple[str, ...]] = (),
     ) -> None:
-        """Write the page and the montage that were asked for, then print the hits.
+        """Write the page and the montage if requested, then print the hits.
 
-        In this order since whoever reads the hits may go away, as ``head`` does. Without hits the
-        page says so and shows the ``nearest``, in place of an earlier one, and there is no montage.
-        classes: of each hit; only the page and the table need them. asked: the query in words.
-        said: the verdict and how much was found, for its heading. notes: what is to be known of
-        the answer, a line each. footer: of the table. Raises UsageError for what cannot be written.
+        Files come first because the reader of the hits may stop early, as ``head`` does. Without
+        hits the page says so and shows the ``nearest``, and no montage is written.
+        classes: the class of each hit; only the page and the table need them. asked: the query in
+        words. said: the verdict and the number of hits, for the page's heading. notes: facts about
+        the answer, one per line. footer: the table's. Raises UsageError for files that cannot be
+        written.
         """
         shown = self.html is not None or self.montage is not None or self.preview
         on_page = hits or nearest
@@ -197,7 +200,7 @@ class HitOptions:
             say("no montage written: no match")
             return
         if len(hits) > MOST:
-            say(f"the montage has the first {MOST:,} of {len(hits):,} hits")
+            say(f"the montage shows the first {MOST:,} of {len(hits):,} hits")
         files.write(path, montage(hits, pictures, format_of(path.name)), force=self.force)
 
 

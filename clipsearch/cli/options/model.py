@@ -1,4 +1,4 @@
-"""With which weights a model is loaded, and how many images it takes at a time."""
+"""Options for a model's weights and batch size."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ PretrainedOption = Annotated[
         "--pretrained",
         metavar="TAG|FILE",
         envvar="CLIPSEARCH_PRETRAINED",
-        help="The weights for that model: the name of published ones, or a file.",
+        help="Weights for the model: the tag of published weights, or a file.",
         show_default=False,
     ),
 ]

@@ -27,16 +27,16 @@ from clipsearch.search.query import (
 
 @dataclass(frozen=True, slots=True)
 class QueryOptions:
-    """What is looked for, in words, images and classes."""
+    """What to look for: texts, images and classes."""
 
     texts: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[QUERY]...",
             autocompletion=completion.marked_names,
-            help="What to look for, in English. Several are looked for together, each with a "
-            'weight if it begins with one: "^2:a dog". @NAME for a saved query; @PROBE or '
-            "@PROBE/CLASS for what a probe has learned; - reads it from standard input.",
+            help="What to look for, in English. Several are combined, each with an optional "
+            'weight: "^2:a dog". @NAME is a saved query; @PROBE or @PROBE/CLASS is what a probe '
+            "has learned; - reads standard input.",
             show_default=False,
         ),
     ] = None
@@ -45,7 +45,7 @@ class QueryOptions:
         typer.Option(
             "--image",
             metavar="PATH",
-            help="Look for images like this one. Repeatable, and goes with texts.",
+            help="Look for images like this one; can be combined with texts. Repeatable.",
             show_default=False,
         ),
     ] = None
@@ -54,7 +54,7 @@ class QueryOptions:
         typer.Option(
             "--not",
             metavar="TEXT",
-            help="Rather without this. Repeatable.",
+            help="Prefer images without this. Repeatable.",
             show_default=False,
         ),
     ] = None
@@ -63,7 +63,7 @@ class QueryOptions:
         typer.Option(
             "--like",
             metavar="ID|PATH",
-            help="More like this image, one that was found: its path, or its id in --json. "
+            help="Find more like this indexed image, given by its path or its id in --json. "
             "Repeatable.",
             show_default=False,
         ),
@@ -73,7 +73,7 @@ class QueryOptions:
         typer.Option(
             "--unlike",
             metavar="ID|PATH",
-            help="Less like this one. Repeatable.",
+            help="Find less like this indexed image. Repeatable.",
             show_default=False,
         ),
     ] = None
@@ -83,8 +83,8 @@ class QueryOptions:
             "--class",
             autocompletion=completion.classes,
             metavar="NAME",
-            help="Look for one of the domain's classes, by all its prompts; with a QUERY, only "
-            "among the images of this class.",
+            help="Look for this class of the domain, with all its prompts; with a QUERY, search "
+            "only images of this class.",
             show_default=False,
         ),
     ] = None
@@ -95,7 +95,7 @@ class QueryOptions:
         return "-" in (self.texts or [])
 
     def query(self) -> Query:
-        """The query that they make. Raises UsageError, and StoreError for a saved one."""
+        """The query for these options. Raises UsageError, and StoreError for a saved query."""
         parts = list(self._parts())
         if not parts:
             raise UsageError(
@@ -105,12 +105,12 @@ class QueryOptions:
         return Query(tuple(parts))
 
     def only_class(self) -> str | None:
-        """The class that images must be of, where it is not what is looked for."""
+        """The class that images must belong to; None if the class is itself the query."""
         return self.class_name if self.texts or self.images or self.good else None
 
     def _parts(self) -> Iterator[Part]:
         if (self.texts or []).count("-") > 1:
-            raise UsageError("standard input is read once", hint="Give one QUERY as -.")
+            raise UsageError("standard input can be read only once", hint="Use - only once.")
         for text in self.texts or []:
             _refuse_path(text)
             yield from saved.read(_read() if text == "-" else text)
@@ -128,35 +128,35 @@ class QueryOptions:
 
 
 def _refuse_path(text: str) -> None:
-    """A path says nothing to a model, but whoever knows grep gives a folder behind the text.
+    """Raise UsageError for a path.
 
-    Raises UsageError.
+    A path means nothing to a model, but users of grep add a folder after the text.
     """
     if (os.sep in text or text in (".", "..")) and os.path.isdir(text):
         raise UsageError(
-            f"{text} is a folder, and not a text to look for",
-            hint=f"To look only in it: --under {text}",
+            f"{text} is a folder, not a text to look for",
+            hint=f"To search only this folder: --under {text}",
         )
     if os.path.splitext(os.fsencode(text))[1].lower() in SUFFIXES and os.path.isfile(text):
         raise UsageError(
-            f"{text} is a file, and not a text to look for",
+            f"{text} is a file, not a text to look for",
             hint=f"To look for images like it: --image {text}",
         )
 
 
 def _unwanted(text: str) -> Part:
-    """What ``--not`` names. Raises UsageError for a saved query, which may say several things."""
+    """What ``--not`` names. Raises UsageError for a saved query, which may have several parts."""
     part = replace(read_part(text), role="unwanted")
     if isinstance(part, Probe) and part.name in saved.everything():
         raise UsageError(
-            f"'@{part.name}' is a saved query, and --not takes a text or a probe's class",
-            hint="Say what is unwanted in words; clipsearch query list shows what it stands for.",
+            f"'@{part.name}' is a saved query; --not takes a text or a probe's class",
+            hint="Describe what is unwanted in words; clipsearch query list shows saved queries.",
         )
     return part
 
 
 def _seen(picture: str, role: Role) -> Image | Stored:
-    """An image that was found, by its path or, where no file has that name, by its id."""
+    """An indexed image, by its path or, if no file has that name, by its id."""
     weight, which = weighted(picture)
     if which.isdecimal() and not os.path.exists(which):
         return Stored(int(which), weight=weight, role=role)

@@ -1,4 +1,4 @@
-"""Which files of a folder are indexed."""
+"""Options for which files of a folder are indexed."""
 
 from typing import Annotated
 
@@ -9,10 +9,10 @@ ExcludeOption = Annotated[
     typer.Option(
         "--exclude",
         metavar="GLOB",
-        help="Leave out files and folders of this name, in which * stands for anything, or, with "
-        "a slash, at this path. Kept with the index, for every later run; another one adds to "
-        "those that are kept. Images in the index that it covers are removed. Hidden ones, "
-        "node_modules and @eaDir are always left out. Repeatable.",
+        help="Leave out files and folders whose name matches, or, with a slash, whose path does. "
+        "The index adds GLOB to the patterns that it keeps for later runs, and removes images that "
+        "match. Hidden files and folders, node_modules and @eaDir are always left out. "
+        "Repeatable.",
         show_default=False,
     ),
 ]
@@ -20,7 +20,7 @@ NoExcludeOption = Annotated[
     bool,
     typer.Option(
         "--no-exclude",
-        help="Forget every --exclude that is kept with the index; with --exclude, replace them.",
+        help="Forget the --exclude patterns that the index keeps; with --exclude, replace them.",
     ),
 ]
 MaxPixelsOption = Annotated[
@@ -29,7 +29,7 @@ MaxPixelsOption = Annotated[
         "--max-pixels",
         min=1,
         metavar="N",
-        help="Skip images of more pixels. Kept with the index until another value is given "
+        help="Skip images with more pixels. The index keeps this limit until you give another "
         "(default: 256 million, or less on a small machine).",
         show_default=False,
     ),

@@ -1,1 +1,1 @@
-"""Results as tables, lines, JSON and progress, for a terminal, a pipe or a program."""
+"""Renders results as tables, lines and JSON, and draws progress."""

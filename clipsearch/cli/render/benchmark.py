@@ -1,4 +1,4 @@
-"""A benchmark as a table, lines and one record."""
+"""Renders a benchmark as a table, lines and one JSON record."""
 
 import os
 from dataclasses import asdict
@@ -24,7 +24,7 @@ def benchmark_title(found: Benchmarked) -> str:
 
 
 def benchmark_table(found: Benchmarked) -> Table:
-    """The figures, for people."""
+    """The figures as a table."""
     published = found.published()
     rows = [
         (name, percent(e.value), interval(e), str(e.n), published.get(name, ""))
@@ -43,7 +43,7 @@ def benchmark_lines(found: Benchmarked) -> list[str]:
 
 
 def benchmark_record(found: Benchmarked) -> dict[str, Any]:
-    """A benchmark for programs. Keys are only ever added."""
+    """A JSON record of a benchmark. Keys are only ever added."""
     about, probe = found.benchmark, found.probe
     root = os.fsencode(about.folder)
     return {

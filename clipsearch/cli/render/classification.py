@@ -1,4 +1,4 @@
-"""Classified images as lines, CSV, JSON lines and tables."""
+"""Renders classified images as lines, CSV, JSON lines and tables."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ def classified_lines(found: Iterable[Classified], stream: BinaryIO) -> None:
 
 
 def classified_csv(found: Iterable[Classified], stream: BinaryIO) -> None:
-    """A CSV file with a header; paths in the file system's own bytes."""
+    """A CSV file with a header; paths keep the file system's bytes."""
     text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="", write_through=True)
     rows = csv.writer(text)
     rows.writerow(["path", "rank", "class", "probability"])
@@ -38,7 +38,7 @@ def classified_csv(found: Iterable[Classified], stream: BinaryIO) -> None:
 
 
 def classified_json(found: Iterable[Classified], model: str, by: str, stream: BinaryIO) -> None:
-    """One JSON object an image and a line. Keys are only ever added."""
+    """One JSON object per image, each on its own line. Keys are only ever added."""
     for one in found:
         classes = [
             {
@@ -54,7 +54,7 @@ def classified_json(found: Iterable[Classified], model: str, by: str, stream: Bi
 
 
 def classified_table(found: Iterable[Classified]) -> Table:
-    """A table for people."""
+    """A table with one row per image and class."""
     rows = [
         (
             "" if n else text_path(shown(one.picture.path)),
@@ -69,23 +69,23 @@ def classified_table(found: Iterable[Classified]) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class FolderResult:
-    """What the images of one folder were given to."""
+    """The classes that the images of one folder were assigned to."""
 
     folder: str
     name: str | None
-    """The class of that name; None if there is none."""
+    """The class that the folder is named after; None if there is none."""
     given: Counter[str]
 
     @property
     def right(self) -> int:
-        """How many were given to the class that the folder is named after."""
+        """How many images were assigned to the class that the folder is named after."""
         return self.given[self.name] if self.name else 0
 
 
 def by_folder(
     found: Iterable[Classified], class_of: Callable[[str], str | None]
 ) -> list[FolderResult]:
-    """Compare the first class of each image with the name of its folder.
+    """Compare the top class of each image with the name of its folder.
 
     class_of: the class that a folder is named after, if any.
     """
@@ -96,7 +96,7 @@ def by_folder(
 
 
 def folder_table(results: Sequence[FolderResult]) -> Table:
-    """Folders against what their images were given to."""
+    """A row per folder: its accuracy, and the classes of its images."""
     rows = [
         (
             result.folder,
@@ -107,7 +107,7 @@ def folder_table(results: Sequence[FolderResult]) -> Table:
         )
         for result in results
     ]
-    columns = ("folder", "images", "right", "accuracy", "given to")
+    columns = ("folder", "images", "correct", "accuracy", "classified as")
     return Table("", columns, rows, left=(0, 4), gives_way=(2, 1))
 
 
@@ -125,7 +125,7 @@ def folder_line(results: Sequence[FolderResult]) -> str:
 
 
 def folder_record(result: FolderResult) -> dict[str, object]:
-    """One folder for programs. Keys are only ever added."""
+    """A JSON record of one folder. Keys are only ever added."""
     return {
         "folder": printable(result.folder),
         "class": result.name,

@@ -1,4 +1,4 @@
-"""A learning curve as a table with bars, lines and one record."""
+"""Renders a learning curve as a table with bars, and as a JSON record."""
 
 from dataclasses import asdict
 from typing import Any
@@ -8,11 +8,11 @@ from clipsearch.evaluation.curve import Curve, Spread
 from clipsearch.text import percent
 
 _WIDTH = 40
-"""Characters of a bar that means 100%."""
+"""Characters in a bar of 100%."""
 
 
 def curve_table(curve: Curve) -> Table:
-    """For people: zero-shot first, whose mark stands in every bar."""
+    """A table with zero-shot first; a mark in every bar shows its accuracy."""
     mark = round(curve.zero_shot.mean * _WIDTH)
     rows = [("none (zero-shot)", "", *_figures(curve.zero_shot), _bar(0.0, mark))]
     rows += [
@@ -26,9 +26,9 @@ def curve_table(curve: Curve) -> Table:
     ]
     title = (
         f"Learning curve of a probe of {curve.classes} classes: {curve.draws} draws, each "
-        f"tested on {curve.tested} images that it did not learn from"
+        f"tested on {curve.tested} images that it was not trained on"
     )
-    columns = ("images a class", "in all", "accuracy", "spread", "")
+    columns = ("images per class", "total", "accuracy", "spread", "")
     return Table(title, columns, rows, left=(0, 4))
 
 
@@ -42,5 +42,5 @@ def _bar(share: float, mark: int) -> str:
 
 
 def curve_record(curve: Curve) -> dict[str, Any]:
-    """For programs. Keys are only ever added."""
+    """A JSON record. Keys are only ever added."""
     return asdict(curve) | {"said": curve.said}

@@ -1,4 +1,4 @@
-"""A domain, and how often its gate errs."""
+"""Renders a domain and the error rates of its gate."""
 
 from dataclasses import asdict
 
@@ -9,7 +9,7 @@ from clipsearch.text import printable
 
 
 def domain_text(domain: Domain) -> str:
-    """A domain for people: a class a line, with its synonyms."""
+    """A domain as text: one class per line, with its synonyms."""
     lines = [f"{domain.name}: {domain.description}", ""]
     for cls in domain.classes:
         synonyms = f" ({', '.join(cls.synonyms)})" if cls.synonyms else ""
@@ -26,21 +26,21 @@ def domain_text(domain: Domain) -> str:
 
 
 def gate_text(domain: Domain, model: str, errors: GateErrors) -> str:
-    """A domain's gate for people: how often it errs."""
+    """The error rates of a domain's gate as text."""
     return "\n".join(
         [
-            f"{printable(domain.name)}: {len(domain.classes)} classes; the file is right",
+            f"{printable(domain.name)}: {len(domain.classes)} classes; the file is valid",
             f"  model     {printable(model)}",
             f"  refused   {estimate_text(errors.refused)} of the in-domain examples "
             f"({errors.settled_by_words} of {errors.in_domain} name a class)",
-            f"  let in    {estimate_text(errors.admitted)} of the out-of-domain examples",
-            "  (cross-validated: each example judged by what was found without it)",
+            f"  accepted  {estimate_text(errors.admitted)} of the out-of-domain examples",
+            "  (cross-validated: the gate that judged an example was fitted without it)",
         ]
     )
 
 
 def gate_record(domain: Domain, model: str, errors: GateErrors) -> dict[str, object]:
-    """A domain's gate for programs. Keys are only ever added."""
+    """A JSON record of a domain's gate. Keys are only ever added."""
     return {
         "domain": domain.name,
         "fingerprint": domain.fingerprint,

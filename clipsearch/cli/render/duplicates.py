@@ -1,4 +1,4 @@
-"""Groups of duplicates as paths, as a table, as records and in a sentence."""
+"""Renders groups of duplicates as paths, a table, JSON lines and a summary."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO
@@ -10,27 +10,27 @@ from clipsearch.search.duplicates.likeness import KEPT, Likeness
 from clipsearch.text import number_of, printable, size_text, text_path
 
 ShowPath = Callable[[bytes], bytes]
-"""An absolute path as it is to be printed."""
+"""Turns an absolute path into the printed one."""
 
 _NAMED = 5
-"""So many images are named in a message; of the others only their number."""
+"""Images listed in a message; the rest are counted."""
 
 
 def write_paths(groups: Iterable[Group], show: ShowPath, end: bytes, stream: BinaryIO) -> None:
-    """Paths, the best of a group first, each ended by ``end``, and one more between groups."""
+    """Paths, the best of a group first, each ended by ``end``; an extra ``end`` between groups."""
     for n, group in enumerate(groups):
         stream.write(end if n else b"")
         stream.writelines(show(member.path) + end for member in group.members)
 
 
 def write_spare(groups: Iterable[Group], show: ShowPath, end: bytes, stream: BinaryIO) -> None:
-    """Paths of all members but the best, each ended by ``end``; nothing between groups."""
+    """Paths of all members except the best, each ended by ``end``; nothing between groups."""
     for group in groups:
         stream.writelines(show(member.path) + end for member in group.members[1:])
 
 
 def write_json_lines(groups: Iterable[Group], show: ShowPath, model: str, stream: BinaryIO) -> None:
-    """One JSON object a group. Keys are only ever added."""
+    """One JSON object per group. Keys are only ever added."""
     for group in groups:
         members = [_record(n == 0, member, show) for n, member in enumerate(group.members)]
         record = {
@@ -59,7 +59,7 @@ def _record(keep: bool, member: Member, show: ShowPath) -> dict[str, object]:
 
 
 def table(groups: Iterable[Group], show: ShowPath) -> Table:
-    """For people: an image a row, the one to keep first in its group."""
+    """A table with one row per image, the one to keep first in its group."""
     rows = [
         (
             "" if n else str(number),
@@ -77,39 +77,41 @@ def table(groups: Iterable[Group], show: ShowPath) -> Table:
 
 
 def summary_line(found: Duplicates) -> str:
-    """How many there are, and what they take."""
+    """The number of duplicates, and the space that they use."""
     if not found.groups:
         return f"no duplicates among {number_of(found.images, 'image')}"
     spare = sum(len(group.members) - 1 for group in found.groups)
     size = size_text(sum(group.spare_bytes for group in found.groups))
     return (
         f"{number_of(len(found.groups), 'group')} among {number_of(found.images, 'image')}; "
-        f"{number_of(spare, 'image')} beside the best of each, {size}"
+        f"{number_of(spare, 'image')} besides the best of each, {size}"
     )
 
 
 def likeness_line(measured: Likeness, *, looked: bool) -> str:
-    """What near-duplicates are like in a collection, and whether the images were looked at."""
+    """The measured threshold for near-duplicates, and whether pixels were compared."""
     copies = f"{KEPT:.0%} of slightly changed copies of {measured.sample} images"
     similar = (
-        f"alike is what is at least {measured.similarity:.3f} similar to the model, as {copies} "
-        f"are; {measured.neighbours:.0%} of these images have another so similar"
+        f"threshold: a similarity of {measured.similarity:.3f}, which {copies} reach; "
+        f"{measured.neighbours:.0%} of these images have another image this similar"
     )
     if not looked:
-        return f"{similar}, and they may be different ones"
-    return f"{similar}, and a look at both decides (agreement of {measured.agreement:.2f})"
+        return f"{similar}, which may be a different one"
+    return f"{similar}, so pixels decide (agreement of {measured.agreement:.2f})"
 
 
 def stale_lines(found: Duplicates, show: ShowPath) -> list[str]:
-    """Images that are not as they were indexed, and so in no group."""
+    """Images left out because they were deleted or changed since they were indexed."""
     lines = [
-        f"left out, gone or changed since it was indexed: {printable(text_path(show(path)))}"
+        f"left out, deleted or changed since indexing: {printable(text_path(show(path)))}"
         for path in found.stale[:_NAMED]
     ]
     more = len(found.stale) - _NAMED
-    return [*lines, f"and {more} more; bring the index up to date"] if more > 0 else lines
+    return (
+        [*lines, f"and {more} more; update the index with clipsearch index"] if more > 0 else lines
+    )
 
 
 def notes(found: Duplicates, measured: Sequence[Likeness], *, looked: bool) -> list[str]:
-    """What is to be known of the groups, a line each."""
+    """Facts about the groups, one per line."""
     return [summary_line(found), *(likeness_line(one, looked=looked) for one in measured)]

@@ -1,4 +1,4 @@
-"""An evaluation as tables, lines and one record."""
+"""Renders an evaluation as tables, lines and one JSON record."""
 
 from dataclasses import asdict
 from typing import Any
@@ -27,11 +27,11 @@ from clipsearch.paths import absolute
 from clipsearch.text import percent
 
 MOST_ROWS = 10
-"""Of the worst classes and of the confusions, in a table; the record and the page have all."""
+"""Rows in the tables of worst classes and confusions; JSON and HTML have all."""
 
 
 def evaluation_tables(findings: Findings) -> list[Table]:
-    """What was measured, for people."""
+    """All measurements as tables."""
     report, beside = findings.report, published(findings)
     columns = ["measure", "value", "95% interval", "of", "pass mark"]
     rows = [
@@ -41,7 +41,7 @@ def evaluation_tables(findings: Findings) -> list[Table]:
     gate = findings.gate
     queries = {
         REFUSED: (MEASURES[REFUSED], gate.refused),
-        "": ("out-of-domain queries let in", gate.admitted),
+        "": ("out-of-domain queries accepted", gate.admitted),
     }
     rows += [
         [label, percent(e.value), interval(e), str(e.n), mark(findings, name)]
@@ -65,14 +65,14 @@ def evaluation_tables(findings: Findings) -> list[Table]:
 
 
 def _answer_tables(findings: Findings) -> list[Table]:
-    """What people meet who search for the classes by name."""
+    """The quality of answers to searches for the classes by name."""
     if findings.answers is None:
         return []
     rows = [
         (MEASURES[name], percent(e.value), interval(e), str(e.n), mark(findings, name))
         for name, e in findings.answers.estimates().items()
     ]
-    title = f'Answers to "{QUERY.format("CLASS")}", were the labelled images searched'
+    title = f'Answers to "{QUERY.format("CLASS")}" if only the labeled images were searched'
     columns = ("measure", "value", "95% interval", "of", "pass mark")
     tables = [Table(title, columns, rows, gives_way=(3, 2))]
     worst = worst_answers(findings)
@@ -86,7 +86,7 @@ def _answer_tables(findings: Findings) -> list[Table]:
     ]
     if lists:
         title = f"The worst lists{_of(len(lists), len(worst), 'that are not perfect')}"
-        heads = ("class", "images", "shown", "right", "F1", "F1 of the best cut")
+        heads = ("class", "images", "shown", "correct", "F1", "F1 of the best cut")
         tables.append(Table(title, heads, lists, gives_way=(5, 3)))
     return tables
 
@@ -107,12 +107,12 @@ def _class_tables(report: ClassificationReport) -> list[Table]:
             for result in worst[:MOST_ROWS]
         ]
         columns = ("class", "images", "recall", "95% interval", "precision", "average precision")
-        title = f"The worst classes{_of(len(rows), len(worst), 'that lost pictures')}"
+        title = f"The worst classes{_of(len(rows), len(worst), 'with missed images')}"
         tables.append(Table(title, columns, rows, gives_way=(3, 5)))
     if confusions:
         pairs = [(c.actual, c.predicted, str(c.count)) for c in confusions[:MOST_ROWS]]
         title = f"Confusions{_of(len(pairs), len(confusions), 'pairs')}"
-        tables.append(Table(title, ("class", "given to", "images"), pairs, left=(0, 1)))
+        tables.append(Table(title, ("class", "classified as", "images"), pairs, left=(0, 1)))
     return tables
 
 
@@ -121,18 +121,20 @@ def _of(shown: int, all: int, what: str) -> str:
 
 
 def evaluation_lines(findings: Findings) -> list[str]:
-    """The notes, and the verdict last."""
+    """The notes, then the verdict."""
     lines = [precision_text(findings.evaluation.precision)]
     lines += [findings.curve.said] if findings.curve else []
     lines += [f"note: {note}" for note in findings.report.notes]
     if findings.skipped:
-        lines.append(f"note: {len(findings.skipped)} images could not be decoded and do not count")
+        lines.append(
+            f"note: {len(findings.skipped)} images could not be decoded and are not counted"
+        )
     missed = findings.evaluation.shortfalls
     if findings.tested == "untested":
         return [
             *lines,
-            f"not kept: {findings.evaluation.images} images are too few to decide anything; the "
-            f"domain {findings.domain.name} asks for {least_images(findings.domain.pass_marks)}",
+            f"not kept: {findings.evaluation.images} images are too few for a verdict; the "
+            f"domain {findings.domain.name} requires {least_images(findings.domain.pass_marks)}",
         ]
     if not missed:
         return [*lines, f"tested: all pass marks of the domain {findings.domain.name} are met"]
@@ -145,7 +147,7 @@ def evaluation_lines(findings: Findings) -> list[str]:
 
 
 def evaluation_record(findings: Findings) -> dict[str, Any]:
-    """An evaluation for programs. Keys are only ever added."""
+    """A JSON record of an evaluation. Keys are only ever added."""
     found = findings.evaluation
     gate = asdict(findings.gate)
     root = findings.test_set.root

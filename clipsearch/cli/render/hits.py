@@ -1,7 +1,6 @@
-"""Ranked hits: as paths, JSON lines, lines by a template, or a table.
+"""Renders ranked hits as paths, JSON lines, template lines or a table.
 
-Writes bytes where a path is printed: a path is bytes, and whoever reads it from a pipe wants the
-very bytes that open the file.
+Paths are written as bytes, so that a program that reads them from a pipe can open the files.
 """
 
 import os
@@ -23,7 +22,7 @@ from clipsearch.search.explain import counted, reached, weak
 from clipsearch.text import percent, printable, rounded, shortened
 
 Show = Callable[[Hit], bytes]
-"""A hit's path as it is to be printed."""
+"""Makes the printed path of a hit."""
 
 
 Write = Callable[[Sequence[Hit], str, BinaryIO], None]
@@ -31,7 +30,7 @@ Write = Callable[[Sequence[Hit], str, BinaryIO], None]
 
 
 def write_paths(show: Show, end: bytes) -> Write:
-    """Paths alone, each ended by ``end``: NUL is the only byte that no path contains."""
+    """Paths only, each ended by ``end``: NUL is the only byte that no path contains."""
 
     def write(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
         for hit in hits:
@@ -41,7 +40,7 @@ def write_paths(show: Show, end: bytes) -> Write:
 
 
 def write_json_lines(show: Show) -> Write:
-    """One JSON object a line. Keys are only ever added."""
+    """One JSON object per line. Keys are only ever added."""
 
     def write(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
         for rank, hit in enumerate(hits, start=1):
@@ -52,16 +51,16 @@ def write_json_lines(show: Show) -> Write:
 
 
 def hit_record(rank: int, hit: Hit, model: str, show: Show) -> dict[str, object]:
-    """A hit for programs. Keys are only ever added."""
+    """A JSON record of a hit. Keys are only ever added."""
     paths = {"path": json_path(show(hit)), "root": json_path(os.fsencode(hit.root))}
     return _facts(rank, hit, model) | paths
 
 
 def write_template(template: str, show: Show, end: bytes) -> Write:
-    """A line a hit by a template such as ``{score:.3f} {path}``. Raises UsageError.
+    """One line per hit from a template such as ``{score:.3f} {path}``. Raises UsageError.
 
-    The fields are the keys of the JSON lines; what is not known is empty. A backslash and t, n or
-    0 stand for a tab, a newline and NUL.
+    The fields are the keys of the JSON lines; unknown values are empty. ``\\t``, ``\\n`` and
+    ``\\0`` stand for a tab, a newline and NUL.
     """
     formatter = _Fields()
     text = template.replace(r"\t", "\t").replace(r"\n", "\n").replace(r"\0", "\0")
@@ -74,9 +73,9 @@ def write_template(template: str, show: Show, end: bytes) -> Write:
         paths = {"path": os.fsdecode(show(hit)), "root": os.fsdecode(hit.root)}
         try:
             return os.fsencode(formatter.vformat(text, (), facts | paths)) + end
-        except (ValueError, KeyError, IndexError) as error:  # a width may be another field
+        except (ValueError, KeyError, IndexError) as error:  # a width may refer to another field
             raise UsageError(
-                f"'{shortened(template)}' is no template: {shortened(str(error.args[0]))}",
+                f"'{shortened(template)}' is not a valid template: {shortened(str(error.args[0]))}",
                 hint=f"For example {{score:.3f}} {{path}}. Fields: {', '.join(facts)}.",
             ) from error
 
@@ -90,11 +89,11 @@ def write_template(template: str, show: Show, end: bytes) -> Write:
 
 
 _DIGITS = 3
-"""Of a width or a precision in a template: more would fill the memory."""
+"""Most digits of a width or precision in a template: more could exhaust memory."""
 
 
 class _Fields(string.Formatter):
-    """``str.format`` for plain names alone: no attributes, no items, no positions."""
+    """``str.format`` with plain names only: no attributes, items or positions."""
 
     def get_field(self, name: str, args: Sequence[Any], fields: Mapping[str, Any]) -> Any:
         if name not in fields:
@@ -108,7 +107,7 @@ class _Fields(string.Formatter):
 
 
 def _facts(rank: int, hit: Hit, model: str) -> dict[str, Any]:
-    """All that is known of a hit; the paths' places are kept for whoever writes them."""
+    """Everything known about a hit; the caller fills in the paths."""
     return {
         "rank": rank,
         "score": round(hit.score, 6),
@@ -138,9 +137,9 @@ def _facts(rank: int, hit: Hit, model: str) -> dict[str, Any]:
 def write_table(
     show: Show, classes: Sequence[str | None] = (), footer: Sequence[tuple[str, ...]] = ()
 ) -> Write:
-    """A table for people, on standard output.
+    """A table on standard output.
 
-    classes: of each hit, where known. footer: parts of its last line, as ``table.fit`` takes them.
+    classes: the class of each hit, if known. footer: parts of the last line, as for ``table.fit``.
     """
 
     def write(hits: Sequence[Hit], model: str, stream: BinaryIO) -> None:
@@ -153,14 +152,14 @@ def write_table(
 
 
 def hits_table(hits: Sequence[Hit], show: Show, classes: Sequence[str | None] = ()) -> Table:
-    """Hits for people. A column of which nothing is known is left out."""
+    """Hits as a table. Columns without any value are left out."""
     named = classes or [None] * len(hits)
     known = any(hit.precision is not None for hit in hits)
     columns = {
         "#": ([str(rank) for rank, _ in enumerate(hits, start=1)], "dim"),
         "score": ([f"{hit.score:.3f}" for hit in hits], "cyan"),
         "right": ([percent(hit.precision) if known else "" for hit in hits], "green"),
-        "alike": ([f"+{hit.collapsed}" if hit.collapsed else "" for hit in hits], "dim"),
+        "similar": ([f"+{hit.collapsed}" if hit.collapsed else "" for hit in hits], "dim"),
         "path": ([os.fsdecode(show(hit)) for hit in hits], ""),
         "class": ([name or "" for name in named], "green"),
         "date": ([(hit.taken_at or "")[:10] for hit in hits], "dim"),
@@ -174,7 +173,7 @@ def hits_table(hits: Sequence[Hit], show: Show, classes: Sequence[str | None] = 
         left=tuple(n for n, name in enumerate(names) if name in ("path", "class", "date")),
         path=names.index("path"),
         gives_way=tuple(
-            names.index(name) for name in ("date", "class", "alike", "right") if name in columns
+            names.index(name) for name in ("date", "class", "similar", "right") if name in columns
         ),
         styles={n: style for n, (_, style) in enumerate(columns.values())},
         links=[_link(hit) for hit in hits],
@@ -182,14 +181,14 @@ def hits_table(hits: Sequence[Hit], show: Show, classes: Sequence[str | None] = 
 
 
 def footer(found: Answer, *, all: bool = False) -> list[tuple[str, ...]]:
-    """The verdict, how much was found, and whether such answers were tested, for ``table.fit``.
+    """The verdict, the number of hits, and whether such answers were tested, for ``table.fit``.
 
-    all: whether hits are shown whatever the verdict.
+    all: whether hits are shown regardless of the verdict.
     """
     parts: list[tuple[str, ...]] = []
     shown, count = len(found.hits), counted(found.matching)
     if all:
-        parts.append((f"best {shown:,}, whatever the verdict", f"best {shown:,}"))
+        parts.append((f"best {shown:,}, regardless of the verdict", f"best {shown:,}"))
     elif found.judgment.verdict is not None:
         parts.append((f"{found.judgment.verdict} match",))
     if found.matching > shown and not all:
@@ -205,21 +204,22 @@ def footer(found: Answer, *, all: bool = False) -> list[tuple[str, ...]]:
 
 
 def _link(hit: Hit) -> str:
-    """The address of an image's file, with this machine's name; "" if it is in an archive."""
+    """A file URL of the image, with this machine's name; "" if it is in an archive."""
     if hit.span is not None:
         return ""
     path = absolute_path(hit)
     if os.name == "nt":
         return Path(os.fsdecode(path)).as_uri()
-    from urllib.parse import quote  # here, since a pipe does without
+    from urllib.parse import quote  # here, since pipes do not need it
 
     return f"file://{os.uname().nodename}{quote(path)}"
 
 
 def answer_lines(found: Answer, *, strict: bool = False, all: bool = False) -> Iterator[str]:
-    """What is to be said of an answer beside its hits: a weak match, or none and how near one is.
+    """Messages about an answer: a weak match, or no match and the nearest image.
 
-    strict: whether a weak match was not accepted. all: whether hits are shown whatever the verdict.
+    strict: whether a weak match was rejected. all: whether hits are shown regardless of the
+    verdict.
     """
     rate, verdict = found.judgment.rate, found.judgment.verdict
     if found.hits:
@@ -231,7 +231,7 @@ def answer_lines(found: Answer, *, strict: bool = False, all: bool = False) -> I
     elif found.rejected is None or rate is None:
         yield "no match"
     elif verdict == "strong" or (verdict == "weak" and not strict):
-        yield "no match: no hit has a false-alarm rate that low (--max-false-alarm)"
+        yield "no match: no hit has a false-alarm rate this low (--max-false-alarm)"
     else:
         nearest = printable(os.fsdecode(shown_path(found.rejected)))
         kind = "no strong match" if strict and verdict == "weak" else "no match"

@@ -1,6 +1,6 @@
-"""Hits as thumbnails in a terminal: in kitty's protocol or as sixels, else as half blocks.
+"""Draws hits as thumbnails in a terminal: with kitty's protocol, as sixels, or as half blocks.
 
-The library asks the terminal what it can draw, and waits a tenth of a second for its answer.
+The library asks the terminal what it supports, and waits a tenth of a second for an answer.
 """
 
 import io
@@ -18,38 +18,38 @@ from clipsearch.records import Hit
 from clipsearch.text import printable
 
 _CELLS = 20
-"""Of a terminal, across, for one thumbnail: nearly square with half as many lines."""
+"""Width of one thumbnail; with half as many lines it is nearly square."""
 
 
 def require_terminal() -> None:
     """Raise UsageError if there is no terminal to draw in, or nothing to draw with."""
     if not sys.stdout.isatty():
         raise UsageError(
-            "--preview draws in a terminal, and standard output is none",
+            "--preview draws in a terminal, but standard output is not one",
             hint="Write a page with --html FILE, or one image with --montage FILE.png.",
         )
     if not sys.stdin.isatty():
         raise UsageError(
-            "--preview asks the terminal what it can draw, and standard input is none",
-            hint="Give the query and the list of files otherwise, or use --html FILE.",
+            "--preview needs answers from the terminal, but standard input is not one",
+            hint="Pass the query and the list of files in another way, or use --html FILE.",
         )
     screen = console(sys.stdout)
     if screen.color_system is None or screen.no_color:
         raise UsageError(
-            "--preview needs colors, and this terminal has none, or NO_COLOR is set",
+            "--preview needs colors, but this terminal has none or NO_COLOR is set",
             hint="Write a page with --html FILE, or one image with --montage FILE.png.",
         )
     with suppress(OSError):
         if not all(os.get_terminal_size(sys.stdout.fileno())):
             raise UsageError(
-                "--preview needs to know how wide the terminal is, which it does not tell",
-                hint="Tell it with: stty columns 80 rows 24",
+                "--preview needs the width of the terminal, which the terminal does not report",
+                hint="Set it with: stty columns 80 rows 24",
             )
     _renderer()
 
 
 def preview(hits: Sequence[Hit], pictures: Mapping[bytes, bytes]) -> None:
-    """Draw the hits on standard output. images: thumbnails by absolute path.
+    """Draw the hits on standard output. pictures: thumbnails by absolute path.
 
     Raises UsageError as ``require_terminal`` does.
     """
@@ -63,7 +63,7 @@ def preview(hits: Sequence[Hit], pictures: Mapping[bytes, bytes]) -> None:
     ]
     columns = max(1, screen.width // _CELLS)
     if draw.__module__.endswith("sixel") or columns == 1:
-        # Sixels are no text: a table cannot hold them.
+        # A rich table cannot hold sixels, which are not text.
         for cell in cells:
             screen.print(cell)
         return
@@ -89,8 +89,8 @@ def _lines(rank: int, hit: Hit, picture: bytes | None, draw: Any) -> Iterator[An
 
 
 def _renderer() -> Any:
-    """The library's class for this terminal. Raises UsageError if it is not installed."""
-    # What it has to say of terminals that do not answer is for its own developers.
+    """The library's image class for this terminal. Raises UsageError if it is not installed."""
+    # Its log messages about terminals that do not answer are for its developers.
     logging.getLogger("textual_image").addHandler(logging.NullHandler())
     try:
         from textual_image.renderable import Image

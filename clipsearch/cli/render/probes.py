@@ -1,4 +1,4 @@
-"""Probes, and what each is worth."""
+"""Renders probes and their accuracy."""
 
 from dataclasses import asdict
 from typing import Any
@@ -9,7 +9,7 @@ from clipsearch.text import percent, printable
 
 
 def probe_lines(kept: KeptProbe) -> list[str]:
-    """A probe for people: what it was trained on, and what it is worth."""
+    """A probe as text: what it was trained on, and its accuracy."""
     classes = ", ".join(
         f"{name} ({count})" for name, count in zip(kept.probe.classes, kept.images, strict=True)
     )
@@ -21,7 +21,7 @@ def probe_lines(kept: KeptProbe) -> list[str]:
         f"@{kept.name}",
         f"  classes   {printable(classes)}",
         *figures,
-        f"  always the most frequent class {percent(kept.most_frequent)}",
+        f"  always guessing the most frequent class {percent(kept.most_frequent)}",
         *(
             f"  mean per-class recall {percent(e.value)}   95% interval {interval(e)}, "
             f"by guessing {percent(kept.guessing)}"
@@ -36,7 +36,7 @@ def probe_lines(kept: KeptProbe) -> list[str]:
 
 
 def probe_record(kept: KeptProbe) -> dict[str, Any]:
-    """A probe for programs. Keys are only ever added."""
+    """A JSON record of a probe. Keys are only ever added."""
     return {
         "name": kept.name,
         "classes": dict(zip(kept.probe.classes, kept.images, strict=True)),

@@ -1,4 +1,4 @@
-"""Progress on a terminal, in one line: what is being done, how many, how much longer, how fast."""
+"""A progress line on a terminal: the activity, the count, the time left and the speed."""
 
 import sys
 
@@ -11,16 +11,16 @@ from clipsearch.cli.render.table import console, cut, fit
 _DONE, _TO_DO = "━", "─"
 
 _SPINNER = 2
-"""Cells, with the gap after it."""
+"""Cells of the spinner, with the gap after it."""
 
 _SHORT = 16
-"""Cells that remain of what is being done where a terminal is narrow."""
+"""Cells left for the activity on a narrow terminal."""
 
 
 class Line(ProgressColumn):
-    """``embedding  ━━━━━━──────  200/1,200  50s left  20.0/s`` in the cells that there are.
+    """``embedding  ━━━━━━──────  200/1,200  50s left  20.0/s``, fitted to the terminal.
 
-    Speed and time remaining are rich's own, of the last half minute.
+    rich computes the speed and the time left over the last half minute.
     """
 
     def __init__(self, screen: Console) -> None:
@@ -28,8 +28,8 @@ class Line(ProgressColumn):
         self._screen = screen
 
     def render(self, task: Task) -> Text:
-        """What is being done alone for a task of one step, or of an unknown number."""
-        cells = self._screen.width - _SPINNER  # which may change on the way
+        """The line; for a task of one step, or an unknown number, only the activity."""
+        cells = self._screen.width - _SPINNER  # the width may change meanwhile
         doing = (task.description, cut(task.description, _SHORT))
         if task.total is None or task.total <= 1:
             return Text(fit([doing], cells))
@@ -68,7 +68,7 @@ class ProgressBar:
         self._doing = ""
 
     def __call__(self, doing: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` are done; a ``total`` of 0 means that nobody knows."""
+        """Show that ``done`` of ``total`` are done; a ``total`` of 0 means unknown."""
         if doing != self._doing:
             if self._task is not None:
                 self._bar.remove_task(self._task)
@@ -79,7 +79,7 @@ class ProgressBar:
         self._bar.update(self._task, completed=done)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.stop()
 
 
@@ -93,7 +93,7 @@ def _left(seconds: float | None) -> str:
 
 
 def _rate(speed: float | None) -> str:
-    """By the minute where it is slow."""
+    """The speed per second, or per minute if it is slow."""
     if not speed:
         return ""
     return f"{speed:,.1f}/s" if speed >= 0.1 else f"{60 * speed:.1f}/min"

@@ -1,4 +1,4 @@
-"""What is indexed, what an update did, and which models there are."""
+"""Renders what is indexed, what an update did, and the available models."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ def summary_lines(root: str, summary: IndexSummary) -> list[str]:
     pictures += len(summary.failed) + summary.still_failed
     ignored = sum(summary.ignored.values())
     if ignored >= max(pictures, 1):  # sidecars of a few images are not worth a line
-        what = "ignored" if pictures else "nothing here is an image that clipsearch reads; ignored"
+        what = "ignored" if pictures else "no images that clipsearch can read; ignored"
         files = f"{number_of(ignored, 'file')}: {endings_text(summary.ignored)}"
         lines.append(f"{printable(root)}: {what} {files}")
     counts = [
@@ -36,27 +36,27 @@ def summary_lines(root: str, summary: IndexSummary) -> list[str]:
         (summary.removed, "removed"),
         (summary.unchanged, "unchanged"),
         (len(summary.failed), "failed"),
-        (summary.still_failed, "failed before and unchanged since"),
-        (summary.waiting, "to be tried again by the next run"),
+        (summary.still_failed, "failed earlier and unchanged since"),
+        (summary.waiting, "to be retried by the next run"),
         (summary.links, "links not followed" if summary.links > 1 else "link not followed"),
     ]
     said = [f"{count:,} {what}" for count, what in counts if count]
     text = f"{printable(root)}: {', '.join(said) or 'no images'}"
     if summary.looked_at:
-        text += f"; camera and place read of {summary.looked_at}"
+        text += f"; camera and place read from {summary.looked_at}"
     if summary.embedded:
         text += f"; {summary.embedded:,} embedded in {summary.seconds:.1f} s"
     return [*lines, text, *([f"{printable(root)}: {summary.tested}"] if summary.tested else [])]
 
 
 def status_text(status: CollectionStatus, collection: Collection, model_here: str) -> str:
-    """One collection for people."""
+    """One collection as text."""
     spec, again = status.spec, _to_be_tried_again(status)
     lines = [
         printable(os.fspath(status.root)),
         f"  images   {status.images:,}"
         + (f", {status.archived:,} of them in archives" if status.archived else ""),
-        f"  failed   {len(status.failed)}{f', {again} to be tried again' if again else ''}",
+        f"  failed   {len(status.failed)}{f', {again} to be retried' if again else ''}",
         *(
             f"           {printable(os.fsdecode(path))}: {printable(why)}"
             for path, why in status.failed
@@ -79,7 +79,7 @@ def status_text(status: CollectionStatus, collection: Collection, model_here: st
 
 
 def _to_be_tried_again(status: CollectionStatus) -> int:
-    """How many of the failed images the next run of ``index`` decodes again."""
+    """How many failed images the next run of ``index`` retries."""
     limits = Limits.here(status.scope.max_pixels)
     return sum(is_worth_a_try(failure, limits) for failure in status.failures)
 
@@ -92,15 +92,15 @@ def _scope_lines(scope: Scope) -> list[str]:
 
 
 def _damage_lines(status: CollectionStatus) -> Iterator[str]:
-    if status.damage and status.vector_bytes:  # one that is not there yet is just written
+    if status.damage and status.vector_bytes:  # a missing file is simply written
         yield (
-            f"  damage   the vector file cannot be used: {status.damage}; searches read the "
-            "catalog, and the next search or index writes it again"
+            f"  damage   the vector file cannot be used: {status.damage}; searches use the "
+            "catalog, and the next search or index rewrites it"
         )
     if status.left_out:
         yield (
-            f"  damage   cannot find {number_of(status.left_out, 'image')}: damaged embedding; "
-            "repair with: clipsearch verify --repair, then clipsearch index"
+            f"  damage   {number_of(status.left_out, 'image')} left out of searches: "
+            "damaged embedding; repair with: clipsearch verify --repair, then clipsearch index"
         )
 
 
@@ -114,7 +114,7 @@ def _search_text(clusters: ClusterSearch | None) -> str:
 
 
 def status_record(status: CollectionStatus, collection: Collection) -> dict[str, object]:
-    """One collection for programs. Keys are only ever added."""
+    """A JSON record of one collection. Keys are only ever added."""
     found = collection.evaluation
     return {
         "root": json_path(os.fsencode(status.root)),
@@ -147,7 +147,7 @@ def status_record(status: CollectionStatus, collection: Collection) -> dict[str,
 
 
 def models_text(models: Sequence[tuple[str, str, Path | None]]) -> str:
-    """The models that can be used, where they are, and how to bring one along."""
+    """The available models, where they are, and how to copy one to another machine."""
     lines = []
     for name, what, path in models:
         where = printable(os.fspath(path)) if path else "not on this machine"
@@ -156,13 +156,13 @@ def models_text(models: Sequence[tuple[str, str, Path | None]]) -> str:
 
 
 BRING_A_MODEL = """\
-Also: any architecture of open_clip with its published weights (--model NAME --pretrained TAG;
+Also: any open_clip architecture with published weights (--model NAME --pretrained TAG;
 clipsearch models --all lists them), a checkpoint file (--model NAME --pretrained FILE), or a
-folder in the hub's layout (--model FOLDER).
+folder in the Hugging Face Hub's layout (--model FOLDER).
 
-To bring the default to a machine without a network, on one that has it:
+To bring the default model to a machine without a network, run this on one that has it:
   hf download laion/CLIP-ViT-B-16-laion2B-s34B-b88K open_clip_config.json \\
     open_clip_model.safetensors --local-dir vit-b-16
-copy the folder vit-b-16 over, and index with it:
+Then copy the folder vit-b-16 over, and index with it:
   clipsearch index PHOTOS --model ./vit-b-16
-An index keeps the model it was made with; add --rebuild to change it."""
+An index keeps the model that it was made with; add --rebuild to change it."""

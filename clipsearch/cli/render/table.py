@@ -1,7 +1,7 @@
-"""A table: fitted to the width of a terminal, or set in plain aligned columns for a pipe.
+"""Tables: fitted to the width of a terminal, or in plain aligned columns for a pipe.
 
-On a terminal every row is one line. Columns give way first; then paths are shortened in the middle
-of their names. Widths are counted in display cells: a CJK character takes two.
+On a terminal every row is one line. If space is short, columns are dropped first; then paths are
+shortened in the middle of their names. Widths are in display cells: a CJK character takes two.
 """
 
 import os
@@ -17,17 +17,17 @@ _GAP = 2
 """Cells between two columns."""
 
 _LEAST = 8
-"""Cells that a shortened column keeps, however narrow the terminal is."""
+"""Minimum cells of a shortened column."""
 
 _NAME = 20
-"""Cells that the name in a path keeps for as long as its folder can be shortened instead."""
+"""Cells that a file name keeps as long as its folder can be shortened instead."""
 
 _DOTS = "..."
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under a title; the columns in ``left`` are words, the others numbers."""
+    """Rows under a title. Columns in ``left`` are aligned left, the others right."""
 
     title: str
     columns: tuple[str, ...]
@@ -36,15 +36,15 @@ class Table:
     path: int | None = None
     """The column of paths."""
     gives_way: tuple[int, ...] = ()
-    """Columns that a narrow terminal does without, the first of them first."""
+    """Columns to drop on a narrow terminal, in this order."""
     styles: Mapping[int, str] = field(default_factory=dict)
-    """How rich draws a column."""
+    """rich styles of columns."""
     links: Sequence[str] = ()
-    """Of each row, what its path is a link to."""
+    """The link target of each row's path."""
 
 
 def show(table: Table) -> None:
-    """Print a table for whoever reads standard output: a person, or a pipe."""
+    """Print a table on standard output: styled on a terminal, plain in a pipe."""
     if not sys.stdout.isatty():
         sys.stdout.write(plain(table))
         return
@@ -54,7 +54,7 @@ def show(table: Table) -> None:
 
 
 def draw(table: Table, screen: Any) -> None:
-    """Print a table on a rich console, each row on one line."""
+    """Print a table on a rich console, one line per row."""
     from rich.text import Text
 
     if table.title:
@@ -90,17 +90,17 @@ def plain(table: Table) -> str:
 
 
 def console(stream: TextIO) -> Any:
-    """A rich console that never guesses at markup in file names."""
+    """A rich console that does not interpret markup in file names."""
     from rich.console import Console
 
     return Console(file=stream, markup=False, highlight=False, emoji=False)
 
 
 def shorten_path(path: str, cells: int) -> str:
-    """A path in at most ``cells`` display cells, which are at least 8.
+    """A path in at most ``cells`` display cells. cells: at least 8.
 
-    The middle of the name goes first, ``mountain...pico.jpg``, then that of the folder, then more
-    of the name.
+    Cuts the middle of the name first, ``mountain...pico.jpg``, then the middle of the folder, then
+    more of the name.
     """
     from rich.cells import cell_len
 
@@ -116,10 +116,10 @@ def shorten_path(path: str, cells: int) -> str:
 
 
 def fit(parts: Sequence[tuple[str, ...]], cells: int, separator: str = " · ") -> str:
-    """Parts of a line in the longest forms that fit into ``cells``.
+    """A line of parts in the longest forms that fit into ``cells``.
 
-    parts: each in its forms, the longest first, "" among them where the part may be left out; the
-    last part is shortened first.
+    parts: the forms of each part, longest first; "" if the part may be left out. The last part is
+    shortened first.
     """
     from rich.cells import cell_len
 
@@ -136,7 +136,7 @@ def fit(parts: Sequence[tuple[str, ...]], cells: int, separator: str = " · ") -
 
 
 def cut(text: str, cells: int) -> str:
-    """Text in at most ``cells`` display cells: its beginning."""
+    """The start of a text, in at most ``cells`` display cells."""
     from rich.cells import cell_len
 
     if cell_len(text) <= cells:
@@ -145,7 +145,7 @@ def cut(text: str, cells: int) -> str:
 
 
 def _fitted(table: Table, rows: Sequence[tuple[str, ...]], room: int) -> dict[int, int]:
-    """The columns that have room, and how many cells each of them gets."""
+    """The columns that fit, and how many cells each gets."""
     from rich.cells import cell_len
 
     columns = zip(table.columns, *rows, strict=True)
@@ -181,7 +181,7 @@ def _aligned(table: Table, n: int, cell: Any, width: int) -> Any:
 
 
 def _path(path: str, width: int, link: str) -> Any:
-    """A path with its folder dimmed, and a link where there is one."""
+    """A path with its folder dimmed, and with its link, if any."""
     from rich.style import Style
     from rich.text import Text
 
@@ -194,17 +194,17 @@ def _path(path: str, width: int, link: str) -> Any:
 
 
 _NO_LINKS = ("dumb", "linux", "unknown", "vt")
-"""How the names of terminals begin that would show a link's address, or worse."""
+"""Prefixes of terminals that would print a link's URL, or worse."""
 
 
 def _has_links(screen: Any) -> bool:
-    """Whether OSC 8 links are for this terminal; those that do not know them ignore them."""
+    """Whether to write OSC 8 links; most terminals without support ignore them."""
     name = os.environ.get("TERM", "")
     return bool(screen.is_terminal) and not name.startswith(_NO_LINKS)
 
 
 def _middle_out(text: str, cells: int) -> str:
-    """Text in at most ``cells`` display cells: its beginning and its end."""
+    """The start and end of a text, in at most ``cells`` display cells."""
     from rich.cells import cell_len
 
     kept = cells - len(_DOTS)
@@ -215,7 +215,7 @@ def _middle_out(text: str, cells: int) -> str:
 
 
 def _beginning(text: str, cells: int) -> str:
-    """As much of the beginning as has room; marks that combine stay with their letter."""
+    """As much of the start as fits; combining marks stay with their letter."""
     from rich.cells import cell_len
 
     lengths = range(len(text) + 1)
@@ -223,7 +223,7 @@ def _beginning(text: str, cells: int) -> str:
 
 
 def _end(text: str, cells: int) -> str:
-    """As much of the end as has room; it does not begin with a mark without its letter."""
+    """As much of the end as fits; it does not start with a combining mark."""
     from rich.cells import cell_len
 
     starts = range(len(text) + 1)

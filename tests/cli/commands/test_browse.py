@@ -85,7 +85,7 @@ def test_a_port_in_use_is_an_error(run: Run, made: Path) -> None:
         (["none"], "none does not exist"),
         ([os.sep], "no indexed folder contains"),
         (["--port", "99999"], "99999"),
-        (["--max-false-alarm", "2"], "is no share of queries"),
+        (["--max-false-alarm", "2"], "is not a valid rate"),
     ],
 )
 def test_what_cannot_be_browsed_is_an_error(

@@ -188,7 +188,7 @@ def test_confusion_with_the_folders(run: Run, collection: Path, expected: dict[s
         assert found[folder]["given"] == {first: firsts.count(first) for first in set(firsts)}
         right += firsts.count(name)
     table = run("classify", ".", "--confusion", cwd=collection).lines
-    assert table[0].split() == ["folder", "images", "right", "accuracy", "given", "to"]
+    assert table[0].split() == ["folder", "images", "correct", "accuracy", "classified", "as"]
     assert "no such class" in table[2]
     assert table[-1].startswith(f"accuracy {100 * right / 8:.1f}% of 8 images in 2 folders")
 
@@ -256,11 +256,11 @@ def test_texts_are_checked_before_anything_else(run: Run, made: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "stdin", "said"),
     [
-        (["wall", "--texts", "-"], b"\n \n", "there is no text in -"),
+        (["wall", "--texts", "-"], b"\n \n", "- is empty"),
         (["wall", "--texts", "-"], b"\xff\n", "not UTF-8"),
         (["wall", "--texts", "absent"], b"", "cannot read absent"),
-        (["wall", "--texts", "-", "--probe", "x"], b"a", "each name the classes"),
-        (["--confusion", "--csv"], b"", "--confusion compares classes"),
+        (["wall", "--texts", "-", "--probe", "x"], b"a", "cannot be combined"),
+        (["--confusion", "--csv"], b"", "--confusion cannot be combined"),
         (["absent.png"], b"", "cannot read absent.png"),
         (["--probe", "absent"], b"", "has no probe 'absent'"),
         (["--domain", "absent.toml"], b"", "there is no domain file absent.toml"),
@@ -287,7 +287,7 @@ def test_a_picture_that_cannot_be_decoded_is_named(run: Run, collection: Path) -
 def test_no_pictures(run: Run, collection: Path) -> None:
     (collection / "empty").mkdir()
     done = run("classify", "empty", cwd=collection)
-    assert (done.code, done.out, done.err) == (1, b"", "clipsearch: no images here\n")
+    assert (done.code, done.out, done.err) == (1, b"", "clipsearch: no images found\n")
 
 
 # -- probes --------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def of(checks: Checks, area: str) -> Checks:
 def test_a_machine_on_which_all_is_well_is_said_to_be_so(run: Run, collection: Path) -> None:
     done = run("doctor", "--json", env={"NO_COLOR": "1"})
     assert done.code == 0
-    assert done.err == "clipsearch: loading torch, to ask it about the device\n"
+    assert done.err == "clipsearch: loading torch to check the device\n"
     checks = [json.loads(line) for line in done.lines]
     assert all(check.keys() == {"area", "state", "text", "hint"} for check in checks)
     # The default's weights are on few machines that run the tests.

@@ -58,7 +58,7 @@ def test_groups_are_paths_with_an_empty_line_between(run: Run, made: Path) -> No
     done = run("duplicates", cwd=made)
     assert (done.code, done.out) == (0, lines(GROUPS))
     (summary,) = done.err.splitlines()  # what was measured is for --html alone
-    assert summary.startswith("clipsearch: 2 groups among 7 images; 2 images beside the best of ")
+    assert summary.startswith("clipsearch: 2 groups among 7 images; 2 images besides the best of ")
 
 
 @pytest.mark.process
@@ -162,7 +162,7 @@ def test_what_changed_is_left_out_and_named(run: Run, photos: Path) -> None:
     done = run("duplicates", cwd=photos)
     assert (done.code, done.out) == (1, b"")
     for path in ("b.png", "sub/a small.jpg"):
-        assert f"clipsearch: left out, gone or changed since it was indexed: {path}\n" in done.err
+        assert f"clipsearch: left out, deleted or changed since indexing: {path}\n" in done.err
 
 
 def test_a_page(run: Run, made: Path, tmp_path: Path) -> None:
@@ -236,16 +236,16 @@ def test_nothing_is_indexed(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--threshold", "0"], "is no similarity"),
-        (["--threshold", "1.5"], "is no similarity"),
-        (["--threshold", "nan"], "is no similarity"),
-        (["--copies", "--bursts"], "--copies compares contents"),
-        (["--copies", "--threshold", "0.9"], "--copies compares contents"),
-        (["--json", "-0"], "--json says how"),
-        (["--json", "--all-but-best"], "--json says how"),
+        (["--threshold", "0"], "is not a valid similarity"),
+        (["--threshold", "1.5"], "is not a valid similarity"),
+        (["--threshold", "nan"], "is not a valid similarity"),
+        (["--copies", "--bursts"], "--copies cannot be combined"),
+        (["--copies", "--threshold", "0.9"], "--copies cannot be combined"),
+        (["--json", "-0"], "--json cannot be combined"),
+        (["--json", "--all-but-best"], "--json cannot be combined"),
         (["--bursts", "--all-but-best"], "different images"),
         (["--html", "no/such/folder.html"], "cannot write"),
-        ([".", "--under", "."], "given twice"),
+        ([".", "--under", "."], "PATH and --under cannot be combined"),
         (["no-such-folder"], "does not exist"),
     ],
 )

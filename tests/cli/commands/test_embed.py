@@ -78,8 +78,8 @@ def test_without_files_there_is_a_placeholder(
     assert done.err == (
         "clipsearch: there are no images here to compare the embeddings with; they are assumed "
         f"to be from {tiny_model}\n"
-        f"clipsearch: {out}: 6 imported, 0 indexed before, 0 missing, 0 duplicates, "
-        "0 left to index, 0 failed; 0 compared with embeddings made again\n"
+        f"clipsearch: {out}: 6 imported, 0 already indexed, 0 missing, 0 duplicates, "
+        "0 left to index, 0 failed; 0 embedded again and compared\n"
     )
     for hit, other in zip(hits(run, out), hits(run, made / "tars"), strict=True):
         assert [hit[key] for key in ("path", "score", "caption", "url")] == [
@@ -109,7 +109,7 @@ def test_index_and_verify_leave_pictures_of_archives_alone(
     assert done.code == 2
     assert "images from archives, which only import adds" in done.err
     done = run("import", made / "out", "--root", tars)
-    assert (done.code, "0 imported, 6 indexed before" in done.err) == (0, True)
+    assert (done.code, "0 imported, 6 already indexed" in done.err) == (0, True)
     done = run("classify", cwd=tars)
     assert sorted(line.split("\t")[0] for line in done.lines)[0] == "00000.tar/000000000.jpg"
 
@@ -136,7 +136,7 @@ def test_what_is_damaged_is_named_and_ends_with_2(
     for finished in ("0 shards finished", "0 shards finished, 0 finished before; 0 images"):
         done = run("embed", tars, tmp_path / "out", "--model", tiny_model, "--npy")
         assert (done.code, done.out) == (2, b"")
-        assert "damaged, embedded as far as it goes: 00000.tar: it is damaged" in done.err
+        assert "damaged, embedded only in part: 00000.tar: it is damaged" in done.err
         assert finished in done.err
     done = run("import", tmp_path / "out")
     assert done.code == 0

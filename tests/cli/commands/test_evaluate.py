@@ -134,7 +134,7 @@ def test_too_few_pictures_exit_with_1_and_change_nothing(
     done = run("evaluate", "few", "--under", "set", "--html", "few.html", cwd=tmp_path)
     assert (done.code, done.err) == (1, "clipsearch: wrote few.html\n")
     assert done.lines[-1] == (
-        "not kept: 2 images are too few to decide anything; the domain blocks asks for 3"
+        "not kept: 2 images are too few for a verdict; the domain blocks requires 3"
     )
     assert "too few images to decide anything" in (tmp_path / "few.html").read_text()
     record = json.loads(run("evaluate", "few", "--under", "set", "--json", cwd=tmp_path).out)
@@ -195,7 +195,7 @@ def test_several_labels(run: Run, collection: Path) -> None:
     done = run("evaluate", "several.csv", "--html", "page.html", cwd=collection)
     assert done.code == 1
     assert any(line.startswith("list_f1") or "list_f1" in line for line in done.lines[-1:])
-    assert 'Answers to "a CLASS", were the labelled images searched' in done.lines
+    assert 'Answers to "a CLASS" if only the labeled images were searched' in done.lines
     for said in ("present classes found", "absent classes answered", "F1 of the list"):
         assert any(line.startswith(said) and " to " in line for line in done.lines)
     assert not any(line.startswith("top-1") for line in done.lines)
@@ -373,10 +373,10 @@ def test_a_picture_of_a_benchmark_that_cannot_be_decoded(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["wds", "--html", "page.html"], "--html shows a test of a domain"),
-        (["wds", "--model", "pocket", "--index", "set/.clipsearch"], "each name the model"),
-        (["set", "--linear-probe"], "--linear-probe goes with CLIP_benchmark's archives"),
-        (["set", "--model", "pocket"], "--model goes with CLIP_benchmark's archives"),
+        (["wds", "--html", "page.html"], "--html reports on a domain"),
+        (["wds", "--model", "pocket", "--index", "set/.clipsearch"], "--model cannot be combined"),
+        (["set", "--linear-probe"], "--linear-probe needs CLIP_benchmark archives"),
+        (["set", "--model", "pocket"], "--model needs CLIP_benchmark archives"),
         (["wds", "--under", "absent"], "absent does not exist"),
     ],
 )
@@ -419,7 +419,7 @@ def test_a_learning_curve_is_told_and_drawn(run: Run, collection: Path, tmp_path
     done = run("evaluate", ".", "--curve", "--html", "r.html", cwd=collection)
     assert (done.code, "<svg" in (collection / "r.html").read_text()) == (0, True)
     start = next(n for n, line in enumerate(done.lines) if line.startswith("Learning curve"))
-    assert done.lines[start + 1].startswith("images a class ")
+    assert done.lines[start + 1].startswith("images per class ")
     firsts = [line.split()[0] for line in done.lines[start + 2 : start + 6]]
     assert firsts == ["none", "1", "2", "all"]
     record = json.loads(run("evaluate", ".", "--curve", "--json", cwd=collection).out)["curve"]

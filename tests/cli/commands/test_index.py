@@ -201,7 +201,7 @@ def test_what_is_ignored_is_told_by_ending_where_it_is_worth_a_line(
     done = run("index", "raw", "--model", tiny_model)
     assert done.code == 0
     assert done.err.splitlines()[0] == (
-        "clipsearch: raw: nothing here is an image that clipsearch reads; ignored 14 files: "
+        "clipsearch: raw: no images that clipsearch can read; ignored 14 files: "
         "6 .cr3, 2 without an extension, 2 .pdf, 1 .a, 1 .b, 2 others"
     )
     make_picture(folder / "a.png")
@@ -300,7 +300,7 @@ def test_an_interrupted_run_keeps_what_it_has_and_the_next_goes_on(
         assert process.returncode == 130
         assert out == b""
         (line,) = err.decode().splitlines()
-        assert line.startswith("clipsearch: interrupted; what is done so far is kept")
+        assert line.startswith("clipsearch: interrupted; finished work is kept")
         now = rows(root)
         assert len(kept) < len(now) < COUNT
         assert kept.items() <= now.items()

@@ -78,9 +78,9 @@ def test_a_class_beside_a_query_is_a_filter(run: Run, made: Path) -> None:
         (["a cat", "--like", "nowhere.png"], "cannot read nowhere.png"),
         (["a cat", "--image", "^3:nowhere.png"], "cannot read nowhere.png"),
         (["a cat", "--like", "2:a.png"], "'2:a.png' is searched for literally"),
-        (["a cat", "-", "-"], "standard input is read once"),
+        (["a cat", "-", "-"], "standard input can be read only once"),
         (["a cat", "--class", "no such class"], "has no class 'no such class'"),
-        (["a cat", "-q", "--preview"], "--quiet prints nothing"),
+        (["a cat", "-q", "--preview"], "cannot be combined with --quiet"),
         (["--batch", "a cat"], "--batch reads its queries from standard input"),
         (["--batch", "-0"], "--batch prints JSON lines"),
         (["--batch", "--from0", "-"], "cannot both be read from standard input"),
@@ -139,7 +139,7 @@ def test_a_query_is_saved_and_looked_for_by_its_name(run: Run, made: Path, tmp_p
     assert run(*ASK, "^3:@pool", cwd=made).lines == run(*ASK, "@pool", cwd=made).lines
     unwanted = run(*ASK, "a cat", "--not", "@pool", cwd=made)
     assert (unwanted.code, unwanted.out) == (2, b"")
-    assert "'@pool' is a saved query, and --not takes a text" in unwanted.err
+    assert "'@pool' is a saved query; --not takes a text" in unwanted.err
     listed = run("query", "list")
     assert listed.lines == [f"pool\ta cat, ^2:snow, not fruit, {tmp_path}/pool.png"]
     record = json.loads(run("query", "list", "--json").out)

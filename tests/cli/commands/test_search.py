@@ -154,7 +154,9 @@ def test_a_terminal_gets_a_table_and_nothing_beside_it(
     assert heading.split() == ["#", "score", "path", "class"]
     assert [row.split()[2] for row in rows] == ranked[:4]
     assert all(len(row.split()) > 3 for row in rows)  # and a class
-    assert last.startswith("best 4, whatever the verdict · untested on everyday (clipsearch eval")
+    assert last.startswith(
+        "best 4, regardless of the verdict · untested on everyday (clipsearch eval"
+    )
 
 
 def test_paths_ended_by_nul_are_for_xargs(run: Run, made: Path) -> None:
@@ -209,7 +211,7 @@ def test_no_page_or_montage_takes_the_place_of_a_photograph(
         ("--html", "link.html", "is an image of the collection"),
         ("--montage", "link.png", "is an image of the collection"),
         ("--montage", made / "a.png", "is an image of the collection"),
-        ("--montage", "since the last run.png", "is there already"),
+        ("--montage", "since the last run.png", "already exists"),
         ("--html", ".clipsearch/catalog.sqlite3", "is in an index folder"),
         ("--html", ".clipsearch/page.html", "is in an index folder"),
     ):

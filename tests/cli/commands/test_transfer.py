@@ -56,8 +56,8 @@ def test_there_and_back_the_hits_are_the_same(
     assert run_here("import", made / kind, "--root", copy) == 0
     assert capsys.readouterr() == (
         "",
-        f"clipsearch: {copy}: 7 imported, 0 indexed before, 0 missing, 0 duplicates, "
-        "0 left to index, 0 failed; 7 compared with embeddings made again\n",
+        f"clipsearch: {copy}: 7 imported, 0 already indexed, 0 missing, 0 duplicates, "
+        "0 left to index, 0 failed; 7 embedded again and compared\n",
     )
     found = hits(run, copy)
     assert len(found) == 7
@@ -65,7 +65,7 @@ def test_there_and_back_the_hits_are_the_same(
     assert run_here("index", copy) == 0
     assert "7 unchanged\n" in capsys.readouterr().err
     assert run_here("import", made / kind, "--root", copy) == 0
-    assert "0 imported, 7 indexed before" in capsys.readouterr().err
+    assert "0 imported, 7 already indexed" in capsys.readouterr().err
 
 
 def test_an_export_says_what_it_wrote_and_overwrites_nothing(run: Run, made: Path) -> None:
@@ -135,7 +135,7 @@ def test_without_pyarrow_an_export_is_in_json_lines_and_can_be_imported(
         monkeypatch.setitem(sys.modules, name, None)
     done = run("export", "../json lines", cwd=made / "photos")
     assert (done.code, done.out) == (0, b"")
-    assert "pyarrow is not installed, so their metadata is in JSON lines" in done.err
+    assert "pyarrow is not installed, so the metadata is in JSON lines" in done.err
     assert [path.name for path in (made / "json lines" / "metadata").iterdir()] == [
         "metadata_0.jsonl"
     ]
@@ -173,8 +173,8 @@ def test_what_clip_retrieval_wrote_is_imported(
     assert "does not say which model made it" in capsys.readouterr().err
     assert run_here("import", source, "--root", copy, "--model", tiny_model) == 0
     first, last = capsys.readouterr().err.splitlines()
-    assert first.startswith("clipsearch: no image in the folder for ")  # its name is not text
-    assert "6 imported, 0 indexed before, 1 missing" in last
+    assert first.startswith("clipsearch: no image found for ")  # its name is not text
+    assert "6 imported, 0 already indexed, 1 missing" in last
     expected = [hit[:2] for hit in hits(run, made / "photos") if isinstance(hit[0], str)]
     assert [hit[:2] for hit in hits(run, copy)] == expected
 

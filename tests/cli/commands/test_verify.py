@@ -42,7 +42,7 @@ def swap_two_embeddings(collection: Path) -> None:
 def test_a_whole_index(run: Run, collection: Path) -> None:
     done = run("verify", cwd=collection)
     assert (done.code, done.out) == (0, b"")
-    assert done.err == f"clipsearch: {collection}: nothing is damaged\n"
+    assert done.err == f"clipsearch: {collection}: no damage found\n"
 
 
 @pytest.mark.process
@@ -51,7 +51,7 @@ def test_embeddings_that_changed_places_are_found_and_mended(run: Run, collectio
     done = run("verify", "--sample", "5", cwd=collection)
     assert done.code == 2
     assert [line.split(":")[0] for line in done.lines] == ["embedding", "embedding"]
-    assert "verify --repair mends" in done.err
+    assert "verify --repair repairs" in done.err
     done = run("verify", "--sample", "5", "--json", cwd=collection)
     kinds = [json.loads(line)["kind"] for line in done.lines]
     assert (done.code, kinds) == (2, ["embedding", "embedding"])
@@ -104,7 +104,7 @@ def test_an_index_whose_pictures_are_not_there(run: Run, collection: Path, tmp_p
     catalog.close()
     done = run("verify", "--index", away)
     assert (done.code, done.out) == (0, b"")
-    assert "/no/such/folder is not there; the index is checked without its images" in done.err
+    assert "/no/such/folder does not exist; checking the index without its images" in done.err
 
 
 # -- index --wait --------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def test_what_comes_changes_moves_and_goes_is_found_or_not_found_at_once(
     assert run("index", collection).code == 0
     first, *_, last = watcher.stop(signal.SIGTERM).splitlines()
     assert first == "clipsearch: watching photos; press Ctrl-C to stop"
-    assert last.startswith("clipsearch: interrupted; what is done so far is kept")
+    assert last.startswith("clipsearch: interrupted; finished work is kept")
     assert watcher.said().count("loading the model") == 1
     assert watcher.said().count(" added, ") == 2
 
@@ -180,10 +180,10 @@ def test_a_collection_that_is_gone_or_locked_is_waited_for(
     [
         (["missing"], "missing does not exist"),
         (["text.txt"], "text.txt is not a folder"),
-        ([".", "photos", "--index", "there"], "there are several folders"),
-        (["--poll", "0"], "--poll 0 is no interval"),
-        (["--poll", "nan"], "--poll nan is no interval"),
-        (["--poll", "inf"], "--poll inf is no interval"),
+        ([".", "photos", "--index", "there"], "--index takes one folder"),
+        (["--poll", "0"], "--poll 0 is out of range"),
+        (["--poll", "nan"], "--poll nan is out of range"),
+        (["--poll", "inf"], "--poll inf is out of range"),
     ],
 )
 def test_what_cannot_be_watched_is_an_error(

@@ -101,7 +101,7 @@ def test_what_clipsearch_did_not_write_is_overwritten_by_force_alone(photos: Pat
     Path("notes.html").write_text("mine")
     Path("link.html").symlink_to("notes.html")
     for path in (photos / "new.png", Path("notes.html"), Path("link.html")):
-        refused(path, "is there already, and clipsearch did not write it")
+        refused(path, "already exists, and clipsearch did not write it")
         files.check(path, force=True)
         files.write(path, "new", force=True)
         assert path.read_text() == "new"
@@ -167,7 +167,7 @@ def test_what_is_no_file_is_not_written_whatever_the_force(photos: Path) -> None
     Path("folder").mkdir()
     for name, said in (
         *(("fifo", "not a regular file"), ("/dev/null", "not a regular file")),
-        *(("nowhere.html", "a link that leads nowhere"), ("loop.html", "leads nowhere")),
+        *(("nowhere.html", "a broken symbolic link"), ("loop.html", "a broken symbolic link")),
         *(("folder", "cannot write folder"), ("no/such/page.html", "cannot write no/such")),
     ):
         refused(Path(name), said, force=True)

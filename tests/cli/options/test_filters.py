@@ -54,7 +54,7 @@ def test_dates_are_read_as_people_write_them(text: str, expected: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "24", "2024-13", "2024-02-30", "31.5.2024", "tomorrow", "d"])
 def test_what_is_no_date_is_a_usage_error(text: str) -> None:
-    with pytest.raises(UsageError, match="is no date"):
+    with pytest.raises(UsageError, match="is not a date"):
         filters.moment(text, NOW)
 
 
@@ -63,7 +63,7 @@ def test_the_last_day_of_all_is_no_date_further_east(monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "Asia/Tokyo")
         time.tzset()
-        with pytest.raises(UsageError, match="is no date"):
+        with pytest.raises(UsageError, match="is not a date"):
             filters.moment("9999-12-31T23:59+00:00", NOW)
     time.tzset()
 
@@ -89,7 +89,7 @@ def test_any_text_is_a_date_or_a_usage_error(text: str) -> None:
 def test_a_type_stands_for_all_its_spellings() -> None:
     assert filters.suffixes(["jpeg"]) == filters.suffixes([".JPG"]) >= {b".jpg", b".jpeg"}
     assert filters.suffixes(["webp", "tif"]) == {b".webp", b".tif", b".tiff"}
-    with pytest.raises(UsageError, match="'docx' is no type of image"):
+    with pytest.raises(UsageError, match="'docx' is not an image type"):
         filters.suffixes(["docx"])
 
 
@@ -301,13 +301,13 @@ def test_a_filter_that_leaves_nothing_says_so(run: Run, made: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--after", "someday"], "'someday' is no date"),
-        (["--before", "2024-02-30"], "'2024-02-30' is no date"),
-        (["--type", "docx"], "'docx' is no type of image"),
+        (["--after", "someday"], "'someday' is not a date"),
+        (["--before", "2024-02-30"], "'2024-02-30' is not a date"),
+        (["--type", "docx"], "'docx' is not an image type"),
         (["--min-width", "-1"], "--min-width"),
-        (["--camera", " "], "--camera says nothing"),
-        (["--near", "-33.9,18.4"], "'-33.9,18.4' is no place and distance"),
-        (["--near", "95,0,5"], "95 is no latitude"),
+        (["--camera", " "], "--camera is empty"),
+        (["--near", "-33.9,18.4"], "'-33.9,18.4' is not a place and a distance"),
+        (["--near", "95,0,5"], "95 is not a latitude"),
         (["--from0", "missing.txt"], "cannot read missing.txt"),
         (["--from0", "."], "cannot read ."),
     ],

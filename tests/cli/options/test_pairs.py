@@ -14,12 +14,12 @@ from clipsearch.storage.catalog import FOLDER, Store
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("classify --json --csv", "--json and --csv each say how classes are printed"),
-        ("classify --confusion -k 3", "--confusion counts the first class of each image"),
-        ("classify --confusion --csv", "goes with neither --texts nor --csv"),
-        ("classify --domain everyday --probe x", "each name the classes"),
-        ("search --batch --explain", "--explain speaks of one answer"),
-        ("domain show everyday --under .", "--under asks for that of an index"),
+        ("classify --json --csv", "--json cannot be combined with --csv"),
+        ("classify --confusion -k 3", "--confusion uses only the top class of each image"),
+        ("classify --confusion --csv", "cannot be combined with --texts or --csv"),
+        ("classify --domain everyday --probe x", "cannot be combined"),
+        ("search --batch --explain", "--batch cannot be combined with --explain"),
+        ("domain show everyday --under .", "a domain and --under cannot be combined"),
         ("index . --model pocket --pretrained openai", "'pocket' has its own weights"),
         ("domain check everyday --model pocket --pretrained x", "'pocket' has its own weights"),
     ],

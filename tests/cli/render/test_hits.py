@@ -150,7 +150,7 @@ def test_a_template_has_the_fields_of_the_json_lines(here: Path) -> None:
     ],
 )
 def test_what_is_no_template_is_said_before_anything_is_searched(template: str) -> None:
-    with pytest.raises(UsageError, match="is no template") as caught:
+    with pytest.raises(UsageError, match="is not a valid template") as caught:
         write_template(template, shown_path, b"\n")
     assert "{score:.3f} {path}" in caught.value.hint
 
@@ -195,7 +195,7 @@ def test_a_table_has_a_row_for_each_hit_and_a_footer_of_one_line(
     assert "\x1b" not in shown
     assert "\u202e" not in shown
     first, second, third, model = shown.splitlines()
-    assert first.split() == ["#", "score", "right", "alike", "path", "class", "date"]
+    assert first.split() == ["#", "score", "right", "similar", "path", "class", "date"]
     assert second.split() == [
         *("1", "0.346", "90.0%", "+2", "[bold]a:smile:.png", "dog"),
         "2024-05-01",
@@ -283,7 +283,7 @@ def test_the_footer_says_what_the_answer_is_worth(here: Path) -> None:
     assert last(ours, verdict="weak", width=34) == "weak match · 1 of 2 · untested"
     assert last(tested, failed) == "failed the tests of parts (clipsearch status)"
     assert last(ours, ours, all=True) == (
-        "best 2, whatever the verdict · untested on toys (clipsearch evaluate)"
+        "best 2, regardless of the verdict · untested on toys (clipsearch evaluate)"
     )
 
 

@@ -107,7 +107,7 @@ def test_a_terminal_without_colours_is_told_so() -> None:
 def test_a_terminal_that_does_not_tell_its_width_is_no_place_for_pictures() -> None:
     code, text = in_a_terminal(PROGRAM, columns=0, COLORTERM="truecolor")
     assert code == 1
-    assert "how wide the terminal is" in text
+    assert "the width of the terminal" in text
     assert "stty columns 80" in text
 
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_shown_is_refused_before_any_work(
 ) -> None:
     """There is not even an index here, and nobody gets to look for one."""
     wrong = {
-        "--preview": ([], "standard output is none", "--html FILE"),
+        "--preview": ([], "standard output is not one", "--html FILE"),
         "--montage": (
             [tmp_path / "a.webp"],
             "a.webp is neither a PNG nor a JPEG",

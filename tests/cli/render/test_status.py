@@ -81,14 +81,14 @@ def test_a_summary_tells_failures_first_and_then_the_counts() -> None:
         "skipping caf�.png: the file is empty",
         "cannot read private: Permission denied",
         "photos: 3 added, 2 changed, 1 moved, 4 removed, 50 unchanged, 1 failed, "
-        "6 failed before and unchanged since, 2 to be tried again by the next run, "
+        "6 failed earlier and unchanged since, 2 to be retried by the next run, "
         "7 links not followed; 5 embedded in 1.3 s",
     ]
 
 
 def test_a_summary_is_short_when_there_is_little_to_tell() -> None:
     assert summary_lines("photos", IndexSummary(unchanged=9, looked_at=7)) == [
-        "photos: 9 unchanged; camera and place read of 7"
+        "photos: 9 unchanged; camera and place read from 7"
     ]
     assert summary_lines("photos", IndexSummary(unchanged=9, links=1)) == [
         "photos: 9 unchanged, 1 link not followed"
@@ -157,7 +157,7 @@ def test_status_says_what_is_left_out_and_what_is_tried_again() -> None:
     scope = Scope(("private/", os.fsdecode(b"caf\xe9*")), 4_000_000)
     told = status(Path("/photos"), scope=scope, kind="crash")
     lines = status_text(told, known(), "here").splitlines()
-    assert "  failed   1, 1 to be tried again" in lines
+    assert "  failed   1, 1 to be retried" in lines
     at = lines.index("  excluded private/")
     assert lines[at + 1 : at + 3] == ["  excluded caf�*", "  limit    4,000,000 pixels per image"]
     record = json.loads(json_line(status_record(told, known())))
@@ -177,11 +177,11 @@ def test_damage_is_told() -> None:
     told = replace(status(Path("/photos")), damage="it is damaged", left_out=2)
     *_, file, rows, _created, _updated = status_text(told, known(), "here").splitlines()
     assert file == (
-        "  damage   the vector file cannot be used: it is damaged; searches read the catalog, "
-        "and the next search or index writes it again"
+        "  damage   the vector file cannot be used: it is damaged; searches use the catalog, "
+        "and the next search or index rewrites it"
     )
     assert rows == (
-        "  damage   cannot find 2 images: damaged embedding; repair with: "
+        "  damage   2 images left out of searches: damaged embedding; repair with: "
         "clipsearch verify --repair, then clipsearch index"
     )
     record = status_record(told, known())

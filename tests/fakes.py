@@ -154,7 +154,7 @@ def rebuild(directory: Path, spec: ModelSpec, encoder: TextEncoder) -> None:
         with new.batch():
             new.add(replace(image, vector=-image.vector[::-1]) for image in old.whole(old.ids()))
         collection.calibrate(new, lambda: encoder)
-        new.update_vector_index(anew=True)
+        new.update_vector_index(force=True)
         old.replace_with(new)
 
 

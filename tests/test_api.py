@@ -191,7 +191,7 @@ def test_hits_show_their_thumbnails_escaped(collection: clipsearch.Collection) -
     assert not any(tag in shown for tag in ("<script>", "<b>", "<i>"))
 
 
-def test_embeddings_are_the_catalogues(collection: clipsearch.Collection, photos: Path) -> None:
+def test_embeddings_are_the_catalogs(collection: clipsearch.Collection, photos: Path) -> None:
     paths, vectors = collection.embeddings()
     assert sorted(paths) == sorted(photos / name for name in NAMES)
     assert (vectors.dtype, vectors.shape) == (np.float16, (6, collection.dim))

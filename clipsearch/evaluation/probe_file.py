@@ -58,7 +58,7 @@ def read(path: Path, store: Store, name: str | None = None) -> KeptProbe:
         raise ModelMismatch(
             f"the probe in {path} was trained on embeddings from another model",
             hint=f"Train one for this index's model, {store.spec.label}: "
-            f"clipsearch probe train LABELLED --name {kept.name}",
+            f"clipsearch probe train LABELED --name {kept.name}",
         )
     return kept
 

@@ -233,7 +233,7 @@ def _unknown(store: Store, name: str) -> UsageError:
     return UsageError(
         f"the index of {store.root} has no probe '{shortened(name)}'{meant}",
         hint=(f"It has: {others}. " if others else "")
-        + "Train one with: clipsearch probe train LABELLED --name NAME",
+        + "Train one with: clipsearch probe train LABELED --name NAME",
     )
 
 

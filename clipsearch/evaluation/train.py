@@ -19,7 +19,7 @@ from clipsearch.evaluation.labelled import LabelledImages, own_taxonomy, read_si
 from clipsearch.evaluation.learn import learn
 from clipsearch.evaluation.logistic import Floats, Ints
 from clipsearch.evaluation.probes import KeptProbe, check_name, keep
-from clipsearch.evaluation.wording import AS_LABELLED, Wording, text_embeddings
+from clipsearch.evaluation.wording import AS_LABELED, Wording, text_embeddings
 from clipsearch.indexing.embed import Progress, embeddings_of
 from clipsearch.models.load import Encoders
 from clipsearch.records import Vectors
@@ -45,7 +45,7 @@ def train_on(
     store: Store,
     encoders: Encoders,
     progress: Progress = lambda doing, done, total: None,
-    wording: Wording = AS_LABELLED,
+    wording: Wording = AS_LABELED,
     *,
     curve: bool = False,
 ) -> Trained:

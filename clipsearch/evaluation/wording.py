@@ -81,7 +81,7 @@ class Wording:
         return any(folded(of) == folded(name) and not text for of, text in self.described.items())
 
 
-AS_LABELLED = Wording()
+AS_LABELED = Wording()
 """The labels are the words."""
 
 

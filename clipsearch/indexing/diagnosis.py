@@ -187,11 +187,11 @@ def terminal() -> Iterator[Check]:
     else:
         yield _ok("encoding", "UTF-8")
     if "NO_COLOR" in os.environ:
-        yield _ok("colour", "none: NO_COLOR is set")
+        yield _ok("color", "none: NO_COLOR is set")
     elif os.environ.get("TERM") in (None, "dumb") or not out.isatty():
-        yield _ok("colour", "none")
+        yield _ok("color", "none")
     else:
-        yield _ok("colour", "yes")
+        yield _ok("color", "yes")
     yield _ok("thumbnails", f"{_image_protocol()} (a guess from the environment)")
 
 

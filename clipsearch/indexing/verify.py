@@ -23,7 +23,7 @@ from clipsearch.text import number_of
 SAME = 0.99
 """A recomputed embedding differs by rounding and device: the lowest measured was 0.9999."""
 
-Kind = Literal["catalogue", "embedding", "vector file", "behind"]
+Kind = Literal["catalog", "embedding", "vector file", "behind"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def verify(
     recompute from their images and compare; none without ``load_encoder``.
     """
     broken = store.sqlite_problems()
-    yield from (Problem("catalogue", text) for text in broken)
+    yield from (Problem("catalog", text) for text in broken)
     if broken:
         return  # nothing else in it can be trusted
     if problem := store.vector_file_problem():
@@ -132,7 +132,7 @@ def repair(store: Store, problems: list[Problem]) -> list[str]:
             f"removed {number_of(len(wrong), 'image')} with a wrong embedding from the index"
         )
     if wrong or any(problem.kind == "vector file" for problem in problems):
-        store.update_vector_index(anew=True)
+        store.update_vector_index(force=True)
         done.append("the vector file was written again")
     if wrong:
         again = f"clipsearch index {store.root}"

@@ -311,7 +311,7 @@ class Store(Pictures):
         queries: Callable[[], Vectors] | None = None,
         *,
         cluster_from: int = CLUSTER_FROM,
-        anew: bool = False,
+        force: bool = False,
         progress: Progress = lambda doing, done, total: None,
     ) -> bool:
         """Write the FAISS file again if it lacks so many images that searches become slow.
@@ -322,7 +322,7 @@ class Store(Pictures):
 
         queries: returns unit vectors of texts, ``(q, dim)``, at least two; called only for a new
         file of ``cluster_from`` vectors or more, which is then inverted if that is worth it.
-        Without queries, the file is for exact searches until an update that has them. anew: write
+        Without queries, the file is for exact searches until an update that has them. force: write
         it in any case. progress: called with the current step and its number of vectors done, as
         in ``indexing.update``. Returns whether the file was written.
 
@@ -330,7 +330,7 @@ class Store(Pictures):
         """
         mode = (self.directory / CATALOG).stat().st_mode & 0o666
         return self._embeddings.update_file(
-            queries, mode=mode, cluster_from=cluster_from, anew=anew, progress=progress
+            queries, mode=mode, cluster_from=cluster_from, force=force, progress=progress
         )
 
     def salvage(self, catalog: Path, *, pictures: bool) -> int:

@@ -139,7 +139,7 @@ class Collection:
         if self.tested != "tested":
             raise NotTested(
                 f"the index of {self.store.root} is {self.tested} on the domain {self.domain.name}",
-                hint="Test it on labeled images: clipsearch evaluate LABELLED"
+                hint="Test it on labeled images: clipsearch evaluate LABELED"
                 if self.evaluation is None
                 else "Not met: " + "; ".join(map(str, self.evaluation.shortfalls)),
             )
@@ -316,7 +316,7 @@ def tested_line(collection: Collection) -> str:
     """One line that says whether the answers about a collection were tested."""
     domain, found = printable(collection.domain.name), collection.evaluation
     if found is None:
-        return f"untested on the domain {domain}; test it with: clipsearch evaluate LABELLED"
+        return f"untested on the domain {domain}; test it with: clipsearch evaluate LABELED"
     how = f"with {number_of(found.images, 'image')} on {printable(found.made_at[:10])}"
     if found.shortfalls:
         missed = printable("; ".join(map(str, found.shortfalls)))

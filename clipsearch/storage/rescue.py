@@ -47,7 +47,7 @@ def rescue(
         # It gets the permissions of the index folder. Its root is set below.
         with Store.create(unfinished, directory, told.spec or model()) as new:
             pictures = new.salvage(catalog, pictures=told.spec is not None)
-            new.update_vector_index(anew=True)
+            new.update_vector_index(force=True)
             damaged = _set_aside(catalog)
             own = b"" if directory.name == FOLDER else os.fsencode(root)
             new.take_place(directory, own if told.root is None else told.root)

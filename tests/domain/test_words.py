@@ -59,7 +59,7 @@ def test_tokens() -> None:
         ("hot dogs", ["hot dog"]),
         ("a hot cat", ["cat"]),
         ("cat cat kitten", ["cat"]),
-        ("a catalogue of concatenated elephants", []),
+        ("a catalog of concatenated elephants", []),
         ("hot and dog", []),
         ("", []),
     ],

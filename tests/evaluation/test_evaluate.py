@@ -308,7 +308,7 @@ def kept(store: Store, folder: Path, domain: Domain) -> probes.KeptProbe:
     found = embed.embeddings_of(
         root, training.paths, store.spec, None, lambda: encoder, lambda *_: None
     )
-    words = wording.text_embeddings(own, wording.AS_LABELLED, encoder)
+    words = wording.text_embeddings(own, wording.AS_LABELED, encoder)
     made = train.make("defects", store, training, found.vectors, own, words)
     probes.keep(store, made)
     return made

@@ -9,7 +9,7 @@ from fakes import FakeEncoder
 from clipsearch.domain.taxonomy import Domain, DomainClass
 from clipsearch.domain.zero_shot import class_embeddings
 from clipsearch.errors import RefusedByPolicy, UsageError
-from clipsearch.evaluation.wording import AS_LABELLED, Wording, text_embeddings
+from clipsearch.evaluation.wording import AS_LABELED, Wording, text_embeddings
 
 PARTS = Domain("parts", "", "en", ("a photo of a {}.",), (DomainClass("a1"), DomainClass("dent")))
 
@@ -39,7 +39,7 @@ def test_a_class_without_words_stands_in_the_middle_of_the_others() -> None:
     named = class_embeddings(domain, encoder)
     np.testing.assert_allclose(words[1:], named[1:], atol=1e-6)
     np.testing.assert_allclose(words[0], named[1:].mean(axis=0), atol=1e-6)
-    np.testing.assert_allclose(text_embeddings(domain, AS_LABELLED, encoder), named, atol=1e-6)
+    np.testing.assert_allclose(text_embeddings(domain, AS_LABELED, encoder), named, atol=1e-6)
     with pytest.raises(UsageError, match="fewer than two classes"):
         text_embeddings(PARTS, wording, encoder)
 

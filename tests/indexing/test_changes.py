@@ -26,7 +26,7 @@ def test_a_new_collection_is_all_added() -> None:
 
 
 def test_every_kind_is_told_apart_in_one_go() -> None:
-    catalogue = {
+    catalog = {
         **known(b"same.jpg", b"edited.jpg", b"gone.jpg"),
         **known(b"bad.jpg", b"mended.jpg", failed=True),
     }
@@ -37,7 +37,7 @@ def test_every_kind_is_told_apart_in_one_go() -> None:
         file(b"bad.jpg"),
         file(b"mended.jpg", size=11),
     ]
-    changes = diff(found, catalogue)
+    changes = diff(found, catalog)
     assert [f.path for f in changes.added] == [b"new.jpg"]
     assert [f.path for f in changes.changed] == [b"edited.jpg", b"mended.jpg"]
     assert changes.missing == [b"gone.jpg"]
@@ -64,16 +64,16 @@ def test_a_failed_file_that_is_gone_is_missing() -> None:
 
 
 def test_what_lies_below_an_unreadable_folder_is_not_missing() -> None:
-    catalogue = known(b"a/x.jpg", b"a/deep/y.jpg", b"b/z.jpg", b"w.jpg")
-    assert diff([], catalogue, [b"a"]).missing == [b"b/z.jpg", b"w.jpg"]
-    assert diff([], catalogue, [b"a/deep", b"b"]).missing == [b"a/x.jpg", b"w.jpg"]
-    assert diff([], catalogue, [b""]).missing == []
-    assert diff([], catalogue, []).missing == list(catalogue)
+    catalog = known(b"a/x.jpg", b"a/deep/y.jpg", b"b/z.jpg", b"w.jpg")
+    assert diff([], catalog, [b"a"]).missing == [b"b/z.jpg", b"w.jpg"]
+    assert diff([], catalog, [b"a/deep", b"b"]).missing == [b"a/x.jpg", b"w.jpg"]
+    assert diff([], catalog, [b""]).missing == []
+    assert diff([], catalog, []).missing == list(catalog)
 
 
 def test_only_whole_names_make_a_folder() -> None:
-    catalogue = known(b"ab/x.jpg", b"a.jpg", b"a b/y.jpg", b"a-/z.jpg", b"A/w.jpg", b"c/a/v.jpg")
-    assert diff([], catalogue, [b"a"]).missing == list(catalogue)
+    catalog = known(b"ab/x.jpg", b"a.jpg", b"a b/y.jpg", b"a-/z.jpg", b"A/w.jpg", b"c/a/v.jpg")
+    assert diff([], catalog, [b"a"]).missing == list(catalog)
 
 
 def test_a_file_that_could_not_be_asked_about_is_not_missing() -> None:
@@ -132,11 +132,11 @@ def test_a_failure_of_unknown_kind_is_tried() -> None:
 
 
 def test_failed_files_are_sorted_by_whether_they_are_worth_a_try() -> None:
-    catalogue = {
+    catalog = {
         b"a.jpg": KnownImage(1, 10, 1_000, True, failure=Failure("crash", "pillow 12")),
         b"b.jpg": KnownImage(2, 10, 1_000, True, failure=Failure("content", "pillow 12")),
     }
     found = [file(b"a.jpg"), file(b"b.jpg")]
-    changes = diff(found, catalogue, limits=NOW)
+    changes = diff(found, catalog, limits=NOW)
     assert (changes.again, changes.still_failed) == ([file(b"a.jpg")], 1)
-    assert (diff(found, catalogue).again, diff(found, catalogue).still_failed) == ([], 2)
+    assert (diff(found, catalog).again, diff(found, catalog).still_failed) == ([], 2)

@@ -140,7 +140,7 @@ def test_a_picture_that_cannot_be_read_any_more_is_not_compared(root: Path) -> N
 
 
 @pytest.mark.parametrize("at", [0.3, 0.6, 0.9])
-def test_what_can_be_read_of_a_damaged_catalogue_is_saved(tmp_path: Path, at: float) -> None:
+def test_what_can_be_read_of_a_damaged_catalog_is_saved(tmp_path: Path, at: float) -> None:
     """A page of it is overwritten, as a failing disk would do."""
     from fakes import picture, vectors_of
 
@@ -157,7 +157,7 @@ def test_what_can_be_read_of_a_damaged_catalogue_is_saved(tmp_path: Path, at: fl
     catalog.write_bytes(content)
     with Store.open(root / FOLDER) as store:
         (problem, *_) = verify.verify(store, None, no_encoder, 0)
-        assert problem.kind == "catalogue"
+        assert problem.kind == "catalog"
         with Store.create(tmp_path / "saved", root, store.spec) as saved:
             count = saved.salvage(catalog, pictures=True)
             assert 1500 < count <= 2000

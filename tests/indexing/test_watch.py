@@ -33,7 +33,7 @@ def test_what_both_looks_saw_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "catalogue"),
+    ("before", "now", "catalog"),
     [
         ([A], [A, B], [A]),  # it has just come
         ([A, B._replace(size=5)], [A, B], [A]),  # it is growing
@@ -43,13 +43,13 @@ def test_what_both_looks_saw_is_taken_as_it_is() -> None:
         ([A, B], [A, C], [A, B]),  # or is being renamed, which is told from its content
     ],
 )
-def test_what_has_not_settled_is_left_as_the_catalogue_knows_it(
-    before: list[ImageFile], now: list[ImageFile], catalogue: list[ImageFile]
+def test_what_has_not_settled_is_left_as_the_catalog_knows_it(
+    before: list[ImageFile], now: list[ImageFile], catalog: list[ImageFile]
 ) -> None:
-    found, moving = settled(Found(before), Found(now), known(*catalogue))
-    changes = diff(found.files, known(*catalogue))
+    found, moving = settled(Found(before), Found(now), known(*catalog))
+    changes = diff(found.files, known(*catalog))
     assert (changes.added, changes.changed, changes.missing) == ([], [], [])
-    assert changes.unchanged == len(catalogue)
+    assert changes.unchanged == len(catalog)
     assert moving == {file.path for file in set(before) ^ set(now)}
 
 

@@ -292,7 +292,7 @@ def test_an_evaluation_survives_being_kept(store: Store) -> None:
 def test_pass_marks_that_were_met_make_an_index_tested(store: Store) -> None:
     with pytest.raises(NotTested, match="untested on the domain toys") as caught:
         Collection(store).require_tested()
-    assert "clipsearch evaluate LABELLED" in caught.value.hint
+    assert "clipsearch evaluate LABELED" in caught.value.hint
     attach(store, evaluation(store, Shortfall("top1", 0.5, 0.6)))
     assert Collection(store).tested == "failed"
     with pytest.raises(NotTested, match="failed on the domain toys") as caught:

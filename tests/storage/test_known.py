@@ -401,7 +401,7 @@ def test_somebody_elses_index_is_used_when_it_is_named(tmp_path: Path, strangers
 def test_somebody_elses_damaged_index_is_read_and_not_mended(strangers: Path) -> None:
     with Store.open_for_writing(strangers) as store:
         add(store, pictures(3))
-        store.update_vector_index(anew=True)
+        store.update_vector_index(force=True)
     os.truncate(strangers / VECTORS, 100)
     before = snapshot(strangers)
     told: list[str] = []

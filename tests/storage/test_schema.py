@@ -239,7 +239,7 @@ def test_an_index_of_a_newer_clipsearch_is_left_as_it_is(
 
 @pytest.mark.parametrize("opener", [Store.open, Store.open_for_writing])
 @pytest.mark.parametrize("content", [b"\0" * 5000, b"not a database " * 500])
-def test_what_is_no_catalogue_is_unreadable(
+def test_what_is_no_catalog_is_unreadable(
     tmp_path: Path, opener: Callable[[Path], Store], content: bytes
 ) -> None:
     (tmp_path / CATALOG).write_bytes(content)
@@ -287,7 +287,7 @@ MODELS = [
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_catalogue_that_does_not_tell_its_model_is_unreadable(
+def test_a_catalog_that_does_not_tell_its_model_is_unreadable(
     writer: Store, directory: Path, model: object
 ) -> None:
     with writer.batch():
@@ -297,7 +297,7 @@ def test_a_catalogue_that_does_not_tell_its_model_is_unreadable(
 
 
 @pytest.mark.parametrize("key", ["root", "vector_file", "created_at", "updated_at"])
-def test_a_catalogue_that_lacks_something_else_is_unreadable(
+def test_a_catalog_that_lacks_something_else_is_unreadable(
     writer: Store, directory: Path, key: str
 ) -> None:
     for change in ("UPDATE meta SET value = 5 WHERE key = ?", "DELETE FROM meta WHERE key = ?"):
@@ -307,7 +307,7 @@ def test_a_catalogue_that_lacks_something_else_is_unreadable(
         assert "--rebuild" in caught.value.hint
 
 
-def test_a_catalogue_that_is_cut_short_is_unreadable(writer: Store, directory: Path) -> None:
+def test_a_catalog_that_is_cut_short_is_unreadable(writer: Store, directory: Path) -> None:
     add(writer, forest(400))
     writer.close()
     whole = (directory / CATALOG).read_bytes()

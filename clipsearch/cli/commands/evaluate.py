@@ -46,7 +46,7 @@ def evaluate_command(
     labelled: Annotated[
         Path,
         typer.Argument(
-            metavar="LABELLED",
+            metavar="LABELED",
             help="A folder with one folder per class, a CSV or TSV file with the columns "
             "path,label or path,caption, or a folder of CLIP_benchmark archives.",
             show_default=False,

@@ -48,7 +48,7 @@ def train_command(
     labelled: Annotated[
         Path,
         typer.Argument(
-            metavar="LABELLED",
+            metavar="LABELED",
             help="A folder with one folder per class, or a CSV or TSV file with the columns "
             "path,label.",
             show_default=False,
@@ -150,7 +150,7 @@ def list_command(
             else:
                 _write(kept, store, json)
     if not names:
-        say("no probes in this index; train one with: clipsearch probe train LABELLED --name NAME")
+        say("no probes in this index; train one with: clipsearch probe train LABELED --name NAME")
         return ExitCode.NO_MATCH
     return code
 

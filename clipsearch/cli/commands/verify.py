@@ -91,11 +91,11 @@ def verify_command(
                     "clipsearch verify --repair repairs what it can"
                 )
                 code = ExitCode.ERROR
-            elif damaged[0].kind != "catalogue":
+            elif damaged[0].kind != "catalog":
                 for line in verify.repair(store, damaged):
                     say(f"{root}: {line}")
                 continue
-        if repair and damaged and damaged[0].kind == "catalogue":
+        if repair and damaged and damaged[0].kind == "catalog":
             saved = verify.salvage(directory)
             say(
                 f"{root}: saved {number_of(saved.pictures, 'image')} from the damaged catalog, "

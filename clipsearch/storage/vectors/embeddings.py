@@ -224,7 +224,7 @@ class Embeddings:
         *,
         mode: int,
         cluster_from: int = CLUSTER_FROM,
-        anew: bool = False,
+        force: bool = False,
         progress: Progress,
     ) -> bool:
         """Write the FAISS file again, if it has fallen behind: see ``Store.update_vector_index``.
@@ -241,7 +241,7 @@ class Embeddings:
         mended = bool(stamp.left_out) and gone > 0  # so that it is no longer reported
         behind = (newer + gone) * 20 > images or newer > _MOST_NEWER
         to_cluster = queries is not None and images >= cluster_from
-        if not (anew or self.damage or mended or behind) and (
+        if not (force or self.damage or mended or behind) and (
             index.cluster_search or not to_cluster
         ):
             self._note(index)

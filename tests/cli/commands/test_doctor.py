@@ -74,7 +74,7 @@ def test_a_machine_on_which_all_is_well_is_said_to_be_so(run: Run, collection: P
     (device,) = of(checks, "device")
     assert device["text"].split(":")[0].split(",")[0] in ("cpu", "cuda")
     assert device["text"].endswith(("float32", "bfloat16", "float16"))
-    (colour,) = of(checks, "colour")
+    (colour,) = of(checks, "color")
     assert colour["text"] == "none: NO_COLOR is set"
     (network,) = of(checks, "network")
     assert "HF_HUB_OFFLINE" in network["text"]

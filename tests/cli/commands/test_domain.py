@@ -188,7 +188,7 @@ def test_only_a_tested_index_will_do_if_that_is_asked_for(run: Run, made: Path) 
     done = run("search", "a cat", "--require-tested", cwd=made)
     assert (done.code, done.out) == (3, b"")
     assert f"the index of {made} is untested on the domain everyday" in done.err
-    assert "clipsearch evaluate LABELLED" in done.err
+    assert "clipsearch evaluate LABELED" in done.err
 
 
 def test_status_tells_the_domain_and_what_was_tested(run: Run, made: Path) -> None:

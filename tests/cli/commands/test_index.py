@@ -96,7 +96,7 @@ def test_a_first_run_embeds_all_and_a_second_one_nothing(
     assert counts(done).startswith("photos: 6 added; 6 embedded in ")
     assert done.err.splitlines()[1:] == [
         "clipsearch: photos: untested on the domain everyday; test it with: clipsearch evaluate "
-        "LABELLED"
+        "LABELED"
     ]
     before = rows(photos)
     assert sorted(before) == ["a.png", "b.jpg", "c.png", "d.webp", "sub/e.png", "sub/f.jpg"]

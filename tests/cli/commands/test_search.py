@@ -551,7 +551,7 @@ def test_a_damaged_vector_file_changes_no_answer_and_is_healed(
     assert run(*ASK, "snow", "--json", cwd=collection) == expected
 
 
-def test_a_damaged_embedding_in_the_catalogue_is_told_of(run: Run, collection: Path) -> None:
+def test_a_damaged_embedding_in_the_catalog_is_told_of(run: Run, collection: Path) -> None:
     """A vector of zeroes scored 0 for any query, and its image was never seen again."""
     with sqlite3.connect(collection / ".clipsearch" / "catalog.sqlite3") as catalog:
         size = "length(vector)"
@@ -571,9 +571,9 @@ def test_a_damaged_embedding_in_the_catalogue_is_told_of(run: Run, collection: P
     assert run(*ASK, "snow", cwd=collection).out == whole.out
 
 
-def test_a_damaged_catalogue_is_an_error_and_no_empty_answer(run: Run, collection: Path) -> None:
+def test_a_damaged_catalog_is_an_error_and_no_empty_answer(run: Run, collection: Path) -> None:
     catalog = collection / ".clipsearch" / "catalog.sqlite3"
-    catalog.write_bytes(b"not a catalogue" * 1000)
+    catalog.write_bytes(b"not a catalog" * 1000)
     done = run(*ASK, "snow", cwd=collection)
     assert (done.code, done.out) == (2, b"")
     assert f"cannot read {catalog}" in done.err

@@ -64,7 +64,7 @@ def test_embeddings_that_changed_places_are_found_and_mended(run: Run, collectio
     assert (done.code, done.out) == (0, b"")
 
 
-def test_a_damaged_catalogue_is_saved_as_far_as_it_can_be_read(run: Run, collection: Path) -> None:
+def test_a_damaged_catalog_is_saved_as_far_as_it_can_be_read(run: Run, collection: Path) -> None:
     path = collection / FOLDER / "catalog.sqlite3"
     catalog = sqlite3.connect(path)
     (page,) = catalog.execute(
@@ -76,7 +76,7 @@ def test_a_damaged_catalogue_is_saved_as_far_as_it_can_be_read(run: Run, collect
     path.write_bytes(content)
     done = run("verify", cwd=collection)
     assert done.code == 2
-    assert done.out.startswith(b"catalogue: ")
+    assert done.out.startswith(b"catalog: ")
     done = run("verify", "--repair", cwd=collection)
     assert done.code == 0
     assert "saved 5 images" in done.err
@@ -85,7 +85,7 @@ def test_a_damaged_catalogue_is_saved_as_far_as_it_can_be_read(run: Run, collect
     assert len(run(*ASK, "snow", cwd=collection).lines) == 5
 
 
-def test_a_catalogue_of_which_nothing_can_be_read(run: Run, collection: Path) -> None:
+def test_a_catalog_of_which_nothing_can_be_read(run: Run, collection: Path) -> None:
     path = collection / FOLDER / "catalog.sqlite3"
     path.write_bytes(b"\xa5" * path.stat().st_size)
     for options in ([], ["--repair"]):

@@ -94,7 +94,7 @@ def found(run: Run, collection: Path) -> list[str]:
     return sorted(done.lines)
 
 
-def catalogued(collection: Path) -> dict[str, str | None]:
+def catalogd(collection: Path) -> dict[str, str | None]:
     """Path -> why it is no image, or None."""
     with sqlite3.connect(
         f"{(collection / '.clipsearch/catalog.sqlite3').as_uri()}", uri=True
@@ -138,7 +138,7 @@ def test_a_file_is_left_alone_while_it_is_being_written(watch: Watch, collection
             file.write(whole[start : start + step])
             time.sleep(0.4)
     until = time.monotonic() + 60
-    while "slow.png" not in (errors := catalogued(collection)):
+    while "slow.png" not in (errors := catalogd(collection)):
         assert time.monotonic() < until, watcher.said()
         time.sleep(0.1)
     said = watcher.stop(signal.SIGINT)

@@ -282,7 +282,7 @@ def test_no_text_from_an_index_or_a_file_reaches_a_terminal_as_it_is() -> None:
 
 def test_what_was_tested_is_told_in_a_line() -> None:
     assert line_on_tests(known(evaluated=False)) == (
-        "untested on the domain toys; test it with: clipsearch evaluate LABELLED"
+        "untested on the domain toys; test it with: clipsearch evaluate LABELED"
     )
     failed = known("toys", Shortfall("top1", 0.5, 0.6), Shortfall("images", None, 50))
     assert line_on_tests(failed) == (

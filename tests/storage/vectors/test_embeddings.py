@@ -157,7 +157,7 @@ def test_the_faiss_file_of_another_collection_is_not_believed(
         assert reader.damage
 
 
-def test_a_catalogue_out_of_a_backup_does_not_believe_the_faiss_file_from_after_it(
+def test_a_catalog_out_of_a_backup_does_not_believe_the_faiss_file_from_after_it(
     directory: Path, writer: Store
 ) -> None:
     """The ids it mints again are in that file already, with other images' vectors."""
@@ -292,7 +292,7 @@ NO_EMBEDDING = {
 
 @pytest.mark.parametrize("content", NO_EMBEDDING.values(), ids=NO_EMBEDDING)
 @pytest.mark.parametrize("in_the_file", [True, False])
-def test_a_damaged_row_of_the_catalogue_is_left_out_and_told_of(
+def test_a_damaged_row_of_the_catalog_is_left_out_and_told_of(
     writer: Store, directory: Path, content: bytes, in_the_file: bool
 ) -> None:
     vectors = add(writer, forest(60))
@@ -307,7 +307,7 @@ def test_a_damaged_row_of_the_catalogue_is_left_out_and_told_of(
     if in_the_file:
         check(writer, vectors)  # which has it as it was
         assert not writer.vector_file_problem()
-    writer.update_vector_index(anew=True)
+    writer.update_vector_index(force=True)
     without = {own: vector for own, vector in vectors.items() if own != path}
     assert_exact(writer.search(QUERY, 70), without, QUERY, 70)
     assert writer.status().left_out == writer.left_out == 1

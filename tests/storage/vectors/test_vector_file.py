@@ -178,7 +178,7 @@ def test_a_mapped_index_outlives_its_file(tmp_path: Path) -> None:
     assert_is_oracle(index.search(a_query(), 100), a_query(), ids, vectors, 100)
 
 
-def test_the_files_vectors_are_the_catalogues_bytes(tmp_path: Path) -> None:
+def test_the_files_vectors_are_the_catalogs_bytes(tmp_path: Path) -> None:
     ids, vectors = some(20)
     write(tmp_path / "v.faiss", ids, vectors)
     assert vectors.tobytes() in (tmp_path / "v.faiss").read_bytes()
@@ -334,7 +334,7 @@ def test_a_folder_in_its_place_is_damaged(tmp_path: Path) -> None:
         VectorIndex.read(tmp_path, 16, TOKEN)
 
 
-def test_the_file_of_another_catalogue_is_refused(written: Path) -> None:
+def test_the_file_of_another_catalog_is_refused(written: Path) -> None:
     with pytest.raises(DamagedVectorIndex, match="another catalog"):
         VectorIndex.read(written, 16, b"other sixteen...")
 

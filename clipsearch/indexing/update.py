@@ -177,7 +177,7 @@ def update(
             collection.pin(target, options.domain)
         progress("calibrating scores", 0, 1)
         collection.calibrate(target, lambda: loaded.many_texts)
-        if is_new:
+        if is_new and not target.is_empty():
             summary.tested = collection.tested_line(collection.Collection(target))
         if rebuild:
             store.replace_with(target)

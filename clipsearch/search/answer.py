@@ -139,7 +139,11 @@ def newest(collections: Sequence[Collection], options: SearchOptions) -> Answer:
 def notes(query: Query) -> tuple[str, ...]:
     """Remarks about a query before it is answered, one per line."""
     told = (policy.language_note, weight_note)
-    return tuple(note for text in query.texts for tell in told if (note := tell(text)))
+    each = (note for text in query.texts for tell in told if (note := tell(text)))
+    words = [text for text in query.texts if not any(map(str.isspace, text))]
+    if len(words) < 3 or len(words) < len(query.texts):
+        return tuple(each)
+    return (*each, f'searching for {len(words)} texts; for a phrase, quote it: "{" ".join(words)}"')
 
 
 def _with_class(collections: Sequence[Collection], options: SearchOptions) -> SearchOptions:

@@ -20,7 +20,7 @@ from clipsearch.indexing import embed as indexing
 from clipsearch.indexing.reconcile import reconcile
 from clipsearch.models.load import Encoders
 from clipsearch.records import Encoder, Filter, Hit, Vectors
-from clipsearch.search.answer import answer
+from clipsearch.search.answer import answer, notes
 from clipsearch.search.embed import Embedded, class_index, class_vector, embed_each
 from clipsearch.search.query import Class, Image, Query, SearchOptions, Text
 from clipsearch.search.rank import rank_each
@@ -484,3 +484,20 @@ def test_a_note_says_in_which_language_a_text_seems_to_be(toys: Collection) -> N
     options = SearchOptions(allow_out_of_domain=True)
     (note,) = answer([toys], query, options, ENCODERS).notes
     assert "Cyrillic" in note
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (
+            ["a", "dog", "in", "snow"],
+            'searching for 4 texts; for a phrase, quote it: "a dog in snow"',
+        ),
+        (["dog", "snow"], None),
+        (["a dog in snow"], None),
+        (["a dog", "snow", "hill", "sun"], None),
+    ],
+)
+def test_a_phrase_without_quotes_is_noticed(texts: list[str], said: str | None) -> None:
+    told = notes(Query(tuple(Text(text) for text in texts)))
+    assert told == ((said,) if said else ())

@@ -189,6 +189,7 @@ def test_a_folder_without_pictures_is_an_index_without_pictures(
     assert done.code == 0
     assert "ignored" not in done.err
     assert "empty: no images" in done.err
+    assert "untested" not in done.err
 
 
 def test_what_is_ignored_is_told_by_ending_where_it_is_worth_a_line(

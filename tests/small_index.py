@@ -55,7 +55,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from fakes import image
+from fakes import picture
 from clipsearch.storage.catalog import Store
 store = Store.open_for_writing(Path(sys.argv[1]))
 if sys.argv[3] == "spilling":  # a transaction so large that it has begun to write

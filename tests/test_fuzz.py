@@ -132,7 +132,7 @@ def test_mutated_pictures_end_no_run_and_take_no_other_pictures_vector(
     # Damage that only shows in the pixels leaves an image, and it has its own vector.
     from clipsearch.models.open_clip import OpenClipEncoder
 
-    encoder = OpenClipEncoder(tiny_files, "cpu", 32, notify=lambda _: None)
+    encoder = OpenClipEncoder(tiny_files, "cpu", 32)
     good = [(path, vector) for path, _, vector in rows if vector is not None]
     for path, vector in good[:: max(1, len(good) // 100)]:
         pixels = decode(os.fsencode(root) + b"/" + path, tiny_files.spec.preprocessing).pixels

@@ -74,7 +74,7 @@ def test_index_tells_what_it_is_doing_and_takes_that_away_again(
     )
     assert out == ""
     text = plain(shown)
-    for doing in ("looking for images", "loading the model", "embedding", "measuring what"):
+    for doing in ("looking for images", "loading the model", "embedding", "calibrating scores"):
         assert doing in text
     assert "0/12" in text
     assert text.index("looking for images") < text.index("loading the model")

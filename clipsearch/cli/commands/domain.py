@@ -11,6 +11,7 @@ from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, say
 from clipsearch.cli.options import files
 from clipsearch.cli.options.collection import UnderOption, directory_of_one
+from clipsearch.cli.options.model import model_option
 from clipsearch.cli.render.domain import domain_text, gate_record, gate_text
 from clipsearch.cli.render.json_lines import json_line
 from clipsearch.domain import taxonomy
@@ -125,13 +126,9 @@ def check_command(
     ],
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model",
-            autocompletion=completion.models,
-            metavar="NAME",
-            help="The model to check with, as for clipsearch index (default: the one that a new "
+        model_option(
+            "The model to check with, as for clipsearch index (default: the one that a new "
             "index would use).",
-            show_default=False,
         ),
     ] = None,
     pretrained: Annotated[

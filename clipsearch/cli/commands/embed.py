@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, OfflineOption, commands, name_paths, progress, say
 from clipsearch.cli.options.cluster import (
     ClusterChoice,
@@ -13,7 +12,7 @@ from clipsearch.cli.options.cluster import (
     RayOption,
     WorkersOption,
 )
-from clipsearch.cli.options.model import BatchSizeOption, PretrainedOption
+from clipsearch.cli.options.model import BatchSizeOption, PretrainedOption, model_option
 from clipsearch.errors import ExitCode, UsageError
 from clipsearch.indexing.transfer.embed import EmbedOptions, embed
 from clipsearch.indexing.transfer.layout import Kind, has_pyarrow
@@ -52,13 +51,9 @@ def embed_command(
     ] = "1/1",
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model",
-            autocompletion=completion.models,
-            metavar="NAME",
+        model_option(
+            "The model to embed with, as for clipsearch index.",
             envvar="CLIPSEARCH_MODEL",
-            help="The model to embed with, as for clipsearch index.",
-            show_default=False,
         ),
     ] = None,
     pretrained: PretrainedOption = None,

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from clipsearch.cli import completion
 from clipsearch.cli.app import DeviceOption, IndexOption, OfflineOption, commands, progress, say
 from clipsearch.cli.options.collection import (
     UnderOption,
@@ -15,6 +14,7 @@ from clipsearch.cli.options.collection import (
     say_skipped,
 )
 from clipsearch.cli.options.files import ForceOption, check, write
+from clipsearch.cli.options.model import model_option
 from clipsearch.cli.render.benchmark import (
     benchmark_lines,
     benchmark_record,
@@ -80,13 +80,9 @@ def evaluate_command(
     ] = False,
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model",
-            autocompletion=completion.models,
-            metavar="NAME",
-            help="The model to measure on CLIP_benchmark archives, as for clipsearch index "
+        model_option(
+            "The model to measure on CLIP_benchmark archives, as for clipsearch index "
             "(default: the model of the index here, or the one that a new index would use).",
-            show_default=False,
         ),
     ] = None,
     under: UnderOption = None,

@@ -23,7 +23,7 @@ from clipsearch.cli.options.cluster import (
     RayOption,
     WorkersOption,
 )
-from clipsearch.cli.options.model import BatchSizeOption, PretrainedOption
+from clipsearch.cli.options.model import BatchSizeOption, PretrainedOption, model_option
 from clipsearch.cli.options.walk import ExcludeOption, MaxPixelsOption, NoExcludeOption
 from clipsearch.cli.render.status import summary_lines
 from clipsearch.domain import taxonomy
@@ -42,15 +42,11 @@ def index_command(
     ],
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model",
-            autocompletion=completion.models,
-            metavar="NAME",
-            envvar="CLIPSEARCH_MODEL",
-            help="The model to embed images with: a name from clipsearch models --all, a model "
+        model_option(
+            "The model to embed images with: a name from clipsearch models --all, a model "
             "folder, hf-hub:ORG/REPO, or pocket, which is small and built in (default: the "
             "index's own; for a new index ViT-B-16, or pocket if its weights are unavailable).",
-            show_default=False,
+            envvar="CLIPSEARCH_MODEL",
         ),
     ] = None,
     pretrained: PretrainedOption = None,

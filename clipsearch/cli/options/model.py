@@ -1,8 +1,23 @@
-"""Options for a model's weights and batch size."""
+"""Options for the model, its weights, and its batch size."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from clipsearch.cli import completion
+
+
+def model_option(help: str, envvar: str | None = None) -> Any:
+    """``--model``, with what the command does with the model. envvar: may name it instead."""
+    return typer.Option(
+        "--model",
+        autocompletion=completion.models,
+        metavar="NAME",
+        envvar=envvar,
+        help=help,
+        show_default=False,
+    )
+
 
 PretrainedOption = Annotated[
     str | None,
